@@ -1,0 +1,226 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single grey images out of MRC and TIFF files; every fault becomes a `DeepEMError` that names the file.
+
+The first row of the data is row 0 (y = 0), as in EMAN2 and RELION; nothing is flipped.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DeepEMError
+
+# Five times the largest camera of today: a header that claims more is damaged, and must not take memory.
+MAX_PIXELS = 2**29
+
+MAX_EXTENDED_BYTES = 2**27
+
+_MRC_HEADER_BYTES = 1024
+_MRC_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image says.
+
+    Attributes
+    ----------
+    shape : (rows, columns)
+    pixel_sizes_angst : (x, y) in angstrom, or None where the file does not give them.
+    """
+
+    shape: tuple[int, int]
+    pixel_sizes_angst: tuple[float, float] | None
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read size and pixel sizes of an image without its pixels.
+
+    Parameters
+    ----------
+    path : MRC (also .gz or .bz2) or TIFF file with one image; told apart by content, not by name.
+
+    Returns
+    -------
+    ImageHeader; pixel sizes of TIFF files are None, since their resolution tags speak of printing.
+
+    Raises
+    ------
+    DeepEMError
+        The file is missing, empty, damaged, truncated, holds several images or no real numbers.
+    """
+    with _faults_naming(path):
+        return _tiff_header(path) if _is_tiff(path) else _mrc_header(path)
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """Read an image.
+
+    Parameters
+    ----------
+    path : as for `read_header`
+
+    Returns
+    -------
+    (rows, columns) float32, finite and not constant
+
+    Raises
+    ------
+    DeepEMError
+        As for `read_header`, or the image is constant or not finite.
+    """
+    with _faults_naming(path):
+        if _is_tiff(path):
+            shape, data = _tiff_header(path).shape, _tiff_data(path)
+        else:
+            shape, data = _mrc_header(path).shape, _mrc_data(path)
+        if data is None or data.size != math.prod(shape):
+            raise DeepEMError(f"{path} is truncated: its header promises {_by(shape)} pixels. "
+                              "Copy or write the file again.")
+        pixels: np.ndarray = data.reshape(shape).astype(np.float32)
+        lowest, highest = float(pixels.min()), float(pixels.max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise DeepEMError(f"{path} holds values that are not finite numbers (NaN or infinite). "
+                          "Write the micrograph again without them, or leave it out.")
+    if lowest == highest:
+        raise DeepEMError(f"{path} is constant: every pixel is {lowest:g}. Leave it out.")
+    return pixels
+
+
+@contextmanager
+def _faults_naming(path: Path) -> Iterator[None]:
+    """Silence the warnings of the libraries and turn their exceptions into a DeepEMError."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    except DeepEMError:
+        raise
+    except FileNotFoundError as error:
+        raise DeepEMError(f"{path}: no such file. Check the path.") from error
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # a damaged file can raise nearly anything inside the libraries
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise DeepEMError(f"{path} cannot be read as MRC or TIFF ({reason}). "
+                          "Copy or write the file again.") from error
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    with open(path, "rb") as handle:
+        start = handle.read(count)
+    if not start:
+        raise DeepEMError(f"{path} is empty (0 bytes). Copy or write the file again.")
+    return start
+
+
+def _is_tiff(path: Path) -> bool:
+    return _first_bytes(path, 4) in _TIFF_SIGNATURES
+
+
+def _mrc_header(path: Path) -> ImageHeader:
+    start = _first_bytes(path, _MRC_HEADER_BYTES)
+    unpack = None if start[208:212] == b"MAP " else _UNPACKERS.get(start[:2])
+    if unpack:
+        with unpack(path, "rb") as stream:
+            start = stream.read(_MRC_HEADER_BYTES)
+    header, extended = _parse_mrc_header(start)
+    columns, rows, images, mode = (int(header[key]) for key in ("nx", "ny", "nz", "mode"))
+    if mode not in _MRC_DTYPES:
+        hint = "" if start[208:211] == b"MAP" else " and lacks the MAP stamp, so it may be no MRC file at all"
+        raise DeepEMError(f"{path} has MRC mode {mode}{hint}. Expected TIFF, or MRC of mode "
+                          f"{', '.join(map(str, _MRC_DTYPES))} (real numbers).")
+    _check_shape(path, (images, rows, columns))
+    if not 0 <= extended <= MAX_EXTENDED_BYTES:
+        raise DeepEMError(f"{path} claims an extended header of {extended} bytes: the header is damaged. "
+                          "Copy or write the file again.")
+    found = path.stat().st_size
+    expected = _MRC_HEADER_BYTES + extended + rows * columns * np.dtype(_MRC_DTYPES[mode]).itemsize
+    if not unpack and found < expected:
+        raise DeepEMError(f"{path} is truncated: {found} bytes found, {expected} expected for "
+                          f"{_by((rows, columns))} pixels of mode {mode}. Copy or write the file again.")
+    pixel_sizes = _pixel_size(header.cella.x, header.mx), _pixel_size(header.cella.y, header.my)
+    return ImageHeader((rows, columns), pixel_sizes if all(pixel_sizes) else None)
+
+
+def _parse_mrc_header(start: bytes) -> tuple[Any, int]:
+    """Return the main header and the length of the extended one, which is not read: it may be damaged."""
+    from mrcfile.mrcinterpreter import MrcInterpreter
+
+    without_extension = start[:92] + bytes(4) + start[96:]
+    # Permissive: old programs leave the map or machine stamp out, and their images are sound.
+    header = MrcInterpreter(io.BytesIO(without_extension), permissive=True, header_only=True).header
+    return header, int(np.frombuffer(start, header.mode.dtype, count=1, offset=92)[0])
+
+
+def _mrc_data(path: Path) -> np.ndarray | None:
+    import mrcfile
+
+    with mrcfile.open(path, permissive=True) as mrc:
+        data: np.ndarray | None = mrc.data
+    return data
+
+
+def _pixel_size(length_angst: float, intervals: int) -> float:
+    size = float(length_angst) / int(intervals) if intervals else 0.0
+    return size if math.isfinite(size) and size > 0 else 0.0
+
+
+def _tiff_header(path: Path) -> ImageHeader:
+    with _tiff(path) as tiff:
+        if len(tiff.series) != 1:
+            raise DeepEMError(f"{path} holds {len(tiff.series)} different images. Expected one.")
+        shape, dtype = tiff.series[0].shape, tiff.series[0].dtype
+        page = tiff.pages[0]
+        last_byte = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
+    if dtype is None or dtype.kind not in "uif":
+        raise DeepEMError(f"{path} has pixels of type {dtype}. Expected integers or real numbers.")
+    _check_shape(path, shape)
+    if path.stat().st_size < last_byte:
+        raise DeepEMError(f"{path} is truncated: {path.stat().st_size} bytes found, {last_byte} expected. "
+                          "Copy or write the file again.")
+    return ImageHeader((shape[-2], shape[-1]), None)
+
+
+def _tiff_data(path: Path) -> np.ndarray | None:
+    with _tiff(path) as tiff:
+        data: np.ndarray | None = tiff.series[0].asarray()
+    return data
+
+
+def _tiff(path: Path) -> Any:
+    import tifffile
+
+    # What it would complain about is either harmless or raised by us with the file's name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    return tifffile.TiffFile(path)
+
+
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    *stack, rows, columns = (1, *shape)
+    if min(rows, columns, *stack) < 1 or rows * columns > MAX_PIXELS:
+        raise DeepEMError(f"{path} claims {_by(shape)} pixels: the header is damaged. "
+                          "Copy or write the file again.")
+    if math.prod(stack) > 1:
+        raise DeepEMError(f"{path} holds {math.prod(stack)} images of {_by((rows, columns))} pixels "
+                          "(a stack, a movie or a colour image). Expected one grey image: average the "
+                          "frames, or split the stack.")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,288 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Micrographs as the network sees them: found, read, cleaned of outliers, resampled and normalised.
+
+Training and picking both go through `read_micrograph`, so that they see the same pixels.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DeepEMError
+from .imagefiles import MAX_PIXELS, read_header, read_pixels
+from .resampling import resample
+
+LIST_SUFFIXES = (".txt", ".lst")
+IMAGE_ENDINGS = (".mrc", ".mrc.gz", ".mrc.bz2", ".tif", ".tiff")
+
+# Of 10^8 normally distributed pixels none is expected beyond 6 spreads: what lies there is no ice and no
+# particle, but a hot pixel, an X-ray, gold or dirt, and would otherwise rule the mean and the deviation.
+CLIP_SPREADS = 6.0
+# A few hundred thousand pixels give the percentiles to better than 1 % of the spread.
+_PERCENTILE_SAMPLE = 2**18
+# Pixel sizes carry rounding: a ratio this close to a whole number is meant to be one.
+_WHOLE_RATIO_TOLERANCE = 1e-4
+_ANISOTROPY_TOLERANCE = 0.01
+# Lines repeated in padding correlate more than this even after JPEG compression, lines of real image less.
+_STREAK_CORRELATION = 0.8
+
+
+@dataclass(frozen=True)
+class Micrograph:
+    """A micrograph at working pixel size.
+
+    Attributes
+    ----------
+    path : the file
+    name : what picks and coordinates are filed under
+    pixels : (rows, columns) float32, mean 0, deviation 1, at working pixel size
+    pixel_size_angst : working pixel size in angstrom
+    scale : input pixels per working pixel (working / input pixel size)
+    input_shape : (rows, columns) of the file
+    """
+
+    path: Path
+    name: str
+    pixels: np.ndarray
+    pixel_size_angst: float
+    scale: float
+    input_shape: tuple[int, int]
+
+    def to_input_xy(self, points_rc: np.ndarray) -> np.ndarray:
+        """Turn working row, column into input x, y; (n, 2) float64 both.
+
+        Working pixel j covers the input from j s to (j + 1) s, measured from the edge of the image, and the
+        centre of a pixel has a whole-number coordinate: hence x = s (c + 1/2) - 1/2.
+        """
+        return self.scale * (_points(points_rc)[:, ::-1] + 0.5) - 0.5
+
+    def to_working_rc(self, points_xy: np.ndarray) -> np.ndarray:
+        """Turn input x, y into working row, column; (n, 2) float64 both. The inverse of `to_input_xy`."""
+        return (_points(points_xy)[:, ::-1] + 0.5) / self.scale - 0.5
+
+
+def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = None,
+                    pixel_size_angst: float | None = None, name: str | None = None) -> Micrograph:
+    """Read a micrograph, clip outliers, resample it to the working pixel size and normalise it.
+
+    Parameters
+    ----------
+    path : MRC (also .gz, .bz2) or TIFF file with one image
+    working_pixel_size_angst : pixel size to resample to; default: that of the file
+    pixel_size_angst : pixel size of the file, in place of what its header says
+    name : default: the name of the file without its last extension
+
+    Raises
+    ------
+    DeepEMError
+        The file is unusable (see `imagefiles.read_pixels`), its pixel size is unknown, or it is smaller than
+        a working pixel.
+
+    Notes
+    -----
+    Values beyond `CLIP_SPREADS` spreads of the median are clipped, first at input resolution, where hot
+    pixels stand out, and again after resampling, where noise has gone down and gold or dirt stands out.
+    Ratios of pixel sizes within 1e-4 of a whole number are taken as whole; `scale` and `pixel_size_angst` say
+    what was really done.
+    """
+    path = Path(path)
+    input_size = pixel_size_angst if pixel_size_angst is not None else read_pixel_size(path)
+    if input_size is None:
+        raise DeepEMError(f"{path} does not say its pixel size. Give it with --pixel-size (angstrom).")
+    _check_positive("pixel size", input_size)
+    scale = 1.0
+    if working_pixel_size_angst is not None:
+        _check_positive("working pixel size", working_pixel_size_angst)
+        scale = _scale(working_pixel_size_angst / input_size)
+    pixels = read_pixels(path)
+    shape = pixels.shape[0], pixels.shape[1]
+    if shape[0] * shape[1] / scale**2 > MAX_PIXELS or min(shape) < scale * (1 - 1e-6):
+        raise DeepEMError(f"{path}: {shape[0]} x {shape[1]} pixels of {input_size:g} A cannot be resampled "
+                          f"to {working_pixel_size_angst:g} A. Check both pixel sizes (--pixel-size).")
+    clip_outliers(pixels)
+    if scale != 1.0:
+        pixels = resample(pixels, scale)
+        clip_outliers(pixels)
+    _normalise(path, pixels)
+    name = micrograph_name(path) if name is None else name
+    return Micrograph(path, name, pixels, input_size * scale, scale, shape)
+
+
+def read_pixel_size(path: str | Path) -> float | None:
+    """Read the pixel size, in angstrom, of a micrograph; None where it is absent (always for TIFF).
+
+    Raises
+    ------
+    DeepEMError
+        The file is unusable, or its pixels are not square (x and y differ by more than 1 %).
+    """
+    sizes = read_header(Path(path)).pixel_sizes_angst
+    if sizes is None:
+        return None
+    if abs(sizes[0] - sizes[1]) > _ANISOTROPY_TOLERANCE * max(sizes):
+        raise DeepEMError(f"{path}: the header gives pixels of {sizes[0]:g} x {sizes[1]:g} A. Expected "
+                          "square ones: give the true size with --pixel-size (angstrom).")
+    return sizes[0]
+
+
+def read_shape(path: str | Path) -> tuple[int, int]:
+    """Read the (rows, columns) of a micrograph; raises DeepEMError where the file is unusable."""
+    return read_header(Path(path)).shape
+
+
+def micrograph_name(path: str | Path) -> str:
+    """Name of the file without folder and last extension: `mics/May08_03.05.02.mrc` is `May08_03.05.02`."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def clip_outliers(pixels: np.ndarray) -> None:
+    """Clip, in place, (rows, columns) floats to the median plus or minus `CLIP_SPREADS` robust deviations.
+
+    The robust deviation is half the distance of the 16th and 84th percentile, or, where that is 0 (more than
+    two thirds of the pixels alike), the standard deviation.
+    """
+    step = max(1, math.isqrt(pixels.size // _PERCENTILE_SAMPLE))
+    low, median, high = np.percentile(pixels[::step, ::step], [16, 50, 84])
+    spread = (high - low) / 2 or float(pixels.std(dtype=np.float64))
+    np.clip(pixels, median - CLIP_SPREADS * spread, median + CLIP_SPREADS * spread, out=pixels)
+
+
+def padding_margins(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Measure padding that is no image: constant lines, or the outermost line repeated up to the border.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) image
+
+    Returns
+    -------
+    (top, bottom, left, right) : lines of padding on each side, at most half of the image. Without padding
+        they are 0, or the few lines over which a smoothed image hardly changes.
+
+    Notes
+    -----
+    Lines are compared by the steps from pixel to pixel, in which a gradient or a carbon edge, alike in many
+    lines, counts for little.
+    """
+    flat_below = 1e-3 * float(pixels.std())
+    sides = pixels, pixels[::-1], pixels.T, pixels.T[::-1]
+    top, bottom, left, right = (_padding_lines(side[:(len(side) + 1) // 2], flat_below) for side in sides)
+    return top, bottom, left, right
+
+
+def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
+    """Find micrographs from files, folders, glob patterns and list files.
+
+    Parameters
+    ----------
+    arguments : each one, in this order of precedence: a list file (.txt or .lst; one path per line, perhaps
+        a tab and the name to use); another file, which is a micrograph even if its name has glob characters;
+        a folder, whose .mrc, .mrc.gz, .mrc.bz2, .tif and .tiff files are taken in alphabetical order; a glob
+        pattern.
+
+    Returns
+    -------
+    Name -> path, in the order found. The same file found twice is taken once. Paths in list files are
+    relative to the current folder, and need not exist: reading them will tell.
+
+    Raises
+    ------
+    DeepEMError
+        An argument finds nothing, a list file is unreadable, two micrographs have one name, or a name cannot
+        name the files of results.
+    """
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        for name, path in _expand(argument):
+            _check_name(name, path)
+            known = found.setdefault(name, path)
+            if os.path.abspath(known) != os.path.abspath(path):
+                raise DeepEMError(f"Two micrographs are named {name!r}: {known} and {path}. Rename one, or "
+                                  "give names in a list file (path, tab, name).")
+    if not found:
+        raise DeepEMError("No micrograph was given. Expected files, folders, glob patterns or list files.")
+    return found
+
+
+def _expand(argument: str | Path) -> Iterator[tuple[str, Path]]:
+    path = Path(argument)
+    if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+        yield from _read_list(path)
+        return
+    if path.is_file():
+        paths = [path]
+    elif path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.name.lower().endswith(IMAGE_ENDINGS) and p.is_file())
+        if not paths:
+            raise DeepEMError(f"The folder {path} holds no micrograph ({', '.join(IMAGE_ENDINGS)}).")
+    else:
+        paths = sorted(p for p in map(Path, glob.glob(str(argument), recursive=True)) if p.is_file())
+        if not paths:
+            raise DeepEMError(f"{argument}: no such file or folder, and as a pattern it matches no file.")
+    for found in paths:
+        yield micrograph_name(found), found
+
+
+def _read_list(path: Path) -> Iterator[tuple[str, Path]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise DeepEMError(f"The list file {path} cannot be read: {error.strerror}.") from error
+    entries = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not entries:
+        raise DeepEMError(f"The list file {path} is empty. Expected one micrograph per line.")
+    for number, fields in entries:
+        if len(fields) > 2 or not all(fields):
+            raise DeepEMError(f"{path}, line {number}: expected a path, or a path, a tab and a name; found "
+                              f"{'<tab>'.join(fields)!r}.")
+        yield fields[1] if len(fields) == 2 else micrograph_name(fields[0]), Path(fields[0])
+
+
+def _check_name(name: str, path: Path) -> None:
+    if not name or name in (".", "..") or re.search(r"[/\x00-\x1f\x7f]", name):
+        raise DeepEMError(f"{path}: {name!r} cannot name the files of results. Expected a name without "
+                          "slash, tab or line break: rename the file, or give a name in a list file "
+                          "(path, tab, name).")
+
+
+def _points(points: np.ndarray) -> np.ndarray:
+    return np.asarray(points, dtype=np.float64).reshape(-1, 2)
+
+
+def _check_positive(what: str, value_angst: float) -> None:
+    if not (math.isfinite(value_angst) and value_angst > 0):
+        raise DeepEMError(f"The {what} is {value_angst:g} A. Expected a number above 0.")
+
+
+def _scale(ratio: float) -> float:
+    whole = max(1, round(ratio))
+    return float(whole) if abs(ratio - whole) <= _WHOLE_RATIO_TOLERANCE * whole else ratio
+
+
+def _normalise(path: Path, pixels: np.ndarray) -> None:
+    pixels -= pixels.mean(dtype=np.float64)
+    deviation = math.sqrt(np.square(pixels).mean(dtype=np.float64))
+    if not deviation > 0:
+        raise DeepEMError(f"{path} is constant once resampled and cleared of outliers. Leave it out.")
+    pixels /= deviation
+
+
+def _padding_lines(lines: np.ndarray, flat_below: float) -> int:
+    """Count the lines of padding at the beginning of `lines`, (n, length)."""
+    flat = lines.std(axis=1) <= flat_below
+    if flat[0]:
+        return len(flat) if flat.all() else int(np.argmin(flat))
+    steps = np.diff(lines, axis=1)
+    steps -= steps.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(steps, axis=1)
+    alike = steps[1:] @ steps[0] > _STREAK_CORRELATION * norms[0] * norms[1:]
+    return len(alike) if alike.all() else int(np.argmin(alike))

@@ -1,0 +1,226 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Matching and figures: answers computed by hand, properties, and agreement with the shared scoring tool."""
+
+import importlib.util
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepem_scipion.deepem import metrics
+from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates
+
+SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
+TOOL = SHARED / "tools/evaluate_picks.py"
+needs_tool = pytest.mark.skipif(not TOOL.is_file(), reason="the shared scoring tool is not here")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    specification = importlib.util.spec_from_file_location("evaluate_picks", TOOL)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def coordinates(points, scores=None):
+    points = np.array(points, float).reshape(-1, 2)
+    return Coordinates(points, np.full(len(points), np.nan) if scores is None else np.array(scores, float), None)
+
+
+# ----------------------------------------------------------------- matching
+def test_each_particle_takes_the_surest_pick_and_each_pick_one_particle():
+    # Two picks near the first particle: the surer one is right although it is farther off.
+    found = metrics.match([[3, 0], [1, 0], [50, 0]], [0.9, 0.8, 0.7], [[0, 0], [100, 0]], 5)
+    assert found.correct.tolist() == [True, False, False] and found.n_truth == 2
+    np.testing.assert_array_equal(found.errors_px, [3, np.nan, np.nan])
+
+
+def test_among_equal_scores_the_nearest_pair_comes_first():
+    found = metrics.match([[3, 0], [1, 0]], [0.5, 0.5], [[0, 0]], 5)
+    assert found.correct.tolist() == [False, True]
+
+
+def test_among_equal_scores_and_distances_the_first_pick_and_the_first_particle_come_first():
+    found = metrics.match([[-2, 0], [2, 0]], [0.5, 0.5], [[0, 0]], 5)
+    assert found.correct.tolist() == [True, False]
+    # Taking the particle on the left first leaves the one on the right to the second pick.
+    found = metrics.match([[0, 0], [2.5, 0]], [0.9, 0.8], [[-1, 0], [1, 0]], 2)
+    assert found.correct.tolist() == [True, True]
+    np.testing.assert_array_equal(found.errors_px, [1, 1.5])
+
+
+def test_a_sure_pick_keeps_its_nearest_particle_though_another_pick_then_goes_without():
+    found = metrics.match([[0, 0], [-2.5, 0]], [0.9, 0.8], [[-1, 0], [1.5, 0]], 2)
+    assert found.correct.tolist() == [True, False]
+
+
+def test_the_distance_itself_still_matches():
+    assert metrics.match([[3, 4]], [1], [[0, 0]], 5).correct.tolist() == [True]
+    assert metrics.match([[3, 4]], [1], [[0, 0]], 4.999).correct.tolist() == [False]
+
+
+def test_the_region_drops_particles_outside_and_their_picks_but_not_picks_outside_of_particles_inside():
+    truth = [[10, 10], [19, 10], [20, 10]]
+    picks = [[10, 10], [21, 10.5], [23, 10], [40, 10], [15, 30]]
+    found = metrics.match(picks, [0.9, 0.8, 0.7, 0.6, 0.5], truth, 3, (10, 10, 20, 20))
+    # The second pick is nearer to the particle at 20, outside: it does not count. The third is too far from 19.
+    assert found.n_truth == 2 and found.scores.tolist() == [0.9] and found.correct.tolist() == [True]
+    found = metrics.match([[21, 10]], [1], [[19, 10]], 3, (10, 10, 20, 20))
+    assert found.correct.tolist() == [True]
+
+
+def test_matching_nothing_gives_nothing():
+    found = metrics.match(np.zeros((0, 2)), np.zeros(0), [[1, 2]], 5)
+    assert found.scores.shape == found.correct.shape == (0,) and found.n_truth == 1
+    found = metrics.match([[1, 2]], [np.nan], np.zeros((0, 2)), 5)
+    assert found.scores.tolist() == [0] and found.correct.tolist() == [False] and found.n_truth == 0
+    assert metrics.pool([]).n_truth == 0
+
+
+# ------------------------------------------------------------------ figures
+#: score 0.9 right, 0.8 wrong, 0.8 right, 0.7 wrong, of 4 particles
+FOUR = metrics.Matches(np.array([0.8, 0.9, 0.7, 0.8]), np.array([False, True, False, True]),
+                       np.array([np.nan, 1, np.nan, 2.0]), 4)
+
+
+def test_equal_scores_enter_the_curve_together():
+    steps = metrics.curve(FOUR)
+    assert steps.thresholds.tolist() == [0.9, 0.8, 0.7]
+    assert steps.n_picks.tolist() == [1, 3, 4] and steps.n_right.tolist() == [1, 2, 2]
+    assert steps.precision.tolist() == [1, 2 / 3, 1 / 2] and steps.recall.tolist() == [1 / 4, 1 / 2, 1 / 2]
+
+
+def test_average_precision_is_the_area_under_the_steps():
+    assert metrics.average_precision(metrics.curve(FOUR)) == pytest.approx(1 * 0.25 + 2 / 3 * 0.25)
+
+
+def test_the_best_threshold_depends_on_the_weight_of_recall():
+    steps = metrics.curve(FOUR)
+    # F1 at the three thresholds: 2/5, 4/7, 1/2.
+    assert metrics.best_threshold(steps, 1) == 0.8
+    strict = metrics.Curve(np.array([0.9, 0.1]), np.array([1, 0.5]), np.array([0.6, 0.9]), np.zeros(2), np.zeros(2))
+    assert metrics.best_threshold(strict, 0.5) == 0.9 and metrics.best_threshold(strict, 2) == 0.1
+
+
+def test_f_beta_of_known_values():
+    assert metrics.f_beta(0.5, 1.0, 1) == pytest.approx(2 / 3)
+    assert metrics.f_beta(0.5, 1.0, 2) == pytest.approx(5 / 6)
+    np.testing.assert_allclose(metrics.f_beta(np.array([0, 1]), np.array([0, 0.5]), 2), [0, 2.5 / 4.5])
+
+
+def test_evaluate_gives_the_figures_by_hand():
+    truth = {"a": coordinates([[0, 0], [100, 0]]), "b": coordinates([[0, 0], [50, 50]]), "c": coordinates([])}
+    picks = {"a": coordinates([[1, 0], [0, 2], [97, 4]], [0.9, 0.8, 0.7]), "b": coordinates([[0, 30]], [0.95]),
+             "x": coordinates([[0, 0]], [1.0])}
+    found = metrics.evaluate(truth, picks, 5)
+    overall = found["overall"]
+    assert [overall[key] for key in ("truth", "picks", "right")] == [4, 4, 2]
+    assert (overall["precision"], overall["recall"], overall["F1"], overall["F2"]) == (0.5, 0.5, 0.5, 0.5)
+    assert overall["error_px"] == 3 and overall["AP"] == pytest.approx(1 / 2 / 4 + 2 / 4 / 4)
+    assert overall["best_F1"] == {"F1": 0.5, "precision": 0.5, "recall": 0.5, "threshold": 0.7}
+    assert overall["best_F2"] == {"F2": 0.5, "precision": 0.5, "recall": 0.5, "threshold": 0.7}
+    assert found["curve"] == {"threshold": [0.95, 0.9, 0.8, 0.7], "precision": [0, 1 / 2, 1 / 3, 1 / 2],
+                              "recall": [0, 1 / 4, 1 / 4, 1 / 2]}
+    assert list(found["micrographs"]) == ["a", "b", "c"] and found["micrographs"]["a"]["recall"] == 1
+    assert found["micrographs"]["c"]["best_F1"]["threshold"] is None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_threshold_changes_the_plain_figures_only():
+    truth, picks = {"a": coordinates([[0, 0], [100, 0]])}, {"a": coordinates([[1, 0], [97, 4]], [0.9, 0.7])}
+    everything, some = (metrics.evaluate(truth, picks, 5, threshold=t)["overall"] for t in (None, 0.8))
+    assert (some["picks"], some["right"], some["error_px"]) == (1, 1, 1) and everything["picks"] == 2
+    assert all(some[key] == everything[key] for key in ("AP", "best_F1", "best_F2", "truth"))
+    assert metrics.evaluate(truth, picks, 5, threshold=0.9)["overall"]["picks"] == 1
+
+
+def test_a_micrograph_without_picks_counts_as_missed():
+    found = metrics.evaluate({"a": coordinates([[0, 0]]), "b": coordinates([[0, 0]])}, {"a": coordinates([[0, 0]])}, 5)
+    assert found["overall"]["recall"] == 0.5 and found["micrographs"]["b"]["error_px"] is None
+
+
+# --------------------------------------------------------------- properties
+# Whole numbers in a small field: many ties of score and distance.
+spot = st.tuples(st.integers(0, 12), st.integers(0, 9))
+scored_spot = st.tuples(st.integers(0, 12), st.integers(0, 9), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
+micrograph = st.tuples(st.lists(spot, max_size=8), st.lists(scored_spot, max_size=10))
+
+
+@settings(deadline=None)
+@given(micrograph=micrograph, distance=st.sampled_from([1, 2, 3.5, 5]))
+def test_the_matching_above_a_threshold_begins_the_matching_above_a_lower_one(micrograph, distance):
+    truth, picks = micrograph
+    picks = np.reshape(picks, (-1, 3))
+    found = metrics.match(picks[:, :2], picks[:, 2], truth, distance)
+    for threshold in (0.25, 0.5, 1.0):
+        kept = picks[:, 2] >= threshold
+        part = metrics.match(picks[kept, :2], picks[kept, 2], truth, distance)
+        assert part.correct.tolist() == found.correct[kept].tolist()
+    assert found.correct.sum() <= min(len(truth), len(picks))
+    assert np.isnan(found.errors_px[~found.correct]).all() and (found.errors_px[found.correct] <= distance).all()
+
+
+def same(ours, theirs):
+    return theirs == ours or (ours is None and math.isnan(theirs)) or abs(ours - theirs) < 1e-9
+
+
+@needs_tool
+@settings(max_examples=150, deadline=None)
+@given(micrographs=st.lists(micrograph, min_size=1, max_size=3), distance=st.sampled_from([1, 2, 3.5, 5]),
+       region=st.sampled_from([None, (2, 1, 9, 8)]), threshold=st.sampled_from([None, 0.5]),
+       scored=st.booleans())
+def test_every_figure_agrees_with_the_shared_tool(tool, micrographs, distance, region, threshold, scored):
+    truth = {str(i): np.reshape(particles, (-1, 2)).astype(float) for i, (particles, _) in enumerate(micrographs)}
+    picks = {str(i): np.reshape(rows, (-1, 3)).astype(float) for i, (_, rows) in enumerate(micrographs)}
+    if not scored:
+        for rows in picks.values():
+            rows[:, 2] = np.nan
+    expected = tool.evaluate(truth, picks, distance, region, threshold)
+    found = metrics.evaluate({name: coordinates(points) for name, points in truth.items()},
+                             {name: coordinates(rows[:, :2], rows[:, 2]) for name, rows in picks.items()},
+                             distance, region, threshold)
+    pairs = [(found["overall"], expected["overall"])]
+    pairs += [(found["micrographs"][name], expected["micrographs"][name]) for name in truth]
+    for ours, theirs in pairs:
+        for key in ("truth", "picks", "right", "precision", "recall", "F1", "F2", "AP"):
+            assert same(ours[key], theirs[key]), key
+        assert same(ours["error_px"], theirs["error"])
+        for key in ("F1", "F2"):
+            for figure in (key, "precision", "recall", "threshold"):
+                assert same(ours[f"best_{key}"][figure], theirs[f"best_{key}"][figure]), (key, figure)
+
+
+@needs_tool
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data sets are not here")
+def test_disturbed_coordinates_of_a_real_set_score_as_with_the_shared_tool(tool):
+    rng = np.random.default_rng(5)
+    truth = read_coordinates(SHARED / "data/empiar10017/particles.star")
+    picks = {name: coordinates(np.concatenate([part.centres_xy + rng.normal(0, 9, part.centres_xy.shape),
+                                               rng.uniform(0, 2048, (300, 2))]),
+                               np.round(rng.random(len(part.scores) + 300), 2)) for name, part in truth.items()}
+    region = (64, 64, 1984, 1984)
+    ours = metrics.evaluate(truth, picks, 27, region)["overall"]
+    theirs = tool.evaluate({name: part.centres_xy for name, part in truth.items()},
+                           {name: np.column_stack([part.centres_xy, part.scores]) for name, part in picks.items()},
+                           27, region)["overall"]
+    assert ours["right"] == theirs["right"] > 5000
+    assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-9)
+    assert ours["error_px"] == pytest.approx(theirs["error"], abs=1e-9)
+    assert all(same(ours["best_F2"][key], theirs["best_F2"][key]) for key in ours["best_F2"])
+
+
+def test_a_hundred_thousand_picks_are_scored_quickly():
+    rng = np.random.default_rng(1)
+    truth = coordinates(rng.uniform(0, 30000, (50_000, 2)))
+    picks = coordinates(rng.uniform(0, 30000, (100_000, 2)), rng.random(100_000))
+    start = time.process_time()
+    metrics.evaluate({"a": truth}, {"a": picks}, 30)
+    assert time.process_time() - start < 10  # 1 s on an idle machine
