@@ -1,0 +1,9 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python -m deepem_scipion.deepem` is `deepem`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

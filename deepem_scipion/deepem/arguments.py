@@ -1,0 +1,133 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The arguments of the `deepem` program."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+# Names only: what is behind them would take seconds to import.
+RECIPES = ("default", "paper")
+PRESETS = ("klh", "19s", "26s", "inflammasome")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line as an argparse parser."""
+    parser = argparse.ArgumentParser(
+        prog="deepem", description="Find single particles in cryo-EM micrographs with DeepEM, a small convolutional "
+        "network trained on particles that you show it.")
+    parser.add_argument("--version", action="version", version=f"deepem {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_train, _add_pick, _add_evaluate, _add_info, _add_demo):
+        add(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="tell more, and show where an error came from")
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser("train", help="train a model on micrographs with known particles",
+                                 epilog="example: deepem train --micrographs 'mics/*.mrc' --coordinates boxes "
+                                 "--diameter 120 --output apoferritin.deepem")
+    parser.set_defaults(command="train")
+    group = _add_micrographs(parser)
+    group.add_argument("--coordinates", required=True, metavar="DIR_OR_STAR", type=Path,
+                       help="particles: a folder of .box or .star files, or one file")
+    group.add_argument("--negatives", metavar="DIR_OR_STAR", type=Path, help="verified non-particles, likewise")
+    group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
+    group = parser.add_argument_group("particle and network")
+    group.add_argument("--diameter", required=True, type=float, metavar="A", help="particle diameter in angstrom")
+    group.add_argument("--preset", choices=PRESETS, help="a network of the paper's Table 1 (default: one that fits "
+                       "the diameter)")
+    group.add_argument("--box", type=int, metavar="PX", help="side of the window in working pixels")
+    for name, what in (("kernels", "sides of the three kernels"), ("pools", "sides of the three pooling cells"),
+                       ("maps", "feature maps of the three stages (default 6 12 12)")):
+        group.add_argument(f"--{name}", type=int, nargs=3, metavar="N", help=what)
+    group.add_argument("--working-pixel-size", type=float, metavar="A", help="pixel size to which micrographs are "
+                       "brought (default: a multiple of their own that suits the diameter)")
+    group = parser.add_argument_group("training")
+    group.add_argument("--recipe", choices=RECIPES, default="default", help="how the network is fitted: `paper` is "
+                       "plain gradient descent as published (default: %(default)s)")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the windows (default: the recipe's)")
+    group.add_argument("--negatives-per-particle", type=float, metavar="N", help="random non-particles for each "
+                       "particle; 0 with --negatives: only those (default: the recipe's)")
+    group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="share of the micrographs "
+                       "kept for choosing epoch and threshold (default: %(default)s)")
+    group.add_argument("--continue-from", type=Path, metavar="MODEL", help="go on from this model")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same model (default: 0)")
+    _add_threads(group)
+
+
+def _add_pick(commands: Any) -> None:
+    parser = commands.add_parser("pick", help="pick micrographs with a model",
+                                 epilog="example: deepem pick --model apoferritin.deepem --micrographs 'mics/*.mrc' "
+                                 "--output picks")
+    parser.set_defaults(command="pick")
+    group = _add_micrographs(parser)
+    group.add_argument("--model", required=True, type=Path, metavar="MODEL", help="from `deepem train`")
+    group.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    group.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
+                       "(default: 1.5 particle diameters)")
+    group.add_argument("--score-maps", action="store_true", help="write the score maps, too (DIR/scores)")
+    group = parser.add_argument_group("what is picked")
+    group.add_argument("--threshold", default="auto", metavar="auto|VALUE", help="least score, from 0 (every "
+                       "candidate) to 1 (default: the model's)")
+    group.add_argument("--min-distance", type=float, metavar="A", help="least distance of two picks in angstrom "
+                       "(default: half the particle diameter)")
+    group.add_argument("--std-range", nargs="+", default=["auto"], metavar="auto|off|LO HI", help="range of the "
+                       "standard deviation of a window's normalised pixels; carbon and ice lie outside it (default: "
+                       "the model's)")
+    group.add_argument("--border", type=float, default=0.0, metavar="A", help="least distance of a pick from the "
+                       "border in angstrom (default: %(default)s)")
+    group = parser.add_argument_group("scan")
+    group.add_argument("--scan-step", type=int, metavar="PX", help="step of the scan in working pixels (default: the "
+                       "model's)")
+    group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="average the score over this many "
+                       "rotations of the window (default: %(default)s)")
+    _add_threads(group)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="compare picks with known particles")
+    parser.set_defaults(command="evaluate")
+    parser.add_argument("--truth", required=True, type=Path, metavar="DIR_OR_STAR", help="true particles")
+    parser.add_argument("--picks", required=True, type=Path, metavar="DIR_OR_STAR", help="picks")
+    parser.add_argument("--distance", required=True, type=float, metavar="PX", help="greatest distance of a right pick "
+                        "from its particle, in pixels; half the particle diameter is usual")
+    parser.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
+                        "micrographs, in pixels")
+    parser.add_argument("--threshold", type=float, metavar="T", help="plain figures for picks with at least this score")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the precision-recall curve here")
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser("info", help="print the card of a model")
+    parser.set_defaults(command="info")
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("--json", action="store_true", help="as JSON, complete")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="simulate micrographs, train, pick and evaluate, in about a minute")
+    parser.set_defaults(command="demo")
+    parser.add_argument("--output", type=Path, default=Path("deepem-demo"), metavar="DIR",
+                        help="folder for everything (default: %(default)s)")
+    _add_threads(parser)
+
+
+def _add_micrographs(parser: argparse.ArgumentParser) -> Any:
+    group = parser.add_argument_group("files")
+    group.add_argument("--micrographs", required=True, nargs="+", metavar="PATTERN_OR_LIST", help="MRC or TIFF files, "
+                       "quoted patterns, folders, or .txt lists with a path (and after a tab a name) per line")
+    group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
+                       "(default: from their headers)")
+    return group
+
+
+def _add_threads(group: Any) -> None:
+    group.add_argument("--threads", type=int, metavar="N", help="processor threads (default: all)")

@@ -1,0 +1,267 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The `deepem` program: arguments in, files out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .arguments import build_parser
+from .errors import DeepEMError
+
+if TYPE_CHECKING:
+    from .learning import Plan
+    from .network import Geometry
+
+log = logging.getLogger("deepem")
+
+OK, SOME_FAILED, UNUSABLE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit code: 0 all done, 1 some micrographs failed, 2 nothing could be done."""
+    arguments = [_not_an_option(text) for text in (sys.argv[1:] if arguments is None else arguments)]
+    options = build_parser().parse_args(arguments)
+    _start_logging(options.debug)
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _COMMANDS[options.command](options)
+    except DeepEMError as error:
+        if options.debug:
+            raise
+        log.error("error: %s", error)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        log.error("interrupted; what was finished is kept")
+        return 130
+
+
+def _train(options: argparse.Namespace) -> int:
+    from . import runtime
+    from .coordinates import read_coordinates
+    from .learning import train_model
+    from .micrographs import find_micrographs
+    from .model import save_model
+
+    plan = _plan(options)
+    micrographs = find_micrographs(options.micrographs)
+    particles = read_coordinates(options.coordinates)
+    negatives = read_coordinates(options.negatives) if options.negatives else None
+    runtime.start(options.threads)
+    model = train_model(micrographs, particles, plan, negatives, _log_epoch)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(options.output, model)
+    print(describe(model.card()))
+    print(f"model written to {options.output}")
+    return OK
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    from .learning import Plan
+    from .model import load_model
+
+    if options.continue_from and (options.preset or options.box or options.working_pixel_size):
+        raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, --box "
+                          "and --working-pixel-size")
+    if options.epochs is not None and options.epochs < 1:
+        raise DeepEMError(f"--epochs {options.epochs}: expected at least 1")
+    return Plan(
+        diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
+        working_pixel_size_angst=options.working_pixel_size, pixel_size_angst=options.pixel_size, recipe=options.recipe,
+        epochs=options.epochs, negatives_per_particle=options.negatives_per_particle, seed=options.seed,
+        validation_fraction=options.validation_fraction,
+        start=load_model(options.continue_from) if options.continue_from else None)
+
+
+def _geometry(options: argparse.Namespace) -> Geometry | None:
+    """The geometry of --box, --kernels, --pools and --maps, what is not given coming from the preset."""
+    from .network import PRESETS, Geometry
+
+    parts = (options.box, options.kernels, options.pools, options.maps)
+    if not any(parts):
+        return None
+    if not options.preset and not all(parts[:3]):
+        raise DeepEMError("--box, --kernels, --pools and --maps need each other: give the first three, or a --preset "
+                          "to start from")
+    start = PRESETS[options.preset] if options.preset else Geometry(40, (9, 5, 3), (2, 2, 2))
+    return Geometry(options.box or start.box, *(tuple(given or default) for given, default in zip(
+        parts[1:], (start.kernels, start.pools, start.maps))))
+
+
+def _pick(options: argparse.Namespace) -> int:
+    from . import runtime
+    from .micrographs import find_micrographs
+    from .model import load_model
+    from .recognition import Picker, Settings, pick_micrographs
+
+    settings = Settings(_threshold(options.threshold), options.scan_step, options.min_distance,
+                        _std_range(options.std_range), options.border, options.rotations)
+    if options.box is not None and options.box < 1:
+        raise DeepEMError(f"--box {options.box}: expected at least 1 pixel")
+    model = load_model(options.model)
+    micrographs = find_micrographs(options.micrographs)
+    runtime.start(options.threads)
+    done = 0
+
+    def report(name: str, entry: Mapping[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        if entry["status"] == "ok":
+            log.info("%d/%d %s: %d picks in %.2f s", done, len(micrographs), name, entry["picks"], entry["seconds"])
+        else:
+            log.warning("%d/%d %s failed: %s", done, len(micrographs), name, entry["reason"])
+
+    picker = Picker(model, settings)
+    summary = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
+                               options.score_maps, report)
+    n_failed, picks = len(summary.failed), summary.as_dict()["picks"]
+    print(f"{picks} picks on {len(micrographs) - n_failed} micrographs, {n_failed} failed; threshold "
+          f"{picker.threshold:.3g}; results in {options.output}")
+    if n_failed:
+        log.warning("the reasons are in %s", options.output / "failed.tsv")
+    return OK if not n_failed else SOME_FAILED if n_failed < len(micrographs) else UNUSABLE
+
+
+def _threshold(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise DeepEMError(f"--threshold {text}: expected `auto` or a number from 0 to 1")
+    return value
+
+
+def _std_range(words: Sequence[str]) -> tuple[float, float] | str:
+    if list(words) in (["auto"], ["off"]):
+        return words[0]
+    try:
+        low, high = (float(word) for word in words)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high:
+        raise DeepEMError(f"--std-range {' '.join(words)}: expected `auto`, `off`, or two numbers, the smaller first")
+    return low, high
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .coordinates import read_coordinates
+    from .files import atomic_write
+    from .metrics import curve, evaluate, match_all, pool
+
+    if not options.distance > 0:
+        raise DeepEMError(f"--distance {options.distance}: expected pixels, above 0")
+    if options.region and not (options.region[0] < options.region[2] and options.region[1] < options.region[3]):
+        raise DeepEMError("--region: expected X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1")
+    truth, picks = read_coordinates(options.truth), read_coordinates(options.picks)
+    if not set(truth) & set(picks):
+        raise DeepEMError(f"{options.picks} and {options.truth} have no micrograph in common; files belong together by "
+                          "the micrograph's name without folder and extension")
+    if absent := sorted(set(truth) - set(picks)):
+        log.warning("no picks for %d of %d micrographs, counted as none found: %s", len(absent), len(truth),
+                    ", ".join(absent[:5]))
+    region = tuple(options.region) if options.region else None
+    result = evaluate(truth, picks, options.distance, region, options.threshold)
+    print(_table(result))
+    if options.json:
+        with atomic_write(options.json) as handle:
+            json.dump(result, handle, indent=1)
+    if options.plot:
+        from .report import draw_curve
+
+        matches = match_all(truth, picks, options.distance, region)
+        draw_curve(curve(pool(list(matches.values()))), options.plot, options.threshold)
+    return OK
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    """Figures per micrograph and over all, for people."""
+    names = [*result["micrographs"], "overall"]
+    width = max(map(len, names))
+    lines = [f"{'micrograph':<{width}}  truth  picks  right      P      R     F1     AP  best F1      P      R     at"]
+    for name, row in [*result["micrographs"].items(), ("overall", result["overall"])]:
+        best = row["best_F1"]
+        at = "-" if best["threshold"] is None else f"{best['threshold']:.3f}"
+        lines.append(f"{name:<{width}} {row['truth']:6d} {row['picks']:6d} {row['right']:6d} "
+                     + " ".join(f"{row[key]:6.3f}" for key in ("precision", "recall", "F1", "AP"))
+                     + f"   {best['F1']:6.3f} {best['precision']:6.3f} {best['recall']:6.3f} {at:>6}")
+    return "\n".join(lines)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .model import read_card
+
+    card = read_card(options.model)
+    print(json.dumps(card, indent=1) if options.json else describe(card))
+    return OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from . import runtime
+    from .demo import run_demo
+
+    runtime.start(options.threads)
+    run_demo(options.output, print)
+    return OK
+
+
+def describe(card: Mapping[str, Any]) -> str:
+    """A model's card for people."""
+    def triple(name: str) -> str:
+        return "/".join(map(str, card["geometry"][name]))
+
+    box, angst, diameter = card["geometry"]["box"], card["working_pixel_size_angst"], card["diameter_angst"]
+    low, high = card["std_range"]
+    training, validation = card.get("training", {}), card.get("validation", {})
+    lines = [
+        f"particle          {diameter:g} A, {diameter / angst:.1f} working pixels, {card.get('contrast', '?')}",
+        f"working pixels    {angst:g} A (trained on {card.get('training_pixel_size_angst', 0):g} A)",
+        f"network           box {box} px ({box * angst:.0f} A), kernels {triple('kernels')}, pools {triple('pools')}, "
+        f"maps {triple('maps')}",
+        f"scan step         {card['scan_step']} px ({card['scan_step'] * angst:.1f} A)",
+        f"deviation range   {low:.3f} to {high:.3f}",
+        f"trained on        {training.get('micrographs')} micrographs, {training.get('particles')} particles, "
+        f"{training.get('non_particles')} non-particles; recipe {card.get('recipe')}, seed {card.get('seed')}, "
+        f"best epoch {card.get('best_epoch')}",
+        f"threshold         {card['threshold']:.3f}",
+    ]
+    if "AP" in validation:
+        lines.append(f"at that threshold precision {validation['precision']:.3f}, recall {validation['recall']:.3f}, "
+                     f"F1 {validation['F1']:.3f}; average precision {validation['AP']:.3f} ({validation['on']})")
+    return "\n".join(lines)
+
+
+def _log_epoch(record: Mapping[str, Any]) -> None:
+    validation = (f", validation {record['validation_loss']:.4f} {100 * record['validation_accuracy']:.1f} %"
+                  if "validation_loss" in record else "")
+    log.info("epoch %d/%d: loss %.4f, %.1f %% right%s; %.0f s left", record["epoch"], record["epochs"], record["loss"],
+             100 * record["accuracy"], validation, record["seconds_left"])
+
+
+def _not_an_option(text: str) -> str:
+    """A file whose name begins with a dash must not be taken for an option."""
+    return f"./{text}" if text.startswith("-") and os.path.exists(text) else text
+
+
+def _start_logging(debug: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr,
+                        force=True)
+    for name in ("deepem", "deepem_scipion"):
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def _stop(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+_COMMANDS = {"train": _train, "pick": _pick, "evaluate": _evaluate, "info": _info, "demo": _demo}

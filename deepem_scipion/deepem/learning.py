@@ -1,0 +1,296 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Learning: micrographs and coordinates in, a model out."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import metrics
+from .coordinates import Coordinates
+from .errors import DeepEMError
+from .micrographs import Micrograph, read_micrograph, read_pixel_size
+from .model import Model
+from .network import BOX_PER_DIAMETER, PRESET_STEP, PRESETS, Geometry, auto_binning, auto_geometry
+from .recognition import Picker, Settings
+from .training import RECIPES, Fit, Recipe, fit
+from .windows import LabelledMicrograph, Windows, annotated_border, collect_windows, split_by_area, split_micrographs
+
+log = logging.getLogger(__name__)
+
+# The deviation filter lets this much more through on either side than the training particles show, as a share of
+# their range: enough to lose no particle of other micrographs, too little for carbon or ice.
+STD_MARGIN = 0.25
+# Picks within this many diameters of a particle are right.
+MATCH_DISTANCE = 0.5
+# Points of the validation curve kept in the card.
+_CURVE_POINTS = 101
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained.
+
+    Attributes
+    ----------
+    diameter_angst : particle diameter
+    preset : name in `PRESETS`, or None for the automatic geometry
+    geometry : instead of the preset's or automatic one
+    working_pixel_size_angst : instead of the automatic one
+    pixel_size_angst : of the micrographs, instead of what their headers say
+    recipe : name in `RECIPES`
+    epochs, negatives_per_particle : instead of the recipe's
+    seed : of everything random
+    validation_fraction : share of the micrographs kept for validation
+    start : model to go on from; geometry and working pixel size are then its own
+    """
+
+    diameter_angst: float
+    preset: str | None = None
+    geometry: Geometry | None = None
+    working_pixel_size_angst: float | None = None
+    pixel_size_angst: float | None = None
+    recipe: str = "default"
+    epochs: int | None = None
+    negatives_per_particle: float | None = None
+    seed: int = 0
+    validation_fraction: float = 0.2
+    start: Model | None = None
+
+
+def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan,
+                negatives: Mapping[str, Coordinates] | None = None,
+                progress: Callable[[dict[str, Any]], None] = lambda record: None) -> Model:
+    """Train a model.
+
+    Parameters
+    ----------
+    micrographs : name -> file; the order does not matter
+    particles : name -> centres of particles
+    plan : Plan
+    negatives : name -> centres of verified non-particles
+    progress : given the record of each epoch (see `training.fit`)
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    DeepEMError
+        Where no micrograph has coordinates or can be read, the geometry is impossible, or training fails.
+
+    Notes
+    -----
+    Micrographs are divided into training and validation before windows are cut or turned; where there is only
+    one, its area is divided. The threshold is the one with the best F2 (eq. 8) for whole validation micrographs.
+    """
+    geometry, working_angst, step = choose_geometry(plan, _first_pixel_size(micrographs, particles, plan))
+    labelled = _read(micrographs, particles, negatives or {}, working_angst, plan.pixel_size_angst)
+    rng = np.random.default_rng(plan.seed)
+    training, validation = _divide(labelled, plan.validation_fraction, rng)
+    recipe = _recipe(plan)
+    diameter_px, border = plan.diameter_angst / working_angst, annotated_border(labelled)
+    windows, held_out = (collect_windows(part, geometry.box, diameter_px, border, recipe.negatives_per_particle, rng)
+                         for part in (training, validation))
+    _report_windows(windows, held_out)
+    found = fit(windows, held_out, geometry, recipe, diameter_px, plan.epochs, plan.seed,
+                plan.start.weights if plan.start else None, progress)
+    record = _record(plan, labelled, windows, held_out, found, border * working_angst)
+    model = Model(geometry, found.weights, working_angst, plan.diameter_angst, step,
+                  std_range_of(windows, held_out), 0.5, record)
+    return _with_threshold(model, validation or training, border, bool(validation))
+
+
+def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, float, int]:
+    """Geometry, working pixel size in angstrom and scan step in working pixels for a plan.
+
+    The working pixel size is a whole multiple of the micrographs' own: for the automatic geometry the one that
+    makes the particle about `AUTO_DIAMETER_PX` pixels wide, for a given geometry or preset the one that makes the
+    box about 1.5 diameters. The presets scan in steps of 20 px, others in steps of the product of their first
+    two pools.
+    """
+    if not plan.diameter_angst > 0:
+        raise DeepEMError(f"particle diameter {plan.diameter_angst}: expected angstrom, above 0")
+    if plan.start is not None:
+        return plan.start.geometry, plan.start.working_pixel_size_angst, plan.start.scan_step
+    geometry = plan.geometry or (PRESETS[plan.preset] if plan.preset else None)
+    if plan.working_pixel_size_angst is not None:
+        working = plan.working_pixel_size_angst
+    elif geometry is None:
+        working = pixel_size_angst * auto_binning(plan.diameter_angst, pixel_size_angst)
+    else:
+        working = pixel_size_angst * max(
+            1, round(BOX_PER_DIAMETER * plan.diameter_angst / pixel_size_angst / geometry.box))
+    if geometry is None:
+        geometry = auto_geometry(plan.diameter_angst / working)
+    return geometry, working, PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step
+
+
+def std_range_of(*windows: Windows) -> tuple[float, float]:
+    """Range of the deviations of the particles' windows, widened by `STD_MARGIN` on either side."""
+    values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
+    margin = STD_MARGIN * (values.max() - values.min())
+    return max(0.0, float(values.min() - margin)), float(values.max() + margin)
+
+
+def _first_pixel_size(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan) -> float:
+    """Pixel size of the first micrograph that tells it."""
+    if plan.pixel_size_angst is not None:
+        return plan.pixel_size_angst
+    reasons = []
+    for name in sorted(set(micrographs) & set(particles)):
+        try:
+            size = read_pixel_size(micrographs[name])
+        except DeepEMError as error:
+            reasons.append(str(error))
+        else:
+            if size:
+                return size
+            reasons.append(f"{micrographs[name]}: no pixel size in the header; give it with --pixel-size")
+    raise DeepEMError(reasons[0] if reasons else _nothing_in_common(micrographs, particles))
+
+
+def _nothing_in_common(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates]) -> str:
+    return (f"none of the {len(micrographs)} micrographs ({', '.join(sorted(micrographs)[:3])} ...) has coordinates; "
+            f"there are coordinates of {', '.join(sorted(particles)[:3]) or 'no micrograph'} ... Files belong together "
+            "by their names without folder and extension.")
+
+
+def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], negatives: Mapping[str, Coordinates],
+          working_angst: float, pixel_size_angst: float | None) -> list[LabelledMicrograph]:
+    """Read all micrographs that have coordinates, by name; one that cannot be read is left out with a warning."""
+    unlabelled = sorted(set(micrographs) - set(particles))
+    if unlabelled:
+        log.warning("%d of %d micrographs have no coordinates and are left out: %s", len(unlabelled),
+                    len(micrographs), ", ".join(unlabelled[:5]))
+    found, reasons = [], []
+    for name in sorted(set(micrographs) & set(particles)):
+        try:
+            micrograph = read_micrograph(micrographs[name], working_angst, pixel_size_angst, name)
+        except DeepEMError as error:
+            reasons.append(str(error))
+            log.warning("left out: %s", error)
+            continue
+        centres_rc = micrograph.to_working_rc(particles[name].centres_xy)
+        inside = _inside(micrograph, centres_rc)
+        if not inside.all():
+            log.warning("%s: %d of %d particles lie outside the micrograph and are left out", name, (~inside).sum(),
+                        len(inside))
+        given = negatives.get(name)
+        found.append(LabelledMicrograph(micrograph, centres_rc[inside],
+                                        None if given is None else micrograph.to_working_rc(given.centres_xy)))
+    if not found:
+        raise DeepEMError(reasons[0] if reasons else _nothing_in_common(micrographs, particles))
+    return found
+
+
+def _inside(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
+    inside: np.ndarray = ((centres_rc >= -0.5) & (centres_rc < np.array(micrograph.pixels.shape) - 0.5)).all(axis=1)
+    return inside
+
+
+def _divide(labelled: list[LabelledMicrograph], fraction: float,
+            rng: np.random.Generator) -> tuple[list[LabelledMicrograph], list[LabelledMicrograph]]:
+    if len(labelled) == 1 and fraction > 0:
+        large, small = split_by_area(labelled[0], fraction)
+        return [large], [small]
+    training, validation = split_micrographs(len(labelled), fraction, rng)
+    return [labelled[i] for i in training], [labelled[i] for i in validation]
+
+
+def _recipe(plan: Plan) -> Recipe:
+    from dataclasses import replace
+
+    recipe = RECIPES[plan.recipe]
+    if plan.negatives_per_particle is not None:
+        recipe = replace(recipe, negatives_per_particle=plan.negatives_per_particle)
+    return recipe
+
+
+def _report_windows(training: Windows, validation: Windows) -> None:
+    for name, windows in (("training", training), ("validation", validation)):
+        positives = int((windows.targets == 1).sum())
+        log.info("%s: %d micrographs, %d particles, %d non-particles; %d particles left out as their box leaves the "
+                 "micrograph", name, len(windows.images), positives, len(windows) - positives, windows.left_out)
+
+
+def _record(plan: Plan, labelled: list[LabelledMicrograph], training: Windows, validation: Windows, found: Fit,
+            border_angst: float) -> dict[str, Any]:
+    """What the card tells beside the model's own numbers."""
+    counts = {name: {"micrographs": len(windows.images), "particles": int((windows.targets == 1).sum()),
+                     "non_particles": int((windows.targets == 0).sum()), "left_out": windows.left_out}
+              for name, windows in (("training", training), ("validation", validation))}
+    first = labelled[0].micrograph
+    return {
+        "contrast": contrast_of(training, plan.diameter_angst / first.pixel_size_angst),
+        "preset": plan.preset, "recipe": plan.recipe, "seed": plan.seed, "seed_used": found.seed,
+        "best_epoch": found.best_epoch, "history": found.history,
+        "training_pixel_size_angst": first.pixel_size_angst / first.scale,
+        "annotated_border_angst": border_angst,
+        "training": {**counts["training"], "names": [item.micrograph.name for item in labelled]},
+        "validation": counts["validation"],
+        "versions": _versions(),
+    }
+
+
+def contrast_of(windows: Windows, diameter_px: float) -> str:
+    """Whether particles are "dark" or "bright": their centre against the rim of the box, on average."""
+    mean = windows.cut(np.flatnonzero(windows.targets == 1)[:2000]).mean(axis=0)
+    r, c = np.indices(mean.shape) - (windows.box - 1) / 2
+    within = np.hypot(r, c) <= diameter_px / 2
+    return "dark" if mean[within].mean() < mean[~within].mean() else "bright"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("scipion-em-deepem", "tensorflow", "keras", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: float, held_out: bool) -> Model:
+    """The model with the threshold of the best F2 on whole micrographs, and the figures that go with it."""
+    from dataclasses import replace
+
+    picker = Picker(model, Settings(threshold=0.0))
+    parts = []
+    for item in labelled:
+        micrograph = item.micrograph
+        candidates, reasons, _ = picker.pick(micrograph)
+        picked = reasons == "picked"
+        rows, cols = micrograph.pixels.shape
+        border = border_px * micrograph.scale - 1e-6
+        region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
+        parts.append(metrics.match(
+            candidates.centres_xy[picked], candidates.scores[picked], micrograph.to_input_xy(item.particles_rc),
+            MATCH_DISTANCE * model.diameter_px * micrograph.scale, region))
+    curve = metrics.curve(metrics.pool(parts))
+    if not len(curve.thresholds):
+        log.warning("no candidate on the validation micrographs; the threshold stays at %g", model.threshold)
+        return model
+    threshold = metrics.best_threshold(curve, 2)
+    at = int(np.flatnonzero(curve.thresholds == threshold)[0])
+    precision, recall = float(curve.precision[at]), float(curve.recall[at])
+    some = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
+    figures = {
+        "on": "validation micrographs" if held_out else "training micrographs",
+        "precision": precision, "recall": recall, "F1": float(metrics.f_beta(precision, recall, 1)),
+        "F2": float(metrics.f_beta(precision, recall, 2)), "AP": metrics.average_precision(curve),
+        "best_F1_threshold": metrics.best_threshold(curve, 1),
+        "curve": {"threshold": curve.thresholds[some].tolist(), "precision": curve.precision[some].tolist(),
+                  "recall": curve.recall[some].tolist()},
+    }
+    record = {**model.record, "validation": {**model.record["validation"], **figures}}
+    return replace(model, threshold=threshold, record=record)

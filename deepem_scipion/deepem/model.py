@@ -1,0 +1,163 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The model file: weights and a card that says what the model is, in one safetensors file.
+
+The container holds plain arrays and text only, so that loading it runs no code, whatever is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DeepEMError
+from .files import atomic_write
+from .network import Geometry
+
+MODEL_FORMAT = 1
+_CARD = "deepem_card"
+_NUMBERS = ("working_pixel_size_angst", "diameter_angst", "threshold")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and what is needed to use it.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    weights : name -> float32 array, as in `Geometry.weight_shapes`
+    working_pixel_size_angst : pixel size to which micrographs are brought
+    diameter_angst : particle diameter
+    scan_step : in working pixels
+    std_range : least and greatest standard deviation of the windows of particles
+    threshold : suggested least score (best F2, eq. 8, on validation micrographs)
+    record : everything else the card tells: contrast, recipe, seed, history, validation, training, versions
+    """
+
+    geometry: Geometry
+    weights: dict[str, np.ndarray]
+    working_pixel_size_angst: float
+    diameter_angst: float
+    scan_step: int
+    std_range: tuple[float, float]
+    threshold: float
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def diameter_px(self) -> float:
+        """Particle diameter in working pixels."""
+        return self.diameter_angst / self.working_pixel_size_angst
+
+    def card(self) -> dict[str, Any]:
+        """The card, ready for JSON."""
+        return {
+            "format": MODEL_FORMAT,
+            "geometry": self.geometry.as_dict(),
+            "working_pixel_size_angst": self.working_pixel_size_angst,
+            "diameter_angst": self.diameter_angst,
+            "scan_step": self.scan_step,
+            "std_range": list(self.std_range),
+            "threshold": self.threshold,
+            **self.record,
+        }
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Write a model file, as a whole or not at all; raises DeepEMError where it cannot be written."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in model.weights.items()}
+    content = save(arrays, metadata={_CARD: json.dumps(model.card(), allow_nan=False)})
+    with atomic_write(path, "wb") as handle:
+        handle.write(content)
+
+
+def load_model(path: str | Path) -> Model:
+    """Read and check a model file.
+
+    Raises
+    ------
+    DeepEMError
+        Where the file is missing, damaged, no DeepEM model, of a newer format, or where card and weights do not
+        belong together.
+    """
+    card, read = _open(Path(path))
+    try:
+        geometry = _geometry(card)
+        numbers = {name: _number(card, name) for name in _NUMBERS}
+        low, high = (_finite(value) for value in card["std_range"])
+        step = int(card["scan_step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
+    if step < 1:
+        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}); train the model again")
+    weights = {}
+    for name, shape in geometry.weight_shapes().items():
+        weights[name] = read(name, shape)
+        if not np.isfinite(weights[name]).all():
+            raise DeepEMError(f"{path}: {name} holds values that are not finite; train the model again")
+    known = {"format", "geometry", "scan_step", "std_range", *_NUMBERS}
+    record = {key: value for key, value in card.items() if key not in known}
+    return Model(geometry, weights, scan_step=step, std_range=(low, high), record=record, **numbers)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The card of a model file, without its weights; raises DeepEMError as `load_model` does."""
+    return _open(Path(path))[0]
+
+
+def _open(path: Path) -> tuple[dict[str, Any], Any]:
+    """The card, and a function (name, shape) -> array that refuses other shapes before reading."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise DeepEMError(f"{path}: no such model file")
+    try:
+        opened = safe_open(str(path), framework="numpy")
+        with opened as file:
+            text = (file.metadata() or {}).get(_CARD)
+        card = json.loads(text) if text is not None else None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DeepEMError(f"{path}: not a DeepEM model, or damaged ({error})") from error
+    if not isinstance(card, dict) or not isinstance(card.get("format"), int):
+        raise DeepEMError(f"{path}: not a DeepEM model: it has no card")
+    if card["format"] > MODEL_FORMAT:
+        raise DeepEMError(f"{path}: the model's format is {card['format']}, this version reads up to {MODEL_FORMAT}; "
+                          "install a newer scipion-em-deepem")
+
+    def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        with safe_open(str(path), framework="numpy") as file:
+            if name not in file.keys():  # noqa: SIM118 - not a mapping
+                raise DeepEMError(f"{path}: {name} is missing; train the model again")
+            found, kind = tuple(file.get_slice(name).get_shape()), file.get_slice(name).get_dtype()
+            if found != shape or kind != "F32":
+                raise DeepEMError(f"{path}: {name} is {kind} {found}, the card says F32 {shape}; train the model again")
+            values: np.ndarray = file.get_tensor(name)
+            return values
+
+    return card, read
+
+
+def _geometry(card: dict[str, Any]) -> Geometry:
+    sizes = card["geometry"]
+    return Geometry(sizes["box"], tuple(sizes["kernels"]), tuple(sizes["pools"]), tuple(sizes["maps"]))
+
+
+def _number(card: dict[str, Any], name: str) -> float:
+    value = _finite(card[name])
+    if value < 0 or (value == 0 and name != "threshold"):
+        raise ValueError(f"{name} is {value}")
+    return value
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} where a finite number was expected")
+    return number

@@ -1,0 +1,239 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Recognition: micrographs and a model in, coordinates out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .coordinates import write_box, write_star
+from .errors import DeepEMError
+from .files import atomic_write
+from .micrographs import Micrograph, read_micrograph
+from .model import Model
+from .network import BOX_PER_DIAMETER
+from .picking import LEAST_DISTANCE, PICKED, REASONS, Candidates, Limits, find_candidates, pad, select, write_candidates
+from .scoremap import Scanner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How micrographs are picked; None stands for what the model's card says.
+
+    Attributes
+    ----------
+    threshold : least score
+    scan_step : working pixels
+    least_distance_angst : least distance of two picks; default half a particle diameter
+    std_range : "auto" for the model's, "off", or (least, greatest)
+    border_angst : least distance of a pick from the border
+    rotations : 4 or 1
+    """
+
+    threshold: float | None = None
+    scan_step: int | None = None
+    least_distance_angst: float | None = None
+    std_range: tuple[float, float] | str = "auto"
+    border_angst: float = 0.0
+    rotations: int = 4
+
+
+class Picker:
+    """Picks micrographs with one model."""
+
+    def __init__(self, model: Model, settings: Settings = Settings()) -> None:
+        self.model, self.settings = model, settings
+        self.step = model.scan_step if settings.scan_step is None else settings.scan_step
+        self.threshold = model.threshold if settings.threshold is None else settings.threshold
+        self.least_distance_angst = (LEAST_DISTANCE * model.diameter_angst if settings.least_distance_angst is None
+                                     else settings.least_distance_angst)
+        self._scanner = Scanner(model.geometry, model.weights, self.step, settings.rotations)
+
+    @property
+    def std_range(self) -> tuple[float, float] | None:
+        """Range of deviations in force."""
+        if self.settings.std_range == "off":
+            return None
+        return self.model.std_range if isinstance(self.settings.std_range, str) else self.settings.std_range
+
+    def limits(self, input_pixel_size_angst: float) -> Limits:
+        """The limits in pixels of a micrograph."""
+        return Limits(self.threshold, self.least_distance_angst / input_pixel_size_angst, self.std_range,
+                      self.settings.border_angst / input_pixel_size_angst)
+
+    def candidates(self, micrograph: Micrograph) -> tuple[Candidates, np.ndarray]:
+        """All candidates of a micrograph, and the score map of the micrograph continued by half a box."""
+        box = self.model.geometry.box
+        if min(micrograph.pixels.shape) < box:
+            raise DeepEMError(
+                f"{micrograph.path}: {micrograph.pixels.shape[1]} x {micrograph.pixels.shape[0]} pixels of "
+                f"{micrograph.pixel_size_angst:g} A (width x height), smaller than the model's box of {box}; "
+                "check the pixel sizes of micrograph and model")
+        padded = pad(micrograph.pixels, box)
+        scores = self._scanner.scan(padded)
+        return find_candidates(micrograph, padded, scores, box, self.step), scores
+
+    def pick(self, micrograph: Micrograph) -> tuple[Candidates, np.ndarray, np.ndarray]:
+        """Candidates, the reason of each, and the score map."""
+        candidates, scores = self.candidates(micrograph)
+        return candidates, select(candidates, self.limits(micrograph.pixel_size_angst / micrograph.scale)), scores
+
+
+@dataclass
+class Summary:
+    """What became of each micrograph: name -> path, status, candidates, picks, rejected, seconds or reason."""
+
+    picker: Picker
+    micrographs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Name -> reason."""
+        return {name: entry["reason"] for name, entry in self.micrographs.items() if entry["status"] == "failed"}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        done = [entry for entry in self.micrographs.values() if entry["status"] == "ok"]
+        return {
+            "threshold": self.picker.threshold,
+            "scan_step": self.picker.step,
+            "working_pixel_size_angst": self.picker.model.working_pixel_size_angst,
+            "least_distance_angst": self.picker.least_distance_angst,
+            "std_range": self.picker.std_range,
+            "border_angst": self.picker.settings.border_angst,
+            "rotations": self.picker.settings.rotations,
+            "picked": len(done),
+            "failed": len(self.micrographs) - len(done),
+            "picks": sum(entry["picks"] for entry in done),
+            "micrographs": self.micrographs,
+        }
+
+
+def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, box_px: int | None = None,
+                     pixel_size_angst: float | None = None, score_maps: bool = False,
+                     progress: Callable[[str, dict[str, Any]], None] = lambda name, entry: None) -> Summary:
+    """Pick micrographs and write everything into a folder.
+
+    Parameters
+    ----------
+    paths : name -> file
+    picker : Picker
+    output : folder; made where it does not exist
+    box_px : side of the boxes written, in input pixels; default 1.5 particle diameters, made even
+    pixel_size_angst : instead of what the headers say
+    score_maps : write these, too
+    progress : called with name and entry after each micrograph
+
+    Returns
+    -------
+    Summary
+        A micrograph that fails is recorded and does not stop the others. What is done is on disk even if the
+        run is interrupted.
+
+    Raises
+    ------
+    DeepEMError
+        Where the folder cannot be made or written.
+    """
+    summary = Summary(picker)
+    _make_folders(output, score_maps)
+    star: list[tuple[Path, np.ndarray, np.ndarray]] = []
+    sizes: list[float] = []
+    try:
+        for name, path, reading in _read_ahead(paths, picker, pixel_size_angst):
+            began = time.perf_counter()
+            try:
+                micrograph = reading.result()
+                candidates, reasons, scores = picker.pick(micrograph)
+                _write_micrograph(output, micrograph, candidates, reasons, _box(picker, micrograph, box_px))
+                if score_maps:
+                    _write_score_map(output / "scores" / f"{name}.mrc", scores, micrograph, picker.step)
+            except Exception as error:  # the one place where a micrograph may fail without stopping the others
+                reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
+                log.debug("%s failed", name, exc_info=True)
+                entry = {"path": str(path), "status": "failed", "reason": reason}
+            else:
+                picked = reasons == PICKED
+                star.append((path, candidates.centres_xy[picked], candidates.scores[picked]))
+                sizes.append(micrograph.pixel_size_angst / micrograph.scale)
+                entry = _entry(path, candidates, reasons, time.perf_counter() - began)
+            summary.micrographs[name] = entry
+            progress(name, entry)
+    finally:
+        write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst)
+        _write_failed(output / "failed.tsv", summary.failed)
+        with atomic_write(output / "summary.json") as handle:
+            json.dump(summary.as_dict(), handle, indent=1)
+    return summary
+
+
+def _read_ahead(paths: Mapping[str, Path], picker: Picker,
+                pixel_size_angst: float | None) -> Iterator[tuple[str, Path, Future[Micrograph]]]:
+    """Read the next micrograph while one is being scored."""
+    def read(name: str, path: Path) -> Micrograph:
+        return read_micrograph(path, picker.model.working_pixel_size_angst, pixel_size_angst, name)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[str, Path, Future[Micrograph]]] = []
+        for name, path in paths.items():
+            waiting.append((name, path, pool.submit(read, name, path)))
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+        yield from waiting
+
+
+def _box(picker: Picker, micrograph: Micrograph, box_px: int | None) -> int:
+    if box_px is not None:
+        return box_px
+    input_pixel_size_angst = micrograph.pixel_size_angst / micrograph.scale
+    return 2 * round(BOX_PER_DIAMETER * picker.model.diameter_angst / input_pixel_size_angst / 2)
+
+
+def _entry(path: Path, candidates: Candidates, reasons: np.ndarray, seconds: float) -> dict[str, Any]:
+    picked = reasons == PICKED
+    return {
+        "path": str(path), "status": "ok", "candidates": len(candidates), "picks": int(picked.sum()),
+        "mean_score": round(float(candidates.scores[picked].mean()), 4) if picked.any() else None,
+        "rejected": {reason: int((reasons == reason).sum()) for reason in REASONS if reason != PICKED},
+        "seconds": round(seconds, 4),
+    }
+
+
+def _make_folders(output: Path, score_maps: bool) -> None:
+    try:
+        for folder in (output, output / "candidates", *([output / "scores"] if score_maps else [])):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepEMError(f"{output}: the output folder cannot be made ({error.strerror})") from error
+
+
+def _write_micrograph(output: Path, micrograph: Micrograph, candidates: Candidates, reasons: np.ndarray,
+                      box_px: int) -> None:
+    picked = reasons == PICKED
+    write_candidates(output / "candidates" / f"{micrograph.name}.tsv", candidates, reasons)
+    write_box(output / f"{micrograph.name}.box", candidates.centres_xy[picked], candidates.scores[picked], box_px)
+
+
+def _write_score_map(path: Path, scores: np.ndarray, micrograph: Micrograph, step: int) -> None:
+    import mrcfile
+
+    with mrcfile.new(path, scores, overwrite=True) as file:
+        file.voxel_size = micrograph.pixel_size_angst * step
+
+
+def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
+    with atomic_write(path) as handle:
+        handle.write("micrograph\treason\n")
+        for name, reason in failed.items():
+            handle.write(f"{name}\t{' '.join(reason.split())}\n")

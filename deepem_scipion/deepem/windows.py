@@ -1,0 +1,225 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Training windows: where particles and non-particles are cut from the micrographs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .errors import DeepEMError
+from .micrographs import Micrograph, padding_margins
+
+log = logging.getLogger(__name__)
+
+# A non-particle's centre is at least this many diameters from every particle's.
+NEGATIVE_DISTANCE = 0.5
+
+
+@dataclass(frozen=True)
+class LabelledMicrograph:
+    """A micrograph with the centres that are known on it.
+
+    Parameters
+    ----------
+    micrograph : Micrograph
+    particles_rc : (n, 2) float64
+        Centres of particles in working pixels.
+    negatives_rc : (m, 2) float64 or None
+        Centres of verified non-particles; None where the user gave none.
+    """
+
+    micrograph: Micrograph
+    particles_rc: np.ndarray
+    negatives_rc: np.ndarray | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(rows, cols) float32, normalised."""
+        return self.micrograph.pixels
+
+
+@dataclass
+class Windows:
+    """Windows of several micrographs, cut when they are asked for.
+
+    Parameters
+    ----------
+    images : list of (rows, cols) float32
+    box : int
+        Side of a window in pixels.
+    places : (n, 3) int
+        Image number, first row and first column of each window.
+    targets : (n,) float32
+        1 for a particle, 0 for a non-particle.
+    """
+
+    images: list[np.ndarray]
+    box: int
+    places: np.ndarray
+    targets: np.ndarray
+    left_out: int = 0
+    _views: list[np.ndarray] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._views = [np.lib.stride_tricks.sliding_window_view(image, (self.box, self.box)) for image in self.images]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def cut(self, which: np.ndarray, shifts_rc: np.ndarray | None = None) -> np.ndarray:
+        """Pixels of some of the windows.
+
+        Parameters
+        ----------
+        which : (k,) int
+            Numbers of the windows.
+        shifts_rc : (k, 2) int, optional
+            Moves each window, as far as the micrograph allows.
+
+        Returns
+        -------
+        (k, box, box) float32
+        """
+        pixels = np.empty((len(which), self.box, self.box), np.float32)
+        places = self.places[which]
+        for number in np.unique(places[:, 0]):
+            here = places[:, 0] == number
+            view, corners = self._views[number], places[here, 1:]
+            if shifts_rc is not None:
+                corners = np.clip(corners + shifts_rc[here], 0, np.array(view.shape[:2]) - 1)
+            pixels[here] = view[corners[:, 0], corners[:, 1]]
+        return pixels
+
+    def deviations(self, chunk: int = 1024) -> np.ndarray:
+        """Standard deviation of each window's pixels, (n,) float64, for the deviation filter."""
+        parts = [self.cut(np.arange(start, min(start + chunk, len(self)))).std(axis=(1, 2), dtype=np.float64)
+                 for start in range(0, len(self), chunk)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+
+def collect_windows(labelled: Sequence[LabelledMicrograph], box: int, diameter_px: float, border_px: float,
+                    negatives_per_particle: float, rng: np.random.Generator) -> Windows:
+    """Windows of all particles whose box lies within the micrograph, and of non-particles.
+
+    Non-particles are those given and `negatives_per_particle` times as many places as there are particles,
+    drawn at random where `free_places` allows.
+
+    Parameters
+    ----------
+    labelled : sequence of LabelledMicrograph
+    box : int
+        Working pixels, as are `diameter_px` and `border_px`.
+    diameter_px : float
+        Particle diameter.
+    border_px : float
+        Width of the border in which nobody annotated: no random non-particles have their centre there.
+    negatives_per_particle : float
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Windows
+        `left_out` counts the particles whose box leaves the micrograph.
+    """
+    places: list[np.ndarray] = [np.empty((0, 3), int)]
+    targets: list[np.ndarray] = [np.empty(0, np.float32)]
+    left_out = 0
+
+    def add(number: int, corners: np.ndarray, target: float) -> None:
+        places.append(np.column_stack([np.full(len(corners), number), corners]))
+        targets.append(np.full(len(corners), target, np.float32))
+
+    for number, item in enumerate(labelled):
+        positives = corners_within(item.particles_rc, box, item.pixels.shape)
+        left_out += len(item.particles_rc) - len(positives)
+        add(number, positives, 1)
+        if item.negatives_rc is not None:
+            add(number, corners_within(item.negatives_rc, box, item.pixels.shape), 0)
+        if wanted := round(negatives_per_particle * len(positives)):
+            free = free_places(item, box, diameter_px, border_px)
+            found = np.flatnonzero(free)
+            if len(found) < wanted:
+                log.warning("%s: room for %d non-particles of the %d wanted", item.micrograph.name, len(found), wanted)
+            chosen = rng.choice(found, min(wanted, len(found)), replace=False)
+            add(number, np.column_stack(np.unravel_index(chosen, free.shape)), 0)
+    return Windows([item.pixels for item in labelled], box, np.concatenate(places), np.concatenate(targets), left_out)
+
+
+def corners_within(centres_rc: np.ndarray, box: int, shape: tuple[int, ...]) -> np.ndarray:
+    """First row and column, (n, 2) int, of the windows around centres, without those that leave the image."""
+    corners = np.rint(np.asarray(centres_rc).reshape(-1, 2) - (box - 1) / 2).astype(int)
+    return corners[((corners >= 0) & (corners + box <= np.array(shape[:2]))).all(axis=1)]
+
+
+def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
+    """Where the first pixel of a non-particle's window may be.
+
+    Its centre is at least `NEGATIVE_DISTANCE` diameters from every particle and outside the border in which
+    nobody annotated, and the window holds no padding.
+
+    Returns
+    -------
+    (rows - box + 1, cols - box + 1) bool
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    rows, cols = item.pixels.shape
+    far = np.ones((rows, cols), bool)
+    if len(item.particles_rc):
+        marks = np.ones((rows, cols), bool)
+        at = np.clip(np.rint(item.particles_rc).astype(int), 0, np.array([rows, cols]) - 1)
+        marks[at[:, 0], at[:, 1]] = False
+        far = distance_transform_edt(marks) >= NEGATIVE_DISTANCE * diameter_px
+    half = (box - 1) // 2
+    free = far[half:half + rows - box + 1, half:half + cols - box + 1].copy()
+    top, bottom, left, right = (max(0, padding, int(np.ceil(border_px)) - half)
+                                for padding in padding_margins(item.pixels))
+    free[:top] = free[max(0, free.shape[0] - bottom):] = False
+    free[:, :left] = free[:, max(0, free.shape[1] - right):] = False
+    return free
+
+
+def split_by_area(item: LabelledMicrograph, fraction: float) -> tuple[LabelledMicrograph, LabelledMicrograph]:
+    """Cut the only micrograph along its longer side: a large part to train on, a small one to validate."""
+    axis = int(np.argmax(item.pixels.shape))
+    cut = round((1 - fraction) * item.pixels.shape[axis])
+    return _part(item, axis, 0, cut), _part(item, axis, cut, item.pixels.shape[axis])
+
+
+def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> LabelledMicrograph:
+    shift = np.array([begin, 0] if axis == 0 else [0, begin])
+
+    def inside(centres_rc: np.ndarray) -> np.ndarray:
+        along = centres_rc[:, axis]
+        return centres_rc[(along >= begin - 0.5) & (along < end - 0.5)] - shift
+
+    pixels = item.pixels[begin:end] if axis == 0 else item.pixels[:, begin:end]
+    negatives = None if item.negatives_rc is None else inside(item.negatives_rc)
+    return LabelledMicrograph(replace(item.micrograph, pixels=pixels), inside(item.particles_rc), negatives)
+
+
+def split_micrographs(n: int, fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Numbers of the training and of the validation micrographs; at least one of each if n > 1."""
+    if not 0 <= fraction < 1:
+        raise DeepEMError(f"validation fraction {fraction}: expected a value from 0 to below 1")
+    order = rng.permutation(n)
+    n_validation = 0 if n == 1 or fraction == 0 else min(n - 1, max(1, round(fraction * n)))
+    return sorted(order[n_validation:].tolist()), sorted(order[:n_validation].tolist())
+
+
+def annotated_border(labelled: Sequence[LabelledMicrograph]) -> float:
+    """Width of the border in which nobody annotated: the least distance of any particle from a border.
+
+    In working pixels. With few particles it is too wide rather than too narrow, which costs only some
+    of the places for non-particles.
+    """
+    margins: list[float] = []
+    for item in labelled:
+        if len(item.particles_rc):
+            rest = np.array(item.pixels.shape) - 1 - item.particles_rc
+            margins.append(float(min(item.particles_rc.min(), rest.min())))
+    return max(0.0, min(margins, default=0.0))
