@@ -71,8 +71,6 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.continue_from and (options.preset or options.box or options.working_pixel_size):
         raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, --box "
                           "and --working-pixel-size")
-    if options.epochs is not None and options.epochs < 1:
-        raise DeepEMError(f"--epochs {options.epochs}: expected at least 1")
     return Plan(
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         working_pixel_size_angst=options.working_pixel_size, pixel_size_angst=options.pixel_size, recipe=options.recipe,

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # The deviation filter lets this much more through on either side than the training particles show, as a share of
 # their range: enough to lose no particle of other micrographs, too little for carbon or ice.
-STD_MARGIN = 0.25
+STD_MARGIN = 0.5
 # Picks within this many diameters of a particle are right.
 MATCH_DISTANCE = 0.5
 # Points of the validation curve kept in the card.
@@ -93,6 +94,7 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     Micrographs are divided into training and validation before windows are cut or turned; where there is only
     one, its area is divided. The threshold is the one with the best F2 (eq. 8) for whole validation micrographs.
     """
+    _check(plan)
     geometry, working_angst, step = choose_geometry(plan, _first_pixel_size(micrographs, particles, plan))
     labelled = _read(micrographs, particles, negatives or {}, working_angst, plan.pixel_size_angst)
     rng = np.random.default_rng(plan.seed)
@@ -118,8 +120,6 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, floa
     box about 1.5 diameters. The presets scan in steps of 20 px, others in steps of the product of their first
     two pools.
     """
-    if not plan.diameter_angst > 0:
-        raise DeepEMError(f"particle diameter {plan.diameter_angst}: expected angstrom, above 0")
     if plan.start is not None:
         return plan.start.geometry, plan.start.working_pixel_size_angst, plan.start.scan_step
     geometry = plan.geometry or (PRESETS[plan.preset] if plan.preset else None)
@@ -140,6 +140,17 @@ def std_range_of(*windows: Windows) -> tuple[float, float]:
     values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
     margin = STD_MARGIN * (values.max() - values.min())
     return max(0.0, float(values.min() - margin)), float(values.max() + margin)
+
+
+def _check(plan: Plan) -> None:
+    if not 0 < plan.diameter_angst < math.inf:
+        raise DeepEMError(f"particle diameter {plan.diameter_angst}: expected angstrom, above 0")
+    if not 0 <= plan.validation_fraction < 1:
+        raise DeepEMError(f"validation fraction {plan.validation_fraction}: expected a value from 0 to below 1")
+    if plan.epochs is not None and plan.epochs < 1:
+        raise DeepEMError(f"epochs {plan.epochs}: expected at least 1")
+    if plan.negatives_per_particle is not None and not 0 <= plan.negatives_per_particle < math.inf:
+        raise DeepEMError(f"negatives per particle {plan.negatives_per_particle}: expected 0 or more")
 
 
 def _first_pixel_size(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan) -> float:
@@ -208,8 +219,6 @@ def _divide(labelled: list[LabelledMicrograph], fraction: float,
 
 
 def _recipe(plan: Plan) -> Recipe:
-    from dataclasses import replace
-
     recipe = RECIPES[plan.recipe]
     if plan.negatives_per_particle is not None:
         recipe = replace(recipe, negatives_per_particle=plan.negatives_per_particle)
@@ -262,8 +271,6 @@ def _versions() -> dict[str, str]:
 
 def _with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: float, held_out: bool) -> Model:
     """The model with the threshold of the best F2 on whole micrographs, and the figures that go with it."""
-    from dataclasses import replace
-
     picker = Picker(model, Settings(threshold=0.0))
     parts = []
     for item in labelled:

@@ -100,15 +100,14 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
     Notes
     -----
     A parabola through the maximum and its two neighbours, along rows and along columns, gives the place to a
-    fraction of the step. Maxima whose centre falls outside the micrograph are left out.
+    fraction of the step. The rim of the map is left out: nobody knows whether its scores still rise beyond.
     """
     from scipy.ndimage import maximum_filter
 
-    at = np.argwhere((scores == maximum_filter(scores, 3, mode="nearest")) & (scores > SCORE_FLOOR))
+    peaks = (scores == maximum_filter(scores, 3, mode="nearest")) & (scores > SCORE_FLOOR)
+    at = np.argwhere(peaks[1:-1, 1:-1]) + 1
     corners_rc = (at + _offsets(scores, at)) * step
     centres_rc = corners_rc + (box - 1) / 2 - pad_width(box)
-    inside = ((centres_rc >= -0.5) & (centres_rc <= np.array(micrograph.pixels.shape) - 0.5)).all(axis=1)
-    at, corners_rc, centres_rc = at[inside], corners_rc[inside], centres_rc[inside]
     values = scores[at[:, 0], at[:, 1]].astype(np.float64)
     deviations = window_deviations(padded, np.rint(corners_rc).astype(int), box)
     centres_xy = micrograph.to_input_xy(centres_rc)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .errors import DeepEMError
 from .micrographs import Micrograph, padding_margins
 
 log = logging.getLogger(__name__)
@@ -204,8 +203,6 @@ def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> Labelled
 
 def split_micrographs(n: int, fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Numbers of the training and of the validation micrographs; at least one of each if n > 1."""
-    if not 0 <= fraction < 1:
-        raise DeepEMError(f"validation fraction {fraction}: expected a value from 0 to below 1")
     order = rng.permutation(n)
     n_validation = 0 if n == 1 or fraction == 0 else min(n - 1, max(1, round(fraction * n)))
     return sorted(order[n_validation:].tolist()), sorted(order[:n_validation].tolist())

@@ -1,0 +1,301 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The `deepem` program from end to end, on micrographs of blobs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import mrcfile
+import numpy as np
+import pytest
+
+from deepem_scipion.deepem.arguments import PRESETS as PRESET_NAMES
+from deepem_scipion.deepem.arguments import RECIPES as RECIPE_NAMES
+from deepem_scipion.deepem.cli import main
+from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.metrics import evaluate
+from deepem_scipion.deepem.model import load_model
+from deepem_scipion.deepem.network import PRESETS
+from deepem_scipion.deepem.picking import Limits, read_candidates, select
+from deepem_scipion.deepem.training import RECIPES
+
+
+def pick(model, micrographs, output, *more):
+    files = map(str, micrographs)
+    return main(["pick", "--model", str(model), "--micrographs", *files, "--output", str(output), *more])
+
+
+def micrograph(blobs, name):
+    return blobs[0] / "micrographs" / f"{name}.mrc"
+
+
+def test_trained_model_finds_the_particles_of_other_micrographs_in_place(blobs, blob_model, tmp_path):
+    assert pick(blob_model, [micrograph(blobs, "d"), micrograph(blobs, "e")], tmp_path) == 0
+    truth = {name: blob for name, blob in read_coordinates(blobs[0] / "boxes").items() if name in "de"}
+    figures = evaluate(truth, read_coordinates(tmp_path), 6.0)["overall"]
+    assert figures["F1"] > 0.9
+    assert figures["error_px"] < 2.5
+    assert evaluate(truth, read_coordinates(tmp_path / "picks.star"), 6.0)["overall"]["right"] == figures["right"]
+
+
+def test_results_are_whole_and_agree_with_each_other(blobs, blob_model, tmp_path):
+    pick(blob_model, [micrograph(blobs, "d")], tmp_path, "--score-maps")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    entry = summary["micrographs"]["d"]
+    candidates, reasons = read_candidates(tmp_path / "candidates" / "d.tsv")
+    assert entry["status"] == "ok" and entry["seconds"] > 0
+    assert entry["candidates"] == len(candidates)
+    assert entry["picks"] == (reasons == "picked").sum() == len((tmp_path / "d.box").read_text().splitlines())
+    assert sum(entry["rejected"].values()) == len(candidates) - entry["picks"]
+    assert (tmp_path / "failed.tsv").read_text() == "micrograph\treason\n"
+    scores = mrcfile.read(tmp_path / "scores" / "d.mrc")
+    assert scores.max() >= candidates.scores.max() - 1e-5
+
+
+def test_stored_candidates_give_the_same_picks_as_picking_again(blobs, blob_model, tmp_path):
+    pick(blob_model, [micrograph(blobs, "d")], tmp_path / "all", "--threshold", "0")
+    pick(blob_model, [micrograph(blobs, "d")], tmp_path / "few", "--threshold", "0.8", "--min-distance", "100")
+    candidates, _ = read_candidates(tmp_path / "all" / "candidates" / "d.tsv")
+    _, reasons = read_candidates(tmp_path / "few" / "candidates" / "d.tsv")
+    assert (select(candidates, Limits(0.8, 25.0, load_model(blob_model).std_range)) == reasons).all()
+
+
+def test_threshold_zero_keeps_every_candidate_that_has_room(blobs, blob_model, tmp_path):
+    everything = ["--threshold", "0", "--std-range", "off", "--min-distance", "0"]
+    pick(blob_model, [micrograph(blobs, "d")], tmp_path, *everything)
+    assert set(read_candidates(tmp_path / "candidates" / "d.tsv")[1]) == {"picked"}
+
+
+def test_picks_do_not_depend_on_order_or_number_of_micrographs(blobs, blob_model, tmp_path):
+    pick(blob_model, [micrograph(blobs, name) for name in "de"], tmp_path / "two")
+    pick(blob_model, [micrograph(blobs, name) for name in "edab"], tmp_path / "four")
+    for name in "de":
+        assert (tmp_path / "two" / f"{name}.box").read_bytes() == (tmp_path / "four" / f"{name}.box").read_bytes()
+
+
+def test_same_seed_gives_the_same_model_whatever_the_order_of_micrographs(blobs, tmp_path):
+    models = []
+    for order in ("ab", "ba"):
+        out = tmp_path / order
+        assert main(["train", "--micrographs", *(str(micrograph(blobs, name)) for name in order), "--coordinates",
+                     str(blobs[0] / "boxes"), "--diameter", "64", "--output", str(out), "--epochs", "100"]) == 0
+        models.append(load_model(out))
+    for name, value in models[0].weights.items():
+        np.testing.assert_array_equal(value, models[1].weights[name])
+    assert models[0].threshold == models[1].threshold
+
+
+def test_bad_micrograph_is_recorded_and_does_not_stop_the_rest(blobs, blob_model, tmp_path):
+    bad = tmp_path / "bad.mrc"
+    bad.write_bytes(micrograph(blobs, "d").read_bytes()[:5000])
+    nan = tmp_path / "nan.mrc"
+    with mrcfile.new(nan, np.zeros((50, 60), np.float32)) as file:
+        file.voxel_size = 4.0
+        file.data[20, 30] = np.nan
+    small = tmp_path / "small.mrc"
+    with mrcfile.new(small, np.random.default_rng(0).normal(size=(15, 60)).astype(np.float32)) as file:
+        file.voxel_size = 4.0
+    assert pick(blob_model, [bad, nan, micrograph(blobs, "d"), small], tmp_path / "out") == 1
+    lines = (tmp_path / "out" / "failed.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[0] for line in lines] == ["bad", "nan", "small"]
+    assert all(str(tmp_path) in line for line in lines)
+    assert (tmp_path / "out" / "d.box").exists() and not (tmp_path / "out" / "bad.box").exists()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["picked"], summary["failed"]) == (1, 3)
+
+
+def test_exit_code_is_two_if_every_micrograph_fails(blob_model, tmp_path):
+    (tmp_path / "bad.mrc").write_bytes(b"nothing")
+    assert pick(blob_model, [tmp_path / "bad.mrc"], tmp_path / "out") == 2
+
+
+@pytest.mark.parametrize("name", [
+    "with blank", "it's", 'say "hi"', "50%", "a;b", "Müller", "[x]*", "two.dots.here", "$(id)"])
+def test_unusual_file_names_work(blobs, blob_model, tmp_path, name):
+    shutil.copy(micrograph(blobs, "d"), tmp_path / f"{name}.mrc")
+    assert pick(blob_model, [tmp_path / f"{name}.mrc"], tmp_path / "out") == 0
+    assert (tmp_path / "out" / f"{name}.box").exists()
+    assert name in read_coordinates(tmp_path / "out" / "picks.star")
+
+
+def test_file_name_with_a_leading_dash_is_no_option(blobs, blob_model, tmp_path, monkeypatch):
+    shutil.copy(micrograph(blobs, "d"), tmp_path / "-d.mrc")
+    monkeypatch.chdir(tmp_path)
+    assert pick(blob_model, ["-d.mrc"], "out") == 0
+    assert (tmp_path / "out" / "-d.box").exists()
+
+
+def test_list_file_gives_paths_and_names(blobs, blob_model, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{micrograph(blobs, 'd')}\tfirst one\n{micrograph(blobs, 'e')}\n")
+    assert pick(blob_model, [tmp_path / "list.txt"], tmp_path / "out") == 0
+    assert {p.name for p in (tmp_path / "out").glob("*.box")} == {"first one.box", "e.box"}
+
+
+def test_model_picks_micrographs_of_another_pixel_size(blobs, blob_model, tmp_path):
+    pixels = mrcfile.read(micrograph(blobs, "d"))
+    fine = np.kron(pixels, np.ones((2, 2), np.float32))
+    with mrcfile.new(tmp_path / "d.mrc", fine) as file:
+        file.voxel_size = 2.0
+    assert pick(blob_model, [tmp_path / "d.mrc"], tmp_path / "fine") == 0
+    assert pick(blob_model, [micrograph(blobs, "d")], tmp_path / "coarse") == 0
+    fine_xy = read_coordinates(tmp_path / "fine" / "d.box")["d"].centres_xy
+    coarse_xy = read_coordinates(tmp_path / "coarse" / "d.box")["d"].centres_xy
+    assert len(fine_xy) == len(coarse_xy)
+    np.testing.assert_allclose(np.sort(fine_xy, axis=0), np.sort(2 * (coarse_xy + 0.5) - 0.5, axis=0), atol=2)
+
+
+def test_border_and_box_are_obeyed(blobs, blob_model, tmp_path):
+    pick(blob_model, [micrograph(blobs, "d")], tmp_path, "--border", "160", "--box", "30")
+    found = read_coordinates(tmp_path / "d.box")["d"]
+    assert found.box_px == 30 and len(found.centres_xy)
+    assert found.centres_xy.min() >= 39 and (np.array([209, 149]) - found.centres_xy).min() >= 39
+
+
+def test_pick_with_one_rotation_and_another_step_still_finds_particles(blobs, blob_model, tmp_path):
+    assert pick(blob_model, [micrograph(blobs, "d")], tmp_path, "--rotations", "1", "--scan-step", "3") == 0
+    truth = {"d": read_coordinates(blobs[0] / "boxes")["d"]}
+    assert evaluate(truth, read_coordinates(tmp_path / "d.box"), 6.0)["overall"]["recall"] > 0.7
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--threshold", "2"], "--threshold 2"), (["--threshold", "high"], "--threshold high"),
+    (["--std-range", "2", "1"], "--std-range 2 1"), (["--std-range", "off", "1", "2"], "--std-range"),
+    (["--scan-step", "0"], "scan step 0"), (["--box", "0"], "--box 0"), (["--threads", "0"], "threads 0")])
+def test_senseless_options_are_refused_in_words(blobs, blob_model, tmp_path, capsys, arguments, message):
+    assert pick(blob_model, [micrograph(blobs, "d")], tmp_path, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_model_and_missing_micrographs_are_refused(blobs, blob_model, tmp_path, capsys):
+    assert pick(tmp_path / "none", [micrograph(blobs, "d")], tmp_path / "out") == 2
+    assert "no such model" in capsys.readouterr().err
+    assert pick(blob_model, [tmp_path / "none.mrc"], tmp_path / "out") == 2
+    assert "none.mrc" in capsys.readouterr().err
+
+
+def test_unknown_command_exits_with_two():
+    with pytest.raises(SystemExit) as caught:
+        main(["fly"])
+    assert caught.value.code == 2
+
+
+def test_card_tells_what_the_model_was_trained_on(blob_model, capsys):
+    assert main(["info", str(blob_model), "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["contrast"] == "dark"
+    assert card["training"]["names"] == ["a", "b", "c"]
+    assert card["training"]["particles"] + card["validation"]["particles"] + card["training"]["left_out"] \
+        + card["validation"]["left_out"] == 3 * 14
+    assert card["working_pixel_size_angst"] == 4.0 and card["diameter_angst"] == 64
+    assert 0 < card["threshold"] < 1 and card["validation"]["F1"] > 0.8
+    assert len(card["history"]) == 150 and set(card["versions"]) >= {"tensorflow", "numpy"}
+    low, high = card["std_range"]
+    assert 0 < low < high
+
+
+def test_info_prints_the_card_for_people(blob_model, capsys):
+    assert main(["info", str(blob_model)]) == 0
+    text = capsys.readouterr().out
+    assert "64 A" in text and "threshold" in text and "kernels" in text
+
+
+def test_paper_recipe_and_explicit_geometry_reach_the_card(blobs, tmp_path):
+    network = ["--box", "22", "--kernels", "5", "4", "2", "--pools", "2", "2", "2", "--maps", "3", "4", "5"]
+    assert main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m"), "--recipe", "paper", *network, "--epochs", "150",
+                 "--seed", "3"]) == 0
+    model = load_model(tmp_path / "m")
+    assert (model.geometry.box, model.geometry.kernels, model.geometry.maps) == (22, (5, 4, 2), (3, 4, 5))
+    assert model.record["recipe"] == "paper" and model.record["seed"] == 3
+
+
+def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, tmp_path):
+    assert main(["train", "--micrographs", str(micrograph(blobs, "d")), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m"), "--continue-from", str(blob_model), "--epochs",
+                 "1"]) == 0
+    assert load_model(tmp_path / "m").geometry == load_model(blob_model).geometry
+    assert load_model(tmp_path / "m").record["history"][0]["accuracy"] > 0.85
+
+
+def test_one_micrograph_is_enough_to_train_on(blobs, tmp_path):
+    assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m"), "--epochs", "300", "--validation-fraction",
+                 "0.3"]) == 0
+    card = load_model(tmp_path / "m").card()
+    assert card["validation"]["particles"] > 0
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--diameter", "-5"], "diameter"), (["--diameter", "4"], "at least 8"), (["--box", "24"], "need each other"),
+    (["--box", "25", "--kernels", "5", "4", "2", "--pools", "2", "2", "2"], "nearest"),
+    (["--epochs", "0"], "epochs 0"), (["--negatives-per-particle", "-1"], "negatives per particle"),
+    (["--validation-fraction", "1.5"], "validation fraction"), (["--diameter", "nan"], "diameter")])
+def test_impossible_training_is_refused_in_words(blobs, tmp_path, capsys, arguments, message):
+    assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_coordinates_of_other_micrographs_are_refused_with_both_names(blobs, tmp_path, capsys):
+    shutil.copy(micrograph(blobs, "a"), tmp_path / "other.mrc")
+    assert main(["train", "--micrographs", str(tmp_path / "other.mrc"), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m")]) == 2
+    message = capsys.readouterr().err
+    assert "other" in message and "a, b, c" in message
+
+
+def test_evaluate_prints_writes_and_draws(blobs, blob_model, tmp_path, capsys):
+    pick(blob_model, [micrograph(blobs, name) for name in "abcde"], tmp_path / "out", "--threshold", "0")
+    assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(tmp_path / "out"), "--distance", "6",
+                 "--json", str(tmp_path / "f.json"), "--plot", str(tmp_path / "f.png")]) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())["overall"]
+    assert figures["truth"] == 70 and figures["AP"] > 0.9
+    assert f"{figures['AP']:.3f}" in capsys.readouterr().out
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_counts_micrographs_without_picks_as_missed_and_says_so(blobs, blob_model, tmp_path, capsys):
+    pick(blob_model, [micrograph(blobs, "d")], tmp_path / "out")
+    assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(tmp_path / "out"), "--distance", "6",
+                 "--json", str(tmp_path / "f.json")]) == 0
+    assert json.loads((tmp_path / "f.json").read_text())["overall"]["truth"] == 70
+    assert "no picks for 4 of 5" in capsys.readouterr().err
+
+
+def test_choices_of_the_command_line_are_those_of_the_method():
+    assert set(PRESET_NAMES) == set(PRESETS) and set(RECIPE_NAMES) == set(RECIPES)
+
+
+def test_help_and_info_start_without_tensorflow(blob_model):
+    code = ("import sys; from deepem_scipion.deepem.cli import main; main(['info', sys.argv[1]]);"
+            "assert not {'tensorflow', 'keras', 'matplotlib', 'scipy'} & set(sys.modules), sys.modules.keys()")
+    subprocess.run([sys.executable, "-c", code, str(blob_model)], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_terminated_run_keeps_what_was_finished(blobs, blob_model, tmp_path):
+    listed = tmp_path / "many.txt"
+    listed.write_text("".join(f"{micrograph(blobs, 'd')}\tm{i}\n" for i in range(3000)))
+    process = subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "pick", "--model", str(blob_model),
+                                "--micrographs", str(listed), "--output", str(tmp_path / "out")],
+                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "m1.box").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert 2 <= summary["picked"] < 3000
+    assert all((tmp_path / "out" / f"{name}.box").exists() for name in summary["micrographs"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_output_folder_that_cannot_be_made_is_refused(blobs, blob_model, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert pick(blob_model, [micrograph(blobs, "d")], tmp_path / "out") == 2
+    assert "cannot be made" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The model file."""
+
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.model import MODEL_FORMAT, Model, load_model, read_card, save_model
+from deepem_scipion.deepem.network import Geometry
+
+GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
+
+
+@pytest.fixture
+def model():
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in GEOMETRY.weight_shapes().items()}
+    return Model(GEOMETRY, weights, 4.5, 120.0, 4, (0.5, 1.5), 0.75, {"recipe": "paper", "history": [{"loss": 0.1}]})
+
+
+def rewrite(path, model, weights=None, **changes):
+    """Write a model file with a changed card or other weights, as a faulty program might."""
+    card = {**model.card(), **changes}
+    save_file(weights or model.weights, path, metadata={"deepem_card": json.dumps(card)})
+
+
+def test_model_comes_back_as_it_was_saved(tmp_path, model):
+    save_model(tmp_path / "m", model)
+    again = load_model(tmp_path / "m")
+    for field in dataclasses.fields(Model):
+        if field.name != "weights":
+            assert getattr(again, field.name) == getattr(model, field.name)
+    for name, value in model.weights.items():
+        np.testing.assert_array_equal(again.weights[name], value)
+
+
+def test_card_is_read_without_the_weights_and_names_its_format(tmp_path, model):
+    save_model(tmp_path / "m", model)
+    card = read_card(tmp_path / "m")
+    assert card == json.loads(json.dumps(model.card()))
+    assert card["format"] == MODEL_FORMAT
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(DeepEMError, match="no such model"):
+        load_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"hello", b"\xff" * 100, pickle.dumps({"weights": 1}), b"\x89HDF\r\n\x1a\n" * 9])
+def test_file_that_is_no_model_is_refused(tmp_path, content):
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(DeepEMError, match="not a DeepEM model"):
+        load_model(tmp_path / "m")
+
+
+def test_weights_without_a_card_are_refused(tmp_path, model):
+    save_file(model.weights, tmp_path / "m")
+    with pytest.raises(DeepEMError, match="no card"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_truncated_model_is_refused(tmp_path, model, share):
+    save_model(tmp_path / "m", model)
+    content = (tmp_path / "m").read_bytes()
+    (tmp_path / "m").write_bytes(content[:int(share * len(content))])
+    with pytest.raises(DeepEMError, match="damaged"):
+        load_model(tmp_path / "m")
+
+
+def test_newer_format_is_refused_with_the_advice_to_update(tmp_path, model):
+    rewrite(tmp_path / "m", model, format=MODEL_FORMAT + 1)
+    with pytest.raises(DeepEMError, match="install a newer"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("changes", [
+    {"diameter_angst": -1}, {"diameter_angst": "wide"}, {"diameter_angst": None}, {"working_pixel_size_angst": 0},
+    {"threshold": float("nan")}, {"std_range": [1]}, {"std_range": None}, {"scan_step": 0}, {"geometry": {}},
+    {"geometry": {"box": 29, "kernels": [5, 3, 2], "pools": [2, 2, 2], "maps": [6, 12, 12]}},
+    {"geometry": {"box": 28, "kernels": "532", "pools": [2, 2, 2], "maps": [6, 12, 12]}}, {"geometry": [1, 2]}])
+def test_senseless_card_is_refused(tmp_path, model, changes):
+    rewrite(tmp_path / "m", model, **changes)
+    with pytest.raises(DeepEMError, match="damaged"):
+        load_model(tmp_path / "m")
+
+
+def test_weights_of_another_shape_than_the_card_says_are_refused_before_they_are_read(tmp_path, model):
+    weights = {**model.weights, "conv2.kernel": np.zeros((9, 9, 6, 12), np.float32)}
+    rewrite(tmp_path / "m", model, weights)
+    with pytest.raises(DeepEMError, match="conv2.kernel"):
+        load_model(tmp_path / "m")
+
+
+def test_weights_of_another_type_are_refused(tmp_path, model):
+    rewrite(tmp_path / "m", model, {**model.weights, "conv2.bias": np.zeros(12)})
+    with pytest.raises(DeepEMError, match="conv2.bias"):
+        load_model(tmp_path / "m")
+
+
+def test_missing_weights_are_refused(tmp_path, model):
+    rewrite(tmp_path / "m", model, {k: v for k, v in model.weights.items() if k != "dense.bias"})
+    with pytest.raises(DeepEMError, match="dense.bias is missing"):
+        load_model(tmp_path / "m")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, model):
+    rewrite(tmp_path / "m", model, {**model.weights, "dense.bias": np.array([np.nan], np.float32)})
+    with pytest.raises(DeepEMError, match="not finite"):
+        load_model(tmp_path / "m")
+
+
+def test_saving_over_a_model_never_leaves_a_part_of_one(tmp_path, model, monkeypatch):
+    save_model(tmp_path / "m", model)
+    monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(DeepEMError, match="disk full"):
+        save_model(tmp_path / "m", dataclasses.replace(model, threshold=0.1))
+    assert load_model(tmp_path / "m").threshold == 0.75
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]

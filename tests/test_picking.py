@@ -1,0 +1,183 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Local maxima, and the reasons why they are picked or not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.micrographs import Micrograph
+from deepem_scipion.deepem.picking import (
+    SCORE_FLOOR,
+    Candidates,
+    Limits,
+    find_candidates,
+    pad,
+    read_candidates,
+    select,
+    window_deviations,
+    write_candidates,
+)
+
+BOX, STEP = 12, 4
+
+
+def micrograph(shape=(80, 120), scale=1.0, seed=0):
+    pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return Micrograph(Path("m.mrc"), "m", pixels, 4.0, scale, (round(shape[0] * scale), round(shape[1] * scale)))
+
+
+def score_shape(shape, box=BOX, step=STEP):
+    return tuple((side + 2 * (box // 2) - box) // step + 1 for side in shape)
+
+
+def find(scores, mic=None, box=BOX, step=STEP):
+    mic = mic or micrograph()
+    return find_candidates(mic, pad(mic.pixels, box), np.asarray(scores, np.float32), box, step)
+
+
+def candidates(points, scores, deviations=1.0, border=100.0):
+    n = len(points)
+    return Candidates(np.array(points, float).reshape(n, 2), np.array(scores, float),
+                      np.broadcast_to(np.array(deviations, float), n), np.broadcast_to(np.array(border, float), n))
+
+
+def bump(shape, centre_rc, width=6.0):
+    """A score map whose peak lies at a place of the micrograph (working pixels)."""
+    r, c = (np.arange(n) * STEP + (BOX - 1) / 2 - BOX // 2 for n in score_shape(shape))
+    return 0.9 * np.exp(-((r[:, None] - centre_rc[0]) ** 2 + (c[None] - centre_rc[1]) ** 2) / (2 * width**2))
+
+
+@given(st.floats(5, 74), st.floats(5, 114))
+def test_peak_is_found_at_its_place_to_better_than_the_scan_step(row, col):
+    found = find(bump((80, 120), (row, col)))
+    assert len(found) == 1
+    assert np.abs(found.centres_xy[0] - [col, row]).max() < STEP / 4
+
+
+def test_position_is_given_in_pixels_of_the_input_micrograph():
+    mic = micrograph(scale=3.0)
+    found = find(bump((80, 120), (30.0, 70.0)), mic)
+    np.testing.assert_allclose(found.centres_xy[0], [3 * 70.5 - 0.5, 3 * 30.5 - 0.5], atol=3)
+    np.testing.assert_allclose(found.border_px[0], 3 * 30.5, atol=3)
+
+
+@pytest.mark.parametrize("row, col", [(3, 3), (3, 116), (76, 3), (76, 116), (3, 60), (76, 60), (40, 3), (40, 116)])
+def test_peaks_near_borders_and_corners_are_found_once_and_in_place(row, col):
+    found = find(bump((80, 120), (row, col)))
+    assert len(found) == 1
+    assert np.abs(found.centres_xy[0] - [col, row]).max() <= STEP / 2
+
+
+@pytest.mark.parametrize("row, col", [(-9, 60), (89, 60), (40, -9), (40, 129)])
+def test_score_that_rises_up_to_the_border_is_no_candidate(row, col):
+    assert len(find(bump((80, 120), (row, col)))) == 0
+
+
+def test_constant_score_map_gives_candidates_that_keep_the_least_distance_as_picks():
+    found = find(np.full(score_shape((80, 120)), 0.5))
+    picked = found.centres_xy[select(found, Limits(0.0, 20.0)) == "picked"]
+    assert len(picked) > 4
+    assert np.linalg.norm(picked[:, None] - picked[None], axis=2)[~np.eye(len(picked), dtype=bool)].min() >= 20
+
+
+def test_map_without_scores_gives_no_candidates():
+    found = find(np.zeros(score_shape((80, 120))))
+    assert len(found) == 0
+    assert found.centres_xy.shape == (0, 2)
+    assert select(found, Limits(0.0, 20.0)).shape == (0,)
+
+
+def test_scores_at_the_floor_are_no_candidates():
+    scores = np.zeros(score_shape((80, 120)))
+    scores[5, 5], scores[10, 10] = np.float32(SCORE_FLOOR), 2 * SCORE_FLOOR
+    assert len(find(scores)) == 1
+
+
+def test_each_reason_is_given_and_the_border_comes_before_deviation_before_threshold():
+    found = candidates([[0, 0], [100, 0], [200, 0], [300, 0], [305, 0]], [0.2, 0.2, 0.2, 0.9, 0.8],
+                       [9, 9, 1, 1, 1], [1, 50, 50, 50, 50])
+    reasons = select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0))
+    assert reasons.tolist() == ["border", "deviation", "threshold", "picked", "distance"]
+
+
+def test_candidate_rejected_for_another_reason_suppresses_nobody():
+    found = candidates([[10, 10], [12, 10]], [0.9, 0.8], [5.0, 1.0])
+    assert select(found, Limits(0.1, 10.0, (0.5, 2.0))).tolist() == ["deviation", "picked"]
+
+
+def test_limits_include_their_ends():
+    found = candidates([[0, 0], [10, 0]], [0.5, 0.6], [0.5, 2.0], 5.0)
+    assert select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0)).tolist() == ["picked", "picked"]
+
+
+points = arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), elements=st.floats(0, 100, width=16))
+
+
+@given(points, st.floats(0, 30), st.integers(0, 99))
+def test_picks_keep_their_distance_and_every_other_candidate_is_near_a_better_pick(places, distance, seed):
+    rng = np.random.default_rng(seed)
+    found = candidates(places, rng.choice([0.3, 0.5, 0.7, 0.9], len(places)))
+    reasons = select(found, Limits(0.4, distance))
+    picked = np.flatnonzero(reasons == "picked")
+    for i in picked:
+        for j in picked:
+            assert i == j or np.linalg.norm(places[i] - places[j]) >= distance * (1 - 1e-12)
+    for i in np.flatnonzero(reasons == "distance"):
+        near = [j for j in picked if np.linalg.norm(places[i] - places[j]) < distance]
+        assert near and max(found.scores[j] for j in near) >= found.scores[i]
+    assert ((found.scores < 0.4) == (reasons == "threshold")).all()
+
+
+@given(points, st.integers(0, 99))
+def test_order_of_candidates_does_not_matter(places, seed):
+    rng = np.random.default_rng(seed)
+    places = np.unique(places, axis=0)
+    found = candidates(places, rng.choice([0.5, 0.7], len(places)))
+    order = rng.permutation(len(places))
+    shuffled = candidates(places[order], found.scores[order])
+    assert (select(found, Limits(0.1, 15.0))[order] == select(shuffled, Limits(0.1, 15.0))).all()
+
+
+def test_deviations_of_windows_are_those_of_their_pixels():
+    pixels = np.random.default_rng(1).normal(3, 2, (50, 70)).astype(np.float32)
+    corners = np.array([[0, 0], [38, 58], [10, 25]])
+    expected = [pixels[r:r + 12, c:c + 12].std() for r, c in corners]
+    np.testing.assert_allclose(window_deviations(pixels, corners, 12), expected, rtol=1e-5)
+
+
+def test_candidates_in_padding_are_outside_the_border():
+    mic = micrograph()
+    mic.pixels[:16] = mic.pixels[16]
+    found = find(bump((80, 120), (8.0, 60.0)), mic)
+    assert found.border_px[0] < 0
+
+
+def test_candidates_survive_writing_and_reading(tmp_path):
+    rng = np.random.default_rng(0)
+    found = candidates(rng.uniform(0, 4000, (20, 2)), rng.uniform(size=20), rng.uniform(size=20), rng.uniform(size=20))
+    reasons = select(found, Limits(0.5, 10.0))
+    write_candidates(tmp_path / "m.tsv", found, reasons)
+    again, same = read_candidates(tmp_path / "m.tsv")
+    assert (same == reasons).all()
+    np.testing.assert_allclose(again.centres_xy, found.centres_xy, atol=0.006)
+    np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5)
+
+
+def test_no_candidates_survive_writing_and_reading(tmp_path):
+    write_candidates(tmp_path / "m.tsv", candidates([], []), [])
+    found, reasons = read_candidates(tmp_path / "m.tsv")
+    assert len(found) == len(reasons) == 0
+
+
+@pytest.mark.parametrize("text", ["", "x\ty\n", "x\ty\tscore\tdeviation\tborder_distance\treason\n1\t2\n",
+                                  "x\ty\tscore\tdeviation\tborder_distance\treason\na\t2\t3\t4\t5\tpicked\n"])
+def test_file_that_is_no_table_of_candidates_is_refused(tmp_path, text):
+    (tmp_path / "m.tsv").write_text(text)
+    with pytest.raises(DeepEMError, match="m.tsv"):
+        read_candidates(tmp_path / "m.tsv")

@@ -1,0 +1,138 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where training windows are cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepem_scipion.deepem.micrographs import Micrograph
+from deepem_scipion.deepem.windows import (
+    NEGATIVE_DISTANCE,
+    LabelledMicrograph,
+    annotated_border,
+    collect_windows,
+    corners_within,
+    free_places,
+    split_by_area,
+    split_micrographs,
+)
+
+
+def labelled(pixels, particles_rc, negatives_rc=None, name="m"):
+    micrograph = Micrograph(Path(f"{name}.mrc"), name, pixels.astype(np.float32), 4.0, 1.0, pixels.shape)
+    given_rc = None if negatives_rc is None else np.array(negatives_rc, float).reshape(-1, 2)
+    return LabelledMicrograph(micrograph, np.array(particles_rc, float).reshape(-1, 2), given_rc)
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize("box", [5, 6])
+def test_window_is_centred_on_the_particle_to_half_a_pixel(box):
+    pixels = noise((40, 60))
+    pixels[12, 33] = 100
+    windows = collect_windows([labelled(pixels, [[12, 33]])], box, 4, 0, 0, np.random.default_rng(0))
+    at = np.argwhere(windows.cut(np.array([0]))[0] == 100)[0]
+    assert np.abs(at - (box - 1) / 2).max() <= 0.5
+
+
+def test_particles_whose_box_leaves_the_micrograph_are_counted_and_left_out():
+    item = labelled(noise((40, 60)), [[20, 30], [2, 30], [20, 58], [37.6, 30]])
+    windows = collect_windows([item], 10, 4, 0, 0, np.random.default_rng(0))
+    assert (windows.targets == 1).sum() == 1
+    assert windows.left_out == 3
+
+
+@given(st.integers(4, 12), st.floats(4, 14), st.floats(0, 12), st.integers(0, 1000))
+def test_non_particles_keep_away_from_particles_borders_and_padding(box, diameter, border, seed):
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(size=(70, 90))
+    pixels[:9] = pixels[9]
+    particles = rng.uniform(0, [69, 89], (5, 2))
+    windows = collect_windows([labelled(pixels, particles)], box, diameter, border, 8.0, rng)
+    corners = windows.places[windows.targets == 0][:, 1:]
+    centres = corners + (box - 1) / 2
+    if len(corners):
+        assert corners[:, 0].min() >= 8  # no window reaches into the padding by more than its innermost line
+        distances = np.linalg.norm(centres[:, None] - particles[None], axis=2)
+        assert distances.min() > NEGATIVE_DISTANCE * diameter - 1.5
+        assert centres.min() >= border - 1
+        assert (np.array([69, 89]) - centres).min() >= border - 1
+
+
+def test_given_non_particles_are_used_beside_random_ones_or_alone():
+    item = labelled(noise((80, 80)), [[20, 20], [20, 60]], [[60, 60], [1, 1]])
+    both = collect_windows([item], 10, 8, 0, 3.0, np.random.default_rng(0))
+    alone = collect_windows([item], 10, 8, 0, 0.0, np.random.default_rng(0))
+    assert (both.targets == 0).sum() == 1 + 6
+    assert (alone.targets == 0).sum() == 1
+
+
+def test_crowded_micrograph_gives_as_many_non_particles_as_it_has_room_for(caplog):
+    particles = [[r, c] for r in range(5, 60, 8) for c in range(5, 60, 8)]
+    windows = collect_windows([labelled(noise((60, 60)), particles)], 10, 24, 0, 3.0, np.random.default_rng(0))
+    assert not (windows.targets == 0).any()
+    assert "room for 0 non-particles" in caplog.text
+
+
+def test_same_seed_gives_the_same_windows():
+    item = labelled(noise((80, 80)), [[20, 20], [50, 60]])
+    first, again = (collect_windows([item], 10, 8, 0, 5.0, np.random.default_rng(3)).places for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_shifted_windows_stay_within_the_micrograph():
+    windows = collect_windows([labelled(noise((30, 30)), [[5, 5], [24, 24]])], 10, 4, 0, 0, np.random.default_rng(0))
+    moved = windows.cut(np.array([0, 1]), np.array([[-9, -9], [9, 9]]))
+    np.testing.assert_array_equal(moved[0], windows.images[0][:10, :10])
+    np.testing.assert_array_equal(moved[1], windows.images[0][20:, 20:])
+
+
+def test_deviations_are_those_of_the_pixels():
+    windows = collect_windows([labelled(noise((50, 50)), [[20, 20], [30, 12]])], 8, 4, 0, 2.0, np.random.default_rng(0))
+    expected = [windows.cut(np.array([i]))[0].std() for i in range(len(windows))]
+    np.testing.assert_allclose(windows.deviations(chunk=4), expected, rtol=1e-5)
+
+
+@given(st.integers(1, 40), st.floats(0, 0.99), st.integers(0, 99))
+def test_split_keeps_every_micrograph_on_one_side(n, fraction, seed):
+    training, validation = split_micrographs(n, fraction, np.random.default_rng(seed))
+    assert sorted(training + validation) == list(range(n))
+    assert training
+    assert bool(validation) == (n > 1 and fraction > 0)
+
+
+@pytest.mark.parametrize("shape", [(100, 60), (60, 100)])
+def test_single_micrograph_is_split_by_area_without_a_shared_pixel(shape):
+    pixels = np.arange(6000.0).reshape(shape)
+    particles = np.random.default_rng(0).uniform(0, np.array(shape) - 1, (50, 2)).round()
+    large, small = split_by_area(labelled(pixels, particles, particles[:5]), 0.25)
+    assert large.pixels.size == 3 * small.pixels.size
+    assert not np.intersect1d(large.pixels, small.pixels).size
+    assert len(large.particles_rc) + len(small.particles_rc) == 50
+    assert len(large.negatives_rc) + len(small.negatives_rc) == 5
+    for part in (large, small):  # each particle still has the pixel it had
+        values = {float(part.pixels[int(r), int(c)]) for r, c in part.particles_rc}
+        assert values <= {float(pixels[int(r), int(c)]) for r, c in particles}
+
+
+def test_border_without_annotation_is_the_least_distance_of_a_particle_from_it():
+    items = [labelled(noise((100, 120)), [[50, 30], [70, 60]]), labelled(noise((100, 120)), [[40, 99]])]
+    assert annotated_border(items) == 20
+    assert annotated_border([labelled(noise((10, 10)), [])]) == 0
+
+
+def test_free_places_are_the_first_pixels_of_windows():
+    free = free_places(labelled(noise((30, 40)), [[15, 20]]), 10, 8, 0)
+    assert free.shape == (21, 31)
+    assert not free[11, 16]  # its centre is 15.5, 20.5
+    assert free[0, 0] and free[20, 30]
+
+
+def test_corners_of_no_particles_are_an_empty_table():
+    assert corners_within(np.zeros((0, 2)), 10, (30, 30)).shape == (0, 2)
