@@ -69,7 +69,7 @@ def test_sizes_that_are_no_whole_positive_numbers_are_refused(values):
         Geometry(**{"box": 40, "kernels": (9, 5, 3), "pools": (2, 2, 2), **values})
 
 
-@given(st.floats(8, 200))
+@given(st.floats(8, 80))
 def test_auto_geometry_fits_any_diameter_with_a_box_of_about_one_and_a_half(diameter_px):
     geometry = auto_geometry(diameter_px)
     assert 0.85 <= geometry.box / (1.5 * diameter_px) <= 1.15

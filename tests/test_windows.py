@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.micrographs import Micrograph
 from deepem_scipion.deepem.windows import (
     NEGATIVE_DISTANCE,
+    POSITIVE_DISTANCE,
+    UNKNOWN,
     LabelledMicrograph,
     annotated_border,
     collect_windows,
     corners_within,
     free_places,
+    label_map,
     split_by_area,
     split_micrographs,
 )
@@ -86,13 +89,6 @@ def test_same_seed_gives_the_same_windows():
     np.testing.assert_array_equal(first, again)
 
 
-def test_shifted_windows_stay_within_the_micrograph():
-    windows = collect_windows([labelled(noise((30, 30)), [[5, 5], [24, 24]])], 10, 4, 0, 0, np.random.default_rng(0))
-    moved = windows.cut(np.array([0, 1]), np.array([[-9, -9], [9, 9]]))
-    np.testing.assert_array_equal(moved[0], windows.images[0][:10, :10])
-    np.testing.assert_array_equal(moved[1], windows.images[0][20:, 20:])
-
-
 def test_deviations_are_those_of_the_pixels():
     windows = collect_windows([labelled(noise((50, 50)), [[20, 20], [30, 12]])], 8, 4, 0, 2.0, np.random.default_rng(0))
     expected = [windows.cut(np.array([i]))[0].std() for i in range(len(windows))]
@@ -136,3 +132,26 @@ def test_free_places_are_the_first_pixels_of_windows():
 
 def test_corners_of_no_particles_are_an_empty_table():
     assert corners_within(np.zeros((0, 2)), 10, (30, 30)).shape == (0, 2)
+
+
+@given(st.integers(4, 12), st.floats(8, 20), st.integers(0, 1000))
+def test_labels_follow_the_distance_to_the_nearest_particle(box, diameter, seed):
+    rng = np.random.default_rng(seed)
+    particles = rng.uniform(0, [59, 79], (4, 2))
+    labels = label_map(labelled(noise((60, 80)), particles), box, diameter, 0)
+    assert labels.shape == (61 - box, 81 - box)
+    centres = np.indices(labels.shape).transpose(1, 2, 0) + (box - 1) / 2
+    distances = np.linalg.norm(centres[:, :, None] - particles, axis=3).min(axis=2)
+    assert distances[labels == 1].max(initial=0) <= max(POSITIVE_DISTANCE * diameter, 0.75) + 1e-9
+    assert distances[labels == 0].min(initial=99) >= NEGATIVE_DISTANCE * diameter - 1.5
+    between = (distances > POSITIVE_DISTANCE * diameter + 2) & (distances < NEGATIVE_DISTANCE * diameter - 2)
+    assert (labels[between] == UNKNOWN).all()
+
+
+def test_given_non_particles_are_labelled_even_where_nothing_else_is():
+    item = labelled(noise((60, 60)), [[20, 20]], [[40, 40], [26, 26]])
+    labels = label_map(item, 10, 16, 0, given_only=True)
+    assert labels[35, 35] == 0 and labels[21, 21] == 0  # the latter is near a particle
+    assert labels[15, 15] == 1
+    assert (labels == 0).sum() < 40
+    assert (label_map(item, 10, 16, 0) == 0).sum() > 1000

@@ -53,8 +53,8 @@ def _add_train(commands: Any) -> None:
     group.add_argument("--recipe", choices=RECIPES, default="default", help="how the network is fitted: `paper` is "
                        "plain gradient descent as published (default: %(default)s)")
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the windows (default: the recipe's)")
-    group.add_argument("--negatives-per-particle", type=float, metavar="N", help="random non-particles for each "
-                       "particle; 0 with --negatives: only those (default: the recipe's)")
+    group.add_argument("--given-negatives-only", action="store_true", help="call non-particles only those of "
+                       "--negatives; default: also places far from all particles")
     group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="share of the micrographs "
                        "kept for choosing epoch and threshold (default: %(default)s)")
     group.add_argument("--continue-from", type=Path, metavar="MODEL", help="go on from this model")

@@ -68,13 +68,15 @@ def _plan(options: argparse.Namespace) -> Plan:
     from .learning import Plan
     from .model import load_model
 
+    if options.given_negatives_only and not options.negatives:
+        raise DeepEMError("--given-negatives-only needs --negatives")
     if options.continue_from and (options.preset or options.box or options.working_pixel_size):
         raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, --box "
                           "and --working-pixel-size")
     return Plan(
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         working_pixel_size_angst=options.working_pixel_size, pixel_size_angst=options.pixel_size, recipe=options.recipe,
-        epochs=options.epochs, negatives_per_particle=options.negatives_per_particle, seed=options.seed,
+        epochs=options.epochs, given_negatives_only=options.given_negatives_only, seed=options.seed,
         validation_fraction=options.validation_fraction,
         start=load_model(options.continue_from) if options.continue_from else None)
 

@@ -18,10 +18,11 @@ import numpy as np
 from . import metrics
 from .coordinates import Coordinates
 from .errors import DeepEMError
+from .examples import Examples, PatchExamples, WindowExamples
 from .micrographs import Micrograph, read_micrograph, read_pixel_size
 from .model import Model
 from .network import BOX_PER_DIAMETER, PRESET_STEP, PRESETS, Geometry, auto_binning, auto_geometry
-from .recognition import Picker, Settings
+from .recognition import Picker, Settings, check_size
 from .training import RECIPES, Fit, Recipe, fit
 from .windows import LabelledMicrograph, Windows, annotated_border, collect_windows, split_by_area, split_micrographs
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 # The deviation filter lets this much more through on either side than the training particles show, as a share of
 # their range: enough to lose no particle of other micrographs, too little for carbon or ice.
 STD_MARGIN = 0.5
+# Single windows of random non-particles for each particle's, as in the paper.
+NEGATIVES_PER_PARTICLE = 1.0
 # Picks within this many diameters of a particle are right.
 MATCH_DISTANCE = 0.5
 # Points of the validation curve kept in the card.
@@ -48,7 +51,8 @@ class Plan:
     working_pixel_size_angst : instead of the automatic one
     pixel_size_angst : of the micrographs, instead of what their headers say
     recipe : name in `RECIPES`
-    epochs, negatives_per_particle : instead of the recipe's
+    epochs : instead of the recipe's
+    given_negatives_only : call non-particles only those that are given; otherwise also places far from particles
     seed : of everything random
     validation_fraction : share of the micrographs kept for validation
     start : model to go on from; geometry and working pixel size are then its own
@@ -61,7 +65,7 @@ class Plan:
     pixel_size_angst: float | None = None
     recipe: str = "default"
     epochs: int | None = None
-    negatives_per_particle: float | None = None
+    given_negatives_only: bool = False
     seed: int = 0
     validation_fraction: float = 0.2
     start: Model | None = None
@@ -96,15 +100,22 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     """
     _check(plan)
     geometry, working_angst, step = choose_geometry(plan, _first_pixel_size(micrographs, particles, plan))
-    labelled = _read(micrographs, particles, negatives or {}, working_angst, plan.pixel_size_angst)
+    labelled = _read(micrographs, particles, negatives or {}, working_angst, plan.pixel_size_angst, geometry.box)
     rng = np.random.default_rng(plan.seed)
     training, validation = _divide(labelled, plan.validation_fraction, rng)
-    recipe = _recipe(plan)
+    recipe = RECIPES[plan.recipe]
     diameter_px, border = plan.diameter_angst / working_angst, annotated_border(labelled)
-    windows, held_out = (collect_windows(part, geometry.box, diameter_px, border, recipe.negatives_per_particle, rng)
+    drawn = 0.0 if plan.given_negatives_only else NEGATIVES_PER_PARTICLE
+    windows, held_out = (collect_windows(part, geometry.box, diameter_px, border, drawn, rng)
                          for part in (training, validation))
     _report_windows(windows, held_out)
-    found = fit(windows, held_out, geometry, recipe, diameter_px, plan.epochs, plan.seed,
+    examples, held_out_examples = (
+        _examples(recipe, part, shown, geometry, diameter_px, border, plan.given_negatives_only)
+        for part, shown in ((training, windows), (validation, held_out)))
+    if examples is None:
+        raise DeepEMError("no particle has its whole box within a micrograph; check that coordinates and micrographs "
+                          "belong together, the diameter and the box")
+    found = fit(examples, held_out_examples, geometry, recipe, plan.epochs, plan.seed,
                 plan.start.weights if plan.start else None, progress)
     record = _record(plan, labelled, windows, held_out, found, border * working_angst)
     model = Model(geometry, found.weights, working_angst, plan.diameter_angst, step,
@@ -149,8 +160,6 @@ def _check(plan: Plan) -> None:
         raise DeepEMError(f"validation fraction {plan.validation_fraction}: expected a value from 0 to below 1")
     if plan.epochs is not None and plan.epochs < 1:
         raise DeepEMError(f"epochs {plan.epochs}: expected at least 1")
-    if plan.negatives_per_particle is not None and not 0 <= plan.negatives_per_particle < math.inf:
-        raise DeepEMError(f"negatives per particle {plan.negatives_per_particle}: expected 0 or more")
 
 
 def _first_pixel_size(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan) -> float:
@@ -177,7 +186,7 @@ def _nothing_in_common(micrographs: Mapping[str, Path], particles: Mapping[str, 
 
 
 def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], negatives: Mapping[str, Coordinates],
-          working_angst: float, pixel_size_angst: float | None) -> list[LabelledMicrograph]:
+          working_angst: float, pixel_size_angst: float | None, box: int) -> list[LabelledMicrograph]:
     """Read all micrographs that have coordinates, by name; one that cannot be read is left out with a warning."""
     unlabelled = sorted(set(micrographs) - set(particles))
     if unlabelled:
@@ -187,6 +196,7 @@ def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates],
     for name in sorted(set(micrographs) & set(particles)):
         try:
             micrograph = read_micrograph(micrographs[name], working_angst, pixel_size_angst, name)
+            check_size(micrograph, box)
         except DeepEMError as error:
             reasons.append(str(error))
             log.warning("left out: %s", error)
@@ -218,11 +228,16 @@ def _divide(labelled: list[LabelledMicrograph], fraction: float,
     return [labelled[i] for i in training], [labelled[i] for i in validation]
 
 
-def _recipe(plan: Plan) -> Recipe:
-    recipe = RECIPES[plan.recipe]
-    if plan.negatives_per_particle is not None:
-        recipe = replace(recipe, negatives_per_particle=plan.negatives_per_particle)
-    return recipe
+def _examples(recipe: Recipe, labelled: list[LabelledMicrograph], windows: Windows, geometry: Geometry,
+              diameter_px: float, border_px: float, given_only: bool) -> Examples | None:
+    """What the network is shown of some micrographs; None where they show no particle."""
+    if not (windows.targets == 1).any():
+        return None
+    if not recipe.patch:
+        return WindowExamples(windows, recipe.batch)
+    labelled = [item for item in labelled if min(item.pixels.shape) >= geometry.box]
+    return PatchExamples(labelled, geometry, diameter_px, border_px, given_only, recipe.batch, recipe.patch,
+                         recipe.updates_per_epoch)
 
 
 def _report_windows(training: Windows, validation: Windows) -> None:
@@ -275,6 +290,8 @@ def _with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px:
     parts = []
     for item in labelled:
         micrograph = item.micrograph
+        if min(micrograph.pixels.shape) < model.geometry.box:
+            continue  # the small part of an only micrograph
         candidates, reasons, _ = picker.pick(micrograph)
         picked = reasons == "picked"
         rows, cols = micrograph.pixels.shape

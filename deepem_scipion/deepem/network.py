@@ -158,7 +158,7 @@ def auto_geometry(diameter_px: float) -> Geometry:
         )
     target = BOX_PER_DIAMETER * diameter_px
     pools = (2, 2, 2)
-    best: tuple[float, Geometry] | None = None
+    best: tuple[float, int, Triple] | None = None
     for box in range(max(12, math.floor(0.9 * target)), math.ceil(1.1 * target) + 1):
         for kernels in _fitting_kernels(box, pools):
             sizes = layer_sizes(box, kernels, pools)
@@ -167,9 +167,9 @@ def auto_geometry(diameter_px: float) -> Geometry:
             cost = 4 * math.log(box / target) ** 2 + sum(
                 math.log(k / n / share) ** 2 for k, n, share in zip(kernels, inputs, KERNEL_SHARES))
             if best is None or cost < best[0] - 1e-12:
-                best = (cost, Geometry(box, kernels, pools))
+                best = (cost, box, kernels)
     assert best is not None  # kernels of 1 to 3 px fit every box of 12 px and more
-    return best[1]
+    return Geometry(best[1], best[2], pools)
 
 
 def _fitting_kernels(box: int, pools: Triple) -> list[Triple]:
@@ -196,7 +196,7 @@ def auto_binning(diameter_angst: float, pixel_size_angst: float) -> int:
     return max(1, round(diameter_angst / pixel_size_angst / AUTO_DIAMETER_PX))
 
 
-def build_network(geometry: Geometry, seed: int = 0) -> keras.Model:
+def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> keras.Model:
     """Input, C1, S2, C3, S4, C5, S6 and one fully connected output; sigmoid everywhere (Fig. 1).
 
     Parameters
@@ -204,35 +204,46 @@ def build_network(geometry: Geometry, seed: int = 0) -> keras.Model:
     geometry : Geometry
     seed : int
         Of the Glorot-uniform start.
+    whole : bool
+        Take images of any size and score the windows at rows and columns 0, p, 2 p, ... with p the product of the
+        pools. The fully connected output is then a convolution with a kernel as large as S6, which is the same sum.
 
     Returns
     -------
     keras.Model
-        From windows (n, box, box, 1) to scores (n, 1).
+        From windows (n, box, box, 1) to scores (n, 1), or from images (n, rows, cols, 1) to (n, i, j, 1).
     """
     import keras
 
     glorot = [keras.initializers.GlorotUniform(seed=seed * 4 + i) for i in range(4)]
-    x = inputs = keras.Input((geometry.box, geometry.box, 1))
+    x = inputs = keras.Input((None, None, 1) if whole else (geometry.box, geometry.box, 1))
     for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
         x = keras.layers.Conv2D(maps, kernel, activation="sigmoid", kernel_initializer=glorot[number - 1],
                                 name=f"conv{number}")(x)
         x = keras.layers.AveragePooling2D(pool, name=f"pool{number}")(x)
-    x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=glorot[3], name="dense")(x)
-    return keras.Model(inputs, x)
+    if whole:
+        output = keras.layers.Conv2D(1, geometry.layer_sizes[-1], activation="sigmoid", kernel_initializer=glorot[3],
+                                     name="dense")
+    else:
+        x = keras.layers.Flatten()(x)
+        output = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=glorot[3], name="dense")
+    return keras.Model(inputs, output(x))
 
 
 def get_weights(network: keras.Model, geometry: Geometry) -> dict[str, np.ndarray]:
-    """Weights of a network as float32 arrays named as in `Geometry.weight_shapes`."""
-    return {name: np.asarray(getattr(network.get_layer(name.split(".")[0]), name.split(".")[1]).numpy(), np.float32)
-            for name in geometry.weight_shapes()}
+    """Weights of a network as float32 arrays named and shaped as in `Geometry.weight_shapes`."""
+    found = {}
+    for name, shape in geometry.weight_shapes().items():
+        layer, kind = name.split(".")
+        found[name] = np.array(getattr(network.get_layer(layer), kind).numpy(), np.float32).reshape(shape)
+    return found
 
 
 def set_weights(network: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     """Put weights named as in `Geometry.weight_shapes` into a network."""
-    for layer in ("conv1", "conv2", "conv3", "dense"):
-        network.get_layer(layer).set_weights([weights[f"{layer}.kernel"], weights[f"{layer}.bias"]])
+    for name in ("conv1", "conv2", "conv3", "dense"):
+        layer = network.get_layer(name)
+        layer.set_weights([weights[f"{name}.kernel"].reshape(layer.kernel.shape), weights[f"{name}.bias"]])
 
 
 def _words(values: Triple) -> str:

@@ -75,11 +75,7 @@ class Picker:
     def candidates(self, micrograph: Micrograph) -> tuple[Candidates, np.ndarray]:
         """All candidates of a micrograph, and the score map of the micrograph continued by half a box."""
         box = self.model.geometry.box
-        if min(micrograph.pixels.shape) < box:
-            raise DeepEMError(
-                f"{micrograph.path}: {micrograph.pixels.shape[1]} x {micrograph.pixels.shape[0]} pixels of "
-                f"{micrograph.pixel_size_angst:g} A (width x height), smaller than the model's box of {box}; "
-                "check the pixel sizes of micrograph and model")
+        check_size(micrograph, box)
         padded = pad(micrograph.pixels, box)
         scores = self._scanner.scan(padded)
         return find_candidates(micrograph, padded, scores, box, self.step), scores
@@ -88,6 +84,14 @@ class Picker:
         """Candidates, the reason of each, and the score map."""
         candidates, scores = self.candidates(micrograph)
         return candidates, select(candidates, self.limits(micrograph.pixel_size_angst / micrograph.scale)), scores
+
+
+def check_size(micrograph: Micrograph, box: int) -> None:
+    """Raise DeepEMError where a micrograph is smaller than the network's window, `box` working pixels."""
+    rows, cols = micrograph.pixels.shape
+    if min(rows, cols) < box:
+        raise DeepEMError(f"{micrograph.path}: {cols} x {rows} pixels of {micrograph.pixel_size_angst:g} A (width x "
+                          f"height), smaller than the network's window of {box}; check pixel sizes and diameter")
 
 
 @dataclass

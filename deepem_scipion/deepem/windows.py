@@ -14,8 +14,12 @@ from .micrographs import Micrograph, padding_margins
 
 log = logging.getLogger(__name__)
 
+# A window whose centre is at most this many diameters from a particle's shows that particle.
+POSITIVE_DISTANCE = 0.1
 # A non-particle's centre is at least this many diameters from every particle's.
 NEGATIVE_DISTANCE = 0.5
+# Label of a window of which it is not known whether it shows a particle.
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -64,33 +68,20 @@ class Windows:
     _views: list[np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._views = [np.lib.stride_tricks.sliding_window_view(image, (self.box, self.box)) for image in self.images]
+        shape = self.box, self.box
+        self._views = [np.lib.stride_tricks.sliding_window_view(image, shape) if min(image.shape) >= self.box
+                       else np.empty((0, 0, *shape), np.float32) for image in self.images]
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def cut(self, which: np.ndarray, shifts_rc: np.ndarray | None = None) -> np.ndarray:
-        """Pixels of some of the windows.
-
-        Parameters
-        ----------
-        which : (k,) int
-            Numbers of the windows.
-        shifts_rc : (k, 2) int, optional
-            Moves each window, as far as the micrograph allows.
-
-        Returns
-        -------
-        (k, box, box) float32
-        """
+    def cut(self, which: np.ndarray) -> np.ndarray:
+        """Pixels, (k, box, box) float32, of the windows of k numbers."""
         pixels = np.empty((len(which), self.box, self.box), np.float32)
         places = self.places[which]
         for number in np.unique(places[:, 0]):
             here = places[:, 0] == number
-            view, corners = self._views[number], places[here, 1:]
-            if shifts_rc is not None:
-                corners = np.clip(corners + shifts_rc[here], 0, np.array(view.shape[:2]) - 1)
-            pixels[here] = view[corners[:, 0], corners[:, 1]]
+            pixels[here] = self._views[number][places[here, 1], places[here, 2]]
         return pixels
 
     def deviations(self, chunk: int = 1024) -> np.ndarray:
@@ -138,7 +129,8 @@ def collect_windows(labelled: Sequence[LabelledMicrograph], box: int, diameter_p
         add(number, positives, 1)
         if item.negatives_rc is not None:
             add(number, corners_within(item.negatives_rc, box, item.pixels.shape), 0)
-        if wanted := round(negatives_per_particle * len(positives)):
+        wanted = round(negatives_per_particle * len(positives))
+        if wanted:
             free = free_places(item, box, diameter_px, border_px)
             found = np.flatnonzero(free)
             if len(found) < wanted:
@@ -164,22 +156,62 @@ def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_p
     -------
     (rows - box + 1, cols - box + 1) bool
     """
-    from scipy.ndimage import distance_transform_edt
-
-    rows, cols = item.pixels.shape
-    far = np.ones((rows, cols), bool)
-    if len(item.particles_rc):
-        marks = np.ones((rows, cols), bool)
-        at = np.clip(np.rint(item.particles_rc).astype(int), 0, np.array([rows, cols]) - 1)
-        marks[at[:, 0], at[:, 1]] = False
-        far = distance_transform_edt(marks) >= NEGATIVE_DISTANCE * diameter_px
+    free = _distances(item.particles_rc, item.pixels.shape, box) >= NEGATIVE_DISTANCE * diameter_px
     half = (box - 1) // 2
-    free = far[half:half + rows - box + 1, half:half + cols - box + 1].copy()
     top, bottom, left, right = (max(0, padding, int(np.ceil(border_px)) - half)
                                 for padding in padding_margins(item.pixels))
     free[:top] = free[max(0, free.shape[0] - bottom):] = False
     free[:, :left] = free[:, max(0, free.shape[1] - right):] = False
     return free
+
+
+def label_map(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float,
+              given_only: bool = False) -> np.ndarray:
+    """What is known of the window at each place.
+
+    Parameters
+    ----------
+    item, box, diameter_px, border_px
+        As for `collect_windows`.
+    given_only : bool
+        Call non-particles only what the user gave as such.
+
+    Returns
+    -------
+    (rows - box + 1, cols - box + 1) int8
+        For the window whose first pixel is there: 1, a particle's centre is at most `POSITIVE_DISTANCE` diameters from
+        the window's; 0, no particle is near (see `free_places`), or a given non-particle is; -1, unknown.
+    """
+    labels = np.full((item.pixels.shape[0] - box + 1, item.pixels.shape[1] - box + 1), UNKNOWN, np.int8)
+    near = max(POSITIVE_DISTANCE * diameter_px, 0.75)  # at least the pixel nearest to the centre
+    if not given_only:
+        labels[free_places(item, box, diameter_px, border_px)] = 0
+    if item.negatives_rc is not None:
+        labels[_distances(item.negatives_rc, item.pixels.shape, box) <= near] = 0
+    labels[_distances(item.particles_rc, item.pixels.shape, box) <= near] = 1
+    return labels
+
+
+def _distances(points_rc: np.ndarray, shape: tuple[int, ...], box: int) -> np.ndarray:
+    """Distance from the centre of each window of an image to the nearest of some points; infinite without any."""
+    from scipy.ndimage import distance_transform_edt
+
+    places = shape[0] - box + 1, shape[1] - box + 1
+    if not len(points_rc):
+        return np.full(places, np.inf)
+    marks = np.ones(shape, bool)
+    numbers = np.zeros(shape, int)
+    at = np.clip(np.rint(points_rc).astype(int), 0, np.array(shape) - 1)
+    marks[at[:, 0], at[:, 1]] = False
+    numbers[at[:, 0], at[:, 1]] = np.arange(len(points_rc))
+    # The pixel marked nearest to each pixel tells which point is nearest; the distance is then exact.
+    rows, cols = distance_transform_edt(marks, return_distances=False, return_indices=True)
+    half = (box - 1) // 2
+    part = slice(half, half + places[0]), slice(half, half + places[1])
+    nearest = points_rc[numbers[rows[part], cols[part]]]
+    centres = np.indices(places).transpose(1, 2, 0) + (box - 1) / 2
+    distances: np.ndarray = np.linalg.norm(centres - nearest, axis=2)
+    return distances
 
 
 def split_by_area(item: LabelledMicrograph, fraction: float) -> tuple[LabelledMicrograph, LabelledMicrograph]:

@@ -1,0 +1,139 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the network is shown, batch by batch: single windows, or patches that hold many windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from .network import Geometry
+from .windows import UNKNOWN, LabelledMicrograph, Windows, corners_within, label_map
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+# To judge the network by: so many windows at a time, or so many batches of patches.
+SAMPLE_BATCH = 512
+SAMPLE_BATCHES = 16
+
+
+class Examples(Protocol):
+    """A source of batches."""
+
+    updates_per_epoch: int
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches of one epoch: images (n, side, side) float32, and targets (n, k, k) for k x k windows of each.
+
+        A target is 1 for a particle, 0 for a non-particle, `UNKNOWN` for neither.
+        """
+
+    def sample(self) -> list[Batch]:
+        """Batches to judge the network by: the same at every call."""
+
+
+class WindowExamples:
+    """Every window in its four rotations once an epoch, in random order (the paper's way)."""
+
+    def __init__(self, windows: Windows, batch: int) -> None:
+        self.windows, self.batch = windows, batch
+        self.updates_per_epoch = math.ceil(4 * len(windows) / batch)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """See `Examples`; targets are (n, 1, 1)."""
+        order = rng.permutation(4 * len(self.windows))
+        for begin in range(0, len(order), self.batch):
+            which, turns = np.divmod(order[begin:begin + self.batch], 4)
+            pixels = self.windows.cut(which)
+            for turn in (1, 2, 3):
+                pixels[turns == turn] = np.rot90(pixels[turns == turn], turn, axes=(1, 2))
+            yield pixels, self.windows.targets[which, np.newaxis, np.newaxis]
+
+
+    def sample(self) -> list[Batch]:
+        """See `Examples`: all windows as they lie in the micrographs."""
+        parts = [np.arange(begin, min(begin + SAMPLE_BATCH, len(self.windows)))
+                 for begin in range(0, len(self.windows), SAMPLE_BATCH)]
+        return [(self.windows.cut(part), self.windows.targets[part, np.newaxis, np.newaxis]) for part in parts]
+
+
+class PatchExamples:
+    """Patches that hold `side` x `side` windows, which share most of their convolutions.
+
+    Half of the patches hold a particle (or a given non-particle) in a random one of their windows, off its centre by
+    as much as `label_map` allows; the others are from anywhere. Each is turned by a random multiple of 90 degrees. All
+    windows count whose label is known, so that the network sees many more non-particles than in single windows, and in
+    the proportion in which it will meet them when it picks.
+
+    Parameters
+    ----------
+    labelled : sequence of LabelledMicrograph
+    geometry : Geometry
+    diameter_px, border_px, given_only
+        As for `label_map`.
+    batch : int
+        Patches in a batch.
+    side : int
+        Windows along the side of a patch.
+    updates_per_epoch : int
+        Batches that are called an epoch.
+    """
+
+    def __init__(self, labelled: Sequence[LabelledMicrograph], geometry: Geometry, diameter_px: float,
+                 border_px: float, given_only: bool, batch: int, side: int, updates_per_epoch: int) -> None:
+        self.batch, self.side, self.updates_per_epoch = batch, side, updates_per_epoch
+        self.step = math.prod(geometry.pools)
+        self.box = geometry.box
+        self._reach = self.step * (side - 1)
+        self._shapes = [np.array(item.pixels.shape) - geometry.box + 1 for item in labelled]
+        self._images = [np.pad(item.pixels, self._reach, mode="symmetric") for item in labelled]
+        self._labels = [np.pad(label_map(item, geometry.box, diameter_px, border_px, given_only), self._reach,
+                               constant_values=UNKNOWN) for item in labelled]
+        particles, given = [], []
+        for number, (item, labels) in enumerate(zip(labelled, self._labels)):
+            particles.append(_numbered(number, np.argwhere(labels == 1)))
+            if item.negatives_rc is not None:
+                given.append(_numbered(number, corners_within(item.negatives_rc, self.box, item.pixels.shape)
+                                       + self._reach))
+        kinds = [np.concatenate(places) for places in (particles, given) if places]
+        self._known = [places for places in kinds if len(places)]
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """See `Examples`; targets are (n, side, side)."""
+        return (self._draw(rng) for _ in range(self.updates_per_epoch))
+
+    def _draw(self, rng: np.random.Generator) -> Batch:
+        size = self.box + self._reach
+        pixels = np.empty((self.batch, size, size), np.float32)
+        targets = np.empty((self.batch, self.side, self.side), np.float32)
+        for place in range(self.batch):
+            number, row, col = self._known_corner(rng) if place % 2 == 0 else self._any_corner(rng)
+            turn = rng.integers(4)
+            pixels[place] = np.rot90(self._images[number][row:row + size, col:col + size], turn)
+            labels = self._labels[number][row:row + self._reach + 1, col:col + self._reach + 1]
+            targets[place] = np.rot90(labels[::self.step, ::self.step], turn)
+        return pixels, targets
+
+    def sample(self) -> list[Batch]:
+        """See `Examples`: patches drawn with a seed of their own."""
+        rng = np.random.default_rng(0)
+        return [self._draw(rng) for _ in range(SAMPLE_BATCHES)]
+
+    def _known_corner(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Image number, and corner in the padded image, of a patch one of whose windows shows something known."""
+        places = self._known[rng.integers(len(self._known))]
+        number, *window_rc = places[rng.integers(len(places))]
+        row, col = np.array(window_rc) - self.step * rng.integers(0, self.side, 2)
+        return int(number), int(row), int(col)
+
+    def _any_corner(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        number = int(rng.integers(len(self._images)))
+        row, col = rng.integers(0, self._shapes[number] + self._reach)
+        return number, int(row), int(col)
+
+
+def _numbered(number: int, corners: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.full(len(corners), number), corners])

@@ -1,0 +1,98 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the network is shown."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepem_scipion.deepem.examples import PatchExamples, WindowExamples
+from deepem_scipion.deepem.micrographs import Micrograph
+from deepem_scipion.deepem.network import Geometry, build_network, get_weights, set_weights
+from deepem_scipion.deepem.windows import UNKNOWN, LabelledMicrograph, collect_windows, label_map
+
+GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
+DIAMETER = 18.0
+
+
+def labelled(shape=(90, 130), n=4, seed=0, negatives_rc=None):
+    """A micrograph whose every pixel is different, so that a patch tells where it is from."""
+    rng = np.random.default_rng(seed)
+    pixels = (np.arange(np.prod(shape)).reshape(shape) / np.prod(shape)).astype(np.float32)
+    micrograph = Micrograph(Path("m.mrc"), "m", pixels, 4.0, 1.0, shape)
+    return LabelledMicrograph(micrograph, rng.uniform(14, np.array(shape) - 15, (n, 2)), negatives_rc)
+
+
+def patches(item, given_only=False, side=3, updates=40):
+    return PatchExamples([item], GEOMETRY, DIAMETER, 0.0, given_only, 4, side, updates)
+
+
+def test_windows_are_shown_once_an_epoch_in_each_rotation():
+    windows = collect_windows([labelled()], 28, DIAMETER, 0, 2.0, np.random.default_rng(0))
+    shown = list(WindowExamples(windows, 5).batches(np.random.default_rng(1)))
+    assert len(shown) == WindowExamples(windows, 5).updates_per_epoch
+    pixels = np.concatenate([batch for batch, _ in shown])
+    targets = np.concatenate([batch for _, batch in shown])
+    assert targets.shape == (4 * len(windows), 1, 1)
+    expected = {np.rot90(window, turn).tobytes(): target
+                for window, target in zip(windows.cut(np.arange(len(windows))), windows.targets) for turn in range(4)}
+    assert len(expected) == len(pixels)
+    assert {window.tobytes(): target for window, target in zip(pixels, targets[:, 0, 0])} == expected
+
+
+def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_there():
+    item = labelled()
+    labels = label_map(item, 28, DIAMETER, 0)
+    places = {item.pixels[r:r + 28, c:c + 28].tobytes(): labels[r, c]
+              for r in range(labels.shape[0]) for c in range(labels.shape[1])}
+    compared = set()
+    for pixels, targets in patches(item).batches(np.random.default_rng(0)):
+        for patch, known in zip(pixels, targets):
+            for i in range(3):
+                for j in range(3):
+                    window = patch[8 * i:8 * i + 28, 8 * j:8 * j + 28]
+                    seen = [places.get(np.rot90(window, turn).tobytes()) for turn in range(4)]
+                    label = next((found for found in seen if found is not None), UNKNOWN)  # none in the mirrored rim
+                    assert known[i, j] == label
+                    compared.add(int(label))
+    assert compared == {-1, 0, 1}
+
+
+def test_network_scores_the_windows_of_a_patch_as_it_scores_them_alone():
+    network = build_network(GEOMETRY, seed=1)
+    whole = build_network(GEOMETRY, seed=2, whole=True)
+    set_weights(whole, get_weights(network, GEOMETRY))
+    patch = np.random.default_rng(0).normal(size=(1, 44, 44, 1)).astype(np.float32)
+    scores = np.asarray(whole(patch))[0, :, :, 0]
+    alone = [[np.asarray(network(patch[:, 8 * i:8 * i + 28, 8 * j:8 * j + 28]))[0, 0] for j in range(3)]
+             for i in range(3)]
+    np.testing.assert_allclose(scores, alone, atol=1e-6)
+
+
+def test_half_of_the_patches_hold_a_particle():
+    found = [(targets == 1).any(axis=(1, 2)) for _, targets in patches(labelled(n=1)).batches(np.random.default_rng(0))]
+    assert all(batch[::2].all() for batch in found)
+
+
+def test_given_non_particles_are_shown_as_often_as_particles():
+    item = labelled(n=1, negatives_rc=np.array([[40.0, 60.0]]))
+    shown = [targets for _, targets in patches(item, given_only=True).batches(np.random.default_rng(0))]
+    places = np.concatenate([targets[::2] for targets in shown])
+    share = (places == 0).any(axis=(1, 2)).mean()
+    assert 0.3 < share < 0.8
+
+
+def test_micrograph_just_larger_than_the_window_gives_patches():
+    item = labelled(shape=(30, 29), n=1)
+    item = LabelledMicrograph(item.micrograph, np.array([[14.0, 14.0]]))
+    pixels, targets = next(patches(item, side=8).batches(np.random.default_rng(0)))
+    assert pixels.shape == (4, 84, 84) and targets.shape == (4, 8, 8)
+    assert (targets == 1).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_same_seed_shows_the_same_patches(seed):
+    first, again = (next(patches(labelled()).batches(np.random.default_rng(seed))) for _ in range(2))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
