@@ -1,0 +1,65 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+#   make demo    train and pick simulated micrographs, and show how well it went
+#   make test    run all tests
+#   make lint    check style and types
+#   make clean   remove what these made
+#
+# Each sets up what it needs in the folder .venv. Needed beforehand: make, Python 3.10 to 3.12 with venv.
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+# Programs that some tests use, as package=program; without them those tests are skipped.
+DEBIAN_TEST_PACKAGES :=
+
+.PHONY: demo test lint clean test-packages
+
+demo: $(STAMP)
+	$(VENV)/bin/python -m deepem_scipion.demo
+
+test: $(STAMP) test-packages
+	$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.py pyproject.toml
+	@set -eu; \
+	for candidate in python3.12 python3.11 python3.10 python3; do \
+	    $$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || continue; \
+	    if $$candidate -c 'import ensurepip, venv' 2>/dev/null; then python=$$candidate; break; fi; \
+	    incomplete=$$candidate; \
+	done; \
+	if [ -z "$${python:-}" ] && [ -n "$${incomplete:-}" ]; then \
+	    echo "$$incomplete cannot make environments. Install its venv module, on Debian with:" >&2; \
+	    echo "    apt-get install python3-venv" >&2; exit 1; \
+	fi; \
+	if [ -z "$${python:-}" ]; then \
+	    echo "No Python 3.10, 3.11 or 3.12 was found (tried python3.12, python3.11, python3.10, python3)." >&2; \
+	    echo "Install one, on Debian with: apt-get install python3 python3-venv" >&2; exit 1; \
+	fi; \
+	if ! $(VENV)/bin/python -c '' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$python"; $$python -m venv --clear $(VENV); \
+	fi; \
+	echo "Installing the package and its requirements into $(VENV) (some minutes the first time)"; \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# Installs what is missing if that is possible, and says what is skipped otherwise.
+test-packages:
+	@set -eu; missing=; \
+	for pair in $(DEBIAN_TEST_PACKAGES); do \
+	    command -v "$${pair#*=}" >/dev/null 2>&1 || missing="$$missing $${pair%%=*}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 \
+	        && apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    then echo "Installed:$$missing"; \
+	    else echo "Not installed, tests that need them are skipped:$$missing"; fi; \
+	fi

@@ -1,0 +1,126 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Accuracy on real annotated micrographs: train on some, pick the others, compare with the annotation.
+
+    python benchmarks/accuracy.py [--data FOLDER] [--sets NAME ...] [--recipes NAME ...] [--seeds N ...] [--folds 3]
+
+The split goes by name: the first micrographs in alphabetical order are trained on (4 of apoferritin, 8 of
+EMPIAR-10017), all others are picked. With --folds N every N-th micrograph is picked and the others are trained on, N
+times over (apoferritin: the first 4 of them only), and the figures are those of all picks together. Prints a table in
+Markdown and writes it with all figures to benchmarks/results/accuracy.{md,json}.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An annotated set: matching distances and annotated region in pixels of the micrographs."""
+
+    diameter_angst: float
+    train: int
+    distances_px: tuple
+    region: tuple
+
+
+SETS = {
+    "apoferritin": DataSet(120, 4, (31,), (20, 20, 1220, 1180)),
+    "empiar10017": DataSet(191, 8, (27, 13), (64, 64, 1984, 1984)),
+}
+
+
+def splits(names, n_train, folds):
+    """Pairs of (training names, test names)."""
+    if not folds:
+        return [(names[:n_train], names[n_train:])]
+    return [([name for name in names if name not in names[fold::folds]][:n_train], names[fold::folds])
+            for fold in range(folds)]
+
+
+def run(folder, data, recipe, seed, folds, work):
+    """Train and pick; figures at each distance, seconds of training and seconds per picked micrograph."""
+    from deepem_scipion.deepem.cli import main
+    from deepem_scipion.deepem.coordinates import read_coordinates
+    from deepem_scipion.deepem.metrics import evaluate
+
+    names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
+    truth, picks, train_s, pick_s = {}, {}, 0.0, []
+    for fold, (training, test) in enumerate(splits(names, data.train, folds)):
+        model, output = work / f"{fold}.deepem", work / f"picks{fold}"
+        began = time.perf_counter()
+        done = main(["train", "--micrographs", *files(folder, training), "--coordinates", str(folder / "boxes"),
+                     "--diameter", str(data.diameter_angst), "--recipe", recipe, "--seed", str(seed),
+                     "--output", str(model)])
+        train_s += time.perf_counter() - began
+        done += main(["pick", "--model", str(model), "--micrographs", *files(folder, test), "--threshold", "0",
+                      "--output", str(output)])
+        if done:
+            sys.exit("training or picking failed")
+        known = read_coordinates(folder / "boxes")
+        truth.update({name: known[name] for name in test})
+        picks.update(read_coordinates(output))
+        summary = json.loads((output / "summary.json").read_text())["micrographs"]
+        pick_s += [entry["seconds"] for entry in summary.values()]
+    figures = {str(px): evaluate(truth, picks, px, data.region)["overall"] for px in data.distances_px}
+    return {"figures": figures, "train_s": train_s, "pick_s": sorted(pick_s)[len(pick_s) // 2]}
+
+
+def files(folder, names):
+    """Paths of micrographs."""
+    return [str(folder / "micrographs" / f"{name}.mrc") for name in names]
+
+
+def row(result):
+    """Lines of the table, one for each distance."""
+    for distance, overall in result["figures"].items():
+        best, f2 = overall["best_F1"], overall["best_F2"]["F2"]
+        yield (f"| {result['set']} | {result['recipe']} | {result['seed']} | {distance} | {best['F1']:.3f} | "
+               f"{best['precision']:.3f} | {best['recall']:.3f} | {overall['AP']:.3f} | {f2:.3f} | "
+               f"{overall['error_px']:.1f} | {result['train_s']:.0f} | {result['pick_s']:.2f} |")
+
+
+def main():
+    """Run all and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--recipes", nargs="+", default=["paper", "default"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folds", type=int, default=0)
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"skipped: no annotated micrographs at {options.data}; set DEEPEM_SHARED or give --data")
+        return 0
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    lines = [f"`python benchmarks/accuracy.py {' '.join(sys.argv[1:])}` at commit {commit.strip()}", "",
+             "| set | recipe | seed | distance px | best F1 | P | R | AP | best F2 | error px | training s | "
+             "pick s per micrograph |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    results = []
+    for name in options.sets:
+        for recipe in options.recipes:
+            for seed in options.seeds:
+                work = RESULTS / "accuracy" / f"{name}-{recipe}-{seed}-{options.folds}"
+                work.mkdir(parents=True, exist_ok=True)
+                result = {"set": name, "recipe": recipe, "seed": seed, "folds": options.folds,
+                          **run(options.data / name, SETS[name], recipe, seed, options.folds, work)}
+                results.append(result)
+                lines += row(result)
+                (RESULTS / "accuracy.md").write_text("\n".join(lines) + "\n")
+                (RESULTS / "accuracy.json").write_text(json.dumps(results, indent=1))
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

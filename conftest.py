@@ -1,0 +1,38 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A private Scipion home for the tests, made before pyworkflow is imported, which reads all of this only once."""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+if "pyworkflow" in sys.modules:
+    raise RuntimeError("pyworkflow was imported before conftest.py could prepare its environment")
+
+_HOME = tempfile.mkdtemp(prefix="deepem-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+
+os.environ.update({
+    "SCIPION_HOME": _HOME,
+    "SCIPION_USER_DATA": os.path.join(_HOME, "userdata"),
+    "SCIPION_LOGS": os.path.join(_HOME, "logs"),
+    "SCIPION_TESTS": os.path.join(_HOME, "tests"),
+    "SCIPION_TESTS_OUTPUT": os.path.join(_HOME, "tests-output"),
+    "SCIPION_HOSTS": os.path.join(_HOME, "hosts.conf"),
+    "EM_ROOT": os.path.join(_HOME, "em"),
+    "SCIPION_DOMAIN": "pwem",
+    "SCIPION_PYTHON": sys.executable,
+    "SCIPION_NOTIFY": "False",
+    "SCIPION_TEST_NOSYNC": "True",
+    "SCIPION_STEPS_CHECK_SEC": "1",
+    "SCIPION_EM_NEW_FILE_CHECK_SEC": "1",
+    "MPLBACKEND": "Agg",
+    "MPLCONFIGDIR": os.path.join(_HOME, "matplotlib"),
+})
+for _name in ("DEEPEM_PYTHON", "VIEWERS"):
+    os.environ.pop(_name, None)
+Path(os.environ["SCIPION_HOSTS"]).write_text(
+    "[localhost]\nPARALLEL_COMMAND = mpirun -np %_(JOB_NODES)d --oversubscribe %_(COMMAND)s\n")

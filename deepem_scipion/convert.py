@@ -1,0 +1,251 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Between Scipion's sets and the files of the `deepem` program."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pyworkflow.utils as pwutils
+from pwem.objects import Coordinate
+from pyworkflow.object import Float, Integer
+
+from .constants import PROGRAM_MODULE
+from .deepem.coordinates import read_coordinates, write_box
+from .deepem.micrographs import read_shape
+from .objects import DeepEMModel
+from .plugin import Plugin
+
+# These would break the line of a list file or leave the folder of the results.
+_NOT_IN_NAMES = re.compile(r"[\t\r\n/\\]")
+
+
+def result_names(micrographs):
+    """Name of the result files of each micrograph.
+
+    It is the micrograph's name without the extension. Where two would get the same, the later one gets its
+    number as well, so that names do not change when more micrographs arrive.
+
+    Parameters
+    ----------
+    micrographs : iterable of Micrograph
+
+    Returns
+    -------
+    dict
+        Micrograph id to name.
+    """
+    names, taken = {}, set()
+    for mic in sorted(micrographs, key=lambda mic: mic.getObjId()):
+        name = mic.getMicName() or os.path.basename(mic.getFileName())
+        extension = os.path.splitext(mic.getFileName())[1]
+        if extension and name.endswith(extension):
+            name = name[: -len(extension)]
+        name = _NOT_IN_NAMES.sub("_", name).strip() or "micrograph"
+        while name in taken:
+            name = f"{name}_{mic.getObjId():06d}"
+        taken.add(name)
+        names[mic.getObjId()] = name
+    return names
+
+
+def write_micrograph_list(path, micrographs, names):
+    """Write a list file: path, TAB, name of the results.
+
+    A path that cannot stand in a list is replaced by that of a link beside the list file.
+
+    Parameters
+    ----------
+    path : str
+        File to write.
+    micrographs : iterable of Micrograph
+    names : dict
+        Micrograph id to name, see `result_names`.
+    """
+    pwutils.makeFilePath(path)
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        for mic in micrographs:
+            file.write(f"{_listable_path(mic, os.path.dirname(path))}\t{names[mic.getObjId()]}\n")
+
+
+def _listable_path(mic, folder):
+    path = mic.getFileName()
+    if path == path.strip() and not re.search(r"[\t\r\n]", path):
+        return path
+    link = os.path.join(folder, f"mic_{mic.getObjId():06d}{os.path.splitext(path)[1].strip()}")
+    pwutils.createAbsLink(os.path.abspath(path), link)
+    return link
+
+
+def micrographs_with_coordinates(coordinates):
+    """Copies of the micrographs that have coordinates, by name.
+
+    Parameters
+    ----------
+    coordinates : SetOfCoordinates
+
+    Returns
+    -------
+    dict
+        Name of the micrograph in Scipion to Micrograph, in the order of their ids.
+    """
+    present = set(coordinates.getUniqueValues("_micId")) if coordinates.getSize() else set()
+    # Copies, because reading the coordinates moves the cursor of the micrographs' set.
+    return {mic.getMicName(): mic.clone() for mic in coordinates.getMicrographs() if mic.getObjId() in present}
+
+
+def write_boxes(folder, coordinates, names, pixel_size_angst):
+    """Write one .box file per micrograph.
+
+    Parameters
+    ----------
+    folder : str
+        Made anew.
+    coordinates : SetOfCoordinates
+    names : dict
+        Name of the micrograph in Scipion to name of its file. Coordinates of other micrographs are left out.
+    pixel_size_angst : float
+        Pixel size of the micrographs that the files are for.
+
+    Returns
+    -------
+    int
+        Number of coordinates written.
+    """
+    pwutils.cleanPath(folder)
+    pwutils.makePath(folder)
+    scale = coordinates.getMicrographs().getSamplingRate() / pixel_size_angst
+    box_px = scale * (coordinates.getBoxSize() or 1)
+    written = 0
+    for mic_name, mic in micrographs_with_coordinates(coordinates).items():
+        if mic_name not in names:
+            continue
+        centres_xy = scale * np.array([c.getPosition() for c in coordinates.iterCoordinates(mic)], float)
+        write_box(os.path.join(folder, names[mic_name] + ".box"), centres_xy, np.full(len(centres_xy), np.nan), box_px)
+        written += len(centres_xy)
+    return written
+
+
+def read_picks(path, mic):
+    """Coordinates of one micrograph from the file that the program wrote.
+
+    Positions are rounded, because Scipion cuts off decimals, and lie inside the micrograph. The three
+    attributes named after RELION's labels carry the score into RELION's extraction, which wants all or none.
+
+    Parameters
+    ----------
+    path : str
+        A .box file.
+    mic : Micrograph
+
+    Returns
+    -------
+    list of Coordinate
+    """
+    rows, cols = read_shape(mic.getFileName())
+    items = []
+    for picks in read_coordinates(path).values():
+        centres_xy = np.clip(np.rint(picks.centres_xy), 0, (cols - 1, rows - 1)).astype(int)
+        for (x, y), score in zip(centres_xy.tolist(), picks.scores.tolist()):
+            item = Coordinate(x=x, y=y)
+            item.setMicrograph(mic)
+            item._deepemScore = Float(score)
+            item._rlnAutopickFigureOfMerit = Float(score)
+            item._rlnClassNumber = Integer(1)
+            item._rlnAnglePsi = Float(0.0)
+            items.append(item)
+    return items
+
+
+def read_failed(path):
+    """Reasons of the failed micrographs from a failed.tsv, by name; empty where there is no such file."""
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()[1:]
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+
+def write_failed(path, failed):
+    """Write a failed.tsv as the program does; `failed` maps names to reasons."""
+    lines = ["micrograph\treason", *(f"{name}\t{reason}" for name, reason in failed.items())]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def collect_results(source, target):
+    """Move the result files of one batch to the folder that holds those of all, and join the summaries.
+
+    Parameters
+    ----------
+    source, target : str
+        Output folder of the program, folder of all results.
+    """
+    joined = os.path.join(target, "summary.json")
+    summaries = [_read_json(joined), _read_json(os.path.join(source, "summary.json"))]
+    micrographs = {name: value for summary in summaries for name, value in summary.get("micrographs", {}).items()}
+    for folder, _, files in os.walk(source):
+        for name in files:
+            if name not in ("summary.json", "failed.tsv", "picks.star"):
+                place = os.path.join(target, os.path.relpath(folder, source))
+                os.makedirs(place, exist_ok=True)
+                shutil.move(os.path.join(folder, name), os.path.join(place, name))
+    os.makedirs(target, exist_ok=True)
+    with open(joined + ".new", "w", encoding="utf-8") as file:
+        json.dump({**summaries[1], **_totals(micrographs.values()), "micrographs": micrographs}, file, indent=1)
+    os.replace(joined + ".new", joined)
+
+
+def _totals(entries):
+    """The sums in a summary."""
+    done = [entry for entry in entries if entry["status"] == "ok"]
+    return {"picked": len(done), "failed": len(entries) - len(done), "picks": sum(entry["picks"] for entry in done)}
+
+
+def _read_json(path):
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def read_model(path):
+    """Model of a file, described by its card.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    DeepEMModel
+
+    Raises
+    ------
+    RuntimeError
+        Where the program cannot read the file; with its message.
+    """
+    done = subprocess.run([Plugin.getPython(), "-m", PROGRAM_MODULE, "info", path, "--json"],
+                          env=Plugin.getEnviron(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{path} cannot be read as a DeepEM model: {done.stderr.strip()}")
+    card = json.loads(done.stdout)
+    model = DeepEMModel(path)
+    model._diameter.set(card["diameter_angst"])
+    model._workingSamplingRate.set(card["working_pixel_size_angst"])
+    model._boxSize.set(card["geometry"]["box"])
+    model._scanStep.set(card["scan_step"])
+    model._threshold.set(card["threshold"])
+    model._samplingRate.set(card["training_pixel_size_angst"])
+    training, validation = card["training"], card["validation"]
+    model._numberOfMicrographs.set(len(training["names"]))
+    model._numberOfParticles.set(training["particles"] + validation["particles"])
+    # Figures are missing where nothing could be kept for validation.
+    model._precision.set(validation.get("precision"))
+    model._recall.set(validation.get("recall"))
+    model._fScore.set(validation.get("F1"))
+    model._averagePrecision.set(validation.get("AP"))
+    return model

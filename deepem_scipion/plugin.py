@@ -1,0 +1,126 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How Scipion finds and runs the `deepem` program."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+
+import pwem
+import pyworkflow as pw
+import pyworkflow.utils as pwutils
+from pyworkflow import VarTypes
+
+from . import __version__
+from .constants import DEEPEM_PYTHON, PROGRAM_MODULE
+
+PACKAGE = __package__
+REQUIRED_MODULES = ("tensorflow", "keras", "numpy", "scipy", "mrcfile", "safetensors")
+_SECONDS_TO_ANSWER = 60
+
+
+class Plugin(pwem.Plugin):
+    # The framework takes the plugin's name, version and folder from the class's module.
+    __module__ = PACKAGE
+
+    _url = "https://pypi.org/project/scipion-em-deepem"
+    _processingField = ["SPA"]
+
+    @classmethod
+    def _defineVariables(cls):
+        cls._defineVar(
+            DEEPEM_PYTHON, sys.executable,
+            description="Python interpreter that runs the deepem program. By default Scipion's own; another "
+                        "one (of a virtual or conda environment) must have TensorFlow.",
+            var_type=VarTypes.PATH)
+
+    @classmethod
+    def defineBinaries(cls, env):
+        """Nothing to install: the program is part of this package and TensorFlow comes with pip."""
+
+    @classmethod
+    def getPython(cls):
+        """Path of the interpreter that runs the program."""
+        python = os.path.expanduser(cls.getVar(DEEPEM_PYTHON) or sys.executable)
+        return shutil.which(python) or python
+
+    @classmethod
+    def isForeignPython(cls):
+        """True if the program runs in another Python environment than Scipion."""
+        # Not the real path: the interpreters of many environments are links to the same file.
+        python, own = os.path.abspath(cls.getPython()), os.path.abspath(sys.executable)
+        same_folder = os.path.dirname(python) == os.path.dirname(own)
+        return not (same_folder and os.path.realpath(python) == os.path.realpath(own))
+
+    @classmethod
+    def getProgram(cls):
+        """First words of the command line, ready for the shell."""
+        return f"{shlex.quote(cls.getPython())} -m {PROGRAM_MODULE}"
+
+    @classmethod
+    def getEnviron(cls, threads=1):
+        """Environment of the program; that of Scipion itself is never changed."""
+        environ = pwutils.Environ(_clean_environ() if cls.isForeignPython() else os.environ)
+        if cls.isForeignPython() and PACKAGE in _missing_modules(cls.getPython(), (PACKAGE,)):
+            environ["PYTHONPATH"] = _folder_with_package_only()
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environ[name] = str(threads)
+        environ.update({
+            "PYTHONUNBUFFERED": "1",  # so that the log can be followed
+            "MPLBACKEND": "Agg",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # so that batches can share one GPU
+        })
+        return environ
+
+    @classmethod
+    def validateInstallation(cls):
+        """List of problems, each with the way out; TensorFlow is looked for and not loaded."""
+        python = cls.getPython()
+        if not os.access(python, os.X_OK) or os.path.isdir(python):
+            return [f"{DEEPEM_PYTHON} is {python!r}, which is not a program that can be run. Set it to a Python "
+                    "interpreter with TensorFlow, or remove it to use Scipion's own."]
+        if cls.isForeignPython():
+            missing = _missing_modules(python, REQUIRED_MODULES)
+        else:
+            missing = tuple(name for name in REQUIRED_MODULES if find_spec(name) is None)
+        if not missing:
+            return []
+        return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install with "
+                f"'{python} -m pip install scipion-em-deepem', or set {DEEPEM_PYTHON} to an interpreter that has them."]
+
+
+def _clean_environ():
+    """Copy of the environment without the paths that belong to Scipion's own Python."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def _missing_modules(python, names):
+    """Those of the modules that another interpreter cannot find; all where it cannot be asked."""
+    question = ("import sys, importlib.util as u; "
+                "print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])")
+    try:
+        # Elsewhere than in the current folder, from which Python would import, too.
+        answer = subprocess.run([python, "-c", question, *names], env=_clean_environ(), cwd=os.path.dirname(python),
+                                capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return tuple(names)
+    return tuple(answer.stdout.split())
+
+
+def _folder_with_package_only():
+    """Folder to import this package from, without the other packages that are installed beside it."""
+    folder = os.path.abspath(os.path.join(pw.Config.SCIPION_USER_DATA, f"{PACKAGE}-{__version__}"))
+    link = os.path.join(folder, PACKAGE)
+    target = os.path.dirname(os.path.abspath(__file__))
+    if os.path.realpath(link) != os.path.realpath(target):
+        os.makedirs(folder, exist_ok=True)
+        # In one move, because several batches may start at once.
+        new = f"{link}-{os.getpid()}-{threading.get_ident()}"
+        os.symlink(target, new)
+        os.replace(new, link)
+    return folder

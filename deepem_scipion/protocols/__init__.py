@@ -1,0 +1,8 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The protocols of the plugin."""
+
+from .protocol_pick import ProtDeepEMPick
+from .protocol_train import ProtDeepEMTrain
+
+__all__ = ["ProtDeepEMPick", "ProtDeepEMTrain"]

@@ -1,0 +1,369 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Picking of particles with a trained network."""
+
+import json
+import os
+from glob import glob
+
+import pyworkflow.utils as pwutils
+from pwem.protocols import ProtParticlePickingAuto
+from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
+from pyworkflow import NEW
+from pyworkflow.protocol import STEPS_PARALLEL, params
+
+from .. import convert
+from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
+from ..deepem.network import BOX_PER_DIAMETER
+from .protocol_base import DeepEMProgram, ProgramError
+
+
+class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
+    """ Picks particles with a DeepEM network that was trained before.
+
+    The network looks at every place of a micrograph through a small window and gives it a score from 0 to 1,
+    its belief that a particle is in the middle. Peaks of the score that exceed a threshold, keep a least distance
+    to better peaks, and have an ordinary contrast become coordinates. No templates and no
+    previous picking of these micrographs are needed.
+
+    *Input*
+
+    Micrographs, which may still be arriving from the microscope, and a model from *deepem_scipion - training*. The
+    micrographs need not have the pixel size of those which the model was trained on, since they are brought to the
+    model's own working pixel size. They should look alike, though: same particle, similar defocus, and
+    contrast of the same sign.
+
+    *Threshold*
+
+    The automatic threshold is the one that did best in the validation of the model, where losing a particle counted
+    more than a wrong pick. Raise it to get fewer and surer particles, lower it when you rather clean up in 2D
+    classification than lose rare views. Each coordinate carries its score, so you may pick generously now and select
+    by score later.
+
+    *Range of deviations*
+
+    Windows on carbon or ice crystals have unusually strong contrast, windows on empty film have unusually little. The
+    automatic range is that of the particles in the training. Turn it off if particles are lost
+    on thin or thick ice; give limits of your own if contamination is picked.
+
+    *Streaming and batches*
+
+    Micrographs are picked in batches, because loading the network takes longer than picking one of them. In
+    streaming a batch starts when it is full or the input is closed; choose a batch size of 1 to 4 to see coordinates
+    sooner. On processors give several threads to one batch rather than run many batches at once.
+
+    *When a micrograph cannot be read*
+
+    It is left out and the others are picked. The summary says how many failed and picks/failed.tsv in the extra folder
+    says why. *Continue* tries the failed ones again. If all of them fail, so does the protocol.
+
+    *Continue and Restart*
+
+    *Continue* goes on where a run was stopped and needs the same parameters as before, since the coordinates
+    of one set should not come from different settings. To change a parameter use *Restart* or a copy of the run.
+
+    *Output*
+
+    outputCoordinates: centres with the score as *_deepemScore*, and as the figure of merit that RELION's extraction
+    passes on to the particles. Files of each micrograph (.box with scores, all candidate peaks, and the score map if
+    asked for) are in the folder picks of the run's extra folder.
+    """
+
+    _label = "picking"
+    _devStatus = NEW
+    _possibleOutputs = ProtParticlePickingOutput
+    stepsExecutionMode = STEPS_PARALLEL
+
+    # -------------------------- DEFINE param functions -----------------------
+    def _defineParams(self, form):
+        super()._defineParams(form)
+        self._defineGpuParams(form)
+        self._defineInputParams(form)
+        self._defineSearchParams(form)
+        self._defineStreamingParams(form)
+        form.getParam("streamingBatchSize").setDefault(16)
+        form.addParallelSection(threads=2, mpi=0, binThreads=4)
+
+    def _defineInputParams(self, form):
+        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", important=True,
+                      label="Model", help="Network from *deepem_scipion - training*, made for this particle.")
+        form.addParam("boxSize", params.IntParam, default=0, allowsPointers=True, label="Box size (px)",
+                      validators=[params.GE(0, error="should not be negative")],
+                      help="Side of the box that later steps will cut out, in pixels of these micrographs. It does not "
+                           f"change what is found. 0: {BOX_PER_DIAMETER:g} particle diameters, made even.")
+        form.addParam("autoThreshold", params.BooleanParam, default=True, label="Automatic threshold?",
+                      help="Yes: the threshold with the best F2 in the validation of the model. F2 is a mean of "
+                           "precision and recall in which recall counts more.")
+        form.addParam("threshold", params.FloatParam, default=0.5, condition="not autoThreshold", label="Threshold",
+                      validators=[params.Range(0, 1, error="should be from 0 to 1")],
+                      help="Least score of a particle, usually 0.3 to 0.9. Higher: fewer picks, of which more are "
+                           "right. Lower: more particles, but also more of everything else.")
+
+    def _defineSearchParams(self, form):
+        form.addSection(label="Search")
+        form.addParam("stdRange", params.EnumParam, choices=STD_CHOICES, default=STD_AUTO,
+                      display=params.EnumParam.DISPLAY_HLIST, label="Range of deviations",
+                      help="Standard deviation that the window of a pick may have, where that of the whole "
+                           "micrograph is 1. *automatic*: as among the particles of the training; it keeps picks "
+                           "off carbon, ice and empty film. *off*: any. *custom*: from the limits below.")
+        line = form.addLine("Limits of the deviation", condition=f"stdRange == {STD_CUSTOM}",
+                            help="Lowest and highest deviation, for instance 0.7 and 1.4. Lower the upper limit if "
+                                 "carbon or ice is picked, raise the lower one if empty film is.")
+        line.addParam("stdLow", params.FloatParam, default=0.5, label="from")
+        line.addParam("stdHigh", params.FloatParam, default=1.5, label="to")
+        form.addParam("minDistance", params.FloatParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      label="Least distance (Å)", validators=[params.GE(0, error="should not be negative")],
+                      help="Of two peaks that are closer only the higher one is kept. 0: half a particle diameter. "
+                           "Long particles that lie side by side need less, down to their width.")
+        form.addParam("border", params.FloatParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      label="Border (Å)", validators=[params.GE(0, error="should not be negative")],
+                      help="Picks with a centre closer to the edge are left out: half a box where particles that "
+                           "would be cut off by the edge are of no use to you. 0: none is left out.")
+        form.addParam("scanStep", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      label="Scan step (working px)", validators=[params.GE(0, error="should not be negative")],
+                      help="Distance of neighbouring windows in pixels of the reduced micrograph. 0: that of the "
+                           "network, 4 to 6. 1 or 2 place the centres a little better and take many times longer.")
+        form.addParam("averageRotations", params.BooleanParam, default=True, expertLevel=params.LEVEL_ADVANCED,
+                      label="Average four rotations?",
+                      help="Yes: scores are averaged over the window turned by 0, 90, 180 and 270 degrees, as in the "
+                           "publication and in the validation of the model. No: four times faster, less steady, and "
+                           "the automatic threshold fits less well.")
+        form.addParam("saveScoreMaps", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
+                      label="Save score maps?",
+                      help="Yes: the score of every window is kept as an image, to see what the network sees. It takes "
+                           "up to a megabyte for each micrograph.")
+
+    # -------------------------- INSERT steps functions -----------------------
+    def _insertAllSteps(self):
+        self._prepareContinue()
+        super()._insertAllSteps()
+
+    def _getPickArgs(self):
+        return [self._getArguments()]
+
+    # -------------------------- STEPS functions ------------------------------
+    def pickMicrographStep(self, micName, *args):
+        super().pickMicrographStep(micName, *args)
+        return self._getMarkers([micName])
+
+    def pickMicrographListStep(self, micNameList, *args):
+        super().pickMicrographListStep(micNameList, *args)
+        return self._getMarkers(micNameList)
+
+    def _pickMicrograph(self, mic, *args):
+        self._pickMicrographList([mic], *args)
+
+    def _pickMicrographList(self, micList, *args):
+        if not micList:
+            return  # Continue found all of them done
+        arguments, = args
+        names = self._getNames()
+        batch = f"batch_{micList[0].getObjId():06d}"
+        listFile, folder = self._getExtraPath("lists", batch + ".txt"), self._getTmpPath(batch)
+        convert.write_micrograph_list(listFile, micList, names)
+        pwutils.cleanPath(folder, *map(self._getMicFailed, micList))
+        error = None
+        try:
+            self.runDeepEM("pick", ["--micrographs", listFile, "--output", folder, *arguments])
+        except ProgramError as problem:
+            error = problem
+        self._checkResults({names[mic.getObjId()]: mic for mic in micList}, folder, error)
+        with self._lock:
+            convert.collect_results(folder, self.getCoordsDir())
+
+    def _checkResults(self, mics, folder, error):
+        """Each micrograph, by name, has a result or a reason why not; reasons are noted."""
+        failed = convert.read_failed(os.path.join(folder, "failed.tsv"))
+        lost = [name for name in mics
+                if name not in failed and not os.path.exists(os.path.join(folder, name + ".box"))]
+        if error is not None and (lost or (error.status != 1 and len(failed) < len(mics))):
+            raise error
+        if lost:
+            raise RuntimeError(f"The program left no result for {len(lost)} micrographs, among them {lost[0]}; "
+                               "see the log of the run.")
+        for name in failed.keys() & mics.keys():
+            path = self._getMicFailed(mics[name])
+            pwutils.makeFilePath(path)
+            convert.write_failed(path, {name: failed[name]})
+
+    def readCoordsFromMics(self, outputDir, micDoneList, outputCoords):
+        names = self._getNames()
+        # A crash may come after coordinates were stored and before this was noted: never add any twice.
+        present = set(outputCoords.getUniqueValues("_micId")) if outputCoords.getSize() else set()
+        for mic in micDoneList:
+            if mic.getObjId() not in present and not os.path.exists(self._getMicFailed(mic)):
+                for item in convert.read_picks(os.path.join(outputDir, names[mic.getObjId()] + ".box"), mic):
+                    outputCoords.append(item)
+
+    def _createSetOfCoordinates(self, micSet, suffix=""):
+        coordinates = super()._createSetOfCoordinates(micSet, suffix)
+        coordinates.setBoxSize(self._getBoxSize())
+        return coordinates
+
+    def _updateOutputCoordSet(self, micList, streamMode):
+        # No output as long as there is nothing but failures.
+        if self._getOutput() is None and all(os.path.exists(self._getMicFailed(mic)) for mic in micList):
+            return micList
+        return super()._updateOutputCoordSet(micList, streamMode)
+
+    def _updateStreamState(self, streamMode):
+        if self._getOutput() is not None or not self._getFailed():
+            super()._updateStreamState(streamMode)
+
+    def createOutputStep(self):
+        failed = self._getFailed()
+        pwutils.makePath(self.getCoordsDir())
+        convert.write_failed(self._getFailedFile(), failed)
+        if failed and len(failed) == len(self.micDict):
+            name, reason = next(iter(failed.items()))
+            raise RuntimeError(f"None of the {len(failed)} micrographs could be picked. {name}: {reason}")
+        return [self._getFailedFile()]
+
+    # -------------------------- INFO functions -------------------------------
+    def _validate(self):
+        errors = []
+        model = self.inputModel.get()
+        if model is None or self.getInputMicrographs() is None:
+            return errors  # told by the framework
+        if not os.path.exists(model.getFileName()):
+            errors.append(f"The file of the model, {model.getFileName()}, is missing. Train it again.")
+        if self.stdRange.get() == STD_CUSTOM and not 0 <= self.stdLow.get() < self.stdHigh.get():
+            errors.append(f"Limits of the deviation: from {self.stdLow} to {self.stdHigh} was found; the first "
+                          "should not be negative and the second should be larger.")
+        if self.streamingBatchSize.get() < 0:
+            errors.append(f"Batch size: {self.streamingBatchSize} was found; give 1 or more, or 0 for all at once.")
+        if self.isContinued() and self._argumentsChanged():
+            errors.append("Parameters differ from those that the first micrographs were picked with, and one set "
+                          "should not mix both. Restart this run, or copy it, to pick all micrographs anew.")
+        return errors
+
+    def _warnings(self):
+        warnings = []
+        micSet, model = self.getInputMicrographs(), self.inputModel.get()
+        if micSet is None or model is None:
+            return warnings
+        pixel, trained = micSet.getSamplingRate(), model.getSamplingRate()
+        working = model.getWorkingSamplingRate()
+        if pixel > 1.01 * working:
+            warnings.append(f"The micrographs have {pixel:.2f} Å/px, coarser than the {working:.2f} Å/px that the "
+                            "network works at: detail that it learned is missing. Use less binned micrographs.")
+        elif abs(pixel - trained) > 0.01 * trained:
+            warnings.append(f"The micrographs have {pixel:.2f} Å/px, those of the training {trained:.2f} Å/px. They "
+                            f"will be brought to the {working:.2f} Å/px of the network; check the picks of the first "
+                            "ones.")
+        names = micSet.getUniqueValues("_micName") if micSet.getSize() else []
+        if len(names) < micSet.getSize():
+            warnings.append(f"{micSet.getSize()} micrographs have only {len(names)} different names. Of those that "
+                            "share a name only the last one will be picked, because Scipion tells them apart by "
+                            "name here.")
+        return warnings
+
+    def _summary(self):
+        summary = []
+        micSet, model = self.getInputMicrographs(), self.inputModel.get()
+        if micSet is not None and model is not None:
+            pixel = micSet.getSamplingRate()
+            summary.append(f"Particle diameter: {model.getDiameter():.1f} Å, {model.getDiameter() / pixel:.0f} px of "
+                           f"the micrographs at {pixel:.2f} Å/px; box {self._getBoxSize()} px")
+            step, working = self.scanStep.get() or model.getScanStep(), model.getWorkingSamplingRate()
+            summary.append(f"Network: window {model.getBoxSize()} px at a working pixel size of {working:.2f} Å, scan "
+                           f"step {step} px ({step * working:.0f} Å), threshold {self._getThreshold():.3f}")
+        coords = self._getOutput()
+        if coords is None:
+            summary.append("The coordinates are not ready yet.")
+        else:
+            summary.append(f"Picked: {coords.getSize()} particles")
+        failed = self._getFailed()
+        if failed:
+            name, reason = next(iter(failed.items()))
+            summary.append(f"*{len(failed)} micrographs failed*, listed in {self._getFailedFile()}. First: {name}: "
+                           f"{reason.rstrip('.')}. Continue tries them again.")
+        return summary
+
+    def _methods(self):
+        coords, model, micSet = self._getOutput(), self.inputModel.get(), self.getInputMicrographs()
+        if coords is None or model is None or micSet is None:
+            return []
+        number = micSet.getSize() - len(self._getFailed())
+        return [f"{coords.getSize()} particles were picked from {number} micrographs with a DeepEM network [Zhu2017] "
+                f"that looks at windows of {model.getBoxSize()} px at {model.getWorkingSamplingRate():.2f} Å/px; "
+                f"picks have a score of at least {self._getThreshold():.2f}."]
+
+    def _citations(self):
+        return ["Zhu2017"]
+
+    # -------------------------- UTILS functions ------------------------------
+    def _getOutput(self):
+        return getattr(self, ProtParticlePickingOutput.outputCoordinates.name, None)
+
+    def getCoordsDir(self):
+        return self._getExtraPath("picks")
+
+    def _getFailedFile(self):
+        return os.path.join(self.getCoordsDir(), "failed.tsv")
+
+    def _getMicFailed(self, mic):
+        return self._getExtraPath("FAILED", f"mic_{mic.getObjId():06d}.TXT")
+
+    def _getFailed(self):
+        """Reasons of the micrographs that failed, by name."""
+        folder = self._getExtraPath("FAILED")
+        files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        return {name: reason for file in files
+                for name, reason in convert.read_failed(os.path.join(folder, file)).items()}
+
+    def _getMarkers(self, micNames):
+        """Files that say that micrographs are done. A step is done again by Continue if one is missing."""
+        return [self._getMicDone(self.micDict[micName]) for micName in micNames]
+
+    def _getNames(self):
+        """Names of the result files by micrograph id."""
+        return convert.result_names(list(self.micDict.values()))
+
+    def _prepareContinue(self):
+        """Make Continue retry failed micrographs and find out by itself what the output set holds."""
+        folder = self._getExtraPath("FAILED")
+        if os.path.isdir(folder):
+            done = [self._getExtraPath("DONE", file) for file in os.listdir(folder)]
+            pwutils.cleanPath(self._getFailedFile(), *done, folder)
+        # The list of what was stored may be ahead of the output set or behind it after a crash.
+        pwutils.cleanPath(self._getAllDone())
+        with open(self._getArgumentsFile(), "w", encoding="utf-8") as file:
+            json.dump(self._getArguments(), file)
+
+    def _getArgumentsFile(self):
+        return self._getExtraPath("arguments.json")
+
+    def _argumentsChanged(self):
+        """True if micrographs were picked with other parameters before."""
+        if not (os.path.exists(self._getArgumentsFile()) and glob(self._getExtraPath("DONE", "mic_*.TXT"))):
+            return False
+        with open(self._getArgumentsFile(), encoding="utf-8") as file:
+            return json.load(file) != self._getArguments()
+
+    def _getBoxSize(self):
+        """Box size in pixels of the micrographs."""
+        if self.boxSize.get():
+            return self.boxSize.get()
+        pixels = BOX_PER_DIAMETER * self.inputModel.get().getDiameter() / self.getInputMicrographs().getSamplingRate()
+        return max(2, 2 * round(pixels / 2))
+
+    def _getThreshold(self):
+        return self.inputModel.get().getThreshold() if self.autoThreshold else self.threshold.get()
+
+    def _getArguments(self):
+        """Arguments of the program that decide on the result."""
+        arguments = ["--model", self.inputModel.get().getFileName(),
+                     "--pixel-size", f"{self.getInputMicrographs().getSamplingRate():.6g}",
+                     "--box", str(self._getBoxSize()),
+                     "--threshold", "auto" if self.autoThreshold else f"{self.threshold.get():g}",
+                     "--border", f"{self.border.get():g}",
+                     "--rotations", "4" if self.averageRotations else "1"]
+        arguments += {STD_AUTO: ["--std-range", "auto"], STD_OFF: ["--std-range", "off"],
+                      STD_CUSTOM: ["--std-range", f"{self.stdLow.get():g}", f"{self.stdHigh.get():g}"],
+                      }[self.stdRange.get()]
+        if self.minDistance.get():
+            arguments += ["--min-distance", f"{self.minDistance.get():g}"]
+        if self.scanStep.get():
+            arguments += ["--scan-step", str(self.scanStep.get())]
+        return arguments + ["--score-maps"] * bool(self.saveScoreMaps)

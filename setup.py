@@ -1,0 +1,61 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Packaging of the plugin. Settings of the development tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def read_version():
+    """Version literal of the package, read without importing it (an import would need Scipion)."""
+    text = (HERE / "deepem_scipion" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+setup(
+    name="scipion-em-deepem",
+    version=read_version(),
+    description="Scipion plugin: single-particle picking in cryo-EM micrographs with DeepEM",
+    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    author="The authors of scipion-em-deepem",
+    license="GPL-3.0-or-later",
+    keywords="scipion cryoem imageprocessing scipion-3.0 particle-picking deep-learning",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: GNU General Public License v3 or later (GPLv3+)",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
+    package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png"]},
+    install_requires=[
+        "scipion-pyworkflow>=3.11",
+        "scipion-em>=3.11",
+        "tensorflow>=2.16,<3",
+        "keras>=3.3",
+        "numpy>=1.24",
+        "scipy>=1.9",
+        "mrcfile>=1.4",
+        "tifffile>=2023.1",
+        "safetensors>=0.4",
+        "matplotlib>=3.7",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.16,<3"],
+        "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8"],
+    },
+    entry_points={
+        "console_scripts": ["deepem = deepem_scipion.deepem.cli:main"],
+        "pyworkflow.plugin": ["deepem_scipion = deepem_scipion"],
+    },
+)

@@ -1,0 +1,152 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plugin as a whole: what belongs together agrees, and Scipion finds it."""
+
+import ast
+import inspect
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from pwem.protocols import EMProtocol, ProtParticlePickingAuto
+from pyworkflow import Config
+
+import deepem_scipion
+from deepem_scipion import constants
+from deepem_scipion.deepem import network, training
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "deepem_scipion"
+
+
+@pytest.fixture(scope="module")
+def domain():
+    domain = Config.getDomain()
+    domain.getProtocols()
+    return domain
+
+
+@pytest.fixture(scope="module")
+def protocols(domain):
+    """Our protocol classes by name."""
+    return {name: cls for name, cls in domain.getProtocols().items() if cls.__module__.startswith("deepem_scipion")}
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True,
+                          cwd=os.path.dirname(sys.executable)).stdout
+
+
+def test_scipion_finds_the_protocols_and_the_object(domain, protocols):
+    assert {"ProtDeepEMTrain", "ProtDeepEMPick"} <= set(protocols)
+    assert "DeepEMModel" in domain.getObjects()
+
+
+def test_the_tree_of_protocols_lists_all_of_them_and_nothing_else(protocols):
+    text = (PACKAGE / "protocols.conf").read_text()
+    header, tree = text.split("=", 1)
+    assert header.split() == ["[PROTOCOLS]", "Protocols", "SPA"]
+    json.loads(tree)
+    assert sorted(re.findall(r'"value": "(\w+)"', tree)) == sorted(protocols)
+
+
+def test_package_data_and_logo_exist():
+    call = next(node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+                if isinstance(node, ast.keyword) and node.arg == "package_data")
+    patterns = ast.literal_eval(call.value)["deepem_scipion"]
+    assert all(list(PACKAGE.glob(pattern)) for pattern in patterns), patterns
+    packed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+              and "cache" not in str(path.relative_to(PACKAGE))}
+    assert others == packed
+    assert (PACKAGE / deepem_scipion._logo) in packed
+
+
+def test_the_version_literal_is_the_version_of_the_distribution():
+    assert deepem_scipion.__version__ == version("scipion-em-deepem")
+    assert (ROOT / "CHANGES.txt").read_text().startswith(f"{deepem_scipion.__version__}:")
+
+
+def test_every_citation_is_in_the_bibliography(protocols):
+    for cls in protocols.values():
+        for key, text in [*cls().getCitations().items(), *cls().getPackageCitations().items()]:
+            assert "10.1186/s12859-017-1757-y" in text, key
+
+
+def test_discovery_loads_no_heavy_library():
+    code = ("import sys, pwem, pyworkflow as pw; domain = pw.Config.getDomain(); "
+            "found = {**domain.getProtocols(), **domain.getObjects(), **domain.getViewers(), **domain.getWizards()}; "
+            "assert 'ProtDeepEMPick' in found; print(*sys.modules)")
+    assert {"tensorflow", "keras"}.isdisjoint(run_python(code).split())
+
+
+def test_the_method_needs_no_scipion():
+    modules = [f"deepem_scipion.deepem.{module.name}" for module in pkgutil.iter_modules([str(PACKAGE / "deepem")])
+               if module.name != "__main__"]
+    code = ("import sys, importlib; sys.modules.update(dict.fromkeys(['pwem', 'pyworkflow']));"
+            f"[importlib.import_module(name) for name in {modules}]; print('tensorflow' in sys.modules)")
+    assert run_python(code).strip() == "False"
+
+
+def test_the_forms_offer_what_the_method_has():
+    assert constants.PRESETS == ("auto", *network.PRESETS, "custom")
+    assert len(constants.PRESET_LABELS) == len(constants.PRESETS)
+    assert constants.PRESETS[constants.PRESET_CUSTOM] == "custom"
+    assert set(constants.RECIPES) == set(training.RECIPES)
+
+
+def form_of(cls):
+    """Parameters that the class adds to those of the framework, by name."""
+    base = ProtParticlePickingAuto if issubclass(cls, ProtParticlePickingAuto) else EMProtocol
+    inherited = {name for name, _ in base().getDefinition().iterParams()} | {
+        "hostName", "numberOfThreads", "binThreads", "useGpu", "gpuList",
+        "streamingWarning", "streamingSleepOnWait", "streamingBatchSize"}
+    return {name: param for name, param in cls().getDefinition().iterParams() if name not in inherited}
+
+
+def test_every_parameter_of_a_form_is_read(protocols):
+    for cls in protocols.values():
+        source = inspect.getsource(cls)
+        unread = [name for name in form_of(cls) if not re.search(rf"self\.{name}\b", source)]
+        assert not unread, (cls, unread)
+
+
+def test_every_parameter_of_a_form_has_a_label_a_help_and_a_working_condition(protocols):
+    for cls in protocols.values():
+        for name, param in form_of(cls).items():
+            assert param.getLabel(), name
+            assert name in ("stdLow", "stdHigh") or len(param.getHelp() or "") > 30, name
+            assert cls().evalParamCondition(name) in (True, False), name
+
+
+def test_every_protocol_has_a_manual_and_what_the_framework_asks_for(protocols):
+    for name, cls in protocols.items():
+        lines = cls.__doc__.strip().splitlines()
+        assert 20 <= len(lines) <= 60, (name, len(lines))
+        assert cls.__dict__["_label"] and cls.__dict__["_possibleOutputs"]
+        assert "stepsExecutionMode" in cls.__dict__
+        for method in ("_validate", "_warnings", "_summary", "_methods", "_citations"):
+            assert method in cls.__dict__, (name, method)
+
+
+def test_information_about_an_empty_form_is_harmless(protocols):
+    for cls in protocols.values():
+        protocol = cls()
+        before = protocol.getObjDict()
+        for method in (protocol._validate, protocol._warnings, protocol._summary, protocol._methods):
+            assert isinstance(method(), list)
+        assert protocol.getObjDict() == before
+
+
+def test_every_source_file_names_its_licence():
+    files = [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts and "build" not in path.parts]
+    assert files
+    without = [path for path in files if path.stat().st_size and "SPDX-License-Identifier: GPL-3.0-or-later"
+               not in path.read_text(encoding="utf-8")[:300]]
+    assert not without
