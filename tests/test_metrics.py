@@ -224,3 +224,29 @@ def test_a_hundred_thousand_picks_are_scored_quickly():
     start = time.process_time()
     metrics.evaluate({"a": truth}, {"a": picks}, 30)
     assert time.process_time() - start < 10  # 1 s on an idle machine
+
+
+def test_steady_threshold_lies_in_the_middle_between_right_and_false_picks():
+    scores = np.array([0.99, 0.98, 0.95, 0.2, 0.1])
+    matches = metrics.Matches(scores, scores > 0.5, np.zeros(5), 3)
+    assert metrics.best_threshold(metrics.curve(matches), 2) == 0.95
+    assert metrics.steady_threshold(metrics.curve(matches), 2) == pytest.approx((0.95 + 0.2) / 2)
+
+
+def test_steady_threshold_keeps_f_near_the_best():
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(size=400)
+    found = metrics.curve(metrics.Matches(scores, rng.uniform(size=400) < scores, np.zeros(400), 250))
+    best = metrics.f_beta(found.precision, found.recall, 2).max()
+    at = np.flatnonzero(found.thresholds >= metrics.steady_threshold(found, 2))[-1]
+    assert metrics.f_beta(found.precision[at], found.recall[at], 2) >= best - 0.006
+
+
+def test_steady_threshold_without_false_picks_is_half_of_the_least_right_score():
+    found = metrics.curve(metrics.Matches(np.array([0.9, 0.8]), np.ones(2, bool), np.zeros(2), 2))
+    assert metrics.steady_threshold(found, 2) == pytest.approx(0.4)
+
+
+def test_steady_threshold_without_picks_is_not_a_number():
+    nothing = metrics.Matches(np.zeros(0), np.zeros(0, bool), np.zeros(0), 5)
+    assert np.isnan(metrics.steady_threshold(metrics.curve(nothing), 2))

@@ -45,12 +45,12 @@ def test_network_learns_to_tell_blobs_from_noise():
     assert found.history[found.best_epoch - 1]["validation_accuracy"] > 0.95
 
 
-def test_epoch_with_the_least_validation_loss_is_kept(monkeypatch):
-    losses = iter([0.5, 0.2, 0.4, 0.3])
+def test_epoch_with_the_best_average_precision_on_validation_is_kept(monkeypatch):
+    found_precisions = iter([0.5, 0.8, 0.6, 0.7])
 
     def assess(network, sample, recipe):
-        loss = next(losses) if len(sample[0][0]) == 8 else 0.0
-        return {"loss": loss, "relative_loss": 0.1, "accuracy": 0.9}
+        precision = next(found_precisions) if len(sample[0][0]) == 8 else 0.0
+        return {"loss": 0.1, "relative_loss": 0.1, "accuracy": 0.9, "average_precision": precision}
 
     monkeypatch.setattr(training, "assess", assess)
     snapshots = []
@@ -59,7 +59,7 @@ def test_epoch_with_the_least_validation_loss_is_kept(monkeypatch):
     found = run(blob_windows(16), blob_windows(8), epochs=4)
     assert found.best_epoch == 2
     assert found.weights is snapshots[2]  # the start, epoch 1, epoch 2
-    assert [record["validation_loss"] for record in found.history] == [0.5, 0.2, 0.4, 0.3]
+    assert [record["validation_average_precision"] for record in found.history] == [0.5, 0.8, 0.6, 0.7]
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others():
@@ -74,7 +74,8 @@ def test_run_on_the_plateau_is_begun_again_with_another_seed_and_says_so(monkeyp
     attempts = []
 
     def assess(network, sample, recipe):
-        return {"loss": 0.1, "relative_loss": 0.999 if attempts[-1] < 9 else 0.9, "accuracy": 0.5}
+        return {"loss": 0.1, "relative_loss": 0.999 if attempts[-1] < 9 else 0.9, "accuracy": 0.5,
+                "average_precision": 0.5}
 
     build = training.build_network
     monkeypatch.setattr(training, "build_network", lambda geometry, seed, whole: attempts.append(seed)

@@ -285,7 +285,7 @@ def _versions() -> dict[str, str]:
 
 
 def _with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: float, held_out: bool) -> Model:
-    """The model with the threshold of the best F2 on whole micrographs, and the figures that go with it."""
+    """The model with the threshold for the best F2 on whole micrographs, and the figures that go with it."""
     picker = Picker(model, Settings(threshold=0.0))
     parts = []
     for item in labelled:
@@ -304,8 +304,8 @@ def _with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px:
     if not len(curve.thresholds):
         log.warning("no candidate on the validation micrographs; the threshold stays at %g", model.threshold)
         return model
-    threshold = metrics.best_threshold(curve, 2)
-    at = int(np.flatnonzero(curve.thresholds == threshold)[0])
+    threshold = metrics.steady_threshold(curve, 2)
+    at = int(np.flatnonzero(curve.thresholds >= threshold)[-1])
     precision, recall = float(curve.precision[at]), float(curve.recall[at])
     some = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
     figures = {

@@ -145,6 +145,31 @@ def best_threshold(steps: Curve, beta: float) -> float:
     return float(steps.thresholds[_best(steps, beta)]) if len(steps.thresholds) else math.nan
 
 
+def steady_threshold(curve: Curve, beta: float, tolerance: float = 0.005) -> float:
+    """Find a threshold to be used on other micrographs: the middle of the range around the best.
+
+    The best threshold of some picks is a score of one of them. On other micrographs scores differ a little, and where
+    right and false picks lie far apart nearly any threshold between them is as good; the middle is safest.
+
+    Parameters
+    ----------
+    curve : Curve
+    beta : of F-beta (eq. 8 of the paper with 2)
+    tolerance : F-beta in the range is at most this much below the best
+
+    Returns
+    -------
+    The middle of the unbroken range of thresholds around the best; NaN where there is no pick.
+    """
+    if not len(curve.thresholds):
+        return math.nan
+    best = _best(curve, beta)
+    poor = np.flatnonzero(f_beta(curve.precision, curve.recall, beta) < _at(curve, best, beta) - tolerance)
+    highest = curve.thresholds[max(poor[poor < best], default=-1) + 1]
+    lowest = curve.thresholds[min(poor[poor > best])] if (poor > best).any() else 0.0
+    return float((highest + lowest) / 2)
+
+
 def evaluate(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates], distance_px: float,
              region: Region | None = None, threshold: float | None = None) -> dict[str, Any]:
     """Score the picks of many micrographs.
@@ -185,6 +210,10 @@ def _figures(matches: Matches, threshold: float | None) -> dict[str, Any]:
             "AP": average_precision(steps),
             "error_px": float(matches.errors_px[right].mean()) if n_right else None,
             "best_F1": _best_figures(steps, 1), "best_F2": _best_figures(steps, 2)}
+
+
+def _at(steps: Curve, at: int, beta: float) -> float:
+    return float(f_beta(steps.precision[at], steps.recall[at], beta))
 
 
 def _best(steps: Curve, beta: float) -> int:

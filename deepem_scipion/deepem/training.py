@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import DeepEMError
 from .examples import Batch, Examples
+from .metrics import Matches, average_precision, curve
 from .network import Geometry, build_network, get_weights, set_weights
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def compile_network(network: keras.Model, recipe: Recipe, updates: int) -> None:
 def fit(examples: Examples, validation: Examples | None, geometry: Geometry, recipe: Recipe,
         epochs: int | None = None, seed: int = 0, start: Mapping[str, np.ndarray] | None = None,
         progress: Callable[[dict[str, Any]], None] = lambda record: None) -> Fit:
-    """Train the network; keep the epoch with the least validation loss.
+    """Train the network; keep the epoch with the highest average precision on the validation sample.
+
+    Among epochs that are equal in that to three decimals the one with the least loss is kept.
 
     A sigmoid network can sit on a plateau where every window gets the same score. A run whose loss is still that of the
     best constant answer after `PLATEAU_UPDATES` updates, or at its end, is given up and begun again with the next seed.
@@ -139,8 +142,8 @@ def fit(examples: Examples, validation: Examples | None, geometry: Geometry, rec
     start : mapping of str to array, optional
         Weights to go on from.
     progress : callable
-        Given the record of each epoch: epoch, epochs, seed, loss, accuracy, validation_loss,
-        validation_accuracy, seconds, seconds_left.
+        Given the record of each epoch: epoch, epochs, seed, the figures of `assess`, the same with `validation_`
+        before, seconds, seconds_left.
 
     Raises
     ------
@@ -173,7 +176,7 @@ def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: G
     compile_network(network, recipe, updates)
     rng = np.random.default_rng(seed)
     history: list[dict[str, Any]] = []
-    best, best_epoch, least = get_weights(network, geometry), 0, math.inf
+    best, best_epoch, highest = get_weights(network, geometry), 0, (-math.inf, -math.inf)
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
         for pixels, targets in examples.batches(rng):
@@ -188,17 +191,23 @@ def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: G
         done = epoch * examples.updates_per_epoch
         if record["relative_loss"] > PLATEAU_LOSS and done >= min(updates, max(PLATEAU_UPDATES, updates / 4)):
             raise _Plateau(f"still on the plateau after epoch {epoch}: every window gets nearly the same score,")
-        loss = record.get("validation_loss", record["loss"])
-        if loss < least:
-            best, best_epoch, least = get_weights(network, geometry), epoch, loss
+        judge = "validation_" if "validation_" in samples else ""
+        quality = round(record[f"{judge}average_precision"], 3), -record[f"{judge}loss"]
+        if quality > highest:
+            best, best_epoch, highest = get_weights(network, geometry), epoch, quality
     return Fit(best, history, best_epoch, seed)
 
 
 def assess(network: keras.Model, sample: Sequence[Batch], recipe: Recipe) -> dict[str, float]:
-    """Loss of the recipe, the same over that of the best constant answer, and balanced accuracy at 0.5.
+    """How well a network does on a sample.
 
-    Balanced: the mean of the shares of particles and of non-particles that are right, so that 0.5 is chance
-    whatever their numbers.
+    Returns
+    -------
+    loss : of the recipe
+    relative_loss : the same over that of the best constant answer
+    accuracy : share of windows that are right at 0.5, mean of particles and non-particles, so that 0.5 is chance
+    average_precision : of the windows in the order of their scores; unlike the loss it does not suffer from scores that
+        are too sure, as they become where particles were left unmarked
     """
     targets = np.concatenate([targets.reshape(-1) for _, targets in sample])
     scores = np.concatenate([np.asarray(network(pixels[..., np.newaxis], training=False)).reshape(-1)
@@ -210,4 +219,6 @@ def assess(network: keras.Model, sample: Sequence[Batch], recipe: Recipe) -> dic
     shares = [right[kind].mean() for kind in (positive, ~positive) if kind.any()]
     loss, constant = (float(LOSSES[recipe.loss](targets, answer))
                       for answer in (scores, np.full_like(scores, targets.mean())))
-    return {"loss": loss, "relative_loss": loss / constant if constant else 1.0, "accuracy": float(np.mean(shares))}
+    ranked = curve(Matches(scores, positive, np.zeros(len(scores)), int(positive.sum())))
+    return {"loss": loss, "relative_loss": loss / constant if constant else 1.0, "accuracy": float(np.mean(shares)),
+            "average_precision": average_precision(ranked)}
