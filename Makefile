@@ -11,7 +11,7 @@
 VENV := .venv
 STAMP := $(VENV)/.installed
 # Programs that some tests use, as package=program; without them those tests are skipped.
-DEBIAN_TEST_PACKAGES :=
+DEBIAN_TEST_PACKAGES := relion=relion_preprocess
 
 .PHONY: demo test lint clean test-packages
 
@@ -59,7 +59,8 @@ test-packages:
 	done; \
 	if [ -n "$$missing" ]; then \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 \
-	        && apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	        && apt-get update -qq >/dev/null \
+	        && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	    then echo "Installed:$$missing"; \
 	    else echo "Not installed, tests that need them are skipped:$$missing"; fi; \
 	fi

@@ -65,6 +65,31 @@ def test_stored_candidates_give_the_same_picks_as_picking_again(blobs, blob_mode
     assert (select(candidates, Limits(0.8, 25.0, load_model(blob_model).std_range)) == reasons).all()
 
 
+@pytest.mark.skipif(shutil.which("relion_preprocess") is None, reason="RELION is not installed (Debian: relion)")
+def test_relion_extracts_particles_straight_from_the_star_file(blobs, blob_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pick(blob_model, [micrograph(blobs, "d"), micrograph(blobs, "e")], "out", "--border", "60")
+    optics = (tmp_path / "out" / "picks.star").read_text().split("data_particles")[0]
+    header = "data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\n"
+    mics = "".join(f"{micrograph(blobs, name)} 1\n" for name in "de")
+    (tmp_path / "mics.star").write_text(optics + header + mics)
+    subprocess.run(["relion_preprocess", "--i", "mics.star", "--reextract_data_star", "out/picks.star", "--part_star",
+                    "particles.star", "--part_dir", "particles/", "--extract", "--extract_size", "16"], check=True,
+                   capture_output=True)
+    expected = sum(len(found.scores) for found in read_coordinates("out/picks.star").values())
+    assert expected > 10
+    assert (tmp_path / "particles.star").read_text().count(".mrcs") == expected
+
+
+def test_name_that_no_star_file_can_hold_costs_nothing_else(blobs, blob_model, tmp_path, capsys):
+    odd = tmp_path / "a' b\" c.mrc"
+    shutil.copy(micrograph(blobs, "d"), odd)
+    assert pick(blob_model, [odd, micrograph(blobs, "e")], tmp_path / "out") == 0
+    assert (tmp_path / "out" / "a' b\" c.box").exists()
+    assert set(read_coordinates(tmp_path / "out" / "picks.star")) == {"e"}
+    assert "left out of the STAR file" in capsys.readouterr().err
+
+
 def test_threshold_zero_keeps_every_candidate_that_has_room(blobs, blob_model, tmp_path):
     everything = ["--threshold", "0", "--std-range", "off", "--min-distance", "0"]
     pick(blob_model, [micrograph(blobs, "d")], tmp_path, *everything)

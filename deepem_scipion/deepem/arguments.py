@@ -72,6 +72,11 @@ def _add_pick(commands: Any) -> None:
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     group.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
                        "(default: 1.5 particle diameters)")
+    for name, default, what in (("voltage", 300.0, "voltage of the microscope in kV"),
+                                ("cs", 2.7, "its spherical aberration in mm"),
+                                ("amplitude-contrast", 0.1, "share of amplitude contrast")):
+        group.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{what}, for picks.star only, "
+                           "as RELION demands it (default: %(default)s)")
     group.add_argument("--score-maps", action="store_true", help="write the score maps, too (DIR/scores)")
     group = parser.add_argument_group("what is picked")
     group.add_argument("--threshold", default="auto", metavar="auto|VALUE", help="least score, from 0 (every "

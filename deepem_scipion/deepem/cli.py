@@ -98,6 +98,7 @@ def _geometry(options: argparse.Namespace) -> Geometry | None:
 
 def _pick(options: argparse.Namespace) -> int:
     from . import runtime
+    from .coordinates import Optics
     from .micrographs import find_micrographs
     from .model import load_model
     from .recognition import Picker, Settings, pick_micrographs
@@ -121,7 +122,8 @@ def _pick(options: argparse.Namespace) -> int:
 
     picker = Picker(model, settings)
     summary = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
-                               options.score_maps, report)
+                               options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
+                               report)
     n_failed, picks = len(summary.failed), summary.as_dict()["picks"]
     print(f"{picks} picks on {len(micrographs) - n_failed} micrographs, {n_failed} failed; threshold "
           f"{picker.threshold:.3g}; results in {options.output}")

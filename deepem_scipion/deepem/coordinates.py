@@ -8,6 +8,7 @@ y = row in pixels of the input micrograph; the centre of the first pixel is (0, 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable
@@ -20,6 +21,8 @@ from .errors import DeepEMError
 from .files import atomic_write
 from .micrographs import micrograph_name
 from .starfiles import StarTable, quote, read_tables
+
+log = logging.getLogger(__name__)
 
 # What programs add to the name of a micrograph to name its file of picks.
 _STAR_SUFFIXES = ("_autopick", "_manualpick", "_coords", "_picks")
@@ -39,6 +42,20 @@ class Coordinates:
     centres_xy: np.ndarray
     scores: np.ndarray
     box_px: float | None
+
+
+@dataclass(frozen=True)
+class Optics:
+    """What RELION wants to know of the microscope before it opens a file; picking does not use it.
+
+    Attributes
+    ----------
+    voltage_kv, spherical_aberration_mm, amplitude_contrast
+    """
+
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.1
 
 
 def read_coordinates(path: str | Path) -> dict[str, Coordinates]:
@@ -91,7 +108,7 @@ def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_
 
 
 def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
-               pixel_size_angst: float) -> None:
+               pixel_size_angst: float, optics: Optics = Optics()) -> None:
     """Write one RELION 3.1 file with the particles of all micrographs.
 
     Parameters
@@ -99,25 +116,37 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
     path : the file, replaced as a whole
     entries : for each micrograph its path, (n, 2) centres in its own pixels and (n,) scores
     pixel_size_angst : pixel size of the input micrographs
+    optics : of all micrographs
 
     Raises
     ------
     DeepEMError
         The file cannot be written, or the path of a micrograph cannot be expressed in it.
     """
-    optics = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnMicrographPixelSize",
-              "rlnMicrographOriginalPixelSize")
+    microscope = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize",
+                  "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
     particles = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit",
                  "rlnOpticsGroup")
     with atomic_write(path) as handle:
-        handle.write(_star_header("optics", optics))
-        handle.write(f"opticsGroup1 1 {pixel_size_angst:.6f} {pixel_size_angst:.6f}\n")
+        handle.write(_star_header("optics", microscope))
+        handle.write(f"opticsGroup1 1 {pixel_size_angst:.6f} {pixel_size_angst:.6f} {optics.voltage_kv:g} "
+                     f"{optics.spherical_aberration_mm:g} {optics.amplitude_contrast:g}\n")
         handle.write(_star_header("particles", particles))
         for micrograph, centres_xy, scores in entries:
             name = quote(str(micrograph))
             for (x, y), score in zip(np.reshape(centres_xy, (-1, 2)), scores, strict=True):
                 handle.write(f"{name} {x:.6f} {y:.6f} {score:.6g} 1\n")
         handle.write("\n")
+
+
+def can_name(micrograph: str | Path) -> bool:
+    """Whether a micrograph's path can stand in a STAR file; if not, this is logged."""
+    try:
+        quote(str(micrograph))
+    except DeepEMError as error:
+        log.warning("left out of the STAR file: %s", error)
+        return False
+    return True
 
 
 def _star_header(name: str, labels: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .coordinates import write_box, write_star
+from .coordinates import Optics, can_name, write_box, write_star
 from .errors import DeepEMError
 from .files import atomic_write
 from .micrographs import Micrograph, read_micrograph
@@ -125,7 +125,7 @@ class Summary:
 
 
 def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, box_px: int | None = None,
-                     pixel_size_angst: float | None = None, score_maps: bool = False,
+                     pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
                      progress: Callable[[str, dict[str, Any]], None] = lambda name, entry: None) -> Summary:
     """Pick micrographs and write everything into a folder.
 
@@ -137,6 +137,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
     box_px : side of the boxes written, in input pixels; default 1.5 particle diameters, made even
     pixel_size_angst : instead of what the headers say
     score_maps : write these, too
+    optics : written into picks.star; default: 300 kV and what goes with it
     progress : called with name and entry after each micrograph
 
     Returns
@@ -169,13 +170,15 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
                 entry = {"path": str(path), "status": "failed", "reason": reason}
             else:
                 picked = reasons == PICKED
-                star.append((path, candidates.centres_xy[picked], candidates.scores[picked]))
+                if can_name(path):
+                    star.append((path, candidates.centres_xy[picked], candidates.scores[picked]))
                 sizes.append(micrograph.pixel_size_angst / micrograph.scale)
                 entry = _entry(path, candidates, reasons, time.perf_counter() - began)
             summary.micrographs[name] = entry
             progress(name, entry)
     finally:
-        write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst)
+        write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst,
+                   optics or Optics())
         _write_failed(output / "failed.tsv", summary.failed)
         with atomic_write(output / "summary.json") as handle:
             json.dump(summary.as_dict(), handle, indent=1)
