@@ -52,7 +52,8 @@ def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_the
             for i in range(3):
                 for j in range(3):
                     window = patch[8 * i:8 * i + 28, 8 * j:8 * j + 28]
-                    seen = [places.get(np.rot90(window, turn).tobytes()) for turn in range(4)]
+                    seen = [places.get(np.rot90(view, turn).tobytes()) for turn in range(4)
+                            for view in (window, window[::-1])]
                     label = next((found for found in seen if found is not None), UNKNOWN)  # none in the mirrored rim
                     assert known[i, j] == label
                     compared.add(int(label))

@@ -64,9 +64,9 @@ class PatchExamples:
     """Patches that hold `side` x `side` windows, which share most of their convolutions.
 
     Half of the patches hold a particle (or a given non-particle) in a random one of their windows, off its centre by
-    as much as `label_map` allows; the others are from anywhere. Each is turned by a random multiple of 90 degrees. All
-    windows count whose label is known, so that the network sees many more non-particles than in single windows, and in
-    the proportion in which it will meet them when it picks.
+    as much as `label_map` allows; the others are from anywhere. Each is turned by a random multiple of 90 degrees
+    and, every second time, mirrored. All windows count whose label is known, so that the network sees many more
+    non-particles than in single windows, and in the proportion in which it will meet them when it picks.
 
     Parameters
     ----------
@@ -111,10 +111,12 @@ class PatchExamples:
         targets = np.empty((self.batch, self.side, self.side), np.float32)
         for place in range(self.batch):
             number, row, col = self._known_corner(rng) if place % 2 == 0 else self._any_corner(rng)
-            turn = rng.integers(4)
-            pixels[place] = np.rot90(self._images[number][row:row + size, col:col + size], turn)
-            labels = self._labels[number][row:row + self._reach + 1, col:col + self._reach + 1]
-            targets[place] = np.rot90(labels[::self.step, ::self.step], turn)
+            patch = self._images[number][row:row + size, col:col + size]
+            end = self._reach + 1
+            labels = self._labels[number][row:row + end:self.step, col:col + end:self.step]
+            turn, mirror = rng.integers(4), slice(None, None, 1 - 2 * int(rng.integers(2)))
+            pixels[place] = np.rot90(patch[mirror], turn)
+            targets[place] = np.rot90(labels[mirror], turn)
         return pixels, targets
 
     def sample(self) -> list[Batch]:
