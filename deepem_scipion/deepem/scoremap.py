@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Weights = Mapping[str, np.ndarray]
 
 # Micrographs are scanned in bands of rows so that a layer's maps stay below this size.
-BAND_BYTES = 256 * 2**20
+BAND_BYTES = 512 * 2**20
 
 
 def scan_shape(shape: tuple[int, int], box: int, step: int) -> tuple[int, int]:
@@ -116,43 +116,45 @@ class Scanner:
         box, step = self.geometry.box, self.step
         rows, cols = scan_shape((pixels.shape[0], pixels.shape[1]), box, step)
         scores = np.zeros((rows, cols), np.float32)
-        bytes_per_row = 4 * pixels.shape[1] * max(self.geometry.maps)
+        bytes_per_row = 4 * pixels.shape[1] * max(len(self._turned) * self.geometry.maps[0], *self.geometry.maps)
         band = max(1, (BAND_BYTES // bytes_per_row - box) // step + 1)
         for first in range(0, rows, band):
             last = min(first + band, rows) - 1
             part = np.ascontiguousarray(pixels[first * step:last * step + box], np.float32)
-            for weights in self._turned:
-                for where, values in self._scan_band(part, weights, (last + 1 - first, cols)):
-                    scores[first:last + 1][where] += values
+            for where, values in self._scan_band(part, (last + 1 - first, cols)):
+                scores[first:last + 1][where] += values
         return scores / np.float32(len(self._turned))
 
-    def _scan_band(self, part: np.ndarray, weights: dict[str, Any],
+    def _scan_band(self, part: np.ndarray,
                    counts: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+        """Scores of the windows of a band, by rotation and class of windows, with their places in the score map."""
         import tensorflow as tf
 
-        image = tf.constant(part[np.newaxis, :, :, np.newaxis])
+        # One convolution with the kernels of all rotations is faster than one for each.
+        first = tf.concat([weights["conv1.kernel"] for weights in self._turned], axis=3)
+        convolved = tf.nn.conv2d(part[np.newaxis, :, :, np.newaxis], first, 1, "VALID")
         axes = (_Windows(counts[0], self.step), _Windows(counts[1], self.step))
-        for rows, cols, values in self._layers(image, weights, 1, axes):
-            yield (slice(rows.first, None, rows.every), slice(cols.first, None, cols.every)), values
+        for weights, maps in zip(self._turned, tf.split(convolved, len(self._turned), axis=3)):
+            for rows, cols, values in self._stage(maps, weights, 1, axes):
+                yield (slice(rows.first, None, rows.every), slice(cols.first, None, cols.every)), values
 
-    def _layers(self, maps: tf.Tensor, weights: dict[str, Any], number: int,
-                axes: tuple[_Windows, _Windows]) -> Iterator[tuple[_Windows, _Windows, np.ndarray]]:
-        """Run stage `number` and those above it for the windows that `axes` describe."""
+    def _stage(self, convolved: tf.Tensor, weights: dict[str, Any], number: int,
+               axes: tuple[_Windows, _Windows]) -> Iterator[tuple[_Windows, _Windows, np.ndarray]]:
+        """Go on from the convolution of stage `number` to the scores of the windows that `axes` describe."""
         import tensorflow as tf
 
-        if number == 4:
-            rows, cols = axes
-            maps = maps[:, rows.offset:, cols.offset:]
-            logits = tf.nn.conv2d(maps, weights["dense.kernel"], (rows.step, cols.step), "VALID")
-            yield rows, cols, tf.sigmoid(logits + weights["dense.bias"])[0, :, :, 0].numpy()
-            return
-        maps = tf.nn.conv2d(maps, weights[f"conv{number}.kernel"], 1, "VALID")
-        maps = tf.sigmoid(maps + weights[f"conv{number}.bias"])
+        maps = tf.sigmoid(convolved + weights[f"conv{number}.bias"])
         pool = self.geometry.pools[number - 1]
         for rows in axes[0].classes(pool):
             for cols in axes[1].classes(pool):
                 pooled = tf.nn.avg_pool2d(maps[:, rows.remainder:, cols.remainder:], pool, pool, "VALID")
-                yield from self._layers(pooled, weights, number + 1, (rows, cols))
+                if number < 3:
+                    following = tf.nn.conv2d(pooled, weights[f"conv{number + 1}.kernel"], 1, "VALID")
+                    yield from self._stage(following, weights, number + 1, (rows, cols))
+                else:
+                    pooled = pooled[:, rows.offset:, cols.offset:]
+                    logits = tf.nn.conv2d(pooled, weights["dense.kernel"], (rows.step, cols.step), "VALID")
+                    yield rows, cols, tf.sigmoid(logits + weights["dense.bias"])[0, :, :, 0].numpy()
 
 
 @dataclass(frozen=True)
