@@ -268,6 +268,16 @@ def test_impossible_training_is_refused_in_words(blobs, tmp_path, capsys, argume
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("output", ["folder", "file/m"])
+def test_model_that_could_not_be_written_is_refused_before_training(blobs, tmp_path, capsys, output):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / output)]) == 2
+    message = capsys.readouterr().err
+    assert "--output" in message and "epoch" not in message
+
+
 def test_coordinates_of_other_micrographs_are_refused_with_both_names(blobs, tmp_path, capsys):
     shutil.copy(micrograph(blobs, "a"), tmp_path / "other.mrc")
     assert main(["train", "--micrographs", str(tmp_path / "other.mrc"), "--coordinates", str(blobs[0] / "boxes"),

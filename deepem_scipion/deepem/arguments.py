@@ -52,7 +52,8 @@ def _add_train(commands: Any) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--recipe", choices=RECIPES, default="default", help="how the network is fitted: `paper` is "
                        "plain gradient descent as published (default: %(default)s)")
-    group.add_argument("--epochs", type=int, metavar="N", help="passes over the windows (default: the recipe's)")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the windows (`paper`) or rounds of "
+                       "150 updates (`default`); default: 20")
     group.add_argument("--given-negatives-only", action="store_true", help="call non-particles only those of "
                        "--negatives; default: also places far from all particles")
     group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="share of the micrographs "

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .arguments import build_parser
@@ -52,16 +53,26 @@ def _train(options: argparse.Namespace) -> int:
     from .model import save_model
 
     plan = _plan(options)
+    _check_writable(options.output)
     micrographs = find_micrographs(options.micrographs)
     particles = read_coordinates(options.coordinates)
     negatives = read_coordinates(options.negatives) if options.negatives else None
     runtime.start(options.threads)
     model = train_model(micrographs, particles, plan, negatives, _log_epoch)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     save_model(options.output, model)
     print(describe(model.card()))
     print(f"model written to {options.output}")
     return OK
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the work begins whether its result can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepEMError(f"--output {path}: the folder cannot be made ({error.strerror})") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise DeepEMError(f"--output {path}: expected the name of a file in a folder that can be written to")
 
 
 def _plan(options: argparse.Namespace) -> Plan:

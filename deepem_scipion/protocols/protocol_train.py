@@ -131,9 +131,9 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
                            "comparison; slower.")
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="Number of times that all examples are shown to the network. 0 leaves it to the recipe. "
-                           "Raise it if the validation figures still improve in the last epochs; the best epoch is "
-                           "kept, so too many cost time only.")
+                      help="*paper*: number of times that all examples are shown to the network; *default*: rounds of "
+                           "150 updates. 0: 20. Raise it if the validation figures still improve in the last epochs; "
+                           "the best epoch is kept, so too many cost time only.")
         form.addParam("validationFraction", params.FloatParam, default=0.2, label="Validation fraction",
                       validators=[params.Range(0, 0.9, error="should be from 0 to 0.9")],
                       help="Share of the micrographs that is kept out of training to judge the network and to "
