@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 STD_MARGIN = 0.5
 # Single windows of random non-particles for each particle's, as in the paper.
 NEGATIVES_PER_PARTICLE = 1.0
+# A border in which nobody annotated is taken to be at most so many diameters wide; a wider one is chance.
+MOST_BORDER = 2.0
 # Picks within this many diameters of a particle are right.
 MATCH_DISTANCE = 0.5
 # Points of the validation curve kept in the card.
@@ -104,7 +106,8 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     rng = np.random.default_rng(plan.seed)
     training, validation = _divide(labelled, plan.validation_fraction, rng)
     recipe = RECIPES[plan.recipe]
-    diameter_px, border = plan.diameter_angst / working_angst, annotated_border(labelled)
+    diameter_px = plan.diameter_angst / working_angst
+    border = min(annotated_border(labelled), MOST_BORDER * diameter_px)
     drawn = 0.0 if plan.given_negatives_only else NEGATIVES_PER_PARTICLE
     windows, held_out = (collect_windows(part, geometry.box, diameter_px, border, drawn, rng)
                          for part in (training, validation))
@@ -120,7 +123,8 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     record = _record(plan, labelled, windows, held_out, found, border * working_angst)
     model = Model(geometry, found.weights, working_angst, plan.diameter_angst, step,
                   std_range_of(windows, held_out), 0.5, record)
-    return _with_threshold(model, validation or training, border, bool(validation))
+    judged = training if held_out_examples is None else validation
+    return _with_threshold(model, judged, border, held_out_examples is not None)
 
 
 def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, float, int]:
@@ -147,9 +151,9 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, floa
 
 
 def std_range_of(*windows: Windows) -> tuple[float, float]:
-    """Range of the deviations of the particles' windows, widened by `STD_MARGIN` on either side."""
+    """Range of the deviations of the particles' windows, widened on either side by `STD_MARGIN` of it or a tenth."""
     values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
-    margin = STD_MARGIN * (values.max() - values.min())
+    margin = max(STD_MARGIN * (values.max() - values.min()), 0.1 * values.mean())
     return max(0.0, float(values.min() - margin)), float(values.max() + margin)
 
 
@@ -221,11 +225,14 @@ def _inside(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
 
 def _divide(labelled: list[LabelledMicrograph], fraction: float,
             rng: np.random.Generator) -> tuple[list[LabelledMicrograph], list[LabelledMicrograph]]:
-    if len(labelled) == 1 and fraction > 0:
-        large, small = split_by_area(labelled[0], fraction)
-        return [large], [small]
-    training, validation = split_micrographs(len(labelled), fraction, rng)
-    return [labelled[i] for i in training], [labelled[i] for i in validation]
+    """Training and validation micrographs; those without any particle are good for training only."""
+    shown = [item for item in labelled if len(item.particles_rc)]
+    empty = [item for item in labelled if not len(item.particles_rc)]
+    if len(shown) == 1 and fraction > 0:
+        large, small = split_by_area(shown[0], fraction)
+        return [large, *empty], [small]
+    training, validation = split_micrographs(len(shown), fraction, rng)
+    return [shown[i] for i in training] + empty, [shown[i] for i in validation]
 
 
 def _examples(recipe: Recipe, labelled: list[LabelledMicrograph], windows: Windows, geometry: Geometry,
