@@ -72,6 +72,18 @@ def test_deviation_range_of_a_single_particle_leaves_room_and_others_do_not_coun
     assert high == pytest.approx(1.1 * images[0].std(), rel=1e-3)
 
 
+def test_deviation_range_of_particles_leaves_out_carbon_and_ice():
+    rng = np.random.default_rng(0)
+    y, x = np.indices((20, 20)) - 9.5
+    particle = 1.5 * (np.hypot(x, y) < 6)
+    low, high = std_range_of(windows([rng.normal(size=(20, 20)) - particle for _ in range(60)], [1] * 60))
+    carbon = [2 * rng.normal(size=(20, 20)) for _ in range(20)]
+    ice = [rng.normal(size=(20, 20)) - 8 * (np.hypot(x - shift, y) < 7) for shift in range(8)]
+    assert min(image.std() for image in carbon + ice) > high
+    others = [rng.normal(size=(20, 20)) - particle for _ in range(500)]
+    assert all(low < image.std() < high for image in others)
+
+
 @pytest.mark.parametrize("sign, word", [(-1, "dark"), (1, "bright")])
 def test_contrast_is_that_of_the_centre_against_the_rim(sign, word):
     y, x = np.indices((20, 20)) - 9.5
