@@ -9,7 +9,7 @@ import pytest
 
 from deepem_scipion.deepem.examples import PatchExamples, WindowExamples
 from deepem_scipion.deepem.micrographs import Micrograph
-from deepem_scipion.deepem.network import Geometry, build_network, get_weights, set_weights
+from deepem_scipion.deepem.network import PRESETS, Geometry, build_network, get_weights, set_weights
 from deepem_scipion.deepem.windows import UNKNOWN, LabelledMicrograph, collect_windows, label_map
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
@@ -97,3 +97,12 @@ def test_same_seed_shows_the_same_patches(seed):
     first, again = (next(patches(labelled()).batches(np.random.default_rng(seed))) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
+
+
+def test_large_windows_come_in_smaller_batches():
+    item = labelled(shape=(300, 310), n=1)
+    item = LabelledMicrograph(item.micrograph, np.array([[150.0, 150.0]]))
+    batches = {name: PatchExamples([item], geometry, 180.0, 0.0, False, 16, 8, 1).batch
+               for name, geometry in {**PRESETS, "auto": Geometry(40, (9, 5, 3), (2, 2, 2))}.items()}
+    assert batches["auto"] == 16
+    assert 4 == batches["klh"] < batches["19s"] < batches["26s"] < 16

@@ -19,6 +19,10 @@ Batch = tuple[np.ndarray, np.ndarray]
 SAMPLE_BATCH = 512
 SAMPLE_BATCHES = 16
 
+# The windows of the paper's presets are up to 272 pixels wide, and an update must not take seconds.
+PIXELS_PER_BATCH = 400_000
+LEAST_BATCH = 4
+
 
 class Examples(Protocol):
     """A source of batches."""
@@ -75,7 +79,7 @@ class PatchExamples:
     diameter_px, border_px, given_only
         As for `label_map`.
     batch : int
-        Patches in a batch.
+        Patches in a batch; fewer where they have more than `PIXELS_PER_BATCH` pixels, but at least `LEAST_BATCH`.
     side : int
         Windows along the side of a patch.
     updates_per_epoch : int
@@ -84,10 +88,11 @@ class PatchExamples:
 
     def __init__(self, labelled: Sequence[LabelledMicrograph], geometry: Geometry, diameter_px: float,
                  border_px: float, given_only: bool, batch: int, side: int, updates_per_epoch: int) -> None:
-        self.batch, self.side, self.updates_per_epoch = batch, side, updates_per_epoch
+        self.side, self.updates_per_epoch = side, updates_per_epoch
         self.step = math.prod(geometry.pools)
         self.box = geometry.box
         self._reach = self.step * (side - 1)
+        self.batch = max(LEAST_BATCH, min(batch, PIXELS_PER_BATCH // (self.box + self._reach) ** 2))
         self._shapes = [np.array(item.pixels.shape) - geometry.box + 1 for item in labelled]
         self._images = [np.pad(item.pixels, self._reach, mode="symmetric") for item in labelled]
         self._labels = [np.pad(label_map(item, geometry.box, diameter_px, border_px, given_only), self._reach,

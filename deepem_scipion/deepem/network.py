@@ -215,11 +215,13 @@ def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> ker
     """
     import keras
 
+    from .convolution import layer_for
+
     glorot = [keras.initializers.GlorotUniform(seed=seed * 4 + i) for i in range(4)]
     x = inputs = keras.Input((None, None, 1) if whole else (geometry.box, geometry.box, 1))
     for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
-        x = keras.layers.Conv2D(maps, kernel, activation="sigmoid", kernel_initializer=glorot[number - 1],
-                                name=f"conv{number}")(x)
+        x = layer_for(kernel)(maps, kernel, activation="sigmoid", kernel_initializer=glorot[number - 1],
+                              name=f"conv{number}")(x)
         x = keras.layers.AveragePooling2D(pool, name=f"pool{number}")(x)
     if whole:
         output = keras.layers.Conv2D(1, geometry.layer_sizes[-1], activation="sigmoid", kernel_initializer=glorot[3],

@@ -1,0 +1,66 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Seconds per training update with our gradient for large kernels and with TensorFlow's, in one run.
+
+    python benchmarks/gradient.py [--presets NAME ...] [--updates N]
+
+Patches of random pixels as the recipe `default` takes them; the median of the updates after the first. Prints a table
+in Markdown.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+
+def seconds_per_update(geometry, updates):
+    """Median seconds of an update, and the number of patches in it."""
+    import numpy as np
+
+    from deepem_scipion.deepem.examples import LEAST_BATCH, PIXELS_PER_BATCH
+    from deepem_scipion.deepem.network import build_network
+    from deepem_scipion.deepem.training import RECIPES, compile_network
+
+    recipe = RECIPES["default"]
+    side = geometry.box + geometry.pools[0] * geometry.pools[1] * geometry.pools[2] * (recipe.patch - 1)
+    batch = max(LEAST_BATCH, min(recipe.batch, PIXELS_PER_BATCH // side**2))
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
+    targets = rng.integers(-1, 2, (batch, recipe.patch, recipe.patch, 1)).astype(np.float32)
+    network = build_network(geometry, whole=True)
+    compile_network(network, recipe, 100)
+    network.train_on_batch(patches, targets)
+    taken = []
+    for _ in range(updates):
+        began = time.perf_counter()
+        network.train_on_batch(patches, targets)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken), batch
+
+
+def main():
+    """Time both and print the table."""
+    from deepem_scipion.deepem import runtime
+    from deepem_scipion.deepem.network import PRESETS
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--updates", type=int, default=2)
+    options = parser.parse_args()
+    runtime.start()
+    from deepem_scipion.deepem import convolution
+
+    large = convolution.LARGE_KERNEL
+    print("| preset | patches | ours, s | TensorFlow's, s | ratio |\n|---|---|---|---|---|")
+    for name in options.presets:
+        convolution.LARGE_KERNEL = large
+        ours, batch = seconds_per_update(PRESETS[name], options.updates)
+        convolution.LARGE_KERNEL = 10**6
+        plain, _ = seconds_per_update(PRESETS[name], options.updates)
+        print(f"| {name} | {batch} | {ours:.2f} | {plain:.2f} | {plain / ours:.0f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
