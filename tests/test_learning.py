@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepem_scipion.deepem.calibration import contrast_of, std_range_of
 from deepem_scipion.deepem.coordinates import Coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.learning import Plan, choose_geometry, contrast_of, std_range_of, train_model
+from deepem_scipion.deepem.learning import Plan, choose_geometry, train_model
 from deepem_scipion.deepem.network import PRESETS, Geometry
 from deepem_scipion.deepem.windows import Windows
 

@@ -8,37 +8,30 @@ import logging
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import metrics
+from .calibration import contrast_of, std_range_of, with_threshold
 from .coordinates import Coordinates
 from .errors import DeepEMError
 from .examples import Examples, PatchExamples, WindowExamples
 from .micrographs import Micrograph, read_micrograph, read_pixel_size
 from .model import Model
 from .network import BOX_PER_DIAMETER, PRESET_STEP, PRESETS, Geometry, auto_binning, auto_geometry
-from .recognition import Picker, Settings, check_size
+from .recognition import check_size
 from .training import RECIPES, Fit, Recipe, fit
 from .windows import LabelledMicrograph, Windows, annotated_border, collect_windows, split_by_area, split_micrographs
 
 log = logging.getLogger(__name__)
 
-# The deviation filter lets this much more through on either side than the training particles show, as a share of
-# their range: enough to lose no particle of other micrographs, too little for carbon or ice.
-STD_MARGIN = 0.5
 # Single windows of random non-particles for each particle's, as in the paper.
 NEGATIVES_PER_PARTICLE = 1.0
 # A border in which nobody annotated is taken to be at most so many diameters wide; a wider one is chance.
 MOST_BORDER = 2.0
-# Picks within this many diameters of a particle are right.
-MATCH_DISTANCE = 0.5
-# Points of the validation curve kept in the card.
-_CURVE_POINTS = 101
 
 
 @dataclass(frozen=True)
@@ -124,7 +117,7 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     model = Model(geometry, found.weights, working_angst, plan.diameter_angst, step,
                   std_range_of(windows, held_out), 0.5, record)
     judged = training if held_out_examples is None else validation
-    return _with_threshold(model, judged, border, held_out_examples is not None)
+    return with_threshold(model, judged, border, held_out_examples is not None)
 
 
 def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, float, int]:
@@ -148,13 +141,6 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, floa
     if geometry is None:
         geometry = auto_geometry(plan.diameter_angst / working)
     return geometry, working, PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step
-
-
-def std_range_of(*windows: Windows) -> tuple[float, float]:
-    """Range of the deviations of the particles' windows, widened on either side by `STD_MARGIN` of it or a tenth."""
-    values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
-    margin = max(STD_MARGIN * (values.max() - values.min()), 0.1 * values.mean())
-    return max(0.0, float(values.min() - margin)), float(values.max() + margin)
 
 
 def _check(plan: Plan) -> None:
@@ -273,14 +259,6 @@ def _record(plan: Plan, labelled: list[LabelledMicrograph], training: Windows, v
     }
 
 
-def contrast_of(windows: Windows, diameter_px: float) -> str:
-    """Whether particles are "dark" or "bright": their centre against the rim of the box, on average."""
-    mean = windows.cut(np.flatnonzero(windows.targets == 1)[:2000]).mean(axis=0)
-    r, c = np.indices(mean.shape) - (windows.box - 1) / 2
-    within = np.hypot(r, c) <= diameter_px / 2
-    return "dark" if mean[within].mean() < mean[~within].mean() else "bright"
-
-
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("scipion-em-deepem", "tensorflow", "keras", "numpy"):
@@ -289,39 +267,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: float, held_out: bool) -> Model:
-    """The model with the threshold for the best F2 on whole micrographs, and the figures that go with it."""
-    picker = Picker(model, Settings(threshold=0.0))
-    parts = []
-    for item in labelled:
-        micrograph = item.micrograph
-        if min(micrograph.pixels.shape) < model.geometry.box:
-            continue  # the small part of an only micrograph
-        candidates, reasons, _ = picker.pick(micrograph)
-        picked = reasons == "picked"
-        rows, cols = micrograph.pixels.shape
-        border = border_px * micrograph.scale - 1e-6
-        region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
-        parts.append(metrics.match(
-            candidates.centres_xy[picked], candidates.scores[picked], micrograph.to_input_xy(item.particles_rc),
-            MATCH_DISTANCE * model.diameter_px * micrograph.scale, region))
-    curve = metrics.curve(metrics.pool(parts))
-    if not len(curve.thresholds):
-        log.warning("no candidate on the validation micrographs; the threshold stays at %g", model.threshold)
-        return model
-    threshold = metrics.steady_threshold(curve, 2)
-    at = int(np.flatnonzero(curve.thresholds >= threshold)[-1])
-    precision, recall = float(curve.precision[at]), float(curve.recall[at])
-    some = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
-    figures = {
-        "on": "validation micrographs" if held_out else "training micrographs",
-        "precision": precision, "recall": recall, "F1": float(metrics.f_beta(precision, recall, 1)),
-        "F2": float(metrics.f_beta(precision, recall, 2)), "AP": metrics.average_precision(curve),
-        "best_F1_threshold": metrics.best_threshold(curve, 1),
-        "curve": {"threshold": curve.thresholds[some].tolist(), "precision": curve.precision[some].tolist(),
-                  "recall": curve.recall[some].tolist()},
-    }
-    record = {**model.record, "validation": {**model.record["validation"], **figures}}
-    return replace(model, threshold=threshold, record=record)

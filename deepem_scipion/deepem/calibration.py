@@ -1,0 +1,87 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is measured once the network is trained: deviation range and contrast of particles, threshold."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from . import metrics
+from .model import Model
+from .picking import PICKED
+from .recognition import Picker, Settings
+from .windows import LabelledMicrograph, Windows
+
+log = logging.getLogger(__name__)
+
+# The deviation filter lets this much more through on either side than the training particles show, as a share of
+# their range: enough to lose no particle of other micrographs, too little for carbon or ice.
+STD_MARGIN = 0.5
+# Picks within this many diameters of a particle are right.
+MATCH_DISTANCE = 0.5
+# Points of the validation curve kept in the card.
+_CURVE_POINTS = 101
+
+
+def std_range_of(*windows: Windows) -> tuple[float, float]:
+    """Range of the deviations of the particles' windows, widened on either side by `STD_MARGIN` of it or a tenth."""
+    values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
+    margin = max(STD_MARGIN * (values.max() - values.min()), 0.1 * values.mean())
+    return max(0.0, float(values.min() - margin)), float(values.max() + margin)
+
+
+def contrast_of(windows: Windows, diameter_px: float) -> str:
+    """Whether particles are "dark" or "bright": their centre against the rim of the box, on average."""
+    mean = windows.cut(np.flatnonzero(windows.targets == 1)[:2000]).mean(axis=0)
+    r, c = np.indices(mean.shape) - (windows.box - 1) / 2
+    within = np.hypot(r, c) <= diameter_px / 2
+    return "dark" if mean[within].mean() < mean[~within].mean() else "bright"
+
+
+def with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: float, held_out: bool) -> Model:
+    """The model with the threshold for the best F2 (eq. 8) on whole micrographs, and the figures that go with it.
+
+    Parameters
+    ----------
+    model : Model
+    labelled : list of LabelledMicrograph
+    border_px : float
+        Width, in working pixels, of the border in which nobody annotated: false picks there do not count.
+    held_out : bool
+        Whether these micrographs were kept out of training.
+    """
+    picker = Picker(model, Settings(threshold=0.0))
+    parts = []
+    for item in labelled:
+        micrograph = item.micrograph
+        if min(micrograph.pixels.shape) < model.geometry.box:
+            continue  # the small part of an only micrograph
+        candidates, reasons, _ = picker.pick(micrograph)
+        picked = reasons == PICKED
+        rows, cols = micrograph.pixels.shape
+        border = border_px * micrograph.scale - 1e-6
+        region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
+        parts.append(metrics.match(
+            candidates.centres_xy[picked], candidates.scores[picked], micrograph.to_input_xy(item.particles_rc),
+            MATCH_DISTANCE * model.diameter_px * micrograph.scale, region))
+    curve = metrics.curve(metrics.pool(parts))
+    if not len(curve.thresholds):
+        log.warning("no candidate on the validation micrographs; the threshold stays at %g", model.threshold)
+        return model
+    threshold = metrics.steady_threshold(curve, 2)
+    at = int(np.flatnonzero(curve.thresholds >= threshold)[-1])
+    precision, recall = float(curve.precision[at]), float(curve.recall[at])
+    some = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
+    figures = {
+        "on": "validation micrographs" if held_out else "training micrographs",
+        "precision": precision, "recall": recall, "F1": float(metrics.f_beta(precision, recall, 1)),
+        "F2": float(metrics.f_beta(precision, recall, 2)), "AP": metrics.average_precision(curve),
+        "best_F1_threshold": metrics.best_threshold(curve, 1),
+        "curve": {"threshold": curve.thresholds[some].tolist(), "precision": curve.precision[some].tolist(),
+                  "recall": curve.recall[some].tolist()},
+    }
+    record = {**model.record, "validation": {**model.record["validation"], **figures}}
+    return replace(model, threshold=threshold, record=record)
