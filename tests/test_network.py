@@ -18,6 +18,7 @@ from deepem_scipion.deepem.network import (
     get_weights,
     layer_sizes,
     set_weights,
+    widen_start,
 )
 
 # Table 1 of the paper: C1, S2, C3, S4, C5, S6
@@ -109,3 +110,13 @@ def test_start_is_glorot_uniform_and_depends_on_the_seed_alone():
     limit = np.sqrt(6 / (81 * 1 + 81 * 6))
     assert 0.9 * limit < np.abs(first["conv1.kernel"]).max() <= limit
     assert not first["conv1.bias"].any()
+
+
+def test_wide_start_hands_on_what_each_stage_sees():
+    geometry = Geometry(40, (9, 5, 3), (2, 2, 2))
+    windows = np.random.default_rng(0).normal(size=(200, 40, 40, 1)).astype(np.float32)
+    plain, wide = (build_network(geometry, seed=3) for _ in range(2))
+    widen_start(wide)
+    spread = [float(np.asarray(network(windows)).std()) for network in (plain, wide)]
+    assert spread[1] > 20 * spread[0]
+    assert abs(np.asarray(wide(windows)).mean() - 0.5) < 0.3

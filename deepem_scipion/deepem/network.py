@@ -232,6 +232,21 @@ def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> ker
     return keras.Model(inputs, output(x))
 
 
+def widen_start(network: keras.Model) -> None:
+    """Make the start of a network suit its sigmoids: four times the Glorot range, biases that centre each stage.
+
+    A logistic sigmoid is four times flatter than the function that Glorot's range was made for (Glorot and Bengio 2010
+    give the factor), and what comes out of it lies around 1/2. Without this, stages hand on next to nothing of what
+    they see, and the network may sit on a plateau for as long as one waits.
+    """
+    for name in ("conv1", "conv2", "conv3", "dense"):
+        kernel, bias = network.get_layer(name).get_weights()
+        kernel = 4 * kernel
+        if name != "conv1":  # whose input, the micrograph, has mean 0
+            bias = -kernel.sum(axis=tuple(range(kernel.ndim - 1))) / 2
+        network.get_layer(name).set_weights([kernel, bias])
+
+
 def get_weights(network: keras.Model, geometry: Geometry) -> dict[str, np.ndarray]:
     """Weights of a network as float32 arrays named and shaped as in `Geometry.weight_shapes`."""
     found = {}

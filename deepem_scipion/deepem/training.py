@@ -16,7 +16,7 @@ import numpy as np
 from .errors import DeepEMError
 from .examples import Batch, Examples
 from .metrics import Matches, average_precision, curve
-from .network import Geometry, build_network, get_weights, set_weights
+from .network import Geometry, build_network, get_weights, set_weights, widen_start
 
 if TYPE_CHECKING:
     import keras
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A network whose loss is still nearly that of the best constant answer after this many updates has missed the way down.
-PLATEAU_UPDATES = 400
+PLATEAU_UPDATES = 800
 PLATEAU_LOSS = 0.98
 ATTEMPTS = 5
 
@@ -48,6 +48,8 @@ class Recipe:
         Windows along the side of a patch (see `examples.PatchExamples`); 0 for single windows.
     updates_per_epoch : int
         With patches; windows are all shown once in each epoch.
+    wide_start : bool
+        Begin with `network.widen_start` instead of plain Glorot-uniform weights.
     """
 
     loss: str
@@ -58,13 +60,15 @@ class Recipe:
     batch: int
     patch: int = 0
     updates_per_epoch: int = 0
+    wide_start: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     # The paper's: half the mean squared error, plain gradient descent on single windows.
     "paper": Recipe("half_mse", "sgd", 1.0, decay=False, epochs=20, batch=50),
     # What of all that was tried trains best in a minute; see docs/accuracy.md.
-    "default": Recipe("crossentropy", "adam", 1e-2, decay=True, epochs=20, batch=16, patch=8, updates_per_epoch=150),
+    "default": Recipe("crossentropy", "adam", 1e-2, decay=True, epochs=20, batch=16, patch=8, updates_per_epoch=150,
+                      wide_start=True),
 }
 
 
@@ -170,6 +174,8 @@ def fit(examples: Examples, validation: Examples | None, geometry: Geometry, rec
 def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: Geometry, recipe: Recipe, epochs: int,
              seed: int, start: Mapping[str, np.ndarray] | None, progress: Callable[[dict[str, Any]], None]) -> Fit:
     network = build_network(geometry, seed, whole=True)
+    if recipe.wide_start:
+        widen_start(network)
     if start is not None:
         set_weights(network, start)
     updates = epochs * examples.updates_per_epoch
@@ -189,7 +195,7 @@ def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: G
         history.append(record)
         progress(record)
         done = epoch * examples.updates_per_epoch
-        if record["relative_loss"] > PLATEAU_LOSS and done >= min(updates, max(PLATEAU_UPDATES, updates / 4)):
+        if record["relative_loss"] > PLATEAU_LOSS and done >= min(updates, max(PLATEAU_UPDATES, updates / 3)):
             raise _Plateau(f"still on the plateau after epoch {epoch}: every window gets nearly the same score,")
         judge = "validation_" if "validation_" in samples else ""
         quality = round(record[f"{judge}average_precision"], 3), -record[f"{judge}loss"]
