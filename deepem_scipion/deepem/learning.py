@@ -246,6 +246,9 @@ def _record(plan: Plan, labelled: list[LabelledMicrograph], training: Windows, v
     counts = {name: {"micrographs": len(windows.images), "particles": int((windows.targets == 1).sum()),
                      "non_particles": int((windows.targets == 0).sum()), "left_out": windows.left_out}
               for name, windows in (("training", training), ("validation", validation))}
+    if RECIPES[plan.recipe].patch:  # patches show non-particles wherever labels allow: there is no number of them
+        for count in counts.values():
+            del count["non_particles"]
     first = labelled[0].micrograph
     return {
         "contrast": contrast_of(training, plan.diameter_angst / first.pixel_size_angst),
