@@ -48,6 +48,7 @@ setup(
         "mrcfile>=1.4",
         "tifffile>=2023.1",
         "safetensors>=0.4",
+        "threadpoolctl>=3",
         "matplotlib>=3.7",
     ],
     extras_require={

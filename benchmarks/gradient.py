@@ -49,14 +49,14 @@ def main():
     parser.add_argument("--updates", type=int, default=2)
     options = parser.parse_args()
     runtime.start()
-    from deepem_scipion.deepem import convolution
+    from deepem_scipion.deepem import layers
 
-    large = convolution.LARGE_KERNEL
+    large = layers.LARGE_KERNEL
     print("| preset | patches | ours, s | TensorFlow's, s | ratio |\n|---|---|---|---|---|")
     for name in options.presets:
-        convolution.LARGE_KERNEL = large
+        layers.LARGE_KERNEL = large
         ours, batch = seconds_per_update(PRESETS[name], options.updates)
-        convolution.LARGE_KERNEL = 10**6
+        layers.LARGE_KERNEL = 10**6
         plain, _ = seconds_per_update(PRESETS[name], options.updates)
         print(f"| {name} | {batch} | {ours:.2f} | {plain:.2f} | {plain / ours:.0f} |", flush=True)
     return 0

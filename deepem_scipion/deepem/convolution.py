@@ -1,43 +1,158 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Convolution with large kernels whose gradient takes as long as itself.
+"""Valid convolution of an image, direct or by Fourier transforms, and an estimate of which is faster.
 
-TensorFlow's own gradient with respect to the kernel is a hundred times slower than the convolution where kernels are as
-large as the paper's 51 x 51. The same sums are a convolution of the images with the incoming gradient, images and
-channels having changed places, and that is fast.
+As in networks, the kernel is not mirrored: output [i, j] is the sum over the k x k pixels from [i, j] on.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import keras
-import tensorflow as tf
+import numpy as np
+import scipy.fft
 
-# From this side on the gradient as a convolution is the faster one (measured on two processor cores).
-LARGE_KERNEL = 13
+# Sides of the square tiles that may be transformed: products of small primes only.
+TILES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Tiles are transformed together as long as they, their spectra and their maps stay near a core's cache.
+CACHE_BYTES = 4 * 2**20
 
-
-class LargeConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with the fast gradient; for `valid` convolutions in steps of one pixel."""
-
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """Convolve; called by Keras."""
-        return convolve(inputs, tf.convert_to_tensor(kernel))
-
-
-@tf.custom_gradient
-def convolve(images: Any, kernel: Any) -> Any:
-    """Valid convolution: (n, rows, cols, channels) images, (k, k, channels, maps) kernel."""
-    def gradient(upstream: Any) -> tuple[Any, Any]:
-        by_images = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(images), filter=kernel, out_backprop=upstream,
-                                                   strides=[1, 1, 1, 1], padding="VALID")
-        by_kernel = tf.nn.conv2d(tf.transpose(images, (3, 1, 2, 0)), tf.transpose(upstream, (1, 2, 0, 3)), 1, "VALID")
-        return by_images, tf.transpose(by_kernel, (1, 2, 0, 3))
-
-    return tf.nn.conv2d(images, kernel, 1, "VALID"), gradient
+# A processor adds up this many maps as fast as one.
+VECTOR = 16
+# Nanoseconds of one processor core, measured by `python benchmarks/speed.py --parts convolutions`; only ratios matter.
+# Direct: one multiplication and addition. Fourier, for each pixel of the input and output maps of a tile: its
+# transform, times the logarithm of the tile's side, and moving it; for each pixel, channel and map: the product of the
+# spectra.
+DIRECT_NS = 0.016
+TRANSFORM_NS, MOVE_NS, SPECTRUM_NS = 0.4, 3.0, 0.1
 
 
-def layer_for(kernel: int) -> type[keras.layers.Conv2D]:
-    """Class of the layer for kernels of this side."""
-    return LargeConv2D if kernel >= LARGE_KERNEL else keras.layers.Conv2D
+class Convolution:
+    """Convolution with one kernel.
+
+    Parameters
+    ----------
+    kernel : (k, k, channels, maps) float32
+    bias : (maps,) float32
+        Added to the result.
+
+    Attributes
+    ----------
+    columns : int
+        So many columns of the result are computed together by the direct convolution; see `columns_together`.
+    beside : (k, k + columns - 1, channels, columns x maps) float32
+        The kernel so many times, each a column further on: what `direct` wants.
+    """
+
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
+        self.kernel, self.bias = np.ascontiguousarray(kernel, np.float32), np.asarray(bias, np.float32)
+        side, _, channels, maps = self.kernel.shape
+        self.columns = columns_together(side, maps)
+        self.beside = np.zeros((side, side + self.columns - 1, channels, self.columns * maps), np.float32)
+        for column in range(self.columns):
+            self.beside[:, column:column + side, :, column * maps:(column + 1) * maps] = self.kernel
+        self._spectra: dict[int, np.ndarray] = {}
+
+    def by_fourier(self, image: np.ndarray, tile: int) -> np.ndarray:
+        """Convolve by multiplying the spectra of overlapping square tiles (overlap-save).
+
+        Parameters
+        ----------
+        image : (rows, cols, channels) float32
+        tile : int
+            Side of the tiles in pixels, at least k.
+
+        Returns
+        -------
+        (1, rows - k + 1, cols - k + 1, maps) float32
+        """
+        rows, cols, channels = image.shape
+        side, maps = len(self.kernel), len(self.bias)
+        valid = tile - side + 1
+        corners = [(row, col) for row in range(0, rows - side + 1, valid) for col in range(0, cols - side + 1, valid)]
+        together = max(1, CACHE_BYTES // (4 * tile**2 * (channels + maps)))
+        result = np.empty((1, rows - side + 1, cols - side + 1, maps), np.float32)
+        for first in range(0, len(corners), together):
+            places = corners[first:first + together]
+            pixels = np.zeros((tile, tile, len(places), channels), np.float32)
+            for number, (row, col) in enumerate(places):
+                part = image[row:row + tile, col:col + tile]
+                pixels[:part.shape[0], :part.shape[1], number] = part
+            transformed = scipy.fft.rfft2(pixels, axes=(0, 1)).reshape(-1, len(places), channels)
+            # Complex numbers as pairs of real ones: BLAS multiplies small real matrices without locks.
+            product = np.matmul(transformed.view(np.float32), self._spectrum(tile)).view(np.complex64)
+            product = product.reshape(tile, tile // 2 + 1, len(places), maps)
+            product[0, 0] += self.bias * np.float32(tile**2)
+            valid_rows = scipy.fft.ifft(product, axis=0, overwrite_x=True)[:valid]
+            convolved = scipy.fft.irfft(valid_rows, n=tile, axis=1, overwrite_x=True)
+            for number, (row, col) in enumerate(places):
+                part = result[0, row:row + valid, col:col + valid]
+                part[:] = convolved[:part.shape[0], :part.shape[1], number]
+        return result
+
+    def _spectrum(self, tile: int) -> np.ndarray:
+        """Spectrum of the kernel for tiles of this side, as (frequencies, 2 channels, 2 maps) real numbers."""
+        if tile not in self._spectra:
+            spectrum = scipy.fft.rfft2(self.kernel, (tile, tile), axes=(0, 1)).conj()
+            real, imaginary = spectrum.real, spectrum.imag
+            pairs = np.stack([np.stack([real, imaginary], -1), np.stack([-imaginary, real], -1)], 3)
+            self._spectra[tile] = pairs.reshape(-1, 2 * self.kernel.shape[2], 2 * self.kernel.shape[3])
+        return self._spectra[tile]
+
+
+def direct(images: Any, beside: Any, bias: Any, columns: int) -> Any:
+    """Convolve by adding up products.
+
+    Parameters
+    ----------
+    images : (n, rows, cols, channels) float32 tensor
+        cols - k + 1 must be a multiple of `columns`.
+    beside, bias, columns : attributes of a `Convolution`
+
+    Returns
+    -------
+    (n, rows - k + 1, cols - k + 1, maps) float32 tensor
+    """
+    from keras import ops
+
+    convolved = ops.conv(images, beside, (1, columns), "valid")
+    n, rows, cols, _ = ops.shape(convolved)
+    return ops.reshape(convolved, (n, rows, cols * columns, bias.shape[0])) + bias
+
+
+def fastest_tile(shape: tuple[int, ...], kernel: tuple[int, ...]) -> int | None:
+    """Side of the tiles for the fastest convolution by Fourier transforms, or None where direct is faster.
+
+    Parameters
+    ----------
+    shape : rows, cols, channels of the image
+    kernel : k, k, channels, maps
+    """
+    cost = {tile: fourier_ns(shape, kernel, tile) for tile in TILES if tile >= kernel[0]}
+    best = min(cost, key=cost.__getitem__, default=None)
+    return None if best is None or direct_ns(shape, kernel) <= cost[best] else best
+
+
+def direct_ns(shape: tuple[int, ...], kernel: tuple[int, ...]) -> float:
+    """Estimated nanoseconds of a core for the direct convolution; parameters as for `fastest_tile`."""
+    rows, cols, channels = shape
+    side, _, _, maps = kernel
+    columns = columns_together(side, maps)
+    computed = VECTOR * math.ceil(columns * maps / VECTOR) / columns * (side + columns - 1) / side
+    return (rows - side + 1) * (cols - side + 1) * side**2 * channels * computed * DIRECT_NS
+
+
+def fourier_ns(shape: tuple[int, ...], kernel: tuple[int, ...], tile: int) -> float:
+    """Estimated nanoseconds of a core for the convolution by Fourier transforms of tiles."""
+    rows, cols, channels = shape
+    side, _, _, maps = kernel
+    valid = tile - side + 1
+    tiles = math.ceil((rows - side + 1) / valid) * math.ceil((cols - side + 1) / valid)
+    per_pixel = (channels + maps) * (TRANSFORM_NS * math.log2(tile) + MOVE_NS) + channels * maps * SPECTRUM_NS
+    return tiles * tile**2 * per_pixel
+
+
+def columns_together(side: int, maps: int) -> int:
+    """How many columns the direct convolution computes at a time, as more maps, to fill whole vectors."""
+    return next((n for n in (1, 2, 4) if n * maps % VECTOR == 0 and 2 * n <= side), 1)

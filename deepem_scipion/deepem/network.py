@@ -215,7 +215,7 @@ def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> ker
     """
     import keras
 
-    from .convolution import layer_for
+    from .layers import layer_for
 
     glorot = [keras.initializers.GlorotUniform(seed=seed * 4 + i) for i in range(4)]
     x = inputs = keras.Input((None, None, 1) if whole else (geometry.box, geometry.box, 1))

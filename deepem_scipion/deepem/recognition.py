@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import runtime
 from .coordinates import Optics, can_name, write_box, write_star
 from .errors import DeepEMError
 from .files import atomic_write
@@ -25,6 +27,9 @@ from .picking import LEAST_DISTANCE, PICKED, REASONS, Candidates, Limits, find_c
 from .scoremap import Scanner
 
 log = logging.getLogger(__name__)
+
+# Each takes some hundred megabytes.
+MOST_AT_A_TIME = 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Picker:
         self.threshold = model.threshold if settings.threshold is None else settings.threshold
         self.least_distance_angst = (LEAST_DISTANCE * model.diameter_angst if settings.least_distance_angst is None
                                      else settings.least_distance_angst)
-        self._scanner = Scanner(model.geometry, model.weights, self.step, settings.rotations)
+        self._of_thread = threading.local()
 
     @property
     def std_range(self) -> tuple[float, float] | None:
@@ -77,7 +82,10 @@ class Picker:
         box = self.model.geometry.box
         check_size(micrograph, box)
         padded = pad(micrograph.pixels, box)
-        scores = self._scanner.scan(padded)
+        if not hasattr(self._of_thread, "scanner"):  # each thread has its own, which keeps room for maps
+            self._of_thread.scanner = Scanner(self.model.geometry, self.model.weights, self.step,
+                                              self.settings.rotations)
+        scores = self._of_thread.scanner.scan(padded)
         return find_candidates(micrograph, padded, scores, box, self.step), scores
 
     def pick(self, micrograph: Micrograph) -> tuple[Candidates, np.ndarray, np.ndarray]:
@@ -155,28 +163,37 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
     _make_folders(output, score_maps)
     star: list[tuple[Path, np.ndarray, np.ndarray]] = []
     sizes: list[float] = []
+
+    def pick(name: str, path: Path) -> _Picked:
+        began = time.perf_counter()
+        micrograph = read_micrograph(path, picker.model.working_pixel_size_angst, pixel_size_angst, name)
+        candidates, reasons, scores = picker.pick(micrograph)
+        _write_micrograph(output, micrograph, candidates, reasons, _box(picker, micrograph, box_px))
+        if score_maps:
+            _write_score_map(output / "scores" / f"{name}.mrc", scores, micrograph, picker.step)
+        return _Picked(_entry(path, candidates, reasons, time.perf_counter() - began),
+                       micrograph.pixel_size_angst / micrograph.scale,
+                       candidates.centres_xy[reasons == PICKED], candidates.scores[reasons == PICKED])
+
+    pool = ThreadPoolExecutor(at_a_time())
     try:
-        for name, path, reading in _read_ahead(paths, picker, pixel_size_angst):
-            began = time.perf_counter()
+        waiting = {name: pool.submit(pick, name, path) for name, path in paths.items()}
+        for name, path in paths.items():
             try:
-                micrograph = reading.result()
-                candidates, reasons, scores = picker.pick(micrograph)
-                _write_micrograph(output, micrograph, candidates, reasons, _box(picker, micrograph, box_px))
-                if score_maps:
-                    _write_score_map(output / "scores" / f"{name}.mrc", scores, micrograph, picker.step)
+                picked = waiting.pop(name).result()
             except Exception as error:  # the one place where a micrograph may fail without stopping the others
                 reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
                 log.debug("%s failed", name, exc_info=True)
                 entry = {"path": str(path), "status": "failed", "reason": reason}
             else:
-                picked = reasons == PICKED
+                entry = picked.entry
+                sizes.append(picked.pixel_size_angst)
                 if can_name(path):
-                    star.append((path, candidates.centres_xy[picked], candidates.scores[picked]))
-                sizes.append(micrograph.pixel_size_angst / micrograph.scale)
-                entry = _entry(path, candidates, reasons, time.perf_counter() - began)
+                    star.append((path, picked.centres_xy, picked.scores))
             summary.micrographs[name] = entry
             progress(name, entry)
     finally:
+        pool.shutdown(cancel_futures=True)
         write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst,
                    optics or Optics())
         _write_failed(output / "failed.tsv", summary.failed)
@@ -185,19 +202,23 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
     return summary
 
 
-def _read_ahead(paths: Mapping[str, Path], picker: Picker,
-                pixel_size_angst: float | None) -> Iterator[tuple[str, Path, Future[Micrograph]]]:
-    """Read the next micrograph while one is being scored."""
-    def read(name: str, path: Path) -> Micrograph:
-        return read_micrograph(path, picker.model.working_pixel_size_angst, pixel_size_angst, name)
+@dataclass(frozen=True)
+class _Picked:
+    """What is kept of a micrograph once its files are written."""
 
-    with ThreadPoolExecutor(1) as pool:
-        waiting: list[tuple[str, Path, Future[Micrograph]]] = []
-        for name, path in paths.items():
-            waiting.append((name, path, pool.submit(read, name, path)))
-            if len(waiting) > 1:
-                yield waiting.pop(0)
-        yield from waiting
+    entry: dict[str, Any]
+    pixel_size_angst: float
+    centres_xy: np.ndarray
+    scores: np.ndarray
+
+
+def at_a_time() -> int:
+    """How many micrographs are worked on at a time.
+
+    All threads take part in the convolutions of a micrograph, but reading, searching the score map and writing are done
+    by one thread each; meanwhile the others go on with other micrographs.
+    """
+    return 1 if runtime.threads() == 1 else min(1 + runtime.threads() // 2, MOST_AT_A_TIME)
 
 
 def _box(picker: Picker, micrograph: Micrograph, box_px: int | None) -> int:

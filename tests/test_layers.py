@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem import convolution
+from deepem_scipion.deepem import layers
 from deepem_scipion.deepem.network import Geometry, build_network, get_weights, set_weights
 from deepem_scipion.deepem.training import RECIPES, compile_network
 
@@ -21,7 +21,7 @@ def test_values_and_both_gradients_are_those_of_the_plain_convolution(n, kernel,
     images = tf.constant(rng.normal(size=(n, kernel + more_rows, kernel + more_cols, channels)))
     weights = tf.constant(rng.normal(size=(kernel, kernel, channels, maps)))
     found = []
-    for function in (convolution.convolve, lambda a, b: tf.nn.conv2d(a, b, 1, "VALID")):
+    for function in (layers.convolve, lambda a, b: tf.nn.conv2d(a, b, 1, "VALID")):
         with tf.GradientTape() as tape:
             tape.watch([images, weights])
             result = function(images, weights)
@@ -37,8 +37,8 @@ def test_large_kernels_are_trained_as_with_plain_layers(monkeypatch):
     windows = rng.normal(size=(6, 48, 48, 1)).astype(np.float32)
     targets = np.array([0, 1, 0, 1, 1, 0], np.float32).reshape(-1, 1, 1, 1)
     ours = build_network(geometry, seed=1, whole=True)
-    assert isinstance(ours.get_layer("conv1"), convolution.LargeConv2D)
-    monkeypatch.setattr(convolution, "LARGE_KERNEL", 99)
+    assert isinstance(ours.get_layer("conv1"), layers.LargeConv2D)
+    monkeypatch.setattr(layers, "LARGE_KERNEL", 99)
     plain = build_network(geometry, seed=2, whole=True)
     assert type(plain.get_layer("conv1")) is keras.layers.Conv2D
     set_weights(plain, get_weights(ours, geometry))
@@ -52,4 +52,4 @@ def test_large_kernels_are_trained_as_with_plain_layers(monkeypatch):
 
 @pytest.mark.parametrize("kernel, layer", [(51, "LargeConv2D"), (13, "LargeConv2D"), (12, "Conv2D"), (3, "Conv2D")])
 def test_layer_depends_on_the_size_of_the_kernel(kernel, layer):
-    assert convolution.layer_for(kernel).__name__ == layer
+    assert layers.layer_for(kernel).__name__ == layer
