@@ -53,7 +53,7 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.16,<3"],
-        "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable"],
+        "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable", "jax"],
     },
     entry_points={
         "console_scripts": ["deepem = deepem_scipion.deepem.cli:main"],

@@ -188,7 +188,8 @@ def test_pick_with_one_rotation_and_another_step_still_finds_particles(blobs, bl
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--threshold", "2"], "--threshold 2"), (["--threshold", "high"], "--threshold high"),
+    (["--threshold", "2"], "--threshold 2"), (["--threshold", "high"], "threshold 'high': expected"),
+    (["--threshold", "precision=much"], "threshold 'precision=much': expected"),
     (["--std-range", "2", "1"], "--std-range 2 1"), (["--std-range", "off", "1", "2"], "--std-range"),
     (["--scan-step", "0"], "scan step 0"), (["--box", "0"], "--box 0"), (["--threads", "0"], "threads 0")])
 def test_senseless_options_are_refused_in_words(blobs, blob_model, tmp_path, capsys, arguments, message):

@@ -124,3 +124,39 @@ def test_saving_over_a_model_never_leaves_a_part_of_one(tmp_path, model, monkeyp
         save_model(tmp_path / "m", dataclasses.replace(model, threshold=0.1))
     assert load_model(tmp_path / "m").threshold == 0.75
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.fixture
+def validated(model):
+    """A model whose validation picks were, from high to low: right, wrong, right, right, wrong, wrong, wrong."""
+    curve = {"threshold": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
+             "precision": [1, 1 / 2, 2 / 3, 3 / 4, 3 / 5, 1 / 2, 3 / 7],
+             "recall": [1 / 4, 1 / 4, 1 / 2, 3 / 4, 3 / 4, 3 / 4, 3 / 4]}
+    return dataclasses.replace(model, record={"validation": {"curve": curve}})
+
+
+def test_thresholds_for_other_measures_come_from_the_validation_curve(validated):
+    assert validated.threshold_for("auto") == 0.75
+    assert 0.5 < validated.threshold_for("F1") <= 0.6
+    assert validated.threshold_for("precision=0.7") == 0.6
+    assert validated.threshold_for("precision=0.5") == 0.4
+    assert validated.threshold_for("precision=0.95") == 0.9
+
+
+def test_a_precision_that_was_never_reached_is_refused_with_the_highest(validated):
+    curve = {**validated.record["validation"]["curve"]}
+    curve["precision"] = [0.9 * value for value in curve["precision"]]
+    poorer = dataclasses.replace(validated, record={"validation": {"curve": curve}})
+    with pytest.raises(DeepEMError, match="at most 0.900"):
+        poorer.threshold_for("precision=0.95")
+
+
+@pytest.mark.parametrize("wanted", ["F3", "precision", "precision=2", "precision=x", ""])
+def test_unknown_measure_for_the_threshold_is_refused(validated, wanted):
+    with pytest.raises(DeepEMError, match="expected auto, F1, precision=P"):
+        validated.threshold_for(wanted)
+
+
+def test_model_without_a_validation_curve_has_no_other_threshold(model):
+    with pytest.raises(DeepEMError, match="no validation curve"):
+        model.threshold_for("F1")

@@ -80,8 +80,9 @@ def _add_pick(commands: Any) -> None:
                            "as RELION demands it (default: %(default)s)")
     group.add_argument("--score-maps", action="store_true", help="write the score maps, too (DIR/scores)")
     group = parser.add_argument_group("what is picked")
-    group.add_argument("--threshold", default="auto", metavar="auto|VALUE", help="least score, from 0 (every "
-                       "candidate) to 1 (default: the model's)")
+    group.add_argument("--threshold", default="auto", metavar="auto|F1|precision=P|VALUE", help="least score: "
+                       "the one that did best in the model's validation by F2 (auto, the default) or F1, the lowest "
+                       "with a precision of at least P there, or a number from 0 (every candidate) to 1")
     group.add_argument("--min-distance", type=float, metavar="A", help="least distance of two picks in angstrom "
                        "(default: half the particle diameter)")
     group.add_argument("--std-range", nargs="+", default=["auto"], metavar="auto|off|LO HI", help="range of the "

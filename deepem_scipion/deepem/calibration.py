@@ -23,7 +23,7 @@ STD_MARGIN = 0.5
 # Picks within this many diameters of a particle are right.
 MATCH_DISTANCE = 0.5
 # Points of the validation curve kept in the card.
-_CURVE_POINTS = 101
+_CURVE_POINTS = 401
 
 
 def std_range_of(*windows: Windows) -> tuple[float, float]:
@@ -79,7 +79,6 @@ def with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: 
         "on": "validation micrographs" if held_out else "training micrographs",
         "precision": precision, "recall": recall, "F1": float(metrics.f_beta(precision, recall, 1)),
         "F2": float(metrics.f_beta(precision, recall, 2)), "AP": metrics.average_precision(curve),
-        "best_F1_threshold": metrics.best_threshold(curve, 1),
         "curve": {"threshold": curve.thresholds[some].tolist(), "precision": curve.precision[some].tolist(),
                   "recall": curve.recall[some].tolist()},
     }

@@ -19,6 +19,7 @@ from .errors import DeepEMError
 
 if TYPE_CHECKING:
     from .learning import Plan
+    from .model import Model
     from .network import Geometry
 
 log = logging.getLogger("deepem")
@@ -114,11 +115,12 @@ def _pick(options: argparse.Namespace) -> int:
     from .model import load_model
     from .recognition import Picker, Settings, pick_micrographs
 
-    settings = Settings(_threshold(options.threshold), options.scan_step, options.min_distance,
-                        _std_range(options.std_range), options.border, options.rotations)
+    std_range = _std_range(options.std_range)
     if options.box is not None and options.box < 1:
         raise DeepEMError(f"--box {options.box}: expected at least 1 pixel")
     model = load_model(options.model)
+    settings = Settings(_threshold(options.threshold, model), options.scan_step, options.min_distance, std_range,
+                        options.border, options.rotations)
     micrographs = find_micrographs(options.micrographs)
     runtime.start(options.threads)
     done = 0
@@ -143,15 +145,13 @@ def _pick(options: argparse.Namespace) -> int:
     return OK if not n_failed else SOME_FAILED if n_failed < len(micrographs) else UNUSABLE
 
 
-def _threshold(text: str) -> float | None:
-    if text == "auto":
-        return None
+def _threshold(text: str, model: Model) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
+        return model.threshold_for(text)
     if not 0 <= value <= 1:
-        raise DeepEMError(f"--threshold {text}: expected `auto` or a number from 0 to 1")
+        raise DeepEMError(f"--threshold {text}: expected auto, F1, precision=P, or a number from 0 to 1")
     return value
 
 

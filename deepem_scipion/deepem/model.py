@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import DeepEMError
 from .files import atomic_write
+from .metrics import Curve, steady_threshold
 from .network import Geometry
 
 MODEL_FORMAT = 1
@@ -53,6 +54,43 @@ class Model:
     def diameter_px(self) -> float:
         """Particle diameter in working pixels."""
         return self.diameter_angst / self.working_pixel_size_angst
+
+    def threshold_for(self, wanted: str) -> float:
+        """Threshold that did best by some measure on the validation micrographs.
+
+        Parameters
+        ----------
+        wanted : {"auto", "F1", "precision=P"}
+            `auto`: the model's own, for F2. `F1`: for F1. `precision=P`: the lowest whose precision is at least P.
+
+        Raises
+        ------
+        DeepEMError
+            Where `wanted` is none of these, the card has no curve, or the precision was never reached.
+        """
+        if wanted == "auto":
+            return self.threshold
+        kind, _, value = wanted.partition("=")
+        try:
+            precision = float(value) if kind == "precision" else 0.0
+        except ValueError:
+            precision = -1.0
+        if wanted != "F1" and not (kind == "precision" and 0 <= precision <= 1):
+            raise DeepEMError(f"threshold {wanted!r}: expected auto, F1, precision=P with P from 0 to 1, or a number "
+                              "from 0 to 1")
+        points = self.record.get("validation", {}).get("curve")
+        if not points or not points["threshold"]:
+            raise DeepEMError(f"threshold {wanted!r}: the model has no validation curve to find it from; give a number")
+        thresholds, precisions, recalls = (np.array(points[name], float) for name in ("threshold", "precision", "recall"))
+        not_kept = np.zeros(len(thresholds), int)
+        curve = Curve(thresholds, precisions, recalls, not_kept, not_kept)
+        if wanted == "F1":
+            return steady_threshold(curve, 1)
+        enough = np.flatnonzero(curve.precision >= precision)
+        if not len(enough):
+            raise DeepEMError(f"threshold {wanted!r}: on the validation micrographs the precision was at most "
+                              f"{curve.precision.max():.3f}")
+        return float(curve.thresholds[enough[-1]])
 
     def card(self) -> dict[str, Any]:
         """The card, ready for JSON."""

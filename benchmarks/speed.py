@@ -1,0 +1,439 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How fast we are, compared in one run with the plain way, with the machine's limit and with other pickers.
+
+    python benchmarks/speed.py [--parts NAME ...] [--topaz PROGRAM] [--data FOLDER]
+
+Parts: `convolutions` (direct and by Fourier transforms, measured and estimated), `scan` (against window by window),
+`pick` (the whole program on EMPIAR-10017, with Topaz and RELION's LoG picker where they are installed), `training`
+(against plain Keras), `growth` (time and memory against area and number of micrographs; draws docs/performance.png).
+Times are medians of several runs after one that does not count. Prints tables in Markdown and writes them with all
+figures to benchmarks/results/speed.{md,json}. Topaz wants an environment of its own: `python -m venv E;
+E/bin/pip install topaz-em`, then `--topaz E/bin/topaz`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]
+
+# Name: shape of the micrograph in working pixels, scan step.
+SCANS = {"klh": ((2048, 2048), 20), "19s": ((1855, 1919), 20), "26s": ((1855, 1919), 20),
+         "inflammasome": ((1855, 1919), 20), "auto": ((1024, 1024), 4)}
+SAMPLE = {"klh": 64, "auto": 2048}  # windows timed one by one; 256 of the others
+EMPIAR_DIAMETER_ANGST = 191
+
+
+def geometry_of(name):
+    """Network of a preset, or of the automatic rule."""
+    from deepem_scipion.deepem.network import AUTO_DIAMETER_PX, PRESETS, auto_geometry
+
+    return PRESETS.get(name) or auto_geometry(AUTO_DIAMETER_PX)
+
+
+def some_weights(geometry):
+    """Weights of a network that has not been trained; times do not depend on them."""
+    from deepem_scipion.deepem.network import build_network, get_weights, widen_start
+
+    network = build_network(geometry)
+    widen_start(network)
+    return get_weights(network, geometry)
+
+
+def seconds(function, repeats=5):
+    """Median seconds of some calls after one that does not count."""
+    function()
+    return statistics.median(timed(function) for _ in range(repeats))
+
+
+def timed(function):
+    """Seconds of one call."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def table(*rows):
+    """Markdown lines of a table; the first row is the head."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""]
+
+
+def convolutions(options):
+    """Each layer of each network: direct and by Fourier transforms, and what the estimate says."""
+    import tensorflow as tf
+
+    from deepem_scipion.deepem import convolution, runtime
+
+    figures = []
+    for name, (shape, _) in SCANS.items():
+        geometry, side, channels = geometry_of(name), min(shape), 1
+        for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
+            maps *= 4 if number == 1 else 1
+            rng = np.random.default_rng(0)
+            layer = convolution.Convolution(rng.normal(size=(kernel, kernel, channels, maps)), np.zeros(maps))
+            out = min(400, side - kernel + 1) // 4 * 4
+            image = rng.normal(size=(out + kernel - 1, out + kernel - 1, channels)).astype(np.float32)
+            tensor = tf.constant(image[np.newaxis])
+            direct = runtime.compiled(
+                lambda x, c=layer: convolution.direct(x, c.beside, c.bias, c.columns), (1, None, None, channels))
+            threads = runtime.threads()
+
+            def fourier(tile, layer=layer, image=image, threads=threads):
+                list(runtime.pool().map(lambda _: layer.by_fourier(image, tile), range(threads)))
+
+            measured = {"direct": seconds(lambda direct=direct, x=tensor: direct(x), 3) * threads}
+            estimated = {"direct": convolution.direct_ns(image.shape, layer.kernel.shape) / 1e9}
+            for tile in (size for size in convolution.TILES if kernel * 1.5 <= size <= 256):
+                measured[str(tile)] = seconds(lambda tile=tile: fourier(tile), 3)
+                estimated[str(tile)] = convolution.fourier_ns(image.shape, layer.kernel.shape, tile) / 1e9
+            figures.append({"network": name, "layer": number, "kernel": kernel, "channels": channels, "maps": maps,
+                            "output": out, "measured_core_s": measured, "estimated_core_s": estimated})
+            side, channels = (side - kernel + 1) // pool, geometry.maps[number - 1]
+    rows = [("network", "layer", "kernel", "channels, maps", "direct, ms (estimated)",
+             "best by Fourier, ms (estimated)", "tile", "chosen")]
+    for row in figures:
+        measured, estimated = row["measured_core_s"], row["estimated_core_s"]
+        tiles = {tile: value for tile, value in measured.items() if tile != "direct"}
+        best = min(tiles, key=tiles.get)
+        chosen = min(estimated, key=estimated.get)
+        rows.append((row["network"], row["layer"], row["kernel"], f"{row['channels']}, {row['maps']}",
+                     f"{1e3 * measured['direct']:.1f} ({1e3 * estimated['direct']:.1f})",
+                     f"{1e3 * tiles[best]:.1f} ({1e3 * estimated[best]:.1f})", best, chosen))
+    return figures, ["### Convolutions: milliseconds of one core for blocks of 400 x 400", "", *table(*rows)]
+
+
+def operations(geometry, shape, step):
+    """Floating-point operations of all four rotations: window by window, and with shared direct convolutions."""
+    import math
+
+    from deepem_scipion.deepem.scoremap import scan_shape
+
+    rows, cols = scan_shape(shape, geometry.box, step)
+    plain, shared, channels = 0, 0, 1
+    area, pixels = shape[0] * shape[1], step
+    for kernel, pool, maps, side in zip(geometry.kernels, geometry.pools, geometry.maps, geometry.layer_sizes[::2]):
+        each = 2 * kernel**2 * channels * maps
+        plain += each * side**2 * rows * cols * 4
+        shared += each * area * 4
+        classes = pool // math.gcd(pixels, pool)
+        area, pixels, channels = area * classes**2 / pool**2, pixels // math.gcd(pixels, pool), maps
+    return plain, shared
+
+
+def limit_flops():
+    """Operations per second of the machine's matrix product: what it can do at best."""
+    import tensorflow as tf
+
+    matrix = tf.random.normal((4096, 4096))
+    return 2 * 4096**3 / seconds(lambda: tf.linalg.matmul(matrix, matrix))
+
+
+def scan(options):
+    """The fast scan against the window-by-window network, on the same random micrograph."""
+    from deepem_scipion.deepem.network import build_network, set_weights
+    from deepem_scipion.deepem.scoremap import Scanner, scan_shape
+
+    limit = limit_flops()
+    figures = []
+    for name, (shape, step) in SCANS.items():
+        geometry = geometry_of(name)
+        weights = some_weights(geometry)
+        pixels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        network = build_network(geometry)
+        set_weights(network, weights)
+        sample = SAMPLE.get(name, 256)
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (geometry.box,) * 2)[::step, ::step]
+        rows, cols = windows.shape[:2]
+        places = np.random.default_rng(1).integers(0, (rows, cols), (sample, 2))
+        batch = windows[places[:, 0], places[:, 1], ..., np.newaxis]
+        scanner = Scanner(geometry, weights, step)
+        scanner.scan(pixels)
+        network(batch, training=False)
+        ours, plain = [], []
+        for _ in range(options.repeats):  # in turns, so that both meet the same disturbances
+            ours.append(timed(lambda scanner=scanner, pixels=pixels: scanner.scan(pixels)))
+            plain.append(timed(lambda network=network, batch=batch: np.asarray(network(batch, training=False))))
+        total = rows * cols * 4
+        reference = statistics.median(plain) / sample * total
+        flops = operations(geometry, shape, step)
+        assert (rows, cols) == scan_shape(shape, geometry.box, step)
+        figures.append({"network": name, "shape": shape, "step": step, "windows": rows * cols, "sample": sample,
+                        "reference_s": reference, "scan_s": statistics.median(ours), "scan_s_all": ours,
+                        "ratio": reference / statistics.median(ours), "reference_gflop": flops[0] / 1e9,
+                        "shared_gflop": flops[1] / 1e9, "limit_gflops": limit / 1e9})
+        print(name, figures[-1], file=sys.stderr, flush=True)
+    rows = [("network", "micrograph", "step", "windows", "window by window, s (windows timed)", "scan, s", "ratio",
+             "operations, G: window by window", "shared", "shared at the machine's limit, s")]
+    rows += [(row["network"], f"{row['shape'][0]} x {row['shape'][1]}", row["step"], row["windows"],
+              f"{row['reference_s']:.0f} ({row['sample']})", f"{row['scan_s']:.2f}", f"{row['ratio']:.0f}",
+              f"{row['reference_gflop']:.0f}", f"{row['shared_gflop']:.0f}",
+              f"{row['shared_gflop'] / row['limit_gflops']:.2f}") for row in figures]
+    return figures, [f"### Scan (the machine's matrix product does {limit / 1e9:.0f} GFLOP/s)", "", *table(*rows)]
+
+
+def pick(options):
+    """Whole programs on the micrographs of EMPIAR-10017: start-up is what one micrograph takes beyond its share."""
+    folder = options.data / "empiar10017"
+    if not folder.is_dir():
+        return [], [f"`pick` skipped: no {folder}", ""]
+    micrographs = sorted((folder / "micrographs").glob("*.mrc"))
+    figures = []
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        model = work / "model.deepem"
+        run([*PROGRAM, "train", "--micrographs", *micrographs[:8], "--coordinates", folder / "boxes", "--diameter",
+             EMPIAR_DIAMETER_ANGST, "--output", model])
+        many = work / "many.txt"
+        many.write_text("".join(f"{path}\t{path.stem}_{i}\n" for i in range(4) for path in micrographs))
+        one = work / "one.txt"
+        one.write_text(f"{micrographs[0]}\n")
+
+        def ours(which, threads=None):
+            return run([*PROGRAM, "pick", "--model", model, "--micrographs", which, "--output", work / which.stem,
+                        *(["--threads", threads] if threads else [])])
+
+        for threads in (None, 1):
+            name = f"deepem pick --threads {threads}" if threads else "deepem pick"
+            figures.append(per_micrograph(name, 4 * len(micrographs), lambda threads=threads: ours(one, threads),
+                                          lambda threads=threads: ours(many, threads)))
+        if options.topaz:
+            images = work / "topaz"
+            images.mkdir()
+            reduce = [options.topaz, "preprocess", "-s", "4", "-o", images]
+
+            def topaz(paths):
+                return run([options.topaz, "extract", "-m", "resnet8_u64", "-r", "7", "-x", "4", "-d", "-1", "-o",
+                            work / "topaz.txt", *paths])
+
+            prepared = run([*reduce, *micrographs[:6]])
+            reduced = sorted(images.glob("*.mrc"))
+            figures.append(per_micrograph("topaz extract (resnet8_u64, reduced by 4; preprocessing not counted)", 6,
+                                          lambda: topaz(reduced[:1]), lambda: topaz(reduced)))
+            figures[-1]["preprocess_s"] = prepared[0] / 6
+        if shutil.which("relion_autopick"):
+            for path in micrographs:
+                (work / path.name).symlink_to(path)
+
+            def relion(pattern, folder):
+                return run(["relion_autopick", "--i", pattern, "--odir", f"{folder}/", "--pickname", "autopick",
+                            "--LoG", "--LoG_diam_min", EMPIAR_DIAMETER_ANGST * 0.9, "--LoG_diam_max",
+                            EMPIAR_DIAMETER_ANGST * 1.1, "--lowpass", "20", "--angpix", "3.54"], cwd=work)
+
+            figures.append(per_micrograph("relion_autopick --LoG", len(micrographs),
+                                          lambda: relion(micrographs[0].name, "one"), lambda: relion("*.mrc", "all")))
+    rows = [("program", "s per micrograph after start-up", "start-up, s", "peak memory, MiB")]
+    rows += [(row["program"], f"{row['seconds']:.2f}", f"{row['startup_s']:.1f}", f"{row['peak_mib']:.0f}")
+             for row in figures]
+    return figures, ["### Whole programs, EMPIAR-10017 (2048 x 2048)", "", *table(*rows)]
+
+
+def run(command, cwd=None):
+    """Seconds and peak memory in MiB of a program."""
+    code = ("import resource, subprocess, sys, time; t = time.perf_counter(); "
+            "done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
+            "sys.exit(done.stderr[-2000:]) if done.returncode else "
+            "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)")
+    done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, cwd=cwd)
+    if done.returncode:
+        sys.exit(f"{command[0]} failed: {done.stderr}")
+    return tuple(map(float, done.stdout.split()))
+
+
+def per_micrograph(program, number, one, many):
+    """Time per micrograph from a run with one and a run with many."""
+    one()
+    (first, _), (all_of_them, peak) = one(), many()
+    each = (all_of_them - first) / (number - 1)
+    found = {"program": program, "micrographs": number, "seconds": each, "startup_s": first - each, "peak_mib": peak}
+    print(found, file=sys.stderr, flush=True)
+    return found
+
+
+def training(options):
+    """Seconds per epoch: recipes as we train them, and the recipe `paper` with plain Keras layers and `fit`."""
+    import keras
+
+    from deepem_scipion.deepem.examples import LEAST_BATCH, PIXELS_PER_BATCH
+    from deepem_scipion.deepem.network import build_network
+    from deepem_scipion.deepem.training import RECIPES, compile_network, half_mean_squared_error
+
+    rng = np.random.default_rng(0)
+    figures = []
+    for name, n_windows in (("klh", 1600), ("19s", 1600), ("26s", 1600), ("inflammasome", 1600), ("auto", 10000)):
+        geometry, recipe = geometry_of(name), RECIPES["paper"]
+        updates = -(-4 * n_windows // recipe.batch)
+        timed_updates = {"klh": 1, "auto": 100}.get(name, 5)
+        pixels = rng.normal(size=(recipe.batch * timed_updates, geometry.box, geometry.box, 1)).astype(np.float32)
+        targets = rng.integers(0, 2, (len(pixels), 1)).astype(np.float32)
+        plain = keras.Sequential([keras.Input((geometry.box, geometry.box, 1))])
+        for kernel, pool, maps in zip(geometry.kernels, geometry.pools, geometry.maps):
+            plain.add(keras.layers.Conv2D(maps, kernel, activation="sigmoid"))
+            plain.add(keras.layers.AveragePooling2D(pool))
+        plain.add(keras.layers.Flatten())
+        plain.add(keras.layers.Dense(1, activation="sigmoid"))
+        plain.compile(keras.optimizers.SGD(1.0), half_mean_squared_error)
+        ours = build_network(geometry, whole=True)
+        compile_network(ours, recipe, 100)
+
+        def epoch(network=ours, pixels=pixels, targets=targets, batch=recipe.batch):
+            for first in range(0, len(pixels), batch):
+                network.train_on_batch(pixels[first:first + batch], targets[first:first + batch, :, None, None])
+
+        patches = build_network(geometry, whole=True)
+        default = RECIPES["default"]
+        compile_network(patches, default, 100)
+        side = geometry.box + int(np.prod(geometry.pools)) * (default.patch - 1)
+        batch = max(LEAST_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))
+        patch = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
+        labels = rng.integers(-1, 2, (batch, default.patch, default.patch, 1)).astype(np.float32)
+
+        def epoch_of_patches(network=patches, patch=patch, labels=labels, n=timed_updates):
+            for _ in range(n):
+                network.train_on_batch(patch, labels)
+
+        repeats = 1 if name == "klh" else 3
+        with_plain = seconds(lambda plain=plain, x=pixels, y=targets: plain.fit(x, y, batch_size=50, verbose=0),
+                             repeats)
+        scale = updates / timed_updates
+        figures.append({"network": name, "windows": 4 * n_windows, "updates_timed": timed_updates,
+                        "keras_s": with_plain * scale, "paper_s": seconds(epoch, repeats) * scale,
+                        "default_s": seconds(epoch_of_patches, repeats) / timed_updates * default.updates_per_epoch,
+                        "default_windows": batch * default.patch**2 * default.updates_per_epoch})
+        print(figures[-1], file=sys.stderr, flush=True)
+    rows = [("network", "windows", "plain Keras, s", "recipe `paper`, s", "ratio", "recipe `default`, s (windows)",
+             "windows per second, `default` over plain Keras")]
+    rows += [(row["network"], row["windows"], f"{row['keras_s']:.0f}", f"{row['paper_s']:.1f}",
+              f"{row['keras_s'] / row['paper_s']:.1f}", f"{row['default_s']:.1f} ({row['default_windows']})",
+              f"{row['default_windows'] / row['default_s'] / (row['windows'] / row['keras_s']):.1f}")
+             for row in figures]
+    return figures, ["### Training: seconds per epoch", "", *table(*rows)]
+
+
+def growth(options):
+    """Time and memory of picking against the micrograph's size and the number of micrographs."""
+    code = """
+import json, resource, sys, time
+from pathlib import Path
+import mrcfile, numpy as np
+from deepem_scipion.deepem import runtime
+from deepem_scipion.deepem.model import Model
+from deepem_scipion.deepem.network import auto_geometry
+from deepem_scipion.deepem.recognition import Picker, pick_micrographs
+sys.path.insert(0, sys.argv[1])
+from speed import some_weights
+work, rows, cols, binning, number = Path(sys.argv[2]), *map(int, sys.argv[3:7])
+path = work / f"{rows}.mrc"
+if not path.exists():
+    with mrcfile.new(path) as file:
+        file.set_data(np.random.default_rng(0).standard_normal((rows, cols), np.float32))
+runtime.start()
+geometry = auto_geometry(27)
+model = Model(geometry, some_weights(geometry), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5, {})
+picker = Picker(model)
+names = {f"m{i}": path for i in range(number)}
+pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)
+began = time.perf_counter()
+summary = pick_micrographs(names, picker, work / "out", pixel_size_angst=1.0)
+assert not summary.failed, summary.failed
+print(json.dumps({"seconds": (time.perf_counter() - began) / number,
+                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+    figures = {"area": [], "number": []}
+    with tempfile.TemporaryDirectory() as work:
+        def measure(rows, cols, binning, number):
+            done = subprocess.run([sys.executable, "-c", code, Path(__file__).parent, work,
+                                   *map(str, (rows, cols, binning, number))], capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            found = {"rows": rows, "cols": cols, "binning": binning, "number": number,
+                     **json.loads(done.stdout.splitlines()[-1])}
+            print(found, file=sys.stderr, flush=True)
+            return found
+
+        for rows, cols, binning in ((512, 512, 1), (1024, 1024, 1), (2048, 2048, 1), (4096, 4096, 1), (8192, 8192, 1),
+                                    (8184, 11520, 4)):
+            figures["area"].append(measure(rows, cols, binning, 6 if rows < 8000 else 4))
+        for number in (1, 10, 100, 1000):
+            figures["number"].append(measure(1024, 1024, 2, number))
+    draw_growth(figures, ROOT / "docs" / "performance.png")
+    rows = [("micrograph, px", "reduced by", "micrographs", "s per micrograph", "ns per working pixel",
+             "peak memory, MiB")]
+    rows += [(f"{row['rows']} x {row['cols']}", row["binning"], row["number"], f"{row['seconds']:.3f}",
+              f"{1e9 * row['seconds'] * row['binning']**2 / row['rows'] / row['cols']:.0f}", f"{row['peak_mib']:.0f}")
+             for row in figures["area"] + figures["number"]]
+    return figures, ["### Growth (automatic geometry, float32 micrographs, reading and writing included)", "",
+                     *table(*rows)]
+
+
+def draw_growth(figures, path):
+    """Plot of time and memory against area, and of time per micrograph against their number."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
+    full = [row for row in figures["area"] if row["binning"] == 1]
+    area = [row["rows"] * row["cols"] / 1e6 for row in full]
+    left.loglog(area, [row["seconds"] for row in full], "o-")
+    left.set(xlabel="working image, megapixels", ylabel="s per micrograph")
+    left.loglog(area, [full[-1]["seconds"] * each / area[-1] for each in area], ":", label="proportional")
+    left.legend()
+    middle.semilogx(area, [row["peak_mib"] / 1024 for row in full], "o-", label="not reduced")
+    reduced = figures["area"][-1]
+    middle.plot([reduced["rows"] * reduced["cols"] / reduced["binning"]**2 / 1e6], [reduced["peak_mib"] / 1024], "s",
+                label="8184 x 11520, reduced by 4")
+    middle.set(xlabel="working image, megapixels", ylabel="peak memory, GiB", ylim=(0, None))
+    middle.legend()
+    right.semilogx([row["number"] for row in figures["number"]], [row["seconds"] for row in figures["number"]], "o-")
+    right.set(xlabel="micrographs (1024 x 1024, reduced by 2)", ylabel="s per micrograph", ylim=(0, None))
+    figure.savefig(path, dpi=110)
+
+
+PARTS = {"convolutions": convolutions, "scan": scan, "pick": pick, "training": training, "growth": growth}
+
+
+def main():
+    """Run the parts and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    shared = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data", type=Path, default=shared, help="folder of the annotated sets")
+    parser.add_argument("--topaz", default=shutil.which("topaz"), help="the program topaz")
+    parser.add_argument("--repeats", type=int, default=5, help="of the scan")
+    options = parser.parse_args()
+    from deepem_scipion.deepem import runtime
+
+    device = runtime.start()
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                      if line.startswith("model name")), platform.processor())
+    lines = [f"`python benchmarks/speed.py {' '.join(sys.argv[1:])}` at commit {commit.strip()}; {device}, {processor}",
+             ""]
+    figures = {}
+    for name in options.parts:
+        figures[name], text = PARTS[name](options)
+        lines += text
+        (RESULTS / "speed.md").write_text("\n".join(lines))
+        (RESULTS / "speed.json").write_text(json.dumps(figures, indent=1))
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
