@@ -14,10 +14,13 @@ from pwem.objects import Coordinate
 from pyworkflow.object import Float, Integer
 
 from .constants import PROGRAM_MODULE
-from .deepem.coordinates import read_coordinates, write_box
+from .deepem.coordinates import Coordinates, read_coordinates, write_box
 from .deepem.micrographs import read_shape
 from .objects import DeepEMModel
 from .plugin import Plugin
+
+# Where coordinates keep their score: those of this plugin, of RELION, crYOLO and Topaz.
+SCORE_ATTRIBUTES = ("_deepemScore", "_rlnAutopickFigureOfMerit", "_cryoloScore", "_topazScore")
 
 # These would break the line of a list file or leave the folder of the results.
 _NOT_IN_NAMES = re.compile(r"[\t\r\n/\\]")
@@ -127,6 +130,87 @@ def write_boxes(folder, coordinates, names, pixel_size_angst):
         write_box(os.path.join(folder, names[mic_name] + ".box"), centres_xy, np.full(len(centres_xy), np.nan), box_px)
         written += len(centres_xy)
     return written
+
+
+def score_attribute(coordinates):
+    """Name of the attribute that holds the scores of a SetOfCoordinates; None where no coordinate has one."""
+    first = coordinates.getFirstItem() if coordinates.getSize() else None
+    for name in SCORE_ATTRIBUTES:
+        if first is not None and first.hasAttribute(name) and set(coordinates.getUniqueValues(name)) != {None}:
+            return name
+    return None
+
+
+def score_of(item, attribute):
+    """Score of a Coordinate as a file tells it.
+
+    Parameters
+    ----------
+    item : Coordinate
+    attribute : str or None
+        See `score_attribute`.
+
+    Returns
+    -------
+    float
+        With the six digits that .box files have, so that a threshold from a file parts the coordinates as it
+        does the file's lines. 1 without attribute; 0 where this one coordinate lacks a score.
+    """
+    if attribute is None:
+        return 1.0
+    score = getattr(item, attribute).get()
+    return 0.0 if score is None or np.isnan(score) else float(f"{score:.6g}")
+
+
+def coordinates_by_name(coordinates):
+    """Centres and scores of all coordinates in a set.
+
+    Parameters
+    ----------
+    coordinates : SetOfCoordinates
+
+    Returns
+    -------
+    dict
+        Name of the micrograph in Scipion to Coordinates, for every micrograph of the set, also those without any.
+    int
+        Number of coordinates that cannot be used: no position, or a micrograph that is not in the set.
+    """
+    names = {mic.getObjId(): mic.getMicName() for mic in coordinates.getMicrographs()}
+    attribute = score_attribute(coordinates)
+    rows, unusable = {name: [] for name in names.values() if name is not None}, 0
+    for item in coordinates.iterItems():
+        name, position = names.get(item.getMicId()), item.getPosition()
+        if name is None or None in position:
+            unusable += 1
+        else:
+            rows[name].append((*position, score_of(item, attribute)))
+    tables = {name: np.array(found, float).reshape(-1, 3) for name, found in rows.items()}
+    return {name: Coordinates(table[:, :2], table[:, 2], coordinates.getBoxSize())
+            for name, table in tables.items()}, unusable
+
+
+def write_scored_boxes(folder, found, names, scale):
+    """Write one .box file with scores per micrograph, an empty one where there are no coordinates.
+
+    Parameters
+    ----------
+    folder : str
+        Made anew.
+    found : dict
+        Name of the micrograph in Scipion to Coordinates.
+    names : dict
+        Name of the micrograph in Scipion to name of its file; of these micrographs files are written.
+    scale : float
+        Pixels of the files per pixel of the coordinates.
+    """
+    pwutils.cleanPath(folder)
+    pwutils.makePath(folder)
+    for mic_name, name in names.items():
+        each = found[mic_name]
+        # Even, because with corners in whole pixels the centre of an odd box is off by half a pixel.
+        box_px = 2 * max(1, round(scale * (each.box_px or 2) / 2))
+        write_box(os.path.join(folder, name + ".box"), scale * each.centres_xy, each.scores, box_px)
 
 
 def read_picks(path, mic):

@@ -81,7 +81,8 @@ class Model:
         points = self.record.get("validation", {}).get("curve")
         if not points or not points["threshold"]:
             raise DeepEMError(f"threshold {wanted!r}: the model has no validation curve to find it from; give a number")
-        thresholds, precisions, recalls = (np.array(points[name], float) for name in ("threshold", "precision", "recall"))
+        thresholds, precisions, recalls = (np.array(points[name], float)
+                                           for name in ("threshold", "precision", "recall"))
         not_kept = np.zeros(len(thresholds), int)
         curve = Curve(thresholds, precisions, recalls, not_kept, not_kept)
         if wanted == "F1":

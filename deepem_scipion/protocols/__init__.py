@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The protocols of the plugin."""
 
+from .protocol_evaluate import ProtDeepEMEvaluate
 from .protocol_pick import ProtDeepEMPick
 from .protocol_train import ProtDeepEMTrain
 
-__all__ = ["ProtDeepEMPick", "ProtDeepEMTrain"]
+__all__ = ["ProtDeepEMEvaluate", "ProtDeepEMPick", "ProtDeepEMTrain"]

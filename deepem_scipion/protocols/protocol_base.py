@@ -37,15 +37,17 @@ class DeepEMProgram:
         return super().getGpuList() if self.usesGpu() else []
 
     # -------------------------- STEPS functions ------------------------------
-    def runDeepEM(self, command, arguments):
+    def runDeepEM(self, command, arguments, computes=True):
         """Run one command of the program.
 
         Parameters
         ----------
         command : str
-            `train` or `pick`.
+            `train`, `pick` or `evaluate`.
         arguments : list of str
             In any characters; they are quoted here.
+        computes : bool
+            Whether the command takes a number of threads.
 
         Raises
         ------
@@ -54,7 +56,7 @@ class DeepEMProgram:
         """
         threads = max(1, self.getBinThreads())
         program = Plugin.getProgram()
-        text = shlex.join([command, *arguments, "--threads", str(threads)])
+        text = shlex.join([command, *arguments, *(["--threads", str(threads)] if computes else [])])
         environ = Plugin.getEnviron(threads)
         if self.usesGpu() and self._stepsExecutor.getGpuList():
             # The framework puts the numbers in with the % operator, hence the doubling.

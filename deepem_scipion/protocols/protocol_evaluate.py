@@ -1,0 +1,441 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Comparison of picked particles with reference particles."""
+
+import enum
+import json
+import os
+
+import pyworkflow.utils as pwutils
+from pwem.objects import SetOfCoordinates
+from pwem.protocols import EMProtocol
+from pyworkflow import BETA
+from pyworkflow.protocol import STEPS_SERIAL, params
+
+from .. import convert
+from ..deepem.errors import DeepEMError
+from ..deepem.micrographs import read_shape
+from ..deepem.network import BOX_PER_DIAMETER
+from .protocol_base import DeepEMProgram
+
+# The stored number is the position, so new choices go to the end.
+THRESHOLD_NONE, THRESHOLD_F1, THRESHOLD_F2, THRESHOLD_FIXED = range(4)
+THRESHOLD_CHOICES = ("none", "best F1", "best F2", "fixed")
+
+
+class DeepEMEvaluateOutput(enum.Enum):
+    outputCoordinates = SetOfCoordinates
+
+
+class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
+    """ Compares picked particles with reference particles, and cuts the picks at the threshold that does best.
+
+    The reference are particles that you trust: picked by hand, or by another program and looked through. The picks
+    may come from any picker. The result are the precision (the share of picks that are particles), the recall
+    (the share of particles that were found), means of both, and how they depend on the score.
+
+    *How picks and particles are matched*
+
+    One to one. Pick by pick, the best score first, the nearest reference particle that is within the distance and
+    still free is taken; among equal scores the nearest pair comes first. A second pick on the same particle is a
+    wrong one. The matching is that of the program's command *deepem evaluate*.
+
+    *Which micrographs count*
+
+    Micrographs belong together by their names. Those count that have reference particles and are among the
+    micrographs which the picks were made on. If one of them has no pick, all of its particles are missed, also where
+    the picker could not read it. Micrographs with a reference but outside of the picked set, and
+    micrographs with picks but without any reference particle, are left out; the summary names them. If you looked at
+    micrographs and found no particle there, say so below (*Reference without particles counts*): picks on them are
+    wrong ones then. In those micrographs that count every particle should be in the reference.
+
+    *Pixel sizes*
+
+    The two sets may belong to differently binned versions of the micrographs. Coordinates are then brought to the
+    finer pixels by the ratio of the sampling rates.
+
+    *Scores and threshold*
+
+    The precision-recall curve needs scores. Those of DeepEM, RELION (figure of merit), crYOLO and Topaz are known;
+    picks without scores, for instance imported ones, all get a score of 1 and the curve has one point. The curve ends
+    where the picks do: pick with a low threshold to see all of it. The figures are given for all picks, or for those
+    with at least a certain score: that of the best F1, that of the best F2 (in which recall counts more), or one of
+    your choice. A threshold that was chosen on the same micrographs looks a little better than it is.
+
+    *Output*
+
+    Figures for each micrograph and over all in figures.json and the curve in curve.png, both in the extra folder of
+    the run. outputCoordinates, if asked for: all picks, also those on micrographs that do not count, with at least
+    the threshold as their score, and with everything that they carried before.
+    """
+
+    _label = "evaluation"
+    _devStatus = BETA
+    _possibleOutputs = DeepEMEvaluateOutput
+    stepsExecutionMode = STEPS_SERIAL
+
+    # -------------------------- DEFINE param functions -----------------------
+    def _defineParams(self, form):
+        self._defineInputParams(form)
+        self._defineThresholdParams(form)
+
+    def _defineInputParams(self, form):
+        form.addSection(label="Input")
+        form.addParam("referenceCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
+                      label="Reference coordinates",
+                      help="Particles to compare with. On the micrographs that have any, all particles should be in "
+                           "this set, else right picks count as wrong.")
+        form.addParam("pickedCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
+                      label="Picked coordinates",
+                      help="Picks to judge, with or without scores, on micrographs of the same names. Their pixel size "
+                           "may be another one.")
+        form.addParam("distance", params.FloatParam, default=0, label="Matching distance (Å)",
+                      validators=[params.GE(0, error="should not be negative")],
+                      help="Greatest distance between the centres of a pick and its particle, usually 0.2 to 0.5 "
+                           "particle diameters. 0: half a particle diameter, where the diameter is the box size of the "
+                           "reference coordinates (of the picked ones if those have none) divided by "
+                           f"{BOX_PER_DIAMETER:g}; that is a third of the box size.")
+        form.addParam("border", params.FloatParam, default=0, label="Border (Å)",
+                      validators=[params.GE(0, error="should not be negative")],
+                      help="Particles closer to the edge of the micrograph do not count, nor do wrong picks there: "
+                           "half a box where particles at the edge were left out of the reference. 0: all count. "
+                           "Where micrographs differ in size the part that all have, less the border, counts.")
+        form.addParam("region", params.StringParam, default="", expertLevel=params.LEVEL_ADVANCED,
+                      label="Annotated region (px)",
+                      help="Instead of a border: x and y where the part with reference particles begins, x and y where "
+                           "it ends, in pixels of the micrographs of the reference, for instance 20 20 1220 1180. It "
+                           "is the same for all micrographs. Empty: the whole micrographs.")
+        form.addParam("countEmpty", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
+                      label="Reference without particles counts?",
+                      help="Yes: micrographs of the reference that have no reference particle were looked at and hold "
+                           "none, so all picks on them are wrong. No: they were not looked at and are left out.")
+
+    def _defineThresholdParams(self, form):
+        form.addSection(label="Threshold")
+        form.addParam("thresholdMode", params.EnumParam, choices=THRESHOLD_CHOICES, default=THRESHOLD_NONE,
+                      display=params.EnumParam.DISPLAY_HLIST, label="Threshold on the score",
+                      help="Picks with at least this score are judged. *none*: all picks, as they are. *best F1*, "
+                           "*best F2*: the threshold with the greatest F1 or F2 on these micrographs; in F2 recall "
+                           "counts more. *fixed*: the value below.")
+        form.addParam("threshold", params.FloatParam, default=0.5, condition=f"thresholdMode == {THRESHOLD_FIXED}",
+                      label="Threshold",
+                      help="Least score, in the unit of the picker: from 0 to 1 for DeepEM and crYOLO, any number for "
+                           "others.")
+        form.addParam("makeCoordinates", params.BooleanParam, default=False,
+                      label="Make coordinates cut at the threshold?",
+                      help="Yes: the picks with at least the threshold as their score become a new set of coordinates, "
+                           "those on micrographs without reference, too. Their scores are kept.")
+
+    # -------------------------- INSERT steps functions -----------------------
+    def _insertAllSteps(self):
+        # What a step depends on is among its arguments so that Continue does it again after a change.
+        ids = [pointer.getUniqueId() for pointer in self._getInputs()]
+        self._insertFunctionStep(self.convertInputStep, ids, self.countEmpty.get(), needsGPU=False)
+        self._insertFunctionStep(self.evaluateStep, self._getSettings(), needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, self.makeCoordinates.get(), needsGPU=False)
+
+    # -------------------------- STEPS functions ------------------------------
+    def convertInputStep(self, inputIds, countEmpty):
+        reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
+        known, lostKnown = convert.coordinates_by_name(reference)
+        found, lostFound = convert.coordinates_by_name(picked)
+        for number, what in ((lostKnown, "reference"), (lostFound, "picked")):
+            if number:
+                self.warning(f"{number} {what} coordinates have no position or no micrograph in their set and are left "
+                             "out.")
+        groups = _sort_out(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
+        if not groups["counted"]:
+            raise RuntimeError("No micrograph has reference coordinates that can be used and is among the micrographs "
+                               "of the picks.")
+        rates = self._getSamplingRates()
+        pixel = min(rates)
+        for rate, what in zip(rates, ("reference", "picked")):
+            if rate != pixel:
+                self.info(f"The {what} coordinates are multiplied by {rate / pixel:.6g}, because their micrographs "
+                          f"have {rate:.4g} Å/px and the others {pixel:.4g} Å/px.")
+        counted = set(groups["counted"])
+        mics = [mic.clone() for mic in picked.getMicrographs() if mic.getMicName() in counted]
+        results = convert.result_names(mics)
+        names = {mic.getMicName(): results[mic.getObjId()] for mic in mics}
+        convert.write_scored_boxes(self._getReferenceDir(), known, names, rates[0] / pixel)
+        convert.write_scored_boxes(self._getPicksDir(), found, names, rates[1] / pixel)
+        _write_json(self._getMicrographsFile(), {**groups, "pixel_size_angst": pixel,
+                                                 "score": convert.score_attribute(picked)})
+
+    def evaluateStep(self, settings):
+        groups = _read_json(self._getMicrographsFile())
+        pixel = groups["pixel_size_angst"]
+        arguments = ["--truth", self._getReferenceDir(), "--picks", self._getPicksDir(),
+                     "--distance", repr(self._getDistance() / pixel)]
+        region = self._getRegion(pixel, set(groups["counted"]))
+        if region:
+            arguments += ["--region", *(f"{value:.6f}" for value in region)]
+        pwutils.cleanPath(self._getSummaryFile(), self._getCurveFile())
+        mode, threshold = self.thresholdMode.get(), None
+        if mode == THRESHOLD_FIXED:
+            threshold = self.threshold.get()
+        elif mode != THRESHOLD_NONE:
+            best = "best_F1" if mode == THRESHOLD_F1 else "best_F2"
+            threshold = self._evaluate(arguments)[best]["threshold"]  # None if there is no pick at all
+        if threshold is not None:
+            arguments.append(f"--threshold={threshold!r}")  # one word, for it may be negative
+        figures = self._evaluate([*arguments, "--plot", self._getCurveFile()])
+        _write_json(self._getSummaryFile(), {**groups, "distance_angst": self._getDistance(), "region_px": region,
+                                             "mode": THRESHOLD_CHOICES[mode], "threshold": threshold,
+                                             "figures": figures})
+
+    def createOutputStep(self, makeCoordinates):
+        if not makeCoordinates:
+            return
+        threshold = _read_json(self._getSummaryFile())["threshold"]
+        picked = self.pickedCoordinates.get()
+        attribute = convert.score_attribute(picked)
+        # The picks' own pointer: their micrographs are the output's.
+        output = self._createSetOfCoordinates(picked.getMicrographs(asPointer=True))
+        output.setBoxSize(picked.getBoxSize())
+        for item in picked.iterItems():
+            if threshold is None or convert.score_of(item, attribute) >= threshold:
+                output.append(item.clone())
+        self._defineOutputs(**{DeepEMEvaluateOutput.outputCoordinates.name: output})
+        for pointer in self._getInputs():
+            self._defineSourceRelation(pointer, output)
+
+    # -------------------------- INFO functions -------------------------------
+    def _validate(self):
+        errors = []
+        reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
+        try:
+            if _region_of(self.region.get("")) and self.border.get():
+                errors.append("Both a border and an annotated region were given. Set the border to 0 or empty the "
+                              "region.")
+        except ValueError as error:
+            errors.append(str(error))
+        if reference is None or picked is None:
+            return errors  # told by the framework
+        if not reference.getSize():
+            return [*errors, "There are no reference coordinates at all. Choose a set that has some."]
+        groups = self._getGroups()
+        if not groups["counted"]:
+            own, other = groups["referenceOnly"], _names_of(picked.getMicrographs())
+            errors.append("No micrograph with reference coordinates is among the micrographs of the picks. The former "
+                          f"are called {_listed(own)}, the latter {_listed(other)}. Choose sets on the same "
+                          "micrographs.")
+        if not self._getDistance():
+            errors.append("The coordinates have no box size to take the matching distance from. Give the distance.")
+        return errors
+
+    def _warnings(self):
+        warnings = []
+        reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
+        if reference is None or picked is None:
+            return warnings
+        warnings += _told(self._getGroups())
+        for coordinates, what in ((reference, "reference"), (picked, "picks")):
+            mics = coordinates.getMicrographs()
+            if len(_names_of(mics)) < mics.getSize():
+                warnings.append(f"Several micrographs of the {what} have the same name. They are taken for one, "
+                                "because micrographs are told apart by name here.")
+        if picked.getSize() and convert.score_attribute(picked) is None:
+            warnings.append("The picks carry no score: each counts with a score of 1, and the curve has one point.")
+        return warnings
+
+    def _summary(self):
+        if not os.path.exists(self._getSummaryFile()):
+            return ["Nothing was compared yet."]
+        found = _read_json(self._getSummaryFile())
+        figures, pixel = found["figures"], found["pixel_size_angst"]
+        summary = [f"Compared on {len(found['counted'])} micrographs: {figures['picks']} picks with {figures['truth']} "
+                   f"reference particles ({self._getThresholdWords(found)})",
+                   f"Precision {figures['precision']:.3f}, recall {figures['recall']:.3f}, F1 {figures['F1']:.3f}, F2 "
+                   f"{figures['F2']:.3f}; {figures['right']} picks are right"]
+        if figures["error_px"] is not None:
+            summary[-1] += f", on average {figures['error_px'] * pixel:.1f} Å from the reference"
+        summary.append(f"Average precision {figures['AP']:.3f}; " + "; ".join(
+            f"best {beta} {best[beta]:.3f} at a threshold of {best['threshold']:.3f} (precision "
+            f"{best['precision']:.3f}, recall {best['recall']:.3f})" if best["threshold"] is not None
+            else f"no best {beta}, as there are no picks"
+            for beta, best in (("F1", figures["best_F1"]), ("F2", figures["best_F2"]))))
+        summary.append("Matching: one to one; pick by pick, best score first, with the nearest particle still free "
+                       f"within {found['distance_angst']:.1f} Å ({found['distance_angst'] / pixel:.1f} px of "
+                       f"{pixel:.2f} Å), the nearest pair first among equal scores")
+        if found["region_px"]:
+            x0, y0, x1, y1 = (round(value, 1) for value in found["region_px"])
+            summary.append(f"Counted region: {x0:g} to {x1:g} px in x, {y0:g} to {y1:g} px in y")
+        return summary + _told(found)
+
+    def _methods(self):
+        if not os.path.exists(self._getSummaryFile()):
+            return []
+        found = _read_json(self._getSummaryFile())
+        figures = found["figures"]
+        return [f"On {len(found['counted'])} micrographs {figures['picks']} picks ({self._getThresholdWords(found)}) "
+                f"were matched one to one with {figures['truth']} reference particles within "
+                f"{found['distance_angst']:.0f} Å. The precision was {figures['precision']:.2f}, the recall "
+                f"{figures['recall']:.2f} and the average precision {figures['AP']:.2f}, determined with the program "
+                "deepem [Zhu2017]."]
+
+    def _citations(self):
+        return ["Zhu2017"]
+
+    # -------------------------- UTILS functions ------------------------------
+    def _getReferenceDir(self):
+        return self._getExtraPath("reference")
+
+    def _getPicksDir(self):
+        return self._getExtraPath("picks")
+
+    def _getFiguresFile(self):
+        return self._getExtraPath("figures.json")
+
+    def _getCurveFile(self):
+        return self._getExtraPath("curve.png")
+
+    def _getMicrographsFile(self):
+        return self._getExtraPath("micrographs.json")
+
+    def _getSummaryFile(self):
+        # The figures without the curve, which may be long.
+        return self._getExtraPath("summary.json")
+
+    def _getInputs(self):
+        return [self.referenceCoordinates, self.pickedCoordinates]
+
+    def _getSamplingRates(self):
+        """Pixel sizes of the micrographs of the reference and of the picks, in angstrom."""
+        return [pointer.get().getMicrographs().getSamplingRate() for pointer in self._getInputs()]
+
+    def _getSettings(self):
+        """What the figures depend on beside the coordinates."""
+        return [self._getDistance(), self.border.get(), self.region.get(""), self.thresholdMode.get(),
+                self.threshold.get()]
+
+    def _getGroups(self):
+        """How the micrographs of the two sets belong together, as far as it is known without reading positions."""
+        names = []
+        for pointer in self._getInputs():
+            coordinates = pointer.get()
+            names += [_names_of(coordinates), _names_of(coordinates.getMicrographs())]
+        return _sort_out(*names, self.countEmpty.get())
+
+    def _getDistance(self):
+        """Matching distance in angstrom, 0 if it is not known."""
+        if self.distance.get():
+            return self.distance.get()
+        for pointer, rate in zip(self._getInputs(), self._getSamplingRates()):
+            if pointer.get().getBoxSize():
+                return pointer.get().getBoxSize() * rate / BOX_PER_DIAMETER / 2
+        return 0
+
+    def _getRegion(self, pixel, counted):
+        """Part of the micrographs that counts as [x0, y0, x1, y1] in pixels of the given size; None: everything."""
+        rates = self._getSamplingRates()
+        region = _region_of(self.region.get(""))
+        if region:
+            return [value * rates[0] / pixel for value in region]
+        if not self.border.get():
+            return None
+        rows, cols = self._getCommonShape(counted)
+        # The distance from the edge of the first pixel, whose centre is 0.
+        low = self.border.get() / pixel - 0.5
+        region = [low, low, cols * rates[1] / pixel - low - 1, rows * rates[1] / pixel - low - 1]
+        if not (region[0] < region[2] and region[1] < region[3]):
+            raise RuntimeError(f"A border of {self.border.get():g} Å leaves nothing of micrographs with {cols} x "
+                               f"{rows} px at {rates[1]:.4g} Å/px. Give a smaller one.")
+        return region
+
+    def _getCommonShape(self, counted):
+        """Rows and columns that all the micrographs which count have, in pixels of the picks."""
+        shapes = set()
+        for mic in self.pickedCoordinates.get().getMicrographs():
+            if mic.getMicName() in counted:
+                try:
+                    shapes.add(read_shape(mic.getFileName()))
+                except DeepEMError as error:
+                    self.warning(f"Its size stays unknown: {error}")
+        if not shapes:
+            raise RuntimeError("The size of no micrograph could be read, so a border cannot be left out. Set it to 0, "
+                               "or give the annotated region.")
+        if len(shapes) > 1:
+            self.warning("The micrographs differ in size. The part that all of them have, less the border, counts.")
+        return tuple(map(min, zip(*shapes)))
+
+    def _evaluate(self, arguments):
+        """Figures over all micrographs by the program."""
+        pwutils.cleanPath(self._getFiguresFile())
+        self.runDeepEM("evaluate", [*arguments, "--json", self._getFiguresFile()], computes=False)
+        if not os.path.exists(self._getFiguresFile()):
+            raise RuntimeError(f"The program ended without writing {self._getFiguresFile()}; see the log of the run.")
+        return _read_json(self._getFiguresFile())["overall"]
+
+    def _getThresholdWords(self, found):
+        if found["threshold"] is None:
+            return "no threshold"
+        return f"threshold {found['threshold']:.3f}, {found['mode']}"
+
+
+def _names_of(items):
+    """Names of the micrographs in a set of micrographs, or of those that have any of a set of coordinates."""
+    names = items.getUniqueValues("_micName") if items.getSize() else []
+    return {name for name in names if name is not None}
+
+
+def _with_any(found):
+    return {name for name, coordinates in found.items() if len(coordinates.centres_xy)}
+
+
+def _sort_out(reference, referenceMics, picked, pickedMics, countEmpty):
+    """Names of the micrographs that count and of those that do not, as sorted lists.
+
+    Parameters
+    ----------
+    reference, picked : set of str
+        Micrographs with coordinates.
+    referenceMics, pickedMics : set of str
+        All micrographs that the coordinates were picked on.
+    countEmpty : bool
+        Whether micrographs of the reference count that have no coordinates there.
+    """
+    known = referenceMics if countEmpty else reference
+    counted = known & pickedMics
+    return {"counted": sorted(counted), "missed": sorted(counted & reference - picked),
+            "referenceOnly": sorted(reference - pickedMics), "pickedOnly": sorted(picked - known)}
+
+
+def _told(groups):
+    """Sentences about micrographs that were left out or have no pick."""
+    sentences = {"referenceOnly": "have reference coordinates and are not among the micrographs of the picks: left out",
+                 "pickedOnly": "have picks and no reference coordinates: left out",
+                 "missed": "have reference coordinates and no pick: all of their particles count as missed"}
+    return [f"{len(groups[key])} micrographs {text} ({_listed(groups[key])})"
+            for key, text in sentences.items() if groups[key]]
+
+
+def _listed(names):
+    """The first three of some names."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _region_of(text):
+    """Four numbers from text, or None from nothing; ValueError where they are no region."""
+    words = text.replace(",", " ").split()
+    if not words:
+        return None
+    try:
+        x0, y0, x1, y1 = (float(word) for word in words)
+    except ValueError:
+        x0 = x1 = y0 = y1 = 0
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"Annotated region: {text!r} was found; give four numbers, x and y where it begins and larger "
+                         "x and y where it ends, such as 20 20 1220 1180.")
+    return x0, y0, x1, y1
+
+
+def _read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _write_json(path, content):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
