@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The fast scan gives the numbers of the plain one."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem import scoremap
+from deepem_scipion.deepem import runtime, scoremap
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.network import PRESETS, Geometry
 
@@ -49,6 +53,30 @@ def test_fast_scan_agrees_with_the_window_by_window_scan(geometry, step, extra_r
     np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
+def in_blocks(patch, block_bytes, tile=None):
+    """Make scans work on blocks of this size; with a side of tiles, all convolutions go by Fourier transforms."""
+    patch.setattr(runtime, "_kind", "CPU")
+    patch.setattr(runtime, "_block_bytes", block_bytes)
+    if tile is not None:
+        patch.setattr(scoremap, "fastest_tile", lambda shape, kernel: max(tile, kernel[0]))
+
+
+@settings(max_examples=20)
+@given(geometries(), st.integers(1, 30), st.integers(0, 25), st.integers(0, 25), st.sampled_from([1, 4]),
+       st.integers(0, 9), st.integers(1, 4), st.sampled_from([None, 16, 32]))
+def test_scan_in_blocks_agrees_whether_direct_or_by_fourier_transforms(
+        geometry, step, extra_rows, extra_cols, rotations, seed, blocks, tile):
+    shape = (geometry.box + extra_rows, geometry.box + extra_cols)
+    pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    weights = random_weights(geometry, seed)
+    maps = max(rotations * geometry.maps[0], *geometry.maps)
+    with pytest.MonkeyPatch.context() as patch:
+        in_blocks(patch, 4 * maps * (geometry.box // blocks)**2, tile)
+        fast = scoremap.Scanner(geometry, weights, step, rotations).scan(pixels)
+    plain = scoremap.score_map_by_windows(pixels, geometry, weights, step, rotations)
+    np.testing.assert_allclose(fast, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_fast_scan_agrees_for_the_presets_of_the_paper(name):
     geometry = PRESETS[name]
@@ -70,6 +98,94 @@ def test_scan_in_bands_gives_the_same_numbers(monkeypatch, step):
     monkeypatch.setattr(scoremap, "BAND_BYTES", 30 * 57 * 4 * 12)
     banded = scoremap.Scanner(geometry, weights, step).scan(pixels)
     np.testing.assert_allclose(banded, whole, atol=1e-6)
+
+
+BLOBS = Geometry(28, (5, 3, 2), (2, 2, 2))
+WITH_CLASSES = Geometry(29, (6, 3, 2), (3, 2, 2), (4, 3, 5))
+
+
+def noise(rows, cols, seed=0):
+    return np.random.default_rng(seed).normal(size=(rows, cols)).astype(np.float32)
+
+
+def scanner_for(geometry, step):
+    return scoremap.Scanner(geometry, random_weights(geometry), step)
+
+
+@pytest.mark.parametrize("tile", [None, 16, 32])
+@pytest.mark.parametrize("block_bytes", [4_000, 40_000])
+def test_blocks_cover_the_image_and_their_maps_stay_below_the_size_given(monkeypatch, block_bytes, tile):
+    pixels = noise(100, 140)
+    right = scanner_for(BLOBS, 4).scan(pixels)
+    sizes = []
+    pooled = scoremap._Stage._pooled
+
+    def measured(stage, block, tile):
+        side, _, _, maps = stage._convolution.kernel.shape
+        sizes.append(4 * maps * (block.shape[0] - side + 1) * (block.shape[1] - side + 1))
+        return pooled(stage, block, tile)
+
+    monkeypatch.setattr(scoremap._Stage, "_pooled", measured)
+    in_blocks(monkeypatch, block_bytes, tile)
+    np.testing.assert_allclose(scanner_for(BLOBS, 4).scan(pixels), right, atol=1e-6)
+    # Maps of the first stage: four rotations together. Tiles are not divided, as small as blocks may be.
+    whole, of_tile = 4 * 24 * (100 - 4) * (140 - 4), 0 if tile is None else 4 * 24 * (tile - 4)**2
+    assert max(sizes) <= max(block_bytes, of_tile)
+    assert len(sizes) > whole / max(block_bytes, of_tile)
+
+
+@pytest.mark.parametrize("geometry, step", [(BLOBS, 8), (BLOBS, 3), (WITH_CLASSES, 4)])
+def test_scans_of_images_of_other_sizes_one_after_another_are_those_of_fresh_scanners(geometry, step):
+    images = [noise(80, 61, 1), noise(50, 90, 2), noise(90, 50, 3), noise(80, 61, 4)]
+    one = scanner_for(geometry, step)
+    found = [one.scan(image) for image in images]
+    for scores, image in zip(found, images):
+        np.testing.assert_array_equal(scores, scanner_for(geometry, step).scan(image))
+
+
+def test_two_scanners_at_once_give_the_numbers_of_each_alone(monkeypatch):
+    in_blocks(monkeypatch, 20_000)
+    cases = [(scanner_for(BLOBS, 4), [noise(70 + 3 * n, 90, n) for n in range(4)]),
+             (scanner_for(WITH_CLASSES, 5), [noise(60, 110 - 2 * n, n + 4) for n in range(4)])]
+    alone = [[scanner.scan(image) for image in images] for scanner, images in cases]
+    begin = threading.Barrier(2)
+
+    def scan(case):
+        begin.wait(60)
+        return [case[0].scan(image) for image in case[1]]
+
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(scan, cases))
+    for found, expected in zip(together, alone):
+        for scores, right in zip(found, expected):
+            np.testing.assert_array_equal(scores, right)
+
+
+@pytest.mark.parametrize("failing", [0, 5, 60])  # the last is of a later stage
+def test_error_of_one_block_is_raised_when_all_have_ended_and_the_next_scan_is_right(monkeypatch, failing):
+    in_blocks(monkeypatch, 20_000)
+    scanner, pixels = scanner_for(BLOBS, 4), noise(90, 120)
+    pooled = scoremap._Stage._pooled
+    begun, ended = [], []
+
+    def counted(stage, block, tile):
+        begun.append(number := len(begun))
+        try:
+            if number == failing:
+                raise ValueError("this block")
+            if number == failing + 1:
+                time.sleep(0.3)  # still at work when the error is there
+            return pooled(stage, block, tile)
+        finally:
+            ended.append(number)
+
+    right = scanner.scan(pixels)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoremap._Stage, "_pooled", counted)
+        with pytest.raises(ValueError, match="this block"):
+            scanner.scan(noise(90, 120, seed=1))
+        assert len(ended) == len(begun) > failing
+    np.testing.assert_array_equal(scanner.scan(pixels), right)
 
 
 def test_scores_do_not_change_when_the_micrograph_is_turned():

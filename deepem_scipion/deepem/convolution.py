@@ -25,7 +25,7 @@ VECTOR = 16
 # transform, times the logarithm of the tile's side, and moving it; for each pixel, channel and map: the product of the
 # spectra.
 DIRECT_NS = 0.016
-TRANSFORM_NS, MOVE_NS, SPECTRUM_NS = 0.4, 3.0, 0.1
+TRANSFORM_NS, MOVE_NS, SPECTRUM_NS = 0.4, 3.5, 0.1
 
 
 class Convolution:
@@ -106,13 +106,13 @@ def direct(images: Any, beside: Any, bias: Any, columns: int) -> Any:
 
     Parameters
     ----------
-    images : (n, rows, cols, channels) float32 tensor
+    images : (1, rows, cols, channels) float32 tensor
         cols - k + 1 must be a multiple of `columns`.
     beside, bias, columns : attributes of a `Convolution`
 
     Returns
     -------
-    (n, rows - k + 1, cols - k + 1, maps) float32 tensor
+    (1, rows - k + 1, cols - k + 1, maps) float32 tensor
     """
     from keras import ops
 

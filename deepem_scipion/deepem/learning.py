@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ def _record(plan: Plan, labelled: list[LabelledMicrograph], training: Windows, v
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("scipion-em-deepem", "tensorflow", "keras", "numpy"):
+    for package in ("scipion-em-deepem", os.environ.get("KERAS_BACKEND", "tensorflow"), "keras", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ _GPU_HINTS = {"tensorflow": "is tensorflow[and-cuda] installed?", "jax": "is jax
 _threads: int | None = None
 _kind = "CPU"
 _block_bytes: int | None = None
+_halving = threading.Lock()
 
 
 def start(number_of_threads: int | None = None) -> str:
@@ -62,7 +65,11 @@ def start(number_of_threads: int | None = None) -> str:
             gpu = {"tensorflow": _start_tensorflow, "jax": _start_jax, "torch": _start_torch}[backend](_threads)
     except ImportError as error:
         raise DeepEMError(f"{_PACKAGES[backend]} cannot be imported ({error}); try: pip install {backend}") from error
+    except RuntimeError as error:
+        raise DeepEMError(f"{_PACKAGES[backend]} cannot be started with these settings ({error}); start it in a new "
+                          "process") from error
     _limit_blas()
+    pool()  # made here, so that no two threads make one
     _kind = "CPU" if gpu is None else "GPU"
     if gpu is None:
         device = f"CPU, {threads()} threads"
@@ -96,17 +103,23 @@ def block_bytes() -> int:
     return BLOCK_BYTES[_kind] if _block_bytes is None else _block_bytes
 
 
-def halve_blocks(error: Exception) -> bool:
-    """Halve `block_bytes` if an error says that memory is short; False where it does not, or they are small already."""
+def halve_blocks(error: Exception, tried: int) -> bool:
+    """Halve `block_bytes` if an error says that memory is short; False where it does not, or they are small already.
+
+    `tried` are the bytes of the blocks that did not fit. Where another micrograph has had them halved in the meantime
+    they stay as they are.
+    """
     global _block_bytes
     text = f"{type(error).__name__} {error}".lower()
-    if not any(sign in text for sign in ("memoryerror", "outofmemory", "out of memory", "resourceexhausted",
-                                         "resource_exhausted", "oom")):
+    if not re.search(r"memoryerror|out ?of ?memory|resource_?exhausted|\boom\b", text):
         return False
-    smaller = block_bytes() // 2
-    if smaller < LEAST_BLOCK_BYTES:
-        return False
-    _block_bytes = smaller
+    with _halving:
+        if block_bytes() < tried:
+            return True
+        smaller = tried // 2
+        if smaller < LEAST_BLOCK_BYTES:
+            return False
+        _block_bytes = smaller
     log.warning("out of memory; going on with blocks of %g MiB", smaller / 2**20)
     return True
 
@@ -119,7 +132,8 @@ def compiled(function: Callable[..., Any], *shapes: tuple[int | None, ...]) -> C
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, [tf.TensorSpec(shape) for shape in shapes], autograph=False)
+        return tf.function(function, [tf.TensorSpec(shape) for shape in shapes],
+                           autograph=False).get_concrete_function()
     if backend == "jax":
         import jax
 
@@ -157,6 +171,7 @@ def _start_jax(threads: int | None) -> str | None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     import jax
 
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # else all blocks wait for one thread
     device = jax.devices()[0]
     return None if device.platform == "cpu" else str(device.device_kind)
 

@@ -51,6 +51,8 @@ def score_map_by_windows(pixels: np.ndarray, geometry: Geometry, weights: Weight
 
     Parameters and result are those of `Scanner` and `Scanner.scan`.
     """
+    from keras import ops
+
     network = build_network(geometry)
     set_weights(network, weights)
     shape = scan_shape((pixels.shape[0], pixels.shape[1]), geometry.box, step)
@@ -60,7 +62,7 @@ def score_map_by_windows(pixels: np.ndarray, geometry: Geometry, weights: Weight
     for start in range(0, len(windows), batch):
         part = windows[start:start + batch, ..., np.newaxis]
         for turn in range(rotations):
-            scores[start:start + batch] += np.asarray(
+            scores[start:start + batch] += ops.convert_to_numpy(
                 network(np.rot90(part, turn, axes=(1, 2)).copy(), training=False))[:, 0]
     return (scores / rotations).reshape(shape)
 
@@ -216,8 +218,9 @@ class _Stage:
         if self._room.shape != shape:  # kept, as it is slow to get
             self._room = np.empty(shape, np.float32)
         pooled = self._room
+        tried = runtime.block_bytes()
         tile = None if runtime.on_gpu() else fastest_tile(images[0].shape, self._convolution.kernel.shape)
-        cells = self._block_cells(pooled.shape[3:5], tile)
+        cells = self._block_cells(pooled.shape[3:5], tile, tried)
 
         def work(number: int, row: int, col: int) -> None:
             target = pooled[number, :, :, row:row + cells[0], col:col + cells[1]]
@@ -233,16 +236,16 @@ class _Stage:
             for block in blocks:
                 block.result()
         except Exception as error:
-            if not runtime.halve_blocks(error):
+            if not runtime.halve_blocks(error, tried):
                 raise
             return self(images, sides)
         corners = [divmod(number * self.step, self.pool) for number in range(self.classes)]
         return [image[r, c, row:row + sides[0], col:col + sides[1]] for row, r in corners for col, c in corners
                 for image in pooled]
 
-    def _block_cells(self, cells: tuple[int, ...], tile: int | None) -> tuple[int, ...]:
+    def _block_cells(self, cells: tuple[int, ...], tile: int | None, block_bytes: int) -> tuple[int, ...]:
         """Rows and columns, in cells, of the blocks into which an image of so many cells is divided."""
-        side = int(math.sqrt(runtime.block_bytes() / 4 / len(self._convolution.bias)))
+        side = int(math.sqrt(block_bytes / 4 / len(self._convolution.bias)))
         if tile is None:
             most = max(1, (side - self._halo) // self.pool)
             return tuple(math.ceil(count / math.ceil(count / most)) for count in cells)  # all of about the same size

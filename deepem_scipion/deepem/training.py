@@ -215,9 +215,12 @@ def assess(network: keras.Model, sample: Sequence[Batch], recipe: Recipe) -> dic
     average_precision : of the windows in the order of their scores; unlike the loss it does not suffer from scores that
         are too sure, as they become where particles were left unmarked
     """
+    import keras
+
     targets = np.concatenate([targets.reshape(-1) for _, targets in sample])
-    scores = np.concatenate([np.asarray(network(pixels[..., np.newaxis], training=False)).reshape(-1)
-                             for pixels, _ in sample])
+    scores = np.concatenate([
+        keras.ops.convert_to_numpy(network(pixels[..., np.newaxis], training=False)).reshape(-1)
+        for pixels, _ in sample])
     known = targets >= 0
     targets, scores = targets[known], scores[known]
     positive = targets == 1

@@ -1,0 +1,133 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Recognition of several micrographs at a time."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import mrcfile
+import numpy as np
+import pytest
+
+from deepem_scipion.deepem import recognition, runtime
+from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.model import load_model
+from deepem_scipion.deepem.recognition import Picker, at_a_time, pick_micrographs
+
+
+@pytest.fixture
+def picker(blob_model):
+    return Picker(load_model(blob_model))
+
+
+@pytest.fixture
+def paths(blobs, tmp_path):
+    """Five micrographs, not in the order of their names, and among them three of which nothing can be read."""
+    found = {name: blobs[0] / "micrographs" / f"{name}.mrc" for name in "ebdac"}
+    (tmp_path / "short.mrc").write_bytes(found["d"].read_bytes()[:3000])
+    (tmp_path / "text.mrc").write_text("no micrograph\n")
+    broken = {"short": tmp_path / "short.mrc", "absent": tmp_path / "absent.mrc", "text": tmp_path / "text.mrc"}
+    return {name: {**found, **broken}[name] for name in ("short", "e", "b", "absent", "d", "a", "text", "c")}
+
+
+def pick(monkeypatch, n, paths, picker, output, **more):
+    """Pick n micrographs at a time."""
+    monkeypatch.setattr(recognition, "at_a_time", lambda: n)
+    return pick_micrographs(paths, picker, output, score_maps=True, **more)
+
+
+def everything(folder):
+    """Path -> what the file holds, but for what tells of the time."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        if path.name == "summary.json":
+            content = re.sub(rb'"seconds": [\d.]+', b"", content)
+        elif path.suffix == ".mrc":
+            content = content[:224] + content[1024:]  # without the labels of the header
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def test_results_do_not_depend_on_how_many_micrographs_are_picked_at_a_time(paths, picker, monkeypatch, tmp_path):
+    summaries = {n: pick(monkeypatch, n, paths, picker, tmp_path / str(n)) for n in (1, 3)}
+    one, three = everything(tmp_path / "1"), everything(tmp_path / "3")
+    assert {"a.box", "candidates/a.tsv", "scores/a.mrc", "picks.star", "failed.tsv", "summary.json"} <= set(one)
+    assert b'"seconds"' not in one["summary.json"]
+    assert one == three
+    assert summaries[1].failed == summaries[3].failed
+    assert list(summaries[3].failed) == ["short", "absent", "text"]
+
+
+def test_summary_star_file_and_progress_have_the_order_of_the_input(paths, picker, monkeypatch, tmp_path):
+    """Though the first one takes longest: it waits for two others."""
+    others, written = threading.Semaphore(0), recognition._write_micrograph
+
+    def write(output, micrograph, *more):
+        if micrograph.name == "e":
+            assert others.acquire(timeout=60) and others.acquire(timeout=60)
+        written(output, micrograph, *more)
+        others.release()
+
+    monkeypatch.setattr(recognition, "_write_micrograph", write)
+    told = []
+    pick(monkeypatch, 3, paths, picker, tmp_path / "out", progress=lambda name, entry: told.append((name, entry)))
+    order = list(paths)
+    assert [name for name, _ in told] == order
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["picked"] == 5 and summary["failed"] == 3
+    assert list(summary["micrographs"]) == order
+    assert [entry for _, entry in told] == list(summary["micrographs"].values())
+    failed = (tmp_path / "out" / "failed.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[0] for line in failed] == ["short", "absent", "text"]
+    assert list(read_coordinates(tmp_path / "out" / "picks.star")) == ["e", "b", "d", "a", "c"]
+
+
+def test_so_many_micrographs_are_worked_on_at_once_as_said(blobs, picker, monkeypatch, tmp_path):
+    together, read = threading.Barrier(3), recognition.read_micrograph
+
+    def meet(*arguments):
+        together.wait(60)  # broken, and so an error, unless three come
+        return read(*arguments)
+
+    monkeypatch.setattr(recognition, "read_micrograph", meet)
+    paths = {str(n): blobs[0] / "micrographs" / "a.mrc" for n in range(6)}
+    assert not pick(monkeypatch, 3, paths, picker, tmp_path).failed
+
+
+def test_micrographs_of_different_sizes_at_a_time_have_the_scores_of_each_alone(blobs, picker, monkeypatch, tmp_path):
+    pixels = mrcfile.read(blobs[0] / "micrographs" / "d.mrc")
+    paths = {}
+    for number in range(6):
+        paths[str(number)] = tmp_path / f"{number}.mrc"
+        with mrcfile.new(paths[str(number)], np.rot90(pixels[number * 10:, number * 7:], number).copy()) as file:
+            file.voxel_size = 4.0
+    pick(monkeypatch, 3, paths, picker, tmp_path / "all")
+    for name, path in paths.items():
+        pick(monkeypatch, 1, {name: path}, Picker(picker.model), tmp_path / name)
+        alone, among = (mrcfile.read(folder / "scores" / f"{name}.mrc") for folder in (tmp_path / name,
+                                                                                      tmp_path / "all"))
+        np.testing.assert_array_equal(among, alone)
+
+
+@pytest.mark.parametrize("threads, micrographs", [(1, 1), (2, 2), (3, 2), (4, 3), (16, 8), (1000, 8)])
+def test_micrographs_at_a_time_follow_the_threads_up_to_a_limit(monkeypatch, threads, micrographs):
+    monkeypatch.setattr(runtime, "_threads", threads)
+    assert at_a_time() == micrographs
+
+
+def test_program_prints_nothing_but_its_own_lines(blobs, blob_model, tmp_path):
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
+    environ.pop("TF_CPP_MIN_LOG_LEVEL", None)  # TensorFlow sets it when it is imported, as it is in this process
+    done = subprocess.run([sys.executable, "-m", "deepem_scipion.deepem", "pick", "--model", str(blob_model),
+                           "--micrographs", str(blobs[0] / "micrographs"), "--output", str(tmp_path), "--threads", "8"],
+                          env=environ, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d device: CPU, 8 threads", lines[0])
+    for number, (line, name) in enumerate(zip(lines[1:], "abcde"), 1):
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d {number}/5 {name}: \d+ picks in [\d.]+ s", line)
+    assert len(lines) == 6 and len(done.stdout.splitlines()) == 1
