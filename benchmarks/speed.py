@@ -419,6 +419,9 @@ def main():
     from deepem_scipion.deepem import runtime
 
     device = runtime.start()
+    import keras
+
+    keras.utils.set_random_seed(0)
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     RESULTS.mkdir(parents=True, exist_ok=True)
     processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()

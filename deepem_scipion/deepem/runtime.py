@@ -60,6 +60,7 @@ def start(number_of_threads: int | None = None) -> str:
         raise DeepEMError(f"KERAS_BACKEND is {backend!r}: expected one of {', '.join(_PACKAGES)}")
     _threads = number_of_threads
     pool.cache_clear()
+    direct_at_a_time.cache_clear()
     try:
         with _silent_stderr():
             gpu = {"tensorflow": _start_tensorflow, "jax": _start_jax, "torch": _start_torch}[backend](_threads)
@@ -69,7 +70,7 @@ def start(number_of_threads: int | None = None) -> str:
         raise DeepEMError(f"{_PACKAGES[backend]} cannot be started with these settings ({error}); start it in a new "
                           "process") from error
     _limit_blas()
-    pool()  # made here, so that no two threads make one
+    pool(), direct_at_a_time()  # made here, so that no two threads make one
     _kind = "CPU" if gpu is None else "GPU"
     if gpu is None:
         device = f"CPU, {threads()} threads"
@@ -91,6 +92,12 @@ def threads() -> int:
 def pool() -> ThreadPoolExecutor:
     """So many threads, which share the blocks of all micrographs that are being scanned."""
     return ThreadPoolExecutor(threads(), "block")
+
+
+@functools.cache
+def direct_at_a_time() -> threading.Semaphore:
+    """To be held during a direct convolution: it uses several threads itself, and two would hinder one another."""
+    return threading.Semaphore(max(1, threads() // 2))
 
 
 def on_gpu() -> bool:

@@ -264,7 +264,8 @@ class _Stage:
                 block = np.pad(block, ((0, 0), (0, missing), (0, 0)))
             whole = _whole(self.pool, self._stride, convolution.columns, convolution.beside.shape,
                            len(convolution.bias))
-            pooled = whole(block[np.newaxis], convolution.beside, convolution.bias)
+            with runtime.direct_at_a_time():
+                pooled = whole(block[np.newaxis], convolution.beside, convolution.bias)
         return runtime.to_numpy(pooled)[0]
 
     def _cells(self, side: int) -> int:
