@@ -400,7 +400,7 @@ def draw_growth(figures, path):
     middle.set(xlabel="working image, megapixels", ylabel="peak memory, GiB", ylim=(0, None))
     middle.legend()
     right.semilogx([row["number"] for row in figures["number"]], [row["seconds"] for row in figures["number"]], "o-")
-    right.set(xlabel="micrographs (1024 x 1024, reduced by 2)", ylabel="s per micrograph", ylim=(0, None))
+    right.set(xlabel="micrographs of 1024 x 1024", ylabel="s per micrograph", ylim=(0, None))
     figure.savefig(path, dpi=110)
 
 

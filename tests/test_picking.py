@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from deepem_scipion.deepem import picking
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.micrographs import Micrograph
 from deepem_scipion.deepem.picking import (
@@ -144,9 +145,11 @@ def test_order_of_candidates_does_not_matter(places, seed):
     assert (select(found, Limits(0.1, 15.0))[order] == select(shuffled, Limits(0.1, 15.0))).all()
 
 
-def test_deviations_of_windows_are_those_of_their_pixels():
+@pytest.mark.parametrize("rows", [1, 7, 38, 1024])
+def test_deviations_of_windows_are_those_of_their_pixels(monkeypatch, rows):
+    monkeypatch.setattr(picking, "DEVIATION_ROWS", rows)
     pixels = np.random.default_rng(1).normal(3, 2, (50, 70)).astype(np.float32)
-    corners = np.array([[0, 0], [38, 58], [10, 25]])
+    corners = np.array([[38, 58], [0, 0], [10, 25], [37, 0], [38, 1]])
     expected = [pixels[r:r + 12, c:c + 12].std() for r, c in corners]
     np.testing.assert_allclose(window_deviations(pixels, corners, 12), expected, rtol=1e-5)
 

@@ -16,6 +16,8 @@ from .micrographs import Micrograph, padding_margins
 
 # Maxima of the score map below this are not kept: they could never be picks.
 SCORE_FLOOR = 0.01
+# Deviations of windows are found in bands of so many rows.
+DEVIATION_ROWS = 1024
 # Least distance of two picks, in particle diameters: particles may overlap in projection, but not by more.
 LEAST_DISTANCE = 0.5
 
@@ -165,16 +167,24 @@ def window_deviations(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> n
     box : int
     """
     corners = np.clip(corners_rc, 0, np.array(pixels.shape) - box)
-    top, left = corners[:, 0], corners[:, 1]
+    deviations = np.empty(len(corners))
+    for first in range(0, pixels.shape[0], DEVIATION_ROWS):  # double sums of a whole large image would fill the memory
+        here = np.flatnonzero((corners[:, 0] >= first) & (corners[:, 0] < first + DEVIATION_ROWS))
+        if len(here):
+            band = pixels[first:first + DEVIATION_ROWS + box]
+            top, left = corners[here, 0] - first, corners[here, 1]
+            means = _window_means(band, top, left, box)
+            squares = _window_means(np.square(band, dtype=np.float64), top, left, box)
+            deviations[here] = np.sqrt(np.maximum(squares - means**2, 0))
+    return deviations
 
-    def window_means(values: np.ndarray) -> np.ndarray:
-        sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-        np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
-        means: np.ndarray = (sums[top + box, left + box] - sums[top, left + box] - sums[top + box, left]
-                             + sums[top, left]) / box**2
-        return means
 
-    return np.sqrt(np.maximum(window_means(np.square(pixels, dtype=np.float64)) - window_means(pixels) ** 2, 0))
+def _window_means(values: np.ndarray, top: np.ndarray, left: np.ndarray, box: int) -> np.ndarray:
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
+    means: np.ndarray = (sums[top + box, left + box] - sums[top, left + box] - sums[top + box, left]
+                         + sums[top, left]) / box**2
+    return means
 
 
 def write_candidates(path: str | Path, candidates: Candidates, reasons: Sequence[str] | np.ndarray) -> None:
