@@ -131,3 +131,26 @@ def test_program_prints_nothing_but_its_own_lines(blobs, blob_model, tmp_path):
     for number, (line, name) in enumerate(zip(lines[1:], "abcde"), 1):
         assert re.fullmatch(rf"\d\d:\d\d:\d\d {number}/5 {name}: \d+ picks in [\d.]+ s", line)
     assert len(lines) == 6 and len(done.stdout.splitlines()) == 1
+
+
+def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, monkeypatch, tmp_path):
+    paths = {name: blobs[0] / "micrographs" / f"{name}.mrc" for name in "abcde"}
+    written = threading.Semaphore(0)
+    write = recognition._write_micrograph
+
+    def count(*arguments):
+        write(*arguments)
+        written.release()
+
+    def interrupt(name, entry):
+        assert all(written.acquire(timeout=60) for _ in range(3))  # the first and two that nobody asked for yet
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recognition, "_write_micrograph", count)
+    with pytest.raises(KeyboardInterrupt):
+        pick(monkeypatch, 2, paths, picker, tmp_path, progress=interrupt)
+    boxes = {path.stem for path in tmp_path.glob("*.box")}
+    assert len(boxes) >= 3
+    listed = json.loads((tmp_path / "summary.json").read_text())
+    assert set(listed["micrographs"]) == boxes and listed["failed"] == 0
+    assert set(read_coordinates(tmp_path / "picks.star")) == boxes

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,24 +176,31 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
                        candidates.centres_xy[reasons == PICKED], candidates.scores[reasons == PICKED])
 
     pool = ThreadPoolExecutor(at_a_time())
+    pending = {name: pool.submit(pick, name, path) for name, path in paths.items()}
+
+    def record(name: str, path: Path) -> dict[str, Any]:
+        try:
+            picked = pending.pop(name).result()
+        except Exception as error:  # the one place where a micrograph may fail without stopping the others
+            reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
+            log.debug("%s failed", name, exc_info=True)
+            entry = {"path": str(path), "status": "failed", "reason": reason}
+        else:
+            entry = picked.entry
+            sizes.append(picked.pixel_size_angst)
+            if can_name(path):
+                star.append((path, picked.centres_xy, picked.scores))
+        summary.micrographs[name] = entry
+        return entry
+
     try:
-        waiting = {name: pool.submit(pick, name, path) for name, path in paths.items()}
         for name, path in paths.items():
-            try:
-                picked = waiting.pop(name).result()
-            except Exception as error:  # the one place where a micrograph may fail without stopping the others
-                reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
-                log.debug("%s failed", name, exc_info=True)
-                entry = {"path": str(path), "status": "failed", "reason": reason}
-            else:
-                entry = picked.entry
-                sizes.append(picked.pixel_size_angst)
-                if can_name(path):
-                    star.append((path, picked.centres_xy, picked.scores))
-            summary.micrographs[name] = entry
-            progress(name, entry)
+            wait([pending[name]])
+            progress(name, record(name, path))
     finally:
         pool.shutdown(cancel_futures=True)
+        for name in [name for name, result in pending.items() if not result.cancelled()]:
+            record(name, paths[name])  # done or under way when the run was interrupted
         write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst,
                    optics or Optics())
         _write_failed(output / "failed.tsv", summary.failed)
