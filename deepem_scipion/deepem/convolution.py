@@ -20,10 +20,10 @@ CACHE_BYTES = 4 * 2**20
 
 # A processor adds up this many maps as fast as one.
 VECTOR = 16
-# Nanoseconds of one processor core, measured by `python benchmarks/speed.py --parts convolutions`; only ratios matter.
-# Direct: one multiplication and addition. Fourier, for each pixel of the input and output maps of a tile: its
-# transform, times the logarithm of the tile's side, and moving it; for each pixel, channel and map: the product of the
-# spectra.
+# Nanoseconds of one processor core, fitted to stages of the scan; `python benchmarks/speed.py --parts convolutions`
+# compares them with convolutions alone. Only ratios matter. Direct: one multiplication and addition. Fourier, for each
+# pixel of the input and output maps of a tile: its transform, times the logarithm of the tile's side, and moving it;
+# for each pixel, channel and map: the product of the spectra.
 DIRECT_NS = 0.016
 TRANSFORM_NS, MOVE_NS, SPECTRUM_NS = 0.4, 3.5, 0.1
 

@@ -87,6 +87,15 @@ class Scanner:
         Scan step in working pixels.
     rotations : int
         4, or 1 for the window as it is only.
+
+    Raises
+    ------
+    DeepEMError
+        Where the step is below 1 or the number of rotations is another.
+
+    Notes
+    -----
+    A scanner keeps room for maps from one image to the next: threads need one each.
     """
 
     def __init__(self, geometry: Geometry, weights: Weights, step: int, rotations: int = 4) -> None:
