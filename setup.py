@@ -50,6 +50,7 @@ setup(
         "safetensors>=0.4",
         "threadpoolctl>=3",
         "matplotlib>=3.7",
+        "optuna>=4",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.16,<3"],

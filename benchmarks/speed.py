@@ -160,7 +160,7 @@ def scan(options):
         rows, cols = windows.shape[:2]
         places = np.random.default_rng(1).integers(0, (rows, cols), (sample, 2))
         batch = windows[places[:, 0], places[:, 1], ..., np.newaxis]
-        scanner = Scanner(geometry, weights, step)
+        scanner = Scanner(geometry, [weights], step)
         scanner.scan(pixels)
         network(batch, training=False)
         ours, plain = [], []
@@ -342,7 +342,7 @@ if not path.exists():
         file.set_data(np.random.default_rng(0).standard_normal((rows, cols), np.float32))
 runtime.start()
 geometry = auto_geometry(27)
-model = Model(geometry, some_weights(geometry), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5, {})
+model = Model(geometry, (some_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5, {})
 picker = Picker(model)
 names = {f"m{i}": path for i in range(number)}
 pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)

@@ -16,6 +16,7 @@ from pyworkflow.object import Float, Integer
 from .constants import PROGRAM_MODULE
 from .deepem.coordinates import Coordinates, read_coordinates, write_box
 from .deepem.micrographs import read_shape
+from .deepem.picking import thinned
 from .objects import DeepEMModel
 from .plugin import Plugin
 
@@ -190,6 +191,33 @@ def coordinates_by_name(coordinates):
             for name, table in tables.items()}, unusable
 
 
+def too_near(coordinates, min_distance_px):
+    """Ids of the coordinates in a set that are nearer than a distance to one with a higher score.
+
+    Parameters
+    ----------
+    coordinates : SetOfCoordinates
+    min_distance_px : float
+        In pixels of the coordinates; 0: none is too near.
+
+    Returns
+    -------
+    set of int
+        Those that are left out if of neighbours only the best is kept, see `picking.thinned`.
+    """
+    if min_distance_px <= 0:
+        return set()
+    attribute, rows = score_attribute(coordinates), {}
+    for item in coordinates.iterItems():
+        if None not in item.getPosition():
+            rows.setdefault(item.getMicId(), []).append((item.getObjId(), *item.getPosition(),
+                                                         score_of(item, attribute)))
+    found = set()
+    for table in (np.array(each, float) for each in rows.values()):
+        found |= set(table[~thinned(table[:, 1:3], table[:, 3], min_distance_px), 0].astype(int).tolist())
+    return found
+
+
 def write_scored_boxes(folder, found, names, scale):
     """Write one .box file with scores per micrograph, an empty one where there are no coordinates.
 
@@ -269,7 +297,7 @@ def collect_results(source, target):
         Output folder of the program, folder of all results.
     """
     joined = os.path.join(target, "summary.json")
-    summaries = [_read_json(joined), _read_json(os.path.join(source, "summary.json"))]
+    summaries = [read_json(joined), read_json(os.path.join(source, "summary.json"))]
     micrographs = {name: value for summary in summaries for name, value in summary.get("micrographs", {}).items()}
     for folder, _, files in os.walk(source):
         for name in files:
@@ -278,9 +306,7 @@ def collect_results(source, target):
                 os.makedirs(place, exist_ok=True)
                 shutil.move(os.path.join(folder, name), os.path.join(place, name))
     os.makedirs(target, exist_ok=True)
-    with open(joined + ".new", "w", encoding="utf-8") as file:
-        json.dump({**summaries[1], **_totals(micrographs.values()), "micrographs": micrographs}, file, indent=1)
-    os.replace(joined + ".new", joined)
+    write_json(joined, {**summaries[1], **_totals(micrographs.values()), "micrographs": micrographs})
 
 
 def _totals(entries):
@@ -289,11 +315,19 @@ def _totals(entries):
     return {"picked": len(done), "failed": len(entries) - len(done), "picks": sum(entry["picks"] for entry in done)}
 
 
-def _read_json(path):
+def read_json(path):
+    """Content of a JSON file; an empty dict where there is no such file."""
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def write_json(path, content):
+    """Write a JSON file, as a whole or not at all."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+    os.replace(path + ".new", path)
 
 
 def read_model(path):
@@ -325,8 +359,15 @@ def read_model(path):
     model._threshold.set(card["threshold"])
     model._samplingRate.set(card["training_pixel_size_angst"])
     training, validation = card["training"], card["validation"]
-    model._numberOfMicrographs.set(len(training["names"]))
-    model._numberOfParticles.set(training["particles"] + validation["particles"])
+    names = {*training["names"], *validation.get("names", ())}
+    networks = card.get("networks", 1)
+    model._numberOfMicrographs.set(len(names))
+    # With several networks what one is judged by another one is trained on.
+    model._numberOfParticles.set(training["particles"] + (0 if networks > 1 and names == set(training["names"])
+                                                          else validation["particles"]))
+    model._numberOfNetworks.set(networks)
+    model._numberOfRounds.set(sum(done["kept"] for done in card.get("rounds", ())))
+    model._numberOfTrials.set(card.get("tuning", {}).get("complete", 0))
     # Figures are missing where nothing could be kept for validation.
     model._precision.set(validation.get("precision"))
     model._recall.set(validation.get("recall"))

@@ -28,6 +28,9 @@ class DeepEMModel(EMObject):
         self._averagePrecision = Float()
         self._numberOfMicrographs = Integer()
         self._numberOfParticles = Integer()
+        self._numberOfNetworks = Integer()  # whose scores are averaged
+        self._numberOfRounds = Integer()  # of recursive training
+        self._numberOfTrials = Integer()  # among which tuning chose; 0 without tuning
 
     def getFileName(self):
         return self._filename.get()
@@ -61,6 +64,12 @@ class DeepEMModel(EMObject):
     def getThreshold(self):
         """Score from which a peak counts as a particle unless the user gives another."""
         return self._threshold.get()
+
+    def getTraining(self):
+        """How it was trained, in words of the form "3 networks averaged"; empty for an ordinary training."""
+        kinds = ((self._numberOfTrials, 0, "tuned over {} trainings"),
+                 (self._numberOfNetworks, 1, "{} networks averaged"), (self._numberOfRounds, 1, "{} rounds"))
+        return [text.format(number) for number, ordinary, text in kinds if number.get(0) > ordinary]
 
     def getValidation(self):
         """Figures of the validation as (name, value); empty where none was done."""

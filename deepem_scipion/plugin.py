@@ -84,10 +84,16 @@ class Plugin(pwem.Plugin):
         if not os.access(python, os.X_OK) or os.path.isdir(python):
             return [f"{DEEPEM_PYTHON} is {python!r}, which is not a program that can be run. Set it to a Python "
                     "interpreter with TensorFlow, or remove it to use Scipion's own."]
+        return cls.validateModules(REQUIRED_MODULES)
+
+    @classmethod
+    def validateModules(cls, names):
+        """List with one problem if the interpreter of the program lacks any of some modules, else empty."""
+        python = cls.getPython()
         if cls.isForeignPython():
-            missing = _missing_modules(python, REQUIRED_MODULES)
+            missing = _missing_modules(python, names)
         else:
-            missing = tuple(name for name in REQUIRED_MODULES if find_spec(name) is None)
+            missing = tuple(name for name in names if find_spec(name) is None)
         if not missing:
             return []
         return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install with "

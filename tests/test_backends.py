@@ -44,11 +44,11 @@ weights, start = ({name[len(kind):]: arrays[name] for name in arrays.files if na
 geometry, trained = (Geometry(**case[name]) for name in ("geometry", "trained"))
 found = {}
 for step in case["steps"]:
-    found[f"fast {step}"] = scoremap.Scanner(geometry, weights, step).scan(arrays["pixels"])
-    found[f"plain {step}"] = scoremap.score_map_by_windows(arrays["pixels"], geometry, weights, step)
+    found[f"fast {step}"] = scoremap.Scanner(geometry, [weights], step).scan(arrays["pixels"])
+    found[f"plain {step}"] = scoremap.score_map_by_windows(arrays["pixels"], geometry, [weights], step)
 for tile in (None, 32):
     scoremap.fastest_tile = lambda shape, kernel: tile
-    found[f"tile {tile}"] = scoremap.Scanner(geometry, weights, case["steps"][0]).scan(arrays["pixels"])
+    found[f"tile {tile}"] = scoremap.Scanner(geometry, [weights], case["steps"][0]).scan(arrays["pixels"])
 windows = Windows(list(arrays["windows"]), trained.box, arrays["places"], arrays["targets"])
 for loss, recipe in case["recipes"].items():
     recipe = Recipe(**recipe)
@@ -110,7 +110,7 @@ def test_fast_scan_agrees_with_the_window_by_window_scan(found, step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_scores_are_those_of_tensorflow(found, case, step):
-    scores = scoremap.Scanner(GEOMETRY, case["weights"], step).scan(case["pixels"])
+    scores = scoremap.Scanner(GEOMETRY, [case["weights"]], step).scan(case["pixels"])
     np.testing.assert_allclose(found[f"fast {step}"], scores, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ import pytest
 from deepem_scipion.deepem.arguments import PRESETS as PRESET_NAMES
 from deepem_scipion.deepem.arguments import RECIPES as RECIPE_NAMES
 from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.coordinates import read_coordinates, write_box
 from deepem_scipion.deepem.metrics import evaluate
 from deepem_scipion.deepem.model import load_model
 from deepem_scipion.deepem.network import PRESETS
@@ -110,8 +110,8 @@ def test_same_seed_gives_the_same_model_whatever_the_order_of_micrographs(blobs,
         assert main(["train", "--micrographs", *(str(micrograph(blobs, name)) for name in order), "--coordinates",
                      str(blobs[0] / "boxes"), "--diameter", "64", "--output", str(out), "--epochs", "3"]) == 0
         models.append(load_model(out))
-    for name, value in models[0].weights.items():
-        np.testing.assert_array_equal(value, models[1].weights[name])
+    for name, value in models[0].networks[0].items():
+        np.testing.assert_array_equal(value, models[1].networks[0][name])
     assert models[0].threshold == models[1].threshold
 
 
@@ -303,6 +303,68 @@ def test_evaluate_counts_micrographs_without_picks_as_missed_and_says_so(blobs, 
                  "--json", str(tmp_path / "f.json")]) == 0
     assert json.loads((tmp_path / "f.json").read_text())["overall"]["truth"] == 70
     assert "no picks for 4 of 5" in capsys.readouterr().err
+
+
+def judge(folder, *options):
+    """Figures of `deepem evaluate` for folder/truth and folder/picks."""
+    status = main(["evaluate", "--truth", str(folder / "truth"), "--picks", str(folder / "picks"), "--distance", "5",
+                   "--json", str(folder / "figures.json"), *options])
+    return json.loads((folder / "figures.json").read_text()) if status == 0 else status
+
+
+@pytest.fixture()
+def judged(tmp_path):
+    """Folder with truth and picks of the micrographs a (right and false), empty (nothing) and missed (no pick)."""
+    none = np.zeros((0, 2)), np.zeros(0)
+    both = np.array([(20, 20), (60, 20), (100, 80)])
+    for folder, found in (("truth", {"a": (both, np.full(3, np.nan)), "empty": none, "missed": (both, np.ones(3))}),
+                          ("picks", {"a": ([(21, 20), (27, 20), (60, 22), (5, 5)], [0.6, 0.9, 0.8, 0.3]),
+                                     "empty": ([(70, 70)], [0.2]), "missed": none})):
+        (tmp_path / folder).mkdir()
+        for name, (centres, scores) in found.items():
+            write_box(tmp_path / folder / f"{name}.box", np.array(centres), np.array(scores), 10)
+    return tmp_path
+
+
+def test_evaluate_counts_empty_files_as_nothing_found_and_nothing_to_find(judged, capsys):
+    found = judge(judged)
+    assert [found["overall"][key] for key in ("truth", "picks", "right")] == [6, 5, 2]
+    assert found["micrographs"]["empty"]["precision"] == found["micrographs"]["missed"]["recall"] == 0
+    assert "one to one within 5 px, by falling score, the nearest pair first among equal scores\n" \
+        in capsys.readouterr().out
+
+
+def test_evaluate_thins_picks_and_cuts_them_at_the_best_threshold(judged, capsys):
+    found = judge(judged, "--min-distance", "6.5", "--threshold", "F1")
+    assert [found["overall"][key] for key in ("picks", "right")] == [2, 1] and found["threshold"] == 0.8
+    text = capsys.readouterr().out
+    assert "of picks nearer than 6.5 px only the best; score of at least 0.8" in text
+
+
+def test_evaluate_takes_the_region_of_each_micrograph(judged):
+    (judged / "regions.txt").write_text("a.mrc 0 0 50 50\n")
+    found = judge(judged, "--regions", str(judged / "regions.txt"))
+    assert (found["micrographs"]["a"]["truth"], found["micrographs"]["missed"]["truth"]) == (1, 3)
+    found = judge(judged, "--regions", str(judged / "regions.txt"), "--region", "0", "0", "70", "70")
+    assert (found["micrographs"]["a"]["truth"], found["micrographs"]["missed"]["truth"]) == (1, 2)
+    assert found["micrographs"]["empty"]["picks"] == 0
+
+
+def test_evaluate_refuses_a_damaged_file_by_its_line_rather_than_leave_a_micrograph_out(judged, capsys):
+    with open(judged / "picks" / "empty.box", "a") as file:
+        file.write("12\tdamaged\t10\t10\n")
+    assert judge(judged) == 2
+    assert "empty.box, line 2: expected a number, found 'damaged'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--min-distance", "-1"], "--min-distance -1.0"), (["--min-distance", "nan"], "--min-distance"),
+    (["--threshold", "F3"], "--threshold F3: expected F1, F2 or a score"), (["--threshold", "nan"], "--threshold nan"),
+    (["--region", "9", "0", "1", "1"], "--region: expected X0 Y0 X1 Y1"),
+    (["--regions", "none"], "none cannot be read")])
+def test_evaluate_refuses_senseless_options_in_words(judged, capsys, options, message):
+    assert judge(judged, *options) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_choices_of_the_command_line_are_those_of_the_method():

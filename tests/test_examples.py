@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the network is shown."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,22 @@ import pytest
 from deepem_scipion.deepem.examples import PatchExamples, WindowExamples
 from deepem_scipion.deepem.micrographs import Micrograph
 from deepem_scipion.deepem.network import PRESETS, Geometry, build_network, get_weights, set_weights
-from deepem_scipion.deepem.windows import UNKNOWN, LabelledMicrograph, collect_windows, label_map
+from deepem_scipion.deepem.windows import LabelledMicrograph, collect_windows, label_map
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
 DIAMETER = 18.0
 
 
-def labelled(shape=(90, 130), n=4, seed=0, negatives_rc=None):
+def labelled(shape=(90, 130), n=4, seed=0, **known):
     """A micrograph whose every pixel is different, so that a patch tells where it is from."""
     rng = np.random.default_rng(seed)
     pixels = (np.arange(np.prod(shape)).reshape(shape) / np.prod(shape)).astype(np.float32)
     micrograph = Micrograph(Path("m.mrc"), "m", pixels, 4.0, 1.0, shape)
-    return LabelledMicrograph(micrograph, rng.uniform(14, np.array(shape) - 15, (n, 2)), negatives_rc)
+    return LabelledMicrograph(micrograph, rng.uniform(14, np.array(shape) - 15, (n, 2)), **known)
 
 
-def patches(item, given_only=False, side=3, updates=40):
-    return PatchExamples([item], GEOMETRY, DIAMETER, 0.0, given_only, 4, side, updates)
+def patches(item, side=3, updates=40):
+    return PatchExamples([item], GEOMETRY, DIAMETER, 0.0, 4, side, updates)
 
 
 def test_windows_are_shown_once_an_epoch_in_each_rotation():
@@ -43,8 +44,9 @@ def test_windows_are_shown_once_an_epoch_in_each_rotation():
 
 def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_there():
     item = labelled()
-    labels = label_map(item, 28, DIAMETER, 0)
-    places = {item.pixels[r:r + 28, c:c + 28].tobytes(): labels[r, c]
+    scanned = item.continued(14)
+    labels = label_map(scanned, 28, DIAMETER, 0)
+    places = {scanned.pixels[r:r + 28, c:c + 28].tobytes(): labels[r, c]
               for r in range(labels.shape[0]) for c in range(labels.shape[1])}
     compared = set()
     for pixels, targets in patches(item).batches(np.random.default_rng(0)):
@@ -54,7 +56,9 @@ def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_the
                     window = patch[8 * i:8 * i + 28, 8 * j:8 * j + 28]
                     seen = [places.get(np.rot90(view, turn).tobytes()) for turn in range(4)
                             for view in (window, window[::-1])]
-                    label = next((found for found in seen if found is not None), UNKNOWN)  # none in the mirrored rim
+                    label = next((found for found in seen if found is not None), None)
+                    if label is None:  # beyond the scan's mirrored rim
+                        continue
                     assert known[i, j] == label
                     compared.add(int(label))
     assert compared == {-1, 0, 1}
@@ -77,11 +81,35 @@ def test_half_of_the_patches_hold_a_particle():
 
 
 def test_given_non_particles_are_shown_as_often_as_particles():
-    item = labelled(n=1, negatives_rc=np.array([[40.0, 60.0]]))
-    shown = [targets for _, targets in patches(item, given_only=True).batches(np.random.default_rng(0))]
+    item = labelled(n=1, negatives_rc=np.array([[40.0, 60.0]]), complete=False)
+    shown = [targets for _, targets in patches(item).batches(np.random.default_rng(0))]
     places = np.concatenate([targets[::2] for targets in shown])
     share = (places == 0).any(axis=(1, 2)).mean()
     assert 0.3 < share < 0.8
+
+
+def test_missed_particles_are_shown_more_often_than_others():
+    def shares(item):
+        """How often each particle is the nearest one to the middle of a patch that holds a particle."""
+        values = item.pixels[tuple(np.rint(item.particles_rc).astype(int).T)]
+        shown = patches(item, side=1, updates=100).batches(np.random.default_rng(0))
+        middles = np.concatenate([pixels[::2, 14, 14] for pixels, _ in shown])
+        return np.bincount(np.abs(middles[:, None] - values).argmin(axis=1), minlength=len(values)) / len(middles)
+
+    item = labelled(n=4)
+    assert shares(replace(item, missed_rc=item.particles_rc[2:3]))[2] > shares(item)[2] + 0.2
+
+
+def test_particles_near_the_border_are_shown_as_the_scan_shows_them():
+    item = labelled(shape=(60, 60), n=1)
+    item = replace(item, particles_rc=np.array([[5.0, 30.0]]))  # half of its window lies outside
+    pixels, targets = next(patches(item, side=1).batches(np.random.default_rng(0)))
+    assert (targets[::2] == 1).all()
+    padded = np.pad(item.pixels, 28, mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (28, 28))[:30, 25:65].reshape(-1, 28, 28)
+    known = {np.rot90(view, turn).tobytes() for window in windows for turn in range(4)
+             for view in (window, window[::-1])}
+    assert pixels[0].tobytes() in known
 
 
 def test_micrograph_just_larger_than_the_window_gives_patches():
@@ -102,7 +130,7 @@ def test_same_seed_shows_the_same_patches(seed):
 def test_large_windows_come_in_smaller_batches():
     item = labelled(shape=(300, 310), n=1)
     item = LabelledMicrograph(item.micrograph, np.array([[150.0, 150.0]]))
-    batches = {name: PatchExamples([item], geometry, 180.0, 0.0, False, 16, 8, 1).batch
+    batches = {name: PatchExamples([item], geometry, 180.0, 0.0, 16, 8, 1).batch
                for name, geometry in {**PRESETS, "auto": Geometry(40, (9, 5, 3), (2, 2, 2))}.items()}
     assert batches["auto"] == 16
     assert 4 == batches["klh"] < batches["19s"] < batches["26s"] < 16

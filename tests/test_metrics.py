@@ -142,6 +142,35 @@ def test_the_threshold_changes_the_plain_figures_only():
     assert metrics.evaluate(truth, picks, 5, threshold=0.9)["overall"]["picks"] == 1
 
 
+def test_the_threshold_of_the_best_f_score_is_found_over_all_micrographs():
+    truth = {"a": coordinates([[0, 0], [100, 0]]), "b": coordinates([[0, 0]])}
+    picks = {"a": coordinates([[1, 0], [97, 4], [50, 50]], [0.9, 0.7, 0.65]), "b": coordinates([[0, 30]], [0.6])}
+    best = metrics.evaluate(truth, picks, 5, threshold="F1")
+    assert best["threshold"] == 0.7 == best["overall"]["best_F1"]["threshold"]
+    assert best == metrics.evaluate(truth, picks, 5, threshold=0.7)
+    assert metrics.evaluate(truth, {}, 5, threshold="F2")["threshold"] is None
+
+
+def test_picks_are_thinned_before_matching_and_the_best_stays():
+    # The sure pick at 8 misses its particle and takes the place of the one at 0, which is right.
+    truth, picks = {"a": coordinates([[0, 0], [40, 0]])}, {"a": coordinates([[0, 0], [8, 0], [40, 1]], [0.5, 0.9, 0.4])}
+    everything, some, few = (metrics.evaluate(truth, picks, 3, min_distance_px=d)["overall"] for d in (0, 8.5, 100))
+    assert (everything["picks"], everything["right"]) == (3, 2)
+    assert (some["picks"], some["right"]) == (2, 1)
+    assert (few["picks"], few["right"]) == (1, 0)
+    assert metrics.evaluate(truth, picks, 3, min_distance_px=8)["overall"] == everything  # the distance itself is kept
+    unscored = {"a": coordinates([[0, 0], [8, 0], [40, 1]])}
+    assert metrics.evaluate(truth, unscored, 3, min_distance_px=10)["overall"]["picks"] == 2
+
+
+def test_every_micrograph_has_its_own_region():
+    points = coordinates([[10, 10], [50, 50]])
+    truth, picks = dict.fromkeys("abc", points), dict.fromkeys("abc", points)
+    found = metrics.evaluate(truth, picks, 5, {"a": (0, 0, 20, 20), "b": (40, 40, 90, 90)})["micrographs"]
+    assert [found[name]["truth"] for name in "abc"] == [1, 1, 2]
+    assert [found[name]["picks"] for name in "abc"] == [1, 1, 2]
+
+
 def test_a_micrograph_without_picks_counts_as_missed():
     found = metrics.evaluate({"a": coordinates([[0, 0]]), "b": coordinates([[0, 0]])}, {"a": coordinates([[0, 0]])}, 5)
     assert found["overall"]["recall"] == 0.5 and found["micrographs"]["b"]["error_px"] is None

@@ -21,30 +21,43 @@ GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
 def model():
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in GEOMETRY.weight_shapes().items()}
-    return Model(GEOMETRY, weights, 4.5, 120.0, 4, (0.5, 1.5), 0.75, {"recipe": "paper", "history": [{"loss": 0.1}]})
+    return Model(GEOMETRY, (weights,), 4.5, 120.0, 4, (0.5, 1.5), 0.75, {"recipe": "paper", "history": [{"loss": 0.1}]})
 
 
 def rewrite(path, model, weights=None, **changes):
     """Write a model file with a changed card or other weights, as a faulty program might."""
     card = {**model.card(), **changes}
-    save_file(weights or model.weights, path, metadata={"deepem_card": json.dumps(card)})
+    save_file(weights or model.networks[0], path, metadata={"deepem_card": json.dumps(card)})
 
 
 def test_model_comes_back_as_it_was_saved(tmp_path, model):
     save_model(tmp_path / "m", model)
     again = load_model(tmp_path / "m")
     for field in dataclasses.fields(Model):
-        if field.name != "weights":
+        if field.name != "networks":
             assert getattr(again, field.name) == getattr(model, field.name)
-    for name, value in model.weights.items():
-        np.testing.assert_array_equal(again.weights[name], value)
+    for name, value in model.networks[0].items():
+        np.testing.assert_array_equal(again.networks[0][name], value)
+
+
+def test_model_of_several_networks_comes_back_with_all_of_them_and_older_versions_refuse_it(tmp_path, model):
+    several = dataclasses.replace(model, networks=tuple(
+        {name: value + number for name, value in model.networks[0].items()} for number in range(3)))
+    save_model(tmp_path / "m", several)
+    again = load_model(tmp_path / "m")
+    assert len(again.networks) == 3
+    for written, read in zip(several.networks, again.networks):
+        for name, value in written.items():
+            np.testing.assert_array_equal(read[name], value)
+    assert read_card(tmp_path / "m")["format"] == 2  # the first version knew format 1 and a single network
+    assert again.card() == several.card()
 
 
 def test_card_is_read_without_the_weights_and_names_its_format(tmp_path, model):
     save_model(tmp_path / "m", model)
     card = read_card(tmp_path / "m")
     assert card == json.loads(json.dumps(model.card()))
-    assert card["format"] == MODEL_FORMAT
+    assert card["format"] == 1
 
 
 def test_missing_file_is_refused(tmp_path):
@@ -61,7 +74,7 @@ def test_file_that_is_no_model_is_refused(tmp_path, content):
 
 
 def test_weights_without_a_card_are_refused(tmp_path, model):
-    save_file(model.weights, tmp_path / "m")
+    save_file(model.networks[0], tmp_path / "m")
     with pytest.raises(DeepEMError, match="no card"):
         load_model(tmp_path / "m")
 
@@ -93,26 +106,26 @@ def test_senseless_card_is_refused(tmp_path, model, changes):
 
 
 def test_weights_of_another_shape_than_the_card_says_are_refused_before_they_are_read(tmp_path, model):
-    weights = {**model.weights, "conv2.kernel": np.zeros((9, 9, 6, 12), np.float32)}
+    weights = {**model.networks[0], "conv2.kernel": np.zeros((9, 9, 6, 12), np.float32)}
     rewrite(tmp_path / "m", model, weights)
     with pytest.raises(DeepEMError, match="conv2.kernel"):
         load_model(tmp_path / "m")
 
 
 def test_weights_of_another_type_are_refused(tmp_path, model):
-    rewrite(tmp_path / "m", model, {**model.weights, "conv2.bias": np.zeros(12)})
+    rewrite(tmp_path / "m", model, {**model.networks[0], "conv2.bias": np.zeros(12)})
     with pytest.raises(DeepEMError, match="conv2.bias"):
         load_model(tmp_path / "m")
 
 
 def test_missing_weights_are_refused(tmp_path, model):
-    rewrite(tmp_path / "m", model, {k: v for k, v in model.weights.items() if k != "dense.bias"})
+    rewrite(tmp_path / "m", model, {k: v for k, v in model.networks[0].items() if k != "dense.bias"})
     with pytest.raises(DeepEMError, match="dense.bias is missing"):
         load_model(tmp_path / "m")
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path, model):
-    rewrite(tmp_path / "m", model, {**model.weights, "dense.bias": np.array([np.nan], np.float32)})
+    rewrite(tmp_path / "m", model, {**model.networks[0], "dense.bias": np.array([np.nan], np.float32)})
     with pytest.raises(DeepEMError, match="not finite"):
         load_model(tmp_path / "m")
 

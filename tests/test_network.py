@@ -120,3 +120,20 @@ def test_wide_start_hands_on_what_each_stage_sees():
     spread = [float(np.asarray(network(windows)).std()) for network in (plain, wide)]
     assert spread[1] > 20 * spread[0]
     assert abs(np.asarray(wide(windows)).mean() - 0.5) < 0.3
+
+
+def test_weights_of_a_normalised_network_hold_its_normalisation():
+    geometry = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
+    rng = np.random.default_rng(0)
+    network = build_network(geometry, seed=1, whole=True, normalised=True)
+    network.compile("sgd", "mse")
+    batches = [rng.normal(2, 3, (8, 28, 28, 1)).astype(np.float32) for _ in range(40)]
+    for batch in batches:
+        network.train_on_batch(batch, np.ones((8, 1, 1, 1), np.float32))
+    plain = build_network(geometry, seed=2)
+    set_weights(plain, get_weights(network, geometry))
+    scores = network.predict(batches[0], verbose=0)[:, 0, 0]
+    assert len({layer.name for layer in network.layers if layer.name.startswith("norm")}) == 3
+    np.testing.assert_allclose(plain.predict(batches[0], verbose=0), scores, atol=1e-5)
+    unlike = build_network(geometry, seed=1)
+    assert np.abs(unlike.predict(batches[0], verbose=0) - scores).max() > 0.01

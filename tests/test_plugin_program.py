@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pwem.objects import Micrograph
+from pwem.objects import Coordinate, Micrograph, SetOfCoordinates, SetOfMicrographs
 from pyworkflow import Config
+from pyworkflow.object import Boolean
+from pyworkflow.project import Manager
 from pyworkflow.utils.process import buildRunCommand
 
 from deepem_scipion import Plugin, convert
 from deepem_scipion.constants import DEEPEM_PYTHON
-from deepem_scipion.deepem.coordinates import write_box
+from deepem_scipion.deepem.arguments import build_parser
+from deepem_scipion.deepem.coordinates import read_coordinates, write_box
 from deepem_scipion.deepem.micrographs import find_micrographs
+from deepem_scipion.objects import DeepEMModel
 from deepem_scipion.protocols.protocol_base import ProgramError
 
 
@@ -263,3 +267,263 @@ def test_a_program_that_gives_no_account_of_a_micrograph_stops_the_run(tmp_path,
     protocol = pick_protocol(tmp_path, monkeypatch)
     with pytest.raises(RuntimeError, match="no result" if status == 0 else f"status {status}"):
         check(protocol, tmp_path / "out", status, present, failed)
+
+
+# ---- what the forms make of it ----
+
+def coordinate_set(folder, number, centres, pixel_size=2.0, box=30):
+    """A set of coordinates from name of the micrograph -> x, y; sets of different numbers are different objects."""
+    mics = SetOfMicrographs(filename=str(folder / f"micrographs{number}.sqlite"))
+    mics.setSamplingRate(pixel_size)
+    coordinates = SetOfCoordinates(filename=str(folder / f"coordinates{number}.sqlite"))
+    coordinates.setMicrographs(mics)
+    coordinates.setBoxSize(box)
+    coordinates.setObjId(1000 + number)
+    for count, (name, places) in enumerate(centres.items(), 1):
+        mic = micrograph(count, name, folder / "files" / str(number) / name)
+        mics.append(mic)
+        for x, y in places:
+            item = Coordinate(x=x, y=y)
+            item.setMicrograph(mic)
+            coordinates.append(item)
+    for each in (mics, coordinates):
+        each.write()
+    return coordinates
+
+
+def model(validation=True):
+    made = DeepEMModel("a model.safetensors")
+    for name, value in (("_diameter", 100.0), ("_samplingRate", 2.0), ("_workingSamplingRate", 4.0), ("_boxSize", 40),
+                        ("_scanStep", 4), ("_threshold", 0.31), ("_precision", 0.9 if validation else None)):
+        getattr(made, name).set(value)
+    return made
+
+
+def pick_form(folder, monkeypatch, **params):
+    """A protocol for picking with its inputs."""
+    protocol = pick_protocol(folder, monkeypatch, **params)
+    (folder / "a model.safetensors").touch()
+    protocol.inputModel.set(model())
+    protocol.inputMicrographs.set(coordinate_set(folder, 1, {"a.mrc": []}).getMicrographs())
+    return protocol
+
+
+def of_option(arguments, option):
+    """Words between an option and the next one; None without the option."""
+    if option not in arguments:
+        return None
+    words = arguments[arguments.index(option) + 1:]
+    return words[:next((at for at, word in enumerate(words) if word.startswith("--")), len(words))]
+
+
+@pytest.mark.parametrize("params, word, origin", [
+    ({}, "auto", "Threshold: 0.310 (best F2 in the validation of the model)"),
+    ({"thresholdMode": 1}, "F1", "Threshold: not known yet (best F1 in the validation of the model)"),
+    ({"thresholdMode": 2, "leastPrecision": 0.85}, "precision=0.85",
+     "Threshold: not known yet (lowest with a precision of at least 0.85 in the validation of the model)"),
+    ({"thresholdMode": 3, "threshold": 0.6}, "0.6", "Threshold: 0.600 (given)")])
+def test_the_threshold_is_passed_on_and_its_origin_told(tmp_path, monkeypatch, params, word, origin):
+    protocol = pick_form(tmp_path, monkeypatch, **params)
+    assert of_option(protocol._getArguments(), "--threshold") == [word]
+    assert origin in protocol.summary()
+    options = build_parser().parse_args(["pick", "--micrographs", "m", "--output", "o", *protocol._getArguments()])
+    assert options.threshold == word
+    assert protocol._validate() == []
+
+
+def test_the_summary_tells_the_threshold_that_the_program_used(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch, thresholdMode=1)
+    (tmp_path / "run" / "extra").mkdir(parents=True)
+    write_summary(tmp_path / "run" / "extra" / "picks", a={"status": "ok", "picks": 5})
+    assert "Threshold: 0.400 (best F1 in the validation of the model)" in protocol.summary()
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_a_model_without_validation_has_no_threshold_to_be_found(tmp_path, monkeypatch, mode):
+    protocol = pick_form(tmp_path, monkeypatch, thresholdMode=mode)
+    protocol.inputModel.set(model(validation=False))
+    assert "trained without validation" in protocol._validate()[0]
+    protocol.thresholdMode.set(0)
+    assert protocol._validate() == []
+
+
+def test_the_threshold_of_a_run_of_an_earlier_version_stays_what_it_was(monkeypatch):
+    from deepem_scipion.protocols import ProtDeepEMPick
+
+    project = Manager().createProject("EarlierVersion")
+    monkeypatch.chdir(project.path)
+    ids = []
+    for automatic in (False, True):
+        protocol = project.newProtocol(ProtDeepEMPick, threshold=0.7)
+        protocol.autoThreshold = Boolean(automatic)  # as if loaded from its database
+        project.saveProtocol(protocol)
+        ids.append(protocol.getObjId())
+
+    def reloaded():
+        loaded = Manager().loadProject("EarlierVersion")
+        found = {run.getObjId(): run for run in loaded.getRuns()}
+        return loaded, [found[number] for number in ids]
+
+    loaded, (fixed, automatic) = reloaded()
+    assert (fixed._getThreshold(), fixed.thresholdMode.get(), automatic.thresholdMode.get()) == (0.7, 3, 0)
+    fixed.thresholdMode.set(1)  # a later choice is not undone
+    loaded.saveProtocol(fixed)
+    assert reloaded()[1][0].thresholdMode.get() == 1
+
+
+def test_the_threshold_of_a_workflow_of_an_earlier_version_stays_what_it_was(monkeypatch):
+    from deepem_scipion.protocols import ProtDeepEMPick
+
+    project = Manager().createProject("EarlierWorkflow")
+    monkeypatch.chdir(project.path)
+    project.saveProtocol(project.newProtocol(ProtDeepEMPick, threshold=0.7))
+    workflow = json.loads(project.getProtocolsJson(project.getRuns()))
+    workflow[0].pop("thresholdMode")
+    for automatic, mode in ((False, 3), (True, 0)):
+        workflow[0]["autoThreshold"] = automatic
+        path = os.path.abspath("workflow.json")
+        with open(path, "w") as file:
+            json.dump(workflow, file)
+        protocol, = project.loadProtocols(path).values()
+        assert (protocol.thresholdMode.get(), protocol.threshold.get()) == (mode, 0.7)
+
+
+FIRST = {"a.mrc": [(20 + 10 * i, 40) for i in range(15)], "b.mrc": [(30, 20 + 10 * i) for i in range(15)]}
+
+
+def train_form(folder, monkeypatch, **params):
+    """A protocol for training on the micrographs a and b, and the commands that it runs."""
+    from deepem_scipion.protocols import ProtDeepEMTrain
+
+    monkeypatch.chdir(folder)
+    protocol = ProtDeepEMTrain(workingDir="run", **params)
+    protocol.inputCoordinates.set(coordinate_set(folder, 1, FIRST))
+    (folder / "run" / "extra").mkdir(parents=True)
+    commands = []
+
+    def run(command, arguments):
+        commands.append([command, *arguments])
+        (folder / protocol._getModelFile()).touch()
+
+    monkeypatch.setattr(protocol, "runDeepEM", run)
+    return protocol, commands
+
+
+def run_steps(protocol):
+    """What a launch does, without the output."""
+    protocol.convertInputStep([])
+    protocol.trainStep(protocol._getArguments(), protocol.doTune.get(), protocol.tuneMinutes.get())
+
+
+def test_a_plain_form_trains_once_with_the_options_of_the_program(tmp_path, monkeypatch):
+    protocol, commands = train_form(tmp_path, monkeypatch)
+    assert protocol._validate() == []
+    run_steps(protocol)
+    command, = commands
+    assert command[0] == "train" and not {"--rounds", "--networks", "--more-particles", "--negatives"} & set(command)
+    options = build_parser().parse_args(command)
+    assert (options.diameter, options.pixel_size, options.recipe) == (40, 2, "default")
+
+
+def test_verified_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_path, monkeypatch):
+    protocol, commands = train_form(tmp_path, monkeypatch, rounds=3, networks=4)
+    # All sets number their micrographs from 1; b is picked on binned micrographs, too.
+    protocol.moreParticles.append(coordinate_set(tmp_path, 2, {"c.mrc": [(5, 6)], "empty.mrc": []}))
+    protocol.moreParticles.append(coordinate_set(tmp_path, 3, {"b.mrc": [(10, 15)]}, pixel_size=4.0, box=15))
+    protocol.moreNegatives.append(coordinate_set(tmp_path, 4, {"a.mrc": [(7, 8)], "d.mrc": [(50, 60)]}))
+    protocol.negativeCoordinates.set(coordinate_set(tmp_path, 5, {"c.mrc": [(1, 1)], "a.mrc": [(2, 2)]}))
+    assert protocol._validate() == []
+    run_steps(protocol)
+    command, = commands
+    listed = find_micrographs([protocol._getListFile()])
+    assert {name: str(path.relative_to(tmp_path / "files")) for name, path in listed.items()} == {
+        "a": "1/a.mrc", "b": "1/b.mrc", "c": "2/c.mrc", "d": "4/d.mrc"}
+
+    def found(folder):
+        return {name: each.centres_xy.tolist() for name, each in read_coordinates(folder).items()}
+
+    assert {name: len(places) for name, places in found(*of_option(command, "--coordinates")).items()} == {
+        "a": 15, "b": 15}
+    assert [found(folder) for folder in of_option(command, "--more-particles")] == [{"c": [[5, 6]]}, {"b": [[20, 30]]}]
+    assert [found(folder) for folder in of_option(command, "--more-negatives")] == [{"a": [[7, 8]], "d": [[50, 60]]}]
+    assert found(*of_option(command, "--negatives")) == {"a": [[2, 2]]}  # those on the same micrographs only
+    options = build_parser().parse_args(command)
+    assert (options.rounds, options.networks, len(options.more_particles)) == (3, 4, 2)
+    assert len(protocol._getUsedInputs()) == 5
+    summary = "\n".join(protocol.summary())
+    assert "More verified particles: 1, 1" in summary and "More verified non-particles: 2" in summary
+
+
+def test_verified_sets_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
+    protocol, _ = train_form(tmp_path, monkeypatch)
+    protocol.moreParticles.append(coordinate_set(tmp_path, 2, {"c.mrc": []}))
+    protocol.moreNegatives.append(coordinate_set(tmp_path, 3, {"c.mrc": [(5, 6)]}, pixel_size=4.0))
+    protocol.moreNegatives.append(protocol.inputCoordinates.get())
+    errors = protocol._validate()
+    assert len(errors) == 3
+    for words in ("More verified particles: a set without any coordinates", "4 Å/px instead of 2 Å/px",
+                  "as particles and as non-particles"):
+        assert any(words in error for error in errors), words
+
+
+def test_particles_of_all_sets_together_must_be_enough(tmp_path, monkeypatch):
+    protocol, _ = train_form(tmp_path, monkeypatch)
+    protocol.inputCoordinates.set(coordinate_set(tmp_path, 6, {"a.mrc": [(9, 9)]}))
+    assert "1 particles were found" in protocol._validate()[0]
+    protocol.moreParticles.append(coordinate_set(tmp_path, 2, FIRST))
+    assert protocol._validate() == []
+
+
+def test_tuning_runs_the_search_instead_and_goes_on_until_something_but_the_time_changes(tmp_path, monkeypatch):
+    protocol, commands = train_form(tmp_path, monkeypatch, doTune=True, tuneMinutes=25, recipe=1, rounds=3)
+    assert protocol._validate() == []
+    run_steps(protocol)
+    study, = of_option(commands[0], "--study")
+    assert commands[0][0] == "tune" and of_option(commands[0], "--minutes") == ["25"]
+    assert not {"--recipe", "--preset", "--box", "--continue-from"} & set(commands[0])
+    options = build_parser().parse_args(commands[0])
+    assert (options.diameter, options.minutes, options.rounds, options.recipe) == (40, 25, 3, None)
+    assert os.path.dirname(study) == protocol._getExtraPath()
+
+    def continued():
+        """Whether the search went on, when it had left its files."""
+        os.makedirs(study + ".models", exist_ok=True)
+        for path in (study, study + ".models/1"):
+            with open(path, "w") as file:
+                file.write("journal")
+        protocol.trainStep(protocol._getArguments(), True, protocol.tuneMinutes.get())
+        return [os.path.exists(path) for path in (study, study + ".models/1")]
+
+    protocol.tuneMinutes.set(90)
+    assert continued() == [True, True] and of_option(commands[-1], "--minutes") == ["90"]
+    protocol.seed.set(5)
+    assert continued() == [False, False]
+    assert continued() == [True, True]
+    protocol.convertInputStep([])  # other coordinates
+    assert not os.path.exists(study) and not os.path.exists(study + ".models")
+    protocol.outputModel = model()
+    assert protocol.summary()[-1].endswith(f"told by {protocol._getModelFile()}.tuning.md")
+
+
+def test_rounds_without_validation_are_refused(tmp_path, monkeypatch):
+    protocol, _ = train_form(tmp_path, monkeypatch, rounds=2, validationFraction=0)
+    error, = protocol._validate()
+    assert "set the automatic rounds to 1" in error
+
+
+@pytest.mark.parametrize("params, words", [
+    ({"doContinue": True}, "that of the model"), ({"preset": 1}, "Set the layers to *automatic*"),
+    ({"validationFraction": 0}, "validation fraction above 0")])
+def test_tuning_is_refused_together_with_what_it_looks_for(tmp_path, monkeypatch, params, words):
+    protocol, _ = train_form(tmp_path, monkeypatch, doTune=True, **params)
+    error, = protocol._validate()
+    assert words in error
+    protocol.doTune.set(False)
+    assert protocol._validate() == []
+
+
+def test_tuning_is_refused_where_the_interpreter_lacks_optuna(tmp_path, monkeypatch, bare_python):
+    protocol, _ = train_form(tmp_path, monkeypatch, doTune=True)
+    use_python(monkeypatch, bare_python)
+    error, = protocol._validate()
+    assert "lacks: optuna" in error

@@ -145,7 +145,7 @@ from deepem_scipion.deepem.network import PRESETS
 from deepem_scipion.deepem.scoremap import Scanner
 case = dict(np.load(sys.argv[2]))
 pixels = case.pop("pixels")
-scanner = Scanner(PRESETS["26s"], case, 20)
+scanner = Scanner(PRESETS["26s"], [case], 20)
 scanner.scan(pixels[:500])
 cpu, wall = time.process_time(), time.perf_counter()
 for _ in range(3 - threads):
@@ -224,7 +224,7 @@ def test_halving_ends_at_the_least_size(state, kind):
 @pytest.fixture(params=[4, 3], ids=["one class", "several classes"])
 def scan(request):
     """Scanner, image and its scores."""
-    scanner = scoremap.Scanner(GEOMETRY, random_weights(GEOMETRY), request.param)
+    scanner = scoremap.Scanner(GEOMETRY, [random_weights(GEOMETRY)], request.param)
     pixels = np.random.default_rng(1).normal(size=(90, 130)).astype(np.float32)
     return scanner, pixels, scanner.scan(pixels)
 
@@ -279,7 +279,7 @@ def test_scan_that_does_not_fit_in_the_smallest_blocks_raises_the_error(state, s
 
 def test_scans_that_run_out_of_memory_together_halve_the_blocks_once(state, caplog):
     n = 6
-    scanners = [scoremap.Scanner(GEOMETRY, random_weights(GEOMETRY), 4) for _ in range(n)]
+    scanners = [scoremap.Scanner(GEOMETRY, [random_weights(GEOMETRY)], 4) for _ in range(n)]
     pixels = np.random.default_rng(1).normal(size=(60, 70)).astype(np.float32)
     scores = scanners[0].scan(pixels)
     state.setattr(runtime, "_threads", n)

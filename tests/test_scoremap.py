@@ -47,10 +47,22 @@ def test_fast_scan_agrees_with_the_window_by_window_scan(geometry, step, extra_r
     shape = (geometry.box + extra_rows, geometry.box + extra_cols)
     pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     weights = random_weights(geometry, seed)
-    fast = scoremap.Scanner(geometry, weights, step, rotations).scan(pixels)
-    plain = scoremap.score_map_by_windows(pixels, geometry, weights, step, rotations)
+    fast = scoremap.Scanner(geometry, [weights], step, rotations).scan(pixels)
+    plain = scoremap.score_map_by_windows(pixels, geometry, [weights], step, rotations)
     assert fast.shape == plain.shape
     np.testing.assert_allclose(fast, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_score_of_several_networks_is_the_mean_of_theirs(step):
+    geometry = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
+    pixels = np.random.default_rng(0).normal(size=(60, 71)).astype(np.float32)
+    networks = [random_weights(geometry, seed) for seed in range(3)]
+    together = scoremap.Scanner(geometry, networks, step).scan(pixels)
+    each = [scoremap.Scanner(geometry, [weights], step).scan(pixels) for weights in networks]
+    np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
+    np.testing.assert_allclose(together, scoremap.score_map_by_windows(pixels, geometry, networks, step), atol=1e-5)
+    assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
 def in_blocks(patch, block_bytes, tile=None):
@@ -72,8 +84,8 @@ def test_scan_in_blocks_agrees_whether_direct_or_by_fourier_transforms(
     maps = max(rotations * geometry.maps[0], *geometry.maps)
     with pytest.MonkeyPatch.context() as patch:
         in_blocks(patch, 4 * maps * (geometry.box // blocks)**2, tile)
-        fast = scoremap.Scanner(geometry, weights, step, rotations).scan(pixels)
-    plain = scoremap.score_map_by_windows(pixels, geometry, weights, step, rotations)
+        fast = scoremap.Scanner(geometry, [weights], step, rotations).scan(pixels)
+    plain = scoremap.score_map_by_windows(pixels, geometry, [weights], step, rotations)
     np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
@@ -82,8 +94,8 @@ def test_fast_scan_agrees_for_the_presets_of_the_paper(name):
     geometry = PRESETS[name]
     pixels = np.random.default_rng(1).normal(size=(geometry.box + 45, geometry.box + 61)).astype(np.float32)
     weights = random_weights(geometry)
-    fast = scoremap.Scanner(geometry, weights, 20).scan(pixels)
-    plain = scoremap.score_map_by_windows(pixels, geometry, weights, 20)
+    fast = scoremap.Scanner(geometry, [weights], 20).scan(pixels)
+    plain = scoremap.score_map_by_windows(pixels, geometry, [weights], 20)
     assert fast.shape == (3, 4)
     assert plain.std() > 1e-3
     np.testing.assert_allclose(fast, plain, atol=1e-5)
@@ -94,9 +106,9 @@ def test_scan_in_bands_gives_the_same_numbers(monkeypatch, step):
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
     pixels = np.random.default_rng(2).normal(size=(90, 57)).astype(np.float32)
     weights = random_weights(geometry)
-    whole = scoremap.Scanner(geometry, weights, step).scan(pixels)
+    whole = scoremap.Scanner(geometry, [weights], step).scan(pixels)
     monkeypatch.setattr(scoremap, "BAND_BYTES", 30 * 57 * 4 * 12)
-    banded = scoremap.Scanner(geometry, weights, step).scan(pixels)
+    banded = scoremap.Scanner(geometry, [weights], step).scan(pixels)
     np.testing.assert_allclose(banded, whole, atol=1e-6)
 
 
@@ -109,7 +121,7 @@ def noise(rows, cols, seed=0):
 
 
 def scanner_for(geometry, step):
-    return scoremap.Scanner(geometry, random_weights(geometry), step)
+    return scoremap.Scanner(geometry, [random_weights(geometry)], step)
 
 
 @pytest.mark.parametrize("tile", [None, 16, 32])
@@ -191,7 +203,7 @@ def test_error_of_one_block_is_raised_when_all_have_ended_and_the_next_scan_is_r
 def test_scores_do_not_change_when_the_micrograph_is_turned():
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
     pixels = np.random.default_rng(3).normal(size=(48, 72)).astype(np.float32)
-    scanner = scoremap.Scanner(geometry, random_weights(geometry), 4)
+    scanner = scoremap.Scanner(geometry, [random_weights(geometry)], 4)
     turned = scanner.scan(np.rot90(pixels).copy())
     np.testing.assert_allclose(turned, np.rot90(scanner.scan(pixels)), atol=1e-6)
 
@@ -200,8 +212,8 @@ def test_one_rotation_is_the_plain_output_of_the_network():
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
     pixels = np.random.default_rng(3).normal(size=(30, 40)).astype(np.float32)
     weights = random_weights(geometry)
-    one = scoremap.Scanner(geometry, weights, 1, 1).scan(pixels)
-    four = scoremap.Scanner(geometry, weights, 1, 4).scan(pixels)
+    one = scoremap.Scanner(geometry, [weights], 1, 1).scan(pixels)
+    four = scoremap.Scanner(geometry, [weights], 1, 4).scan(pixels)
     assert np.abs(one - four).max() > 1e-3
 
 
@@ -218,4 +230,4 @@ def test_scan_step_of_zero_is_refused():
 def test_wrong_number_of_rotations_is_refused():
     geometry = PRESETS["19s"]
     with pytest.raises(DeepEMError, match="rotations"):
-        scoremap.Scanner(geometry, random_weights(geometry), 20, 3)
+        scoremap.Scanner(geometry, [random_weights(geometry)], 20, 3)

@@ -78,8 +78,8 @@ def test_run_on_the_plateau_is_begun_again_with_another_seed_and_says_so(monkeyp
                 "average_precision": 0.5}
 
     build = training.build_network
-    monkeypatch.setattr(training, "build_network", lambda geometry, seed, whole: attempts.append(seed)
-                        or build(geometry, seed, whole))
+    monkeypatch.setattr(training, "build_network", lambda geometry, seed, **how: attempts.append(seed)
+                        or build(geometry, seed, **how))
     monkeypatch.setattr(training, "assess", assess)
     found = run(blob_windows(16), epochs=2, seed=7)
     assert attempts == [7, 8, 9]
@@ -88,9 +88,16 @@ def test_run_on_the_plateau_is_begun_again_with_another_seed_and_says_so(monkeyp
     assert "starting again with seed 8" in caplog.text
 
 
+def test_network_that_has_once_left_the_plateau_is_not_begun_again(monkeypatch):
+    losses = iter([0.8, 0.999])
+    monkeypatch.setattr(training, "assess", lambda *_: {"loss": 0.1, "relative_loss": next(losses), "accuracy": 0.5,
+                                                        "average_precision": 0.5})
+    assert run(blob_windows(16), epochs=2, seed=7).seed == 7
+
+
 def test_network_that_cannot_learn_ends_with_an_error_that_tells_what_to_do():
     with pytest.raises(DeepEMError, match="did not leave the plateau.*Check coordinates"):
-        run(blob_windows(16), recipe=quick(rate=1e-9, wide_start=False), epochs=1)
+        run(blob_windows(16), recipe=quick(rate=1e-9, wide_start=False, normalised=False), epochs=1)
 
 
 @pytest.mark.parametrize("target, missing", [(0, "particles"), (1, "non-particles")])

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where training windows are cut."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,10 @@ from deepem_scipion.deepem.windows import (
 )
 
 
-def labelled(pixels, particles_rc, negatives_rc=None, name="m"):
+def labelled(pixels, particles_rc, negatives_rc=(), name="m", **known):
     micrograph = Micrograph(Path(f"{name}.mrc"), name, pixels.astype(np.float32), 4.0, 1.0, pixels.shape)
-    given_rc = None if negatives_rc is None else np.array(negatives_rc, float).reshape(-1, 2)
-    return LabelledMicrograph(micrograph, np.array(particles_rc, float).reshape(-1, 2), given_rc)
+    particles_rc, negatives_rc = (np.array(centres, float).reshape(-1, 2) for centres in (particles_rc, negatives_rc))
+    return LabelledMicrograph(micrograph, particles_rc, negatives_rc, **known)
 
 
 def noise(shape, seed=0):
@@ -95,12 +96,15 @@ def test_deviations_are_those_of_the_pixels():
     np.testing.assert_allclose(windows.deviations(chunk=4), expected, rtol=1e-5)
 
 
-@given(st.integers(1, 40), st.floats(0, 0.99), st.integers(0, 99))
-def test_split_keeps_every_micrograph_on_one_side(n, fraction, seed):
-    training, validation = split_micrographs(n, fraction, np.random.default_rng(seed))
-    assert sorted(training + validation) == list(range(n))
-    assert training
-    assert bool(validation) == (n > 1 and fraction > 0)
+@given(st.integers(1, 40), st.floats(0, 0.99), st.integers(1, 6), st.integers(0, 99))
+def test_every_split_keeps_micrographs_for_validation_and_for_training(n, fraction, parts, seed):
+    held_out = split_micrographs(n, fraction, parts, np.random.default_rng(seed))
+    assert len(held_out) == parts and len({len(part) for part in held_out}) == 1
+    for part in held_out:
+        assert len(set(part)) == len(part) < n and set(part) <= set(range(n))
+        assert bool(part) == (n > 1 and fraction > 0)
+    counts = np.bincount(np.concatenate(held_out).astype(int), minlength=n)
+    assert counts.max() - counts.min() <= 1  # the next part begins where the last one ends
 
 
 @pytest.mark.parametrize("shape", [(100, 60), (60, 100)])
@@ -150,8 +154,43 @@ def test_labels_follow_the_distance_to_the_nearest_particle(box, diameter, seed)
 
 def test_given_non_particles_are_labelled_even_where_nothing_else_is():
     item = labelled(noise((60, 60)), [[20, 20]], [[40, 40], [26, 26]])
-    labels = label_map(item, 10, 16, 0, given_only=True)
+    labels = label_map(replace(item, complete=False), 10, 16, 0)
     assert labels[35, 35] == 0 and labels[21, 21] == 0  # the latter is near a particle
     assert labels[15, 15] == 1
     assert (labels == 0).sum() < 40
     assert (label_map(item, 10, 16, 0) == 0).sum() > 1000
+
+
+def test_nothing_is_known_around_what_may_be_an_unmarked_particle():
+    labels = label_map(labelled(noise((60, 60)), [[20, 20]], doubtful_rc=np.array([[40.0, 40.0]])), 10, 16, 0)
+    centres = np.indices(labels.shape).transpose(1, 2, 0) + 4.5
+    near = np.linalg.norm(centres - 40, axis=2) < NEGATIVE_DISTANCE * 16
+    assert near.any() and (labels[near] == UNKNOWN).all()
+
+
+def test_missed_particles_come_twice_and_micrographs_not_wholly_marked_give_no_random_non_particles():
+    item = labelled(noise((60, 60)), [[20, 20], [40, 30]], missed_rc=np.array([[40.0, 30.0]]))
+    targets = collect_windows([item], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
+    assert (targets == 1).sum() == 3 and (targets == 0).sum() == 2
+    targets = collect_windows([replace(item, complete=False)], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
+    assert (targets == 1).sum() == 3 and (targets == 0).sum() == 0
+
+
+@pytest.mark.parametrize("border", [0, 7])
+def test_labels_of_a_continued_micrograph_are_its_own_and_go_on_to_its_edge(border):
+    item = labelled(noise((50, 60)), [[20, 25], [4, 40]], [[35, 45]])
+    labels = label_map(item, 10, 8, border)
+    further = label_map(item.continued(5), 10, 8, border)
+    np.testing.assert_array_equal(further[5:-5, 5:-5], labels)
+    centres = np.indices(further.shape).transpose(1, 2, 0) + 4.5 - 5
+    outside = (centres < border - 1).any(axis=2) | (centres > np.array([50, 60]) - border).any(axis=2)
+    assert (further[outside] != 0).all()
+    assert border or (further[~outside] == 0).sum() > (labels == 0).sum()
+    assert further[4 + 5 - 5, 40 + 5 - 5] == 1  # its window leaves the micrograph itself
+
+
+def test_windows_of_a_continued_micrograph_keep_clear_of_padding():
+    pixels = noise((60, 70))
+    pixels[:, :10] = pixels[:, 10:11]
+    labels = label_map(labelled(pixels, [[30, 40]]).continued(5), 10, 8, 0)
+    assert (labels[:, :15] == UNKNOWN).all() and (labels[:, 15:20] == 0).any()

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "network trained on particles that you show it.")
     parser.add_argument("--version", action="version", version=f"deepem {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_train, _add_pick, _add_evaluate, _add_info, _add_demo):
+    for add in (_add_train, _add_tune, _add_pick, _add_evaluate, _add_info, _add_demo):
         add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="tell more, and show where an error came from")
@@ -34,31 +34,74 @@ def _add_train(commands: Any) -> None:
                                  epilog="example: deepem train --micrographs 'mics/*.mrc' --coordinates boxes "
                                  "--diameter 120 --output apoferritin.deepem")
     parser.set_defaults(command="train")
+    _add_learning(parser)
+
+
+def _add_tune(commands: Any) -> None:
+    parser = commands.add_parser(
+        "tune", help="search for the network and recipe that suit your particles best",
+        description="Train models with many settings and keep the one that picks the validation micrographs best. "
+        "The first is what `deepem train` makes. Searched are working pixel size, box, kernels, pools, maps, recipe "
+        "and the width of the deviation filter. MODEL.tuning.md tells what came of it, MODEL.tuning.png shows it.",
+        epilog="example: deepem tune --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 --minutes 30 "
+        "--output apoferritin.deepem; the same command again goes on with the search")
+    parser.set_defaults(command="tune", preset=None, box=None, kernels=None, continue_from=None)
+    _add_learning(parser, searched=True)
+    group = parser.add_argument_group("search")
+    group.add_argument("--minutes", type=float, default=30.0, metavar="M", help="time for this run; the first model is "
+                       "trained in any case, a later one is stopped after its epoch (default: %(default)g)")
+    group.add_argument("--trials", type=int, metavar="N", help="train at most so many models in this run")
+    group.add_argument("--study", type=Path, metavar="FILE", help="journal of the search, which goes on where the file "
+                       "exists (default: MODEL.study)")
+
+
+def _add_learning(parser: argparse.ArgumentParser, searched: bool = False) -> None:
+    """What training needs; `searched`: without what a search finds, or with a search as its default."""
     group = _add_micrographs(parser)
     group.add_argument("--coordinates", required=True, metavar="DIR_OR_STAR", type=Path,
                        help="particles: a folder of .box or .star files, or one file")
     group.add_argument("--negatives", metavar="DIR_OR_STAR", type=Path, help="verified non-particles, likewise")
+    for name in ("particles", "negatives"):
+        what = name.replace("negatives", "non-particles")
+        group.add_argument(f"--more-{name}", metavar="DIR_OR_STAR", type=Path, nargs="+", default=[], help="more "
+                           f"verified {what}, e.g. from picks that you looked through; on micrographs that are not in "
+                           "--coordinates only what is given here teaches anything")
     group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
     group = parser.add_argument_group("particle and network")
     group.add_argument("--diameter", required=True, type=float, metavar="A", help="particle diameter in angstrom")
-    group.add_argument("--preset", choices=PRESETS, help="a network of the paper's Table 1 (default: one that fits "
-                       "the diameter)")
-    group.add_argument("--box", type=int, metavar="PX", help="side of the window in working pixels")
-    for name, what in (("kernels", "sides of the three kernels"), ("pools", "sides of the three pooling cells"),
-                       ("maps", "feature maps of the three stages (default 6 12 12)")):
+    sizes = {"kernels": "sides of the three kernels", "pools": "sides of the three pooling cells",
+             "maps": f"feature maps of the three stages (default{': searched' if searched else ' 6 12 12'})"}
+    if searched:
+        del sizes["kernels"]
+        sizes["pools"] += " (default: searched)"
+    else:
+        group.add_argument("--preset", choices=PRESETS, help="a network of the paper's Table 1 (default: one that fits "
+                           "the diameter)")
+        group.add_argument("--box", type=int, metavar="PX", help="side of the window in working pixels")
+    for name, what in sizes.items():
         group.add_argument(f"--{name}", type=int, nargs=3, metavar="N", help=what)
     group.add_argument("--working-pixel-size", type=float, metavar="A", help="pixel size to which micrographs are "
-                       "brought (default: a multiple of their own that suits the diameter)")
+                       f"brought (default: {'searched among multiples' if searched else 'a multiple'} of their own, "
+                       "to suit the diameter)")
     group = parser.add_argument_group("training")
-    group.add_argument("--recipe", choices=RECIPES, default="default", help="how the network is fitted: `paper` is "
-                       "plain gradient descent as published (default: %(default)s)")
+    group.add_argument("--recipe", choices=RECIPES, default=None if searched else "default", help="how the network is "
+                       "fitted: `paper` is plain gradient descent as published (default: "
+                       f"{'searched' if searched else '%(default)s'})")
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the windows (`paper`) or rounds of "
-                       "150 updates (`default`); default: 20")
+                       "150 updates (`default`); default: 20 or 12")
     group.add_argument("--given-negatives-only", action="store_true", help="call non-particles only those of "
                        "--negatives; default: also places far from all particles")
     group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="share of the micrographs "
                        "kept for choosing epoch and threshold (default: %(default)s)")
-    group.add_argument("--continue-from", type=Path, metavar="MODEL", help="go on from this model")
+    group.add_argument("--networks", type=int, metavar="N", help="train so many networks, each with other micrographs "
+                       "kept for validation, and average their scores (default: 3, with `paper` 1)")
+    group.add_argument("--rounds", type=int, default=1, metavar="N", help="recursive training in at most so many "
+                       "rounds: each shows the mistakes of the last one more often, and is kept if it makes fewer on "
+                       "the validation micrographs (default: %(default)s)")
+    group.add_argument("--error-cutoff", type=float, default=0.01, metavar="E", help="no further round where the error "
+                       "(1 - best F1) on the validation micrographs is below (default: %(default)s)")
+    if not searched:
+        group.add_argument("--continue-from", type=Path, metavar="MODEL", help="go on from this model")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same model (default: 0)")
     _add_threads(group)
 
@@ -99,15 +142,28 @@ def _add_pick(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="compare picks with known particles")
+    parser = commands.add_parser(
+        "evaluate", help="compare picks with known particles",
+        description="Compare picks with known particles. Matching is one to one: pairs of a pick and a particle within "
+        "the distance are taken by falling score of the pick, the nearest pair first among equal scores; a second pick "
+        "on the same particle is a wrong one. Where a part of a micrograph was annotated only, particles outside of it "
+        "are not missed and picks outside not wrong; a pick outside that belongs to a particle inside is right. "
+        "Micrographs with particles and without picks count; those with picks only do not.")
     parser.set_defaults(command="evaluate")
     parser.add_argument("--truth", required=True, type=Path, metavar="DIR_OR_STAR", help="true particles")
     parser.add_argument("--picks", required=True, type=Path, metavar="DIR_OR_STAR", help="picks")
     parser.add_argument("--distance", required=True, type=float, metavar="PX", help="greatest distance of a right pick "
                         "from its particle, in pixels; half the particle diameter is usual")
+    parser.add_argument("--min-distance", type=float, default=0.0, metavar="PX", help="thin the picks before matching: "
+                        "of those nearer to each other than this, in pixels, only the one with the highest score "
+                        "counts, as in picking (default: all count)")
     parser.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
-                        "micrographs, in pixels")
-    parser.add_argument("--threshold", type=float, metavar="T", help="plain figures for picks with at least this score")
+                        "micrographs, X0 <= x < X1 and Y0 <= y < Y1, in pixels")
+    parser.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph: a table with "
+                        "the name and X0 Y0 X1 Y1 per line, parted by tabs or blanks, # begins a comment; for "
+                        "micrographs that are not in it --region holds, or the whole")
+    parser.add_argument("--threshold", metavar="F1|F2|T", help="plain figures for picks with at least this score, or "
+                        "with that of the best F1 or F2 on these micrographs (default: for all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the precision-recall curve here")
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,10 +27,10 @@ MATCH_DISTANCE = 0.5
 _CURVE_POINTS = 401
 
 
-def std_range_of(*windows: Windows) -> tuple[float, float]:
-    """Range of the deviations of the particles' windows, widened on either side by `STD_MARGIN` of it or a tenth."""
+def std_range_of(*windows: Windows, share: float = STD_MARGIN) -> tuple[float, float]:
+    """Range of the deviations of the particles' windows, widened on either side by a share of it or a tenth."""
     values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
-    margin = max(STD_MARGIN * (values.max() - values.min()), 0.1 * values.mean())
+    margin = max(share * (values.max() - values.min()), 0.1 * values.mean())
     return max(0.0, float(values.min() - margin)), float(values.max() + margin)
 
 
@@ -41,32 +42,24 @@ def contrast_of(windows: Windows, diameter_px: float) -> str:
     return "dark" if mean[within].mean() < mean[~within].mean() else "bright"
 
 
-def with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: float, held_out: bool) -> Model:
+def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]], border_px: float,
+                   held_out: bool) -> Model:
     """The model with the threshold for the best F2 (eq. 8) on whole micrographs, and the figures that go with it.
 
     Parameters
     ----------
     model : Model
-    labelled : list of LabelledMicrograph
+    labelled : for each of the model's networks the micrographs that it alone picks here
     border_px : float
         Width, in working pixels, of the border in which nobody annotated: false picks there do not count.
     held_out : bool
-        Whether these micrographs were kept out of training.
+        Whether these micrographs were kept out of the training of that network.
     """
-    picker = Picker(model, Settings(threshold=0.0))
     parts = []
-    for item in labelled:
-        micrograph = item.micrograph
-        if min(micrograph.pixels.shape) < model.geometry.box:
-            continue  # the small part of an only micrograph
-        candidates, reasons, _ = picker.pick(micrograph)
-        picked = reasons == PICKED
-        rows, cols = micrograph.pixels.shape
-        border = border_px * micrograph.scale - 1e-6
-        region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
-        parts.append(metrics.match(
-            candidates.centres_xy[picked], candidates.scores[picked], micrograph.to_input_xy(item.particles_rc),
-            MATCH_DISTANCE * model.diameter_px * micrograph.scale, region))
+    for weights, items in zip(model.networks, labelled):
+        picker = Picker(replace(model, networks=(weights,)), Settings(threshold=0.0))
+        parts += [_compare(picker, item, border_px) for item in items
+                  if min(item.pixels.shape) >= model.geometry.box]  # the small part of an only micrograph may be less
     curve = metrics.curve(metrics.pool(parts))
     if not len(curve.thresholds):
         log.warning("no candidate on the validation micrographs; the threshold stays at %g", model.threshold)
@@ -78,9 +71,24 @@ def with_threshold(model: Model, labelled: list[LabelledMicrograph], border_px: 
     figures = {
         "on": "validation micrographs" if held_out else "training micrographs",
         "precision": precision, "recall": recall, "F1": float(metrics.f_beta(precision, recall, 1)),
-        "F2": float(metrics.f_beta(precision, recall, 2)), "AP": metrics.average_precision(curve),
+        "F2": float(metrics.f_beta(precision, recall, 2)),
+        "best_F1": float(metrics.f_beta(curve.precision, curve.recall, 1).max()),
+        "AP": metrics.average_precision(curve),
         "curve": {"threshold": curve.thresholds[some].tolist(), "precision": curve.precision[some].tolist(),
                   "recall": curve.recall[some].tolist()},
     }
     record = {**model.record, "validation": {**model.record["validation"], **figures}}
     return replace(model, threshold=threshold, record=record)
+
+
+def _compare(picker: Picker, item: LabelledMicrograph, border_px: float) -> metrics.Matches:
+    """Match all candidates of a micrograph with its particles."""
+    micrograph = item.micrograph
+    candidates, reasons, _ = picker.pick(micrograph)
+    picked = reasons == PICKED
+    rows, cols = micrograph.pixels.shape
+    border = border_px * micrograph.scale - 1e-6
+    region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
+    return metrics.match(candidates.centres_xy[picked], candidates.scores[picked],
+                         micrograph.to_input_xy(item.particles_rc),
+                         MATCH_DISTANCE * picker.model.diameter_px * micrograph.scale, region)

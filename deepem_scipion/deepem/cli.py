@@ -7,20 +7,26 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
 
 from .arguments import build_parser
 from .errors import DeepEMError
 
 if TYPE_CHECKING:
+    from .coordinates import Coordinates
     from .learning import Plan
     from .model import Model
     from .network import Geometry
+    from .regions import Region
 
 log = logging.getLogger("deepem")
 
@@ -48,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from . import runtime
-    from .coordinates import read_coordinates
     from .learning import train_model
     from .micrographs import find_micrographs
     from .model import save_model
@@ -56,12 +61,40 @@ def _train(options: argparse.Namespace) -> int:
     plan = _plan(options)
     _check_writable(options.output)
     micrographs = find_micrographs(options.micrographs)
-    particles = read_coordinates(options.coordinates)
-    negatives = read_coordinates(options.negatives) if options.negatives else None
+    particles, negatives, incomplete = _labels(options)
     runtime.start(options.threads)
-    model = train_model(micrographs, particles, plan, negatives, _log_epoch)
+    model = train_model(micrographs, particles, plan, negatives, _log_epoch, incomplete)
     save_model(options.output, model)
     print(describe(model.card()))
+    print(f"model written to {options.output}")
+    return OK
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from . import runtime
+    from .micrographs import find_micrographs
+
+    try:
+        from .tuning import Budget, tune_model
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise DeepEMError("`deepem tune` needs Optuna; try: pip install optuna") from error
+    fixed = {name: "/".join(map(str, values)) for name in ("pools", "maps") if (values := getattr(options, name))}
+    if options.recipe:
+        fixed["recipe"] = options.recipe
+    plan = _plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None, "recipe": "default"}))
+    _check_writable(options.output)
+    micrographs = find_micrographs(options.micrographs)
+    particles, negatives, incomplete = _labels(options)
+    runtime.start(options.threads)
+    model = tune_model(micrographs, particles, plan, options.output, options.study,
+                       Budget(options.minutes, options.trials), negatives, fixed, incomplete)
+    print(describe(model.card()))
+    found = model.record["tuning"]
+    baseline = "failed" if found["baseline_AP"] is None else f"{found['baseline_AP']:.3f}"
+    print(f"average precision {found['AP']:.3f}, without a search {baseline}; the best of {found['complete']} is "
+          f"optimistic, see {options.output}.tuning.md")
     print(f"model written to {options.output}")
     return OK
 
@@ -76,12 +109,24 @@ def _check_writable(path: Path) -> None:
         raise DeepEMError(f"--output {path}: expected the name of a file in a folder that can be written to")
 
 
+def _labels(options: argparse.Namespace) -> tuple[dict[str, Coordinates], dict[str, Coordinates], set[str]]:
+    """Particles, non-particles, and the names of micrographs on which not all particles are marked."""
+    from .coordinates import merge, read_coordinates
+
+    complete = read_coordinates(options.coordinates)
+    particles = merge([complete, *map(read_coordinates, options.more_particles)])
+    negatives = merge(list(map(read_coordinates, [*filter(None, [options.negatives]), *options.more_negatives])))
+    for name in {name for path in options.more_negatives for name in read_coordinates(path)} - set(particles):
+        particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
+    return particles, negatives, set(particles) - set(complete)
+
+
 def _plan(options: argparse.Namespace) -> Plan:
     from .learning import Plan
     from .model import load_model
 
-    if options.given_negatives_only and not options.negatives:
-        raise DeepEMError("--given-negatives-only needs --negatives")
+    if options.given_negatives_only and not (options.negatives or options.more_negatives):
+        raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")
     if options.continue_from and (options.preset or options.box or options.working_pixel_size):
         raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, --box "
                           "and --working-pixel-size")
@@ -89,7 +134,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         working_pixel_size_angst=options.working_pixel_size, pixel_size_angst=options.pixel_size, recipe=options.recipe,
         epochs=options.epochs, given_negatives_only=options.given_negatives_only, seed=options.seed,
-        validation_fraction=options.validation_fraction,
+        validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
+        error_cutoff=options.error_cutoff,
         start=load_model(options.continue_from) if options.continue_from else None)
 
 
@@ -170,12 +216,13 @@ def _std_range(words: Sequence[str]) -> tuple[float, float] | str:
 def _evaluate(options: argparse.Namespace) -> int:
     from .coordinates import read_coordinates
     from .files import atomic_write
-    from .metrics import curve, evaluate, match_all, pool
+    from .metrics import curve, match_all, pool, summarise
 
     if not options.distance > 0:
         raise DeepEMError(f"--distance {options.distance}: expected pixels, above 0")
-    if options.region and not (options.region[0] < options.region[2] and options.region[1] < options.region[3]):
-        raise DeepEMError("--region: expected X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1")
+    if not options.min_distance >= 0:
+        raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
+    threshold = _judged(options.threshold)
     truth, picks = read_coordinates(options.truth), read_coordinates(options.picks)
     if not set(truth) & set(picks):
         raise DeepEMError(f"{options.picks} and {options.truth} have no micrograph in common; files belong together by "
@@ -183,18 +230,43 @@ def _evaluate(options: argparse.Namespace) -> int:
     if absent := sorted(set(truth) - set(picks)):
         log.warning("no picks for %d of %d micrographs, counted as none found: %s", len(absent), len(truth),
                     ", ".join(absent[:5]))
-    region = tuple(options.region) if options.region else None
-    result = evaluate(truth, picks, options.distance, region, options.threshold)
+    matches = match_all(truth, picks, options.distance, _regions(options, truth), options.min_distance)
+    result = summarise(matches, threshold)
     print(_table(result))
+    print(f"one to one within {options.distance:g} px, by falling score, the nearest pair first among equal scores"
+          + (f"; of picks nearer than {options.min_distance:g} px only the best" if options.min_distance else "")
+          + ("" if result["threshold"] is None else f"; score of at least {result['threshold']:.4g}"))
     if options.json:
         with atomic_write(options.json) as handle:
             json.dump(result, handle, indent=1)
     if options.plot:
         from .report import draw_curve
 
-        matches = match_all(truth, picks, options.distance, region)
-        draw_curve(curve(pool(list(matches.values()))), options.plot, options.threshold)
+        draw_curve(curve(pool(list(matches.values()))), options.plot, result["threshold"])
     return OK
+
+
+def _judged(text: str | None) -> float | str | None:
+    """The threshold of --threshold for `summarise`."""
+    if text in (None, "F1", "F2"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DeepEMError(f"--threshold {text}: expected F1, F2 or a score")
+    return value
+
+
+def _regions(options: argparse.Namespace, truth: Collection[str]) -> dict[str, Region] | None:
+    """Annotated regions of the micrographs; None where all count as a whole."""
+    from .regions import checked_region, read_regions
+
+    regions = dict.fromkeys(truth, checked_region(options.region, "--region")) if options.region else {}
+    if options.regions:
+        regions.update(read_regions(options.regions, {name: name for name in truth}))
+    return regions or None
 
 
 def _table(result: Mapping[str, Any]) -> str:
@@ -245,10 +317,14 @@ def describe(card: Mapping[str, Any]) -> str:
         f"deviation range   {low:.3f} to {high:.3f}",
         f"trained on        {training.get('micrographs')} micrographs, {training.get('particles')} particles, "
         f"{training.get('non_particles', 'any number of')} non-particles; recipe {card.get('recipe')}, seed "
-        f"{card.get('seed')}, "
-        f"best epoch {card.get('best_epoch')}",
+        f"{card.get('seed')}",
         f"threshold         {card['threshold']:.3f}",
     ]
+    if (count := card.get("networks", 1)) > 1:
+        lines.insert(3, f"scores            mean of {count} networks, each trained with other micrographs held out")
+    for done in card.get("rounds", [])[1:]:
+        lines.append(f"round {done['round']}           {done['false']} false picks, {done['missed']} missed particles "
+                     f"shown again: error {done['error']:.4f}{'' if done['kept'] else ', not kept'}")
     if "AP" in validation:
         lines.append(f"at that threshold precision {validation['precision']:.3f}, recall {validation['recall']:.3f}, "
                      f"F1 {validation['F1']:.3f}; average precision {validation['AP']:.3f} ({validation['on']})")
@@ -256,10 +332,13 @@ def describe(card: Mapping[str, Any]) -> str:
 
 
 def _log_epoch(record: Mapping[str, Any]) -> None:
+    of = f"network {record['network']}/{record['networks']}, " if record["networks"] > 1 else ""
+    if record["round"] > 1:
+        of = f"round {record['round']}, {of}"
     validation = (f", validation {record['validation_loss']:.4f} {100 * record['validation_accuracy']:.1f} %"
                   if "validation_loss" in record else "")
-    log.info("epoch %d/%d: loss %.4f, %.1f %% right%s; %.0f s left", record["epoch"], record["epochs"], record["loss"],
-             100 * record["accuracy"], validation, record["seconds_left"])
+    log.info("%sepoch %d/%d: loss %.4f, %.1f %% right%s; %.0f s left", of, record["epoch"], record["epochs"],
+             record["loss"], 100 * record["accuracy"], validation, record["seconds_left"])
 
 
 def _not_an_option(text: str) -> str:
@@ -278,4 +357,4 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-_COMMANDS = {"train": _train, "pick": _pick, "evaluate": _evaluate, "info": _info, "demo": _demo}
+_COMMANDS = {"train": _train, "tune": _tune, "pick": _pick, "evaluate": _evaluate, "info": _info, "demo": _demo}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,17 @@ def read_coordinates(path: str | Path) -> dict[str, Coordinates]:
     if not path.exists():
         raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star.")
     return _read_file(path)
+
+
+def merge(sets: Sequence[Mapping[str, Coordinates]]) -> dict[str, Coordinates]:
+    """All coordinates of several sets, name by name, in the order of the sets; the box is the first set's."""
+    together: dict[str, list[Coordinates]] = {}
+    for one in sets:
+        for name, coordinates in one.items():
+            together.setdefault(name, []).append(coordinates)
+    return {name: Coordinates(np.concatenate([part.centres_xy for part in parts]),
+                              np.concatenate([part.scores for part in parts]), parts[0].box_px)
+            for name, parts in together.items()}
 
 
 def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from .network import Geometry
+from .picking import pad_width
 from .windows import UNKNOWN, LabelledMicrograph, Windows, corners_within, label_map
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -56,7 +57,6 @@ class WindowExamples:
                 pixels[turns == turn] = np.rot90(pixels[turns == turn], turn, axes=(1, 2))
             yield pixels, self.windows.targets[which, np.newaxis, np.newaxis]
 
-
     def sample(self) -> list[Batch]:
         """See `Examples`: all windows as they lie in the micrographs."""
         parts = [np.arange(begin, min(begin + SAMPLE_BATCH, len(self.windows)))
@@ -67,16 +67,17 @@ class WindowExamples:
 class PatchExamples:
     """Patches that hold `side` x `side` windows, which share most of their convolutions.
 
-    Half of the patches hold a particle (or a given non-particle) in a random one of their windows, off its centre by
-    as much as `label_map` allows; the others are from anywhere. Each is turned by a random multiple of 90 degrees
-    and, every second time, mirrored. All windows count whose label is known, so that the network sees many more
-    non-particles than in single windows, and in the proportion in which it will meet them when it picks.
+    Half of the patches hold a particle (or a given non-particle, or a particle that an earlier round missed) in a
+    random one of their windows, off its centre by as much as `label_map` allows; the others are from anywhere. Each is
+    turned by a random multiple of 90 degrees and, every second time, mirrored. All windows count whose label is known,
+    so that the network sees many more non-particles than in single windows, and in the proportion in which it will meet
+    them when it picks. Micrographs are continued by their mirror image as they are for the scan.
 
     Parameters
     ----------
     labelled : sequence of LabelledMicrograph
     geometry : Geometry
-    diameter_px, border_px, given_only
+    diameter_px, border_px
         As for `label_map`.
     batch : int
         Patches in a batch; fewer where they have more than `PIXELS_PER_BATCH` pixels, but at least `LEAST_BATCH`.
@@ -87,23 +88,22 @@ class PatchExamples:
     """
 
     def __init__(self, labelled: Sequence[LabelledMicrograph], geometry: Geometry, diameter_px: float,
-                 border_px: float, given_only: bool, batch: int, side: int, updates_per_epoch: int) -> None:
+                 border_px: float, batch: int, side: int, updates_per_epoch: int) -> None:
         self.side, self.updates_per_epoch = side, updates_per_epoch
         self.step = math.prod(geometry.pools)
         self.box = geometry.box
         self._reach = self.step * (side - 1)
         self.batch = max(LEAST_BATCH, min(batch, PIXELS_PER_BATCH // (self.box + self._reach) ** 2))
+        labelled = [item.continued(pad_width(geometry.box)) for item in labelled]
         self._shapes = [np.array(item.pixels.shape) - geometry.box + 1 for item in labelled]
         self._images = [np.pad(item.pixels, self._reach, mode="symmetric") for item in labelled]
-        self._labels = [np.pad(label_map(item, geometry.box, diameter_px, border_px, given_only), self._reach,
+        self._labels = [np.pad(label_map(item, geometry.box, diameter_px, border_px), self._reach,
                                constant_values=UNKNOWN) for item in labelled]
-        particles, given = [], []
-        for number, (item, labels) in enumerate(zip(labelled, self._labels)):
-            particles.append(_numbered(number, np.argwhere(labels == 1)))
-            if item.negatives_rc is not None:
-                given.append(_numbered(number, corners_within(item.negatives_rc, self.box, item.pixels.shape)
-                                       + self._reach))
-        kinds = [np.concatenate(places) for places in (particles, given) if places]
+        particles = [_numbered(number, np.argwhere(labels == 1)) for number, labels in enumerate(self._labels)]
+        given, missed = ([_numbered(number, corners_within(centres_rc, self.box, item.pixels.shape) + self._reach)
+                          for number, (item, centres_rc) in enumerate(zip(labelled, kind))]
+                         for kind in ([item.negatives_rc for item in labelled], [item.missed_rc for item in labelled]))
+        kinds = [np.concatenate(places) for places in (particles, given, missed)]
         self._known = [places for places in kinds if len(places)]
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .coordinates import Coordinates
-
-Region = tuple[float, float, float, float]
+from .picking import thinned
+from .regions import Region
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,16 @@ def match(picks_xy: np.ndarray, scores: np.ndarray, truth_xy: np.ndarray, distan
 
 
 def match_all(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates], distance_px: float,
-              region: Region | None = None) -> dict[str, Matches]:
+              region: Region | Mapping[str, Region] | None = None, min_distance_px: float = 0.0) -> dict[str, Matches]:
     """Match the picks of every micrograph of the truth, in the order of names; parameters as for `evaluate`."""
     nothing = Coordinates(np.zeros((0, 2)), np.zeros(0), None)
     matched = {}
     for name in sorted(truth):
         picked = picks.get(name, nothing)
-        matched[name] = match(picked.centres_xy, picked.scores, truth[name].centres_xy, distance_px, region)
+        scores = np.where(np.isnan(picked.scores), 0.0, picked.scores)
+        stays = thinned(picked.centres_xy, scores, min_distance_px)
+        matched[name] = match(picked.centres_xy[stays], scores[stays], truth[name].centres_xy, distance_px,
+                              region.get(name) if isinstance(region, Mapping) else region)
     return matched
 
 
@@ -171,28 +174,39 @@ def steady_threshold(curve: Curve, beta: float, tolerance: float = 0.005) -> flo
 
 
 def evaluate(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates], distance_px: float,
-             region: Region | None = None, threshold: float | None = None) -> dict[str, Any]:
+             region: Region | Mapping[str, Region] | None = None, threshold: float | str | None = None,
+             min_distance_px: float = 0.0) -> dict[str, Any]:
     """Score the picks of many micrographs.
 
     Parameters
     ----------
     truth, picks : name of the micrograph -> coordinates; one of the truth lacking in the picks has no pick,
         one of the picks lacking in the truth is left out
-    distance_px, region : as for `match`
-    threshold : plain figures for picks with at least this score; default: for all
+    distance_px : as for `match`
+    region : as for `match`, or by name of the micrograph: one without region counts as a whole
+    threshold : plain figures for picks with at least this score, or with that of the best "F1" or "F2" over all;
+        default: for all
+    min_distance_px : picks nearer than this to one with a higher score do not count, see `picking.thinned`
 
     Returns
     -------
-    {"overall": figures, "micrographs": {name: figures}, "curve": {"threshold", "precision", "recall"}}, ready
-    for JSON. Figures: truth, picks, right, precision, recall, F1, F2, error_px (mean over right picks) at the
-    threshold; AP, best_F1 and best_F2 ({F1 or F2, precision, recall, threshold}) over all thresholds. None:
-    undefined.
+    {"overall": figures, "micrographs": {name: figures}, "threshold": least score,
+    "curve": {"threshold", "precision", "recall"}}, ready for JSON. Figures: truth, picks, right, precision, recall,
+    F1, F2, error_px (mean over right picks) at the threshold; AP, best_F1 and best_F2 ({F1 or F2, precision, recall,
+    threshold}) over all thresholds. None: undefined.
     """
-    matched = match_all(truth, picks, distance_px, region)
+    return summarise(match_all(truth, picks, distance_px, region, min_distance_px), threshold)
+
+
+def summarise(matched: Mapping[str, Matches], threshold: float | str | None = None) -> dict[str, Any]:
+    """Figures of matched micrographs; parameter and result as for `evaluate`."""
     pooled = pool(list(matched.values()))
     overall = curve(pooled)
+    if isinstance(threshold, str):
+        threshold = _best_figures(overall, {"F1": 1, "F2": 2}[threshold])["threshold"]
     return {"overall": _figures(pooled, threshold),
             "micrographs": {name: _figures(part, threshold) for name, part in matched.items()},
+            "threshold": threshold,
             "curve": {"threshold": overall.thresholds.tolist(), "precision": overall.precision.tolist(),
                       "recall": overall.recall.tolist()}}
 

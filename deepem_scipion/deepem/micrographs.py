@@ -34,6 +34,8 @@ _WHOLE_RATIO_TOLERANCE = 1e-4
 _ANISOTROPY_TOLERANCE = 0.01
 # Lines repeated in padding correlate more than this even after JPEG compression, lines of real image less.
 _STREAK_CORRELATION = 0.8
+# A smoothed image hardly changes over its first few lines: that is no padding yet.
+LEAST_PADDING = 8
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,13 @@ def clip_outliers(pixels: np.ndarray) -> None:
     np.clip(pixels, median - CLIP_SPREADS * spread, median + CLIP_SPREADS * spread, out=pixels)
 
 
-def padding_margins(pixels: np.ndarray) -> tuple[int, int, int, int]:
+def padding_margins(pixels: np.ndarray, least: int = 1) -> tuple[int, int, int, int]:
     """Measure padding that is no image: constant lines, or the outermost line repeated up to the border.
 
     Parameters
     ----------
     pixels : (rows, columns) image
+    least : fewer lines than this count as none (see `LEAST_PADDING`)
 
     Returns
     -------
@@ -176,6 +179,7 @@ def padding_margins(pixels: np.ndarray) -> tuple[int, int, int, int]:
     flat_below = 1e-3 * float(pixels.std())
     sides = pixels, pixels[::-1], pixels.T, pixels.T[::-1]
     top, bottom, left, right = (_padding_lines(side[:(len(side) + 1) // 2], flat_below) for side in sides)
+    top, bottom, left, right = (lines if lines >= least else 0 for lines in (top, bottom, left, right))
     return top, bottom, left, right
 
 

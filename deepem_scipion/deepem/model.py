@@ -20,19 +20,19 @@ from .files import atomic_write
 from .metrics import Curve, steady_threshold
 from .network import Geometry
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2  # of models of several networks; a single one is written in format 1
 _CARD = "deepem_card"
 _NUMBERS = ("working_pixel_size_angst", "diameter_angst", "threshold")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network and what is needed to use it.
+    """Trained networks and what is needed to use them.
 
     Attributes
     ----------
     geometry : Geometry
-    weights : name -> float32 array, as in `Geometry.weight_shapes`
+    networks : for each network whose scores are averaged, name -> float32 array, as in `Geometry.weight_shapes`
     working_pixel_size_angst : pixel size to which micrographs are brought
     diameter_angst : particle diameter
     scan_step : in working pixels
@@ -42,7 +42,7 @@ class Model:
     """
 
     geometry: Geometry
-    weights: dict[str, np.ndarray]
+    networks: tuple[dict[str, np.ndarray], ...]
     working_pixel_size_angst: float
     diameter_angst: float
     scan_step: int
@@ -96,8 +96,9 @@ class Model:
     def card(self) -> dict[str, Any]:
         """The card, ready for JSON."""
         return {
-            "format": MODEL_FORMAT,
+            "format": 1 if len(self.networks) == 1 else MODEL_FORMAT,
             "geometry": self.geometry.as_dict(),
+            "networks": len(self.networks),
             "working_pixel_size_angst": self.working_pixel_size_angst,
             "diameter_angst": self.diameter_angst,
             "scan_step": self.scan_step,
@@ -111,7 +112,8 @@ def save_model(path: str | Path, model: Model) -> None:
     """Write a model file, as a whole or not at all; raises DeepEMError where it cannot be written."""
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in model.weights.items()}
+    arrays = {_array(name, number): np.ascontiguousarray(value, np.float32)
+              for number, weights in enumerate(model.networks) for name, value in weights.items()}
     content = save(arrays, metadata={_CARD: json.dumps(model.card(), allow_nan=False)})
     with atomic_write(path, "wb") as handle:
         handle.write(content)
@@ -131,19 +133,22 @@ def load_model(path: str | Path) -> Model:
         geometry = _geometry(card)
         numbers = {name: _number(card, name) for name in _NUMBERS}
         low, high = (_finite(value) for value in card["std_range"])
-        step = int(card["scan_step"])
+        step, count = int(card["scan_step"]), int(card.get("networks", 1))
     except (KeyError, TypeError, ValueError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
-    if step < 1:
-        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}); train the model again")
-    weights = {}
-    for name, shape in geometry.weight_shapes().items():
-        weights[name] = read(name, shape)
-        if not np.isfinite(weights[name]).all():
-            raise DeepEMError(f"{path}: {name} holds values that are not finite; train the model again")
-    known = {"format", "geometry", "scan_step", "std_range", *_NUMBERS}
+    if step < 1 or count < 1:
+        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks); train the model "
+                          "again")
+    networks = tuple({name: read(_array(name, number), shape) for name, shape in geometry.weight_shapes().items()}
+                     for number in range(count))
+    known = {"format", "geometry", "networks", "scan_step", "std_range", *_NUMBERS}
     record = {key: value for key, value in card.items() if key not in known}
-    return Model(geometry, weights, scan_step=step, std_range=(low, high), record=record, **numbers)
+    return Model(geometry, networks, scan_step=step, std_range=(low, high), record=record, **numbers)
+
+
+def _array(name: str, network: int) -> str:
+    """Name in the file of an array of a network, counted from 0."""
+    return f"network{network + 1}.{name}" if network else name
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -178,6 +183,8 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
             if found != shape or kind != "F32":
                 raise DeepEMError(f"{path}: {name} is {kind} {found}, the card says F32 {shape}; train the model again")
             values: np.ndarray = file.get_tensor(name)
+            if not np.isfinite(values).all():
+                raise DeepEMError(f"{path}: {name} holds values that are not finite; train the model again")
             return values
 
     return card, read

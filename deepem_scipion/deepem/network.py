@@ -27,6 +27,8 @@ AUTO_DIAMETER_PX = 27
 BOX_PER_DIAMETER = 1.5
 # Width of each kernel over the width of the map that it is applied to (see `auto_geometry`).
 KERNEL_SHARES = (0.22, 0.30, 0.45)
+# Means and deviations over batches are averaged over about 1 / (1 - this) of them.
+NORMALISATION_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def auto_binning(diameter_angst: float, pixel_size_angst: float) -> int:
     return max(1, round(diameter_angst / pixel_size_angst / AUTO_DIAMETER_PX))
 
 
-def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> keras.Model:
+def build_network(geometry: Geometry, seed: int = 0, whole: bool = False, normalised: bool = False) -> keras.Model:
     """Input, C1, S2, C3, S4, C5, S6 and one fully connected output; sigmoid everywhere (Fig. 1).
 
     Parameters
@@ -207,6 +209,9 @@ def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> ker
     whole : bool
         Take images of any size and score the windows at rows and columns 0, p, 2 p, ... with p the product of the
         pools. The fully connected output is then a convolution with a kernel as large as S6, which is the same sum.
+    normalised : bool
+        For training: normalise what goes into the sigmoid of each convolution over the batch (Ioffe and Szegedy 2015).
+        `get_weights` puts means and deviations into kernels and biases, so that the trained network has no such layer.
 
     Returns
     -------
@@ -220,8 +225,11 @@ def build_network(geometry: Geometry, seed: int = 0, whole: bool = False) -> ker
     glorot = [keras.initializers.GlorotUniform(seed=seed * 4 + i) for i in range(4)]
     x = inputs = keras.Input((None, None, 1) if whole else (geometry.box, geometry.box, 1))
     for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
-        x = layer_for(kernel)(maps, kernel, activation="sigmoid", kernel_initializer=glorot[number - 1],
-                              name=f"conv{number}")(x)
+        x = layer_for(kernel)(maps, kernel, activation=None if normalised else "sigmoid",
+                              kernel_initializer=glorot[number - 1], name=f"conv{number}")(x)
+        if normalised:
+            x = keras.layers.BatchNormalization(momentum=NORMALISATION_MOMENTUM, name=f"norm{number}")(x)
+            x = keras.layers.Activation("sigmoid")(x)
         x = keras.layers.AveragePooling2D(pool, name=f"pool{number}")(x)
     if whole:
         output = keras.layers.Conv2D(1, geometry.layer_sizes[-1], activation="sigmoid", kernel_initializer=glorot[3],
@@ -248,11 +256,21 @@ def widen_start(network: keras.Model) -> None:
 
 
 def get_weights(network: keras.Model, geometry: Geometry) -> dict[str, np.ndarray]:
-    """Weights of a network as float32 arrays named and shaped as in `Geometry.weight_shapes`."""
+    """Weights of a network as float32 arrays named and shaped as in `Geometry.weight_shapes`.
+
+    A normalisation, which is linear once training is over, becomes part of the kernels and biases before it.
+    """
     found = {}
     for name, shape in geometry.weight_shapes().items():
         layer, kind = name.split(".")
         found[name] = np.array(getattr(network.get_layer(layer), kind).numpy(), np.float32).reshape(shape)
+    for layer in network.layers:
+        if layer.name.startswith("norm"):
+            name = layer.name.replace("norm", "conv")
+            gain, offset, mean, variance = layer.get_weights()
+            scale = gain / np.sqrt(variance + layer.epsilon)
+            found[f"{name}.kernel"] *= scale
+            found[f"{name}.bias"] = offset + scale * (found[f"{name}.bias"] - mean)
     return found
 
 

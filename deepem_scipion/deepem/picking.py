@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import DeepEMError
 from .files import atomic_write
-from .micrographs import Micrograph, padding_margins
+from .micrographs import LEAST_PADDING, Micrograph, padding_margins
 
 # Maxima of the score map below this are not kept: they could never be picks.
 SCORE_FLOOR = 0.01
@@ -135,8 +135,6 @@ def select(candidates: Candidates, limits: Limits) -> np.ndarray:
     (n,) str
         One of `REASONS` for each.
     """
-    from scipy.spatial import cKDTree
-
     reasons = np.full(len(candidates), PICKED, dtype="U9")
     reasons[candidates.scores < limits.threshold] = THRESHOLD
     if limits.std_range is not None:
@@ -144,16 +142,38 @@ def select(candidates: Candidates, limits: Limits) -> np.ndarray:
         reasons[(candidates.deviations < low) | (candidates.deviations > high)] = DEVIATION
     reasons[candidates.border_px < limits.border_px] = BORDER
     left = np.flatnonzero(reasons == PICKED)
-    if not len(left) or limits.least_distance_px <= 0:
-        return reasons
-    x, y = candidates.centres_xy[left].T
-    left = left[np.lexsort((x, y, -candidates.scores[left]))]
-    points = candidates.centres_xy[left]
-    near = cKDTree(points).query_ball_point(points, np.nextafter(limits.least_distance_px, 0))
-    for number, neighbours in enumerate(near):
-        if reasons[left[number]] == PICKED:
-            reasons[left[[other for other in neighbours if other > number]]] = DISTANCE
+    stays = thinned(candidates.centres_xy[left], candidates.scores[left], limits.least_distance_px)
+    reasons[left[~stays]] = DISTANCE
     return reasons
+
+
+def thinned(centres_xy: np.ndarray, scores: np.ndarray, least_distance_px: float) -> np.ndarray:
+    """Say which of some points stay where no two may be nearer to each other than a least distance.
+
+    Parameters
+    ----------
+    centres_xy : (n, 2)
+    scores : (n,)
+    least_distance_px : 0 keeps all
+
+    Returns
+    -------
+    (n,) bool. The point with the highest score stays and those nearer to it are left out, and so on; points of equal
+    score are taken by y, then x.
+    """
+    from scipy.spatial import cKDTree
+
+    stays = np.ones(len(scores), dtype=bool)
+    if not len(scores) or least_distance_px <= 0:
+        return stays
+    x, y = centres_xy.T
+    order = np.lexsort((x, y, -scores))
+    points = centres_xy[order]
+    near = cKDTree(points).query_ball_point(points, np.nextafter(least_distance_px, 0))
+    for number, neighbours in enumerate(near):
+        if stays[order[number]]:
+            stays[order[[other for other in neighbours if other > number]]] = False
+    return stays
 
 
 def window_deviations(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarray:
@@ -232,12 +252,7 @@ def _offsets(scores: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _border_distances(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
     """Distance of centres from the nearest border of the image proper, in input pixels."""
     rows, cols = micrograph.pixels.shape
-    top, bottom, left, right = (margin if margin >= _LEAST_PADDING else 0 for margin in
-                                padding_margins(micrograph.pixels))
+    top, bottom, left, right = padding_margins(micrograph.pixels, LEAST_PADDING)
     r, c = centres_rc.T + 0.5
     distances = np.minimum.reduce([r - top, rows - bottom - r, c - left, cols - right - c])
     return distances * micrograph.scale
-
-
-# A smoothed image hardly changes over its first few lines: that is no padding yet.
-_LEAST_PADDING = 8

@@ -83,7 +83,7 @@ class Picker:
         check_size(micrograph, box)
         padded = pad(micrograph.pixels, box)
         if not hasattr(self._of_thread, "scanner"):  # each thread has its own, which keeps room for maps
-            self._of_thread.scanner = Scanner(self.model.geometry, self.model.weights, self.step,
+            self._of_thread.scanner = Scanner(self.model.geometry, self.model.networks, self.step,
                                               self.settings.rotations)
         scores = self._of_thread.scanner.scan(padded)
         return find_candidates(micrograph, padded, scores, box, self.step), scores

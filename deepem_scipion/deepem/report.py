@@ -109,19 +109,21 @@ def draw_training(history: Sequence[Mapping[str, float]], path: str | Path) -> N
 
     Parameters
     ----------
-    history : one mapping per epoch with `loss` and `accuracy` and, where a part of the data was held back,
-        `validation_loss` and `validation_accuracy`.
+    history : one mapping per epoch with `loss` and `accuracy`, where a part of the data was held back
+        `validation_loss` and `validation_accuracy`, and where there are several networks `network`; each has a line.
     path : image file to write; its suffix says the format.
     """
     from matplotlib.ticker import MaxNLocator
 
-    epochs = np.arange(1, len(history) + 1)
+    networks = sorted({epoch.get("network", 1) for epoch in history})
     figure, panels = _figure(10, 4.2, 2)
     for axes, key, title in zip(panels, ("loss", "accuracy"), ("Loss", "Balanced accuracy"), strict=True):
         for prefix, colour, label in (("", BLUE, "training"), ("validation_", VERMILION, "validation")):
-            values = [epoch.get(prefix + key, np.nan) for epoch in history]
-            if np.isfinite(values).any():
-                axes.plot(epochs, values, ".-", color=colour, label=label)
+            for network in networks:
+                values = [epoch.get(prefix + key, np.nan) for epoch in history if epoch.get("network", 1) == network]
+                if np.isfinite(values).any():
+                    axes.plot(np.arange(1, len(values) + 1), values, ".-", color=colour,
+                              label=label if network == networks[0] else None)
         axes.set(xlabel="epoch", ylabel=key, title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

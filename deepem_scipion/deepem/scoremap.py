@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The score of every window of the scan: plain window by window, and fast on the whole micrograph.
 
-A window's score is the mean of the network's output over the window turned by 0, 90, 180 and 270
+A window's score is the mean of the output of one or several networks over the window turned by 0, 90, 180 and 270
 degrees. Windows stand at rows 0, step, 2 step, ... and columns likewise, as long as they fit.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from typing import Any
 
@@ -45,7 +45,7 @@ def scan_shape(shape: tuple[int, int], box: int, step: int) -> tuple[int, int]:
     return (shape[0] - box) // step + 1, (shape[1] - box) // step + 1
 
 
-def score_map_by_windows(pixels: np.ndarray, geometry: Geometry, weights: Weights, step: int,
+def score_map_by_windows(pixels: np.ndarray, geometry: Geometry, networks: Sequence[Weights], step: int,
                          rotations: int = 4, batch: int = 256) -> np.ndarray:
     """Scores by cutting every window and giving it to the network: slow, the reference.
 
@@ -54,17 +54,18 @@ def score_map_by_windows(pixels: np.ndarray, geometry: Geometry, weights: Weight
     from keras import ops
 
     network = build_network(geometry)
-    set_weights(network, weights)
     shape = scan_shape((pixels.shape[0], pixels.shape[1]), geometry.box, step)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (geometry.box, geometry.box))[::step, ::step]
     windows = windows.reshape(-1, geometry.box, geometry.box)
     scores = np.zeros(len(windows), np.float32)
-    for start in range(0, len(windows), batch):
-        part = windows[start:start + batch, ..., np.newaxis]
-        for turn in range(rotations):
-            scores[start:start + batch] += ops.convert_to_numpy(
-                network(np.rot90(part, turn, axes=(1, 2)).copy(), training=False))[:, 0]
-    return (scores / rotations).reshape(shape)
+    for weights in networks:
+        set_weights(network, weights)
+        for start in range(0, len(windows), batch):
+            part = windows[start:start + batch, ..., np.newaxis]
+            for turn in range(rotations):
+                scores[start:start + batch] += ops.convert_to_numpy(
+                    network(np.rot90(part, turn, axes=(1, 2)).copy(), training=False))[:, 0]
+    return (scores / rotations / len(networks)).reshape(shape)
 
 
 class Scanner:
@@ -73,7 +74,7 @@ class Scanner:
     The numbers are those of `score_map_by_windows` but for rounding. Two things make that so:
 
     - instead of the window the weights are turned: the network's output for a turned window is the
-      output of the network with kernels turned the other way;
+      output of the network with kernels turned the other way, so that a rotation is one network more;
     - pooling starts anew in each window, so windows share maps only if their corners differ by
       multiples of the pool. At each pooling the windows are therefore split into classes of the same
       remainder, with one pooled map for each. A step of a multiple of all pools leaves one class.
@@ -81,8 +82,8 @@ class Scanner:
     Parameters
     ----------
     geometry : Geometry
-    weights : mapping of str to array
-        As in `Geometry.weight_shapes`.
+    networks : sequence of mappings of str to array
+        Weights of each network, as in `Geometry.weight_shapes`.
     step : int
         Scan step in working pixels.
     rotations : int
@@ -98,20 +99,19 @@ class Scanner:
     A scanner keeps room for maps from one image to the next: threads need one each.
     """
 
-    def __init__(self, geometry: Geometry, weights: Weights, step: int, rotations: int = 4) -> None:
+    def __init__(self, geometry: Geometry, networks: Sequence[Weights], step: int, rotations: int = 4) -> None:
         if rotations not in (1, 4):
             raise DeepEMError(f"rotations {rotations}: expected 1 or 4")
         if step < 1:
             raise DeepEMError(f"scan step {step}: expected at least 1 pixel")
         self.geometry = geometry
         self.step = step
-        self.rotations = rotations
         steps = [step]
         for pool in geometry.pools:
             steps.append(steps[-1] // math.gcd(steps[-1], pool))
         self._last_step = steps[-1]
-        turned = [_turned_weights(geometry, weights, turn) for turn in range(rotations)]
-        # One convolution with the first kernels of all rotations is faster than one for each.
+        turned = [_turned_weights(geometry, weights, turn) for weights in networks for turn in range(rotations)]
+        # One convolution with the first kernels of all networks and rotations is faster than one for each.
         self._first = _Stage(np.concatenate([w["conv1.kernel"] for w in turned], axis=3),
                              np.concatenate([w["conv1.bias"] for w in turned]), geometry.pools[0], steps[0])
         self._following = [[_Stage(w[f"conv{number}.kernel"], w[f"conv{number}.bias"], geometry.pools[number - 1],
@@ -140,7 +140,7 @@ class Scanner:
         box, step = self.geometry.box, self.step
         rows, cols = scan_shape((pixels.shape[0], pixels.shape[1]), box, step)
         scores = np.empty((rows, cols), np.float32)
-        bytes_per_row = 4 * pixels.shape[1] * max(self.rotations * self.geometry.maps[0], *self.geometry.maps)
+        bytes_per_row = 4 * pixels.shape[1] * max(len(self._output) * self.geometry.maps[0], *self.geometry.maps)
         band = max(1, (BAND_BYTES // bytes_per_row - box) // step + 1)
         for first in range(0, rows, band):
             last = min(first + band, rows)
@@ -158,12 +158,12 @@ class Scanner:
         maps = self.geometry.maps[0]
         total: Any = 0.0
         shared = self._first([image], sides[1])
-        for turn, (second, third) in enumerate(self._following):
-            images = [part[..., turn * maps:(turn + 1) * maps] for part in shared]
+        for number, (second, third) in enumerate(self._following):
+            images = [part[..., number * maps:(number + 1) * maps] for part in shared]
             images = third(second(images, sides[2]), sides[3])
-            kernel, bias = self._output[turn]
+            kernel, bias = self._output[number]
             total += ops.sigmoid(ops.conv(np.stack(images), kernel, self._last_step, "valid") + bias)
-        scores = ops.convert_to_numpy(total / self.rotations)[..., 0]
+        scores = ops.convert_to_numpy(total / len(self._output))[..., 0]
         classes = [stage.classes for stage in (self._first, *self._following[0])]
         return _in_order(scores, classes)[:counts[0], :counts[1]]
 

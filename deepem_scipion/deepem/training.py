@@ -50,6 +50,10 @@ class Recipe:
         With patches; windows are all shown once in each epoch.
     wide_start : bool
         Begin with `network.widen_start` instead of plain Glorot-uniform weights.
+    networks : int
+        How many networks are trained and their scores averaged.
+    normalised : bool
+        Train with batch normalisation (see `network.build_network`), but not where training goes on from weights.
     """
 
     loss: str
@@ -61,14 +65,16 @@ class Recipe:
     patch: int = 0
     updates_per_epoch: int = 0
     wide_start: bool = False
+    networks: int = 1
+    normalised: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     # The paper's: half the mean squared error, plain gradient descent on single windows.
     "paper": Recipe("half_mse", "sgd", 1.0, decay=False, epochs=20, batch=50),
     # What of all that was tried trains best in a minute; see docs/accuracy.md.
-    "default": Recipe("crossentropy", "adam", 1e-2, decay=True, epochs=20, batch=16, patch=8, updates_per_epoch=150,
-                      wide_start=True),
+    "default": Recipe("crossentropy", "adam", 2e-2, decay=True, epochs=12, batch=16, patch=8, updates_per_epoch=150,
+                      wide_start=True, networks=3, normalised=True),
 }
 
 
@@ -130,6 +136,7 @@ def fit(examples: Examples, validation: Examples | None, geometry: Geometry, rec
 
     A sigmoid network can sit on a plateau where every window gets the same score. A run whose loss is still that of the
     best constant answer after `PLATEAU_UPDATES` updates, or at its end, is given up and begun again with the next seed.
+    One that has been better once has left the plateau, whatever single epochs look like.
 
     Parameters
     ----------
@@ -173,7 +180,7 @@ def fit(examples: Examples, validation: Examples | None, geometry: Geometry, rec
 
 def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: Geometry, recipe: Recipe, epochs: int,
              seed: int, start: Mapping[str, np.ndarray] | None, progress: Callable[[dict[str, Any]], None]) -> Fit:
-    network = build_network(geometry, seed, whole=True)
+    network = build_network(geometry, seed, whole=True, normalised=recipe.normalised and start is None)
     if recipe.wide_start:
         widen_start(network)
     if start is not None:
@@ -195,7 +202,8 @@ def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: G
         history.append(record)
         progress(record)
         done = epoch * examples.updates_per_epoch
-        if record["relative_loss"] > PLATEAU_LOSS and done >= min(updates, max(PLATEAU_UPDATES, updates / 3)):
+        still = min(past["relative_loss"] for past in history) > PLATEAU_LOSS
+        if still and done >= min(updates, max(PLATEAU_UPDATES, updates / 3)):
             raise _Plateau(f"still on the plateau after epoch {epoch}: every window gets nearly the same score,")
         judge = "validation_" if "validation_" in samples else ""
         quality = round(record[f"{judge}average_precision"], 3), -record[f"{judge}loss"]

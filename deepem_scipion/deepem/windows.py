@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .micrographs import Micrograph, padding_margins
+from .micrographs import LEAST_PADDING, Micrograph, padding_margins
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ POSITIVE_DISTANCE = 0.1
 NEGATIVE_DISTANCE = 0.5
 # Label of a window of which it is not known whether it shows a particle.
 UNKNOWN = -1
+NOWHERE = np.empty((0, 2))
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,37 @@ class LabelledMicrograph:
     micrograph : Micrograph
     particles_rc : (n, 2) float64
         Centres of particles in working pixels.
-    negatives_rc : (m, 2) float64 or None
-        Centres of verified non-particles; None where the user gave none.
+    negatives_rc : (m, 2) float64
+        Centres of non-particles: verified ones, or false picks of an earlier round.
+    complete : bool
+        Whether all particles are marked, so that places far from them are non-particles.
+    missed_rc : (k, 2) float64
+        Those of the particles that an earlier round missed: they are shown more often.
+    doubtful_rc : (l, 2) float64
+        Centres of what may be unmarked particles: neither particles nor non-particles.
+    beyond_px : int
+        Working pixels by which the micrograph was continued on each side (see `continued`).
     """
 
     micrograph: Micrograph
     particles_rc: np.ndarray
-    negatives_rc: np.ndarray | None = None
+    negatives_rc: np.ndarray = field(default_factory=lambda: NOWHERE)
+    complete: bool = True
+    missed_rc: np.ndarray = field(default_factory=lambda: NOWHERE)
+    doubtful_rc: np.ndarray = field(default_factory=lambda: NOWHERE)
+    beyond_px: int = 0
 
     @property
     def pixels(self) -> np.ndarray:
         """(rows, cols) float32, normalised."""
         return self.micrograph.pixels
+
+    def continued(self, width: int) -> LabelledMicrograph:
+        """Itself with pixels continued by their mirror image, `width` on each side, as they are when it is picked."""
+        pixels = np.pad(self.pixels, width, mode="symmetric")
+        return LabelledMicrograph(replace(self.micrograph, pixels=pixels), self.particles_rc + width,
+                                  self.negatives_rc + width, self.complete, self.missed_rc + width,
+                                  self.doubtful_rc + width, self.beyond_px + width)
 
 
 @dataclass
@@ -96,7 +116,7 @@ def collect_windows(labelled: Sequence[LabelledMicrograph], box: int, diameter_p
     """Windows of all particles whose box lies within the micrograph, and of non-particles.
 
     Non-particles are those given and `negatives_per_particle` times as many places as there are particles,
-    drawn at random where `free_places` allows.
+    drawn at random where `free_places` allows. Particles that an earlier round missed come twice.
 
     Parameters
     ----------
@@ -127,10 +147,10 @@ def collect_windows(labelled: Sequence[LabelledMicrograph], box: int, diameter_p
         positives = corners_within(item.particles_rc, box, item.pixels.shape)
         left_out += len(item.particles_rc) - len(positives)
         add(number, positives, 1)
-        if item.negatives_rc is not None:
-            add(number, corners_within(item.negatives_rc, box, item.pixels.shape), 0)
+        add(number, corners_within(item.missed_rc, box, item.pixels.shape), 1)
+        add(number, corners_within(item.negatives_rc, box, item.pixels.shape), 0)
         wanted = round(negatives_per_particle * len(positives))
-        if wanted:
+        if wanted and item.complete:
             free = free_places(item, box, diameter_px, border_px)
             found = np.flatnonzero(free)
             if len(found) < wanted:
@@ -149,32 +169,33 @@ def corners_within(centres_rc: np.ndarray, box: int, shape: tuple[int, ...]) -> 
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
     """Where the first pixel of a non-particle's window may be.
 
-    Its centre is at least `NEGATIVE_DISTANCE` diameters from every particle and outside the border in which
-    nobody annotated, and the window holds no padding.
+    Its centre is at least `NEGATIVE_DISTANCE` diameters from every particle, marked or doubtful, and outside the
+    border in which nobody annotated, and the window holds no padding. Nowhere, if not all particles are marked.
 
     Returns
     -------
     (rows - box + 1, cols - box + 1) bool
     """
-    free = _distances(item.particles_rc, item.pixels.shape, box) >= NEGATIVE_DISTANCE * diameter_px
-    half = (box - 1) // 2
-    top, bottom, left, right = (max(0, padding, int(np.ceil(border_px)) - half)
-                                for padding in padding_margins(item.pixels))
+    taken = np.concatenate([item.particles_rc, item.doubtful_rc])
+    free = _distances(taken, item.pixels.shape, box) >= NEGATIVE_DISTANCE * diameter_px
+    if not item.complete:
+        free[:] = False
+    half, beyond = (box - 1) // 2, item.beyond_px
+    inner = item.pixels[beyond:item.pixels.shape[0] - beyond, beyond:item.pixels.shape[1] - beyond]
+    top, bottom, left, right = (max(0, padding and padding + beyond, int(np.ceil(border_px)) + beyond - half)
+                                for padding in padding_margins(inner, LEAST_PADDING if beyond else 1))
     free[:top] = free[max(0, free.shape[0] - bottom):] = False
     free[:, :left] = free[:, max(0, free.shape[1] - right):] = False
     return free
 
 
-def label_map(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float,
-              given_only: bool = False) -> np.ndarray:
+def label_map(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
     """What is known of the window at each place.
 
     Parameters
     ----------
     item, box, diameter_px, border_px
         As for `collect_windows`.
-    given_only : bool
-        Call non-particles only what the user gave as such.
 
     Returns
     -------
@@ -184,10 +205,8 @@ def label_map(item: LabelledMicrograph, box: int, diameter_px: float, border_px:
     """
     labels = np.full((item.pixels.shape[0] - box + 1, item.pixels.shape[1] - box + 1), UNKNOWN, np.int8)
     near = max(POSITIVE_DISTANCE * diameter_px, 0.75)  # at least the pixel nearest to the centre
-    if not given_only:
-        labels[free_places(item, box, diameter_px, border_px)] = 0
-    if item.negatives_rc is not None:
-        labels[_distances(item.negatives_rc, item.pixels.shape, box) <= near] = 0
+    labels[free_places(item, box, diameter_px, border_px)] = 0
+    labels[_distances(item.negatives_rc, item.pixels.shape, box) <= near] = 0
     labels[_distances(item.particles_rc, item.pixels.shape, box) <= near] = 1
     return labels
 
@@ -229,15 +248,18 @@ def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> Labelled
         return centres_rc[(along >= begin - 0.5) & (along < end - 0.5)] - shift
 
     pixels = item.pixels[begin:end] if axis == 0 else item.pixels[:, begin:end]
-    negatives = None if item.negatives_rc is None else inside(item.negatives_rc)
-    return LabelledMicrograph(replace(item.micrograph, pixels=pixels), inside(item.particles_rc), negatives)
+    return LabelledMicrograph(replace(item.micrograph, pixels=pixels), inside(item.particles_rc),
+                              inside(item.negatives_rc), item.complete)
 
 
-def split_micrographs(n: int, fraction: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Numbers of the training and of the validation micrographs; at least one of each if n > 1."""
+def split_micrographs(n: int, fraction: float, parts: int, rng: np.random.Generator) -> list[list[int]]:
+    """Numbers of the micrographs that are kept for validation, `parts` times over, each time the next ones.
+
+    Of more than one micrograph each part has at least one, and leaves at least one to train on.
+    """
     order = rng.permutation(n)
-    n_validation = 0 if n == 1 or fraction == 0 else min(n - 1, max(1, round(fraction * n)))
-    return sorted(order[n_validation:].tolist()), sorted(order[:n_validation].tolist())
+    size = 0 if n == 1 or fraction == 0 else min(n - 1, max(1, round(fraction * n)))
+    return [sorted(order[np.arange(part * size, (part + 1) * size) % n].tolist()) for part in range(parts)]
 
 
 def annotated_border(labelled: Sequence[LabelledMicrograph]) -> float:
@@ -248,7 +270,7 @@ def annotated_border(labelled: Sequence[LabelledMicrograph]) -> float:
     """
     margins: list[float] = []
     for item in labelled:
-        if len(item.particles_rc):
+        if item.complete and len(item.particles_rc):
             rest = np.array(item.pixels.shape) - 1 - item.particles_rc
             margins.append(float(min(item.particles_rc.min(), rest.min())))
     return max(0.0, min(margins, default=0.0))

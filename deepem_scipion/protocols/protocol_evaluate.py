@@ -3,7 +3,6 @@
 """Comparison of picked particles with reference particles."""
 
 import enum
-import json
 import os
 
 import pyworkflow.utils as pwutils
@@ -16,6 +15,8 @@ from .. import convert
 from ..deepem.errors import DeepEMError
 from ..deepem.micrographs import read_shape
 from ..deepem.network import BOX_PER_DIAMETER
+from ..deepem.regions import checked_region, read_regions, write_regions
+from .groups import left_out, listed, names_of, sort_out
 from .protocol_base import DeepEMProgram
 
 # The stored number is the position, so new choices go to the end.
@@ -38,7 +39,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
 
     One to one. Pick by pick, the best score first, the nearest reference particle that is within the distance and
     still free is taken; among equal scores the nearest pair comes first. A second pick on the same particle is a
-    wrong one. The matching is that of the program's command *deepem evaluate*.
+    wrong one. With a least distance the picks are thinned before, as picking does it: of picks that are nearer to
+    each other only the best counts. The matching is that of the program's command *deepem evaluate*.
 
     *Which micrographs count*
 
@@ -47,7 +49,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
     the picker could not read it. Micrographs with a reference but outside of the picked set, and
     micrographs with picks but without any reference particle, are left out; the summary names them. If you looked at
     micrographs and found no particle there, say so below (*Reference without particles counts*): picks on them are
-    wrong ones then. In those micrographs that count every particle should be in the reference.
+    wrong ones then. In those micrographs that count every particle should be in the reference. Where only a part of
+    a micrograph was looked through, give a border or the annotated region; what lies outside does not count.
 
     *Pixel sizes*
 
@@ -66,7 +69,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
 
     Figures for each micrograph and over all in figures.json and the curve in curve.png, both in the extra folder of
     the run. outputCoordinates, if asked for: all picks, also those on micrographs that do not count, with at least
-    the threshold as their score, and with everything that they carried before.
+    the threshold as their score and the least distance, if one was given, and with everything that they carried
+    before.
     """
 
     _label = "evaluation"
@@ -95,16 +99,27 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                            "particle diameters. 0: half a particle diameter, where the diameter is the box size of the "
                            "reference coordinates (of the picked ones if those have none) divided by "
                            f"{BOX_PER_DIAMETER:g}; that is a third of the box size.")
+        form.addParam("minDistance", params.FloatParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      label="Least distance (Å)",
+                      validators=[params.GE(0, error="should not be negative")],
+                      help="Of picks that are nearer to each other than this only the one with the highest score "
+                           "counts, usually half a particle diameter. For picks of programs that mark a particle "
+                           "several times. 0: all picks count.")
         form.addParam("border", params.FloatParam, default=0, label="Border (Å)",
                       validators=[params.GE(0, error="should not be negative")],
                       help="Particles closer to the edge of the micrograph do not count, nor do wrong picks there: "
-                           "half a box where particles at the edge were left out of the reference. 0: all count. "
-                           "Where micrographs differ in size the part that all have, less the border, counts.")
+                           "half a box where particles at the edge were left out of the reference. 0: all count.")
         form.addParam("region", params.StringParam, default="", expertLevel=params.LEVEL_ADVANCED,
                       label="Annotated region (px)",
                       help="Instead of a border: x and y where the part with reference particles begins, x and y where "
                            "it ends, in pixels of the micrographs of the reference, for instance 20 20 1220 1180. It "
                            "is the same for all micrographs. Empty: the whole micrographs.")
+        form.addParam("regionsFile", params.FileParam, default="", expertLevel=params.LEVEL_ADVANCED,
+                      label="File of annotated regions",
+                      help="Where the annotated region differs between micrographs: a text file with the name of the "
+                           "micrograph and the four numbers per line, parted by blanks or tabs, for instance "
+                           "mic_07.mrc 20 20 1220 1180. What follows a # is a comment. For micrographs that are not in "
+                           "the file the region or the border above holds, or they count as a whole.")
         form.addParam("countEmpty", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
                       label="Reference without particles counts?",
                       help="Yes: micrographs of the reference that have no reference particle were looked at and hold "
@@ -143,7 +158,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             if number:
                 self.warning(f"{number} {what} coordinates have no position or no micrograph in their set and are left "
                              "out.")
-        groups = _sort_out(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
+        groups = sort_out(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
         if not groups["counted"]:
             raise RuntimeError("No micrograph has reference coordinates that can be used and is among the micrographs "
                                "of the picks.")
@@ -153,48 +168,53 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             if rate != pixel:
                 self.info(f"The {what} coordinates are multiplied by {rate / pixel:.6g}, because their micrographs "
                           f"have {rate:.4g} Å/px and the others {pixel:.4g} Å/px.")
-        counted = set(groups["counted"])
-        mics = [mic.clone() for mic in picked.getMicrographs() if mic.getMicName() in counted]
-        results = convert.result_names(mics)
-        names = {mic.getMicName(): results[mic.getObjId()] for mic in mics}
+        names = self._getResultNames(self._getMics(groups["counted"]))
         convert.write_scored_boxes(self._getReferenceDir(), known, names, rates[0] / pixel)
         convert.write_scored_boxes(self._getPicksDir(), found, names, rates[1] / pixel)
-        _write_json(self._getMicrographsFile(), {**groups, "pixel_size_angst": pixel,
-                                                 "score": convert.score_attribute(picked)})
+        convert.write_json(self._getMicrographsFile(), {**groups, "pixel_size_angst": pixel,
+                                                        "score": convert.score_attribute(picked)})
 
     def evaluateStep(self, settings):
-        groups = _read_json(self._getMicrographsFile())
-        pixel = groups["pixel_size_angst"]
+        groups = convert.read_json(self._getMicrographsFile())
+        pixel, distance, minDistance = groups["pixel_size_angst"], self._getDistance(), self.minDistance.get()
+        mode = self.thresholdMode.get()
         arguments = ["--truth", self._getReferenceDir(), "--picks", self._getPicksDir(),
-                     "--distance", repr(self._getDistance() / pixel)]
-        region = self._getRegion(pixel, set(groups["counted"]))
-        if region:
-            arguments += ["--region", *(f"{value:.6f}" for value in region)]
-        pwutils.cleanPath(self._getSummaryFile(), self._getCurveFile())
-        mode, threshold = self.thresholdMode.get(), None
-        if mode == THRESHOLD_FIXED:
-            threshold = self.threshold.get()
-        elif mode != THRESHOLD_NONE:
-            best = "best_F1" if mode == THRESHOLD_F1 else "best_F2"
-            threshold = self._evaluate(arguments)[best]["threshold"]  # None if there is no pick at all
-        if threshold is not None:
-            arguments.append(f"--threshold={threshold!r}")  # one word, for it may be negative
-        figures = self._evaluate([*arguments, "--plot", self._getCurveFile()])
-        _write_json(self._getSummaryFile(), {**groups, "distance_angst": self._getDistance(), "region_px": region,
-                                             "mode": THRESHOLD_CHOICES[mode], "threshold": threshold,
-                                             "figures": figures})
+                     "--distance", repr(distance / pixel), "--min-distance", repr(minDistance / pixel),
+                     "--json", self._getFiguresFile(), "--plot", self._getCurveFile()]
+        pwutils.cleanPath(self._getFiguresFile(), self._getCurveFile(), self._getSummaryFile(), self._getRegionsFile())
+        mics = self._getMics(groups["counted"])
+        regions = self._getRegions(pixel, mics)
+        if regions:
+            names = self._getResultNames(mics)
+            write_regions(self._getRegionsFile(), {names[name]: region for name, region in regions.items()})
+            arguments += ["--regions", self._getRegionsFile()]
+        if mode != THRESHOLD_NONE:
+            # One word, for a number may be negative.
+            arguments.append("--threshold=" + {THRESHOLD_F1: "F1", THRESHOLD_F2: "F2"}.get(
+                mode, repr(self.threshold.get())))
+        self.runDeepEM("evaluate", arguments, computes=False)
+        result = convert.read_json(self._getFiguresFile())
+        if not result:
+            raise RuntimeError(f"The program ended without writing {self._getFiguresFile()}; see the log of the run.")
+        same = regions and len(regions) == len(mics) and len(set(regions.values())) == 1
+        convert.write_json(self._getSummaryFile(), {
+            **groups, "distance_angst": distance, "min_distance_angst": minDistance,
+            "region_px": next(iter(regions.values())) if same else None, "regions": len(regions),
+            "mode": THRESHOLD_CHOICES[mode], "threshold": result["threshold"], "figures": result["overall"]})
 
     def createOutputStep(self, makeCoordinates):
         if not makeCoordinates:
             return
-        threshold = _read_json(self._getSummaryFile())["threshold"]
+        threshold = convert.read_json(self._getSummaryFile())["threshold"]
         picked = self.pickedCoordinates.get()
         attribute = convert.score_attribute(picked)
+        tooNear = convert.too_near(picked, self.minDistance.get() / self._getSamplingRates()[1])
         # The picks' own pointer: their micrographs are the output's.
         output = self._createSetOfCoordinates(picked.getMicrographs(asPointer=True))
         output.setBoxSize(picked.getBoxSize())
         for item in picked.iterItems():
-            if threshold is None or convert.score_of(item, attribute) >= threshold:
+            if item.getObjId() not in tooNear and (
+                    threshold is None or convert.score_of(item, attribute) >= threshold):
                 output.append(item.clone())
         self._defineOutputs(**{DeepEMEvaluateOutput.outputCoordinates.name: output})
         for pointer in self._getInputs():
@@ -205,10 +225,10 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         errors = []
         reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
         try:
-            if _region_of(self.region.get("")) and self.border.get():
+            if self._getCommonRegion() and self.border.get():
                 errors.append("Both a border and an annotated region were given. Set the border to 0 or empty the "
                               "region.")
-        except ValueError as error:
+        except DeepEMError as error:
             errors.append(str(error))
         if reference is None or picked is None:
             return errors  # told by the framework
@@ -216,10 +236,15 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             return [*errors, "There are no reference coordinates at all. Choose a set that has some."]
         groups = self._getGroups()
         if not groups["counted"]:
-            own, other = groups["referenceOnly"], _names_of(picked.getMicrographs())
+            own, other = groups["referenceOnly"], names_of(picked.getMicrographs())
             errors.append("No micrograph with reference coordinates is among the micrographs of the picks. The former "
-                          f"are called {_listed(own)}, the latter {_listed(other)}. Choose sets on the same "
+                          f"are called {listed(own)}, the latter {listed(other)}. Choose sets on the same "
                           "micrographs.")
+        else:
+            try:
+                self._readRegions(self._getMics(groups["counted"]))
+            except DeepEMError as error:
+                errors.append(f"File of annotated regions: {error}")
         if not self._getDistance():
             errors.append("The coordinates have no box size to take the matching distance from. Give the distance.")
         return errors
@@ -229,10 +254,10 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
         if reference is None or picked is None:
             return warnings
-        warnings += _told(self._getGroups())
+        warnings += left_out(self._getGroups())
         for coordinates, what in ((reference, "reference"), (picked, "picks")):
             mics = coordinates.getMicrographs()
-            if len(_names_of(mics)) < mics.getSize():
+            if len(names_of(mics)) < mics.getSize():
                 warnings.append(f"Several micrographs of the {what} have the same name. They are taken for one, "
                                 "because micrographs are told apart by name here.")
         if picked.getSize() and convert.score_attribute(picked) is None:
@@ -240,9 +265,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         return warnings
 
     def _summary(self):
-        if not os.path.exists(self._getSummaryFile()):
+        found = convert.read_json(self._getSummaryFile())
+        if not found:
             return ["Nothing was compared yet."]
-        found = _read_json(self._getSummaryFile())
         figures, pixel = found["figures"], found["pixel_size_angst"]
         summary = [f"Compared on {len(found['counted'])} micrographs: {figures['picks']} picks with {figures['truth']} "
                    f"reference particles ({self._getThresholdWords(found)})",
@@ -255,22 +280,29 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             f"{best['precision']:.3f}, recall {best['recall']:.3f})" if best["threshold"] is not None
             else f"no best {beta}, as there are no picks"
             for beta, best in (("F1", figures["best_F1"]), ("F2", figures["best_F2"]))))
-        summary.append("Matching: one to one; pick by pick, best score first, with the nearest particle still free "
-                       f"within {found['distance_angst']:.1f} Å ({found['distance_angst'] / pixel:.1f} px of "
-                       f"{pixel:.2f} Å), the nearest pair first among equal scores")
+        matching = ("Matching: one to one; pick by pick, best score first, with the nearest particle still free within "
+                    f"{found['distance_angst']:.1f} Å ({found['distance_angst'] / pixel:.1f} px of {pixel:.2f} Å), the "
+                    "nearest pair first among equal scores")
+        least = found.get("min_distance_angst")  # not there in runs of earlier versions
+        thinned = f"; of picks nearer to each other than {least:.1f} Å only the best" if least else ""
+        summary.append(matching + thinned)
         if found["region_px"]:
             x0, y0, x1, y1 = (round(value, 1) for value in found["region_px"])
             summary.append(f"Counted region: {x0:g} to {x1:g} px in x, {y0:g} to {y1:g} px in y")
-        return summary + _told(found)
+        elif found.get("regions"):
+            summary.append(f"Counted region: a part of its own of {found['regions']} micrographs, see regions.tsv in "
+                           "the extra folder")
+        return summary + left_out(found)
 
     def _methods(self):
-        if not os.path.exists(self._getSummaryFile()):
+        found = convert.read_json(self._getSummaryFile())
+        if not found:
             return []
-        found = _read_json(self._getSummaryFile())
-        figures = found["figures"]
-        return [f"On {len(found['counted'])} micrographs {figures['picks']} picks ({self._getThresholdWords(found)}) "
-                f"were matched one to one with {figures['truth']} reference particles within "
-                f"{found['distance_angst']:.0f} Å. The precision was {figures['precision']:.2f}, the recall "
+        figures, least = found["figures"], found.get("min_distance_angst")
+        thinned = f", thinned to a least distance of {least:.0f} Å," if least else ""
+        return [f"On {len(found['counted'])} micrographs {figures['picks']} picks ({self._getThresholdWords(found)})"
+                f"{thinned} were matched one to one, by falling score, with {figures['truth']} reference particles "
+                f"within {found['distance_angst']:.0f} Å. The precision was {figures['precision']:.2f}, the recall "
                 f"{figures['recall']:.2f} and the average precision {figures['AP']:.2f}, determined with the program "
                 "deepem [Zhu2017]."]
 
@@ -293,6 +325,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
     def _getMicrographsFile(self):
         return self._getExtraPath("micrographs.json")
 
+    def _getRegionsFile(self):
+        return self._getExtraPath("regions.tsv")
+
     def _getSummaryFile(self):
         # The figures without the curve, which may be long.
         return self._getExtraPath("summary.json")
@@ -306,16 +341,29 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
 
     def _getSettings(self):
         """What the figures depend on beside the coordinates."""
-        return [self._getDistance(), self.border.get(), self.region.get(""), self.thresholdMode.get(),
-                self.threshold.get()]
+        file = self.regionsFile.get("")
+        changed = os.path.getmtime(file) if os.path.exists(file) else None
+        return [self._getDistance(), self.minDistance.get(), self.border.get(), self.region.get(""), file, changed,
+                self.thresholdMode.get(), self.threshold.get()]
 
     def _getGroups(self):
         """How the micrographs of the two sets belong together, as far as it is known without reading positions."""
         names = []
         for pointer in self._getInputs():
             coordinates = pointer.get()
-            names += [_names_of(coordinates), _names_of(coordinates.getMicrographs())]
-        return _sort_out(*names, self.countEmpty.get())
+            names += [names_of(coordinates), names_of(coordinates.getMicrographs())]
+        return sort_out(*names, self.countEmpty.get())
+
+    def _getMics(self, names):
+        """Micrographs of the picks by name."""
+        names = set(names)
+        return {mic.getMicName(): mic.clone() for mic in self.pickedCoordinates.get().getMicrographs()
+                if mic.getMicName() in names}
+
+    def _getResultNames(self, mics):
+        """Names of the files of micrographs by their names in Scipion."""
+        results = convert.result_names(mics.values())
+        return {name: results[mic.getObjId()] for name, mic in mics.items()}
 
     def _getDistance(self):
         """Matching distance in angstrom, 0 if it is not known."""
@@ -326,46 +374,53 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                 return pointer.get().getBoxSize() * rate / BOX_PER_DIAMETER / 2
         return 0
 
-    def _getRegion(self, pixel, counted):
-        """Part of the micrographs that counts as [x0, y0, x1, y1] in pixels of the given size; None: everything."""
+    def _getCommonRegion(self):
+        """The annotated region of all micrographs in pixels of the reference; None if none was given."""
+        text = self.region.get("")
+        try:
+            values = [float(word) for word in text.replace(",", " ").split()]
+        except ValueError:
+            raise DeepEMError(f"Annotated region: {text!r} was found; give four numbers such as 20 20 1220 1180.") \
+                from None
+        return checked_region(values, "Annotated region") if values else None
+
+    def _readRegions(self, mics):
+        """Annotated regions from the file by name of the micrograph, in pixels of the reference."""
+        if not self.regionsFile.get(""):
+            return {}
+        names = {result: name for name, result in self._getResultNames(mics).items()}
+        return read_regions(self.regionsFile.get(), {**names, **{name: name for name in mics}})
+
+    def _getRegions(self, pixel, mics):
+        """Parts of micrographs that count, by name, in pixels of the given size; a micrograph without counts whole."""
         rates = self._getSamplingRates()
-        region = _region_of(self.region.get(""))
-        if region:
-            return [value * rates[0] / pixel for value in region]
-        if not self.border.get():
-            return None
-        rows, cols = self._getCommonShape(counted)
+        region = self._getCommonRegion()
+        given = {**(dict.fromkeys(mics, region) if region else {}), **self._readRegions(mics)}
+        regions = {name: tuple(value * rates[0] / pixel for value in values) for name, values in given.items()}
+        others = {name: mic for name, mic in mics.items() if name not in regions} if self.border.get() else {}
         # The distance from the edge of the first pixel, whose centre is 0.
         low = self.border.get() / pixel - 0.5
-        region = [low, low, cols * rates[1] / pixel - low - 1, rows * rates[1] / pixel - low - 1]
-        if not (region[0] < region[2] and region[1] < region[3]):
-            raise RuntimeError(f"A border of {self.border.get():g} Å leaves nothing of micrographs with {cols} x "
-                               f"{rows} px at {rates[1]:.4g} Å/px. Give a smaller one.")
-        return region
+        for name, (rows, cols) in self._getShapes(others).items():
+            high = [size * rates[1] / pixel - low - 1 for size in (cols, rows)]
+            if min(high) <= low:
+                raise RuntimeError(f"A border of {self.border.get():g} Å leaves nothing of {name} with {cols} x {rows} "
+                                   f"px at {rates[1]:.4g} Å/px. Give a smaller one.")
+            regions[name] = (low, low, *high)
+        return regions
 
-    def _getCommonShape(self, counted):
-        """Rows and columns that all the micrographs which count have, in pixels of the picks."""
-        shapes = set()
-        for mic in self.pickedCoordinates.get().getMicrographs():
-            if mic.getMicName() in counted:
-                try:
-                    shapes.add(read_shape(mic.getFileName()))
-                except DeepEMError as error:
-                    self.warning(f"Its size stays unknown: {error}")
-        if not shapes:
+    def _getShapes(self, mics):
+        """Rows and columns of micrographs by name, in pixels of the picks."""
+        shapes = {}
+        for name, mic in mics.items():
+            try:
+                shapes[name] = read_shape(mic.getFileName())
+            except DeepEMError as error:
+                self.warning(f"Its size stays unknown and is taken to be that of the others: {error}")
+        if mics and not shapes:
             raise RuntimeError("The size of no micrograph could be read, so a border cannot be left out. Set it to 0, "
                                "or give the annotated region.")
-        if len(shapes) > 1:
-            self.warning("The micrographs differ in size. The part that all of them have, less the border, counts.")
-        return tuple(map(min, zip(*shapes)))
-
-    def _evaluate(self, arguments):
-        """Figures over all micrographs by the program."""
-        pwutils.cleanPath(self._getFiguresFile())
-        self.runDeepEM("evaluate", [*arguments, "--json", self._getFiguresFile()], computes=False)
-        if not os.path.exists(self._getFiguresFile()):
-            raise RuntimeError(f"The program ended without writing {self._getFiguresFile()}; see the log of the run.")
-        return _read_json(self._getFiguresFile())["overall"]
+        least = tuple(map(min, zip(*shapes.values())))  # that of all, as a rule
+        return {name: shapes.get(name, least) for name in mics}
 
     def _getThresholdWords(self, found):
         if found["threshold"] is None:
@@ -373,69 +428,5 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         return f"threshold {found['threshold']:.3f}, {found['mode']}"
 
 
-def _names_of(items):
-    """Names of the micrographs in a set of micrographs, or of those that have any of a set of coordinates."""
-    names = items.getUniqueValues("_micName") if items.getSize() else []
-    return {name for name in names if name is not None}
-
-
 def _with_any(found):
     return {name for name, coordinates in found.items() if len(coordinates.centres_xy)}
-
-
-def _sort_out(reference, referenceMics, picked, pickedMics, countEmpty):
-    """Names of the micrographs that count and of those that do not, as sorted lists.
-
-    Parameters
-    ----------
-    reference, picked : set of str
-        Micrographs with coordinates.
-    referenceMics, pickedMics : set of str
-        All micrographs that the coordinates were picked on.
-    countEmpty : bool
-        Whether micrographs of the reference count that have no coordinates there.
-    """
-    known = referenceMics if countEmpty else reference
-    counted = known & pickedMics
-    return {"counted": sorted(counted), "missed": sorted(counted & reference - picked),
-            "referenceOnly": sorted(reference - pickedMics), "pickedOnly": sorted(picked - known)}
-
-
-def _told(groups):
-    """Sentences about micrographs that were left out or have no pick."""
-    sentences = {"referenceOnly": "have reference coordinates and are not among the micrographs of the picks: left out",
-                 "pickedOnly": "have picks and no reference coordinates: left out",
-                 "missed": "have reference coordinates and no pick: all of their particles count as missed"}
-    return [f"{len(groups[key])} micrographs {text} ({_listed(groups[key])})"
-            for key, text in sentences.items() if groups[key]]
-
-
-def _listed(names):
-    """The first three of some names."""
-    names = sorted(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _region_of(text):
-    """Four numbers from text, or None from nothing; ValueError where they are no region."""
-    words = text.replace(",", " ").split()
-    if not words:
-        return None
-    try:
-        x0, y0, x1, y1 = (float(word) for word in words)
-    except ValueError:
-        x0 = x1 = y0 = y1 = 0
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"Annotated region: {text!r} was found; give four numbers, x and y where it begins and larger "
-                         "x and y where it ends, such as 20 20 1220 1180.")
-    return x0, y0, x1, y1
-
-
-def _read_json(path):
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def _write_json(path, content):
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)

@@ -17,6 +17,10 @@ from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
 from ..deepem.network import BOX_PER_DIAMETER
 from .protocol_base import DeepEMProgram, ProgramError
 
+# The stored number is the position, so new choices go to the end.
+THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
+THRESHOLD_CHOICES = ("auto (best F2)", "best F1", "given precision", "fixed value")
+
 
 class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
     """ Picks particles with a DeepEM network that was trained before.
@@ -36,9 +40,10 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
     *Threshold*
 
     The automatic threshold is the one that did best in the validation of the model, where losing a particle counted
-    more than a wrong pick. Raise it to get fewer and surer particles, lower it when you rather clean up in 2D
-    classification than lose rare views. Each coordinate carries its score, so you may pick generously now and select
-    by score later.
+    more than a wrong pick (F2). With *best F1* both count alike, which gives fewer and surer particles; *given
+    precision* takes as many particles as it can while that share of the picks was right in the validation. A *fixed
+    value* may be lower when you rather clean up in 2D classification than lose rare views. Each coordinate carries
+    its score, so you may pick generously now and select by score later.
 
     *Range of deviations*
 
@@ -91,10 +96,21 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
                       validators=[params.GE(0, error="should not be negative")],
                       help="Side of the box that later steps will cut out, in pixels of these micrographs. It does not "
                            f"change what is found. 0: {BOX_PER_DIAMETER:g} particle diameters, made even.")
-        form.addParam("autoThreshold", params.BooleanParam, default=True, label="Automatic threshold?",
-                      help="Yes: the threshold with the best F2 in the validation of the model. F2 is a mean of "
-                           "precision and recall in which recall counts more.")
-        form.addParam("threshold", params.FloatParam, default=0.5, condition="not autoThreshold", label="Threshold",
+        form.addParam("thresholdMode", params.EnumParam, choices=THRESHOLD_CHOICES, default=THRESHOLD_AUTO,
+                      label="Threshold on the score",
+                      help="Picks have at least this score. *auto*: the one with the best F2 in the validation of the "
+                           "model, a mean of precision (the share of picks that are particles) and recall (the share "
+                           "of particles that were found) in which recall counts more. *best F1*: likewise, both "
+                           "counting alike. *given precision*: the lowest that had the precision below in the "
+                           "validation. *fixed value*: the score below.")
+        form.addParam("leastPrecision", params.FloatParam, default=0.9,
+                      condition=f"thresholdMode == {THRESHOLD_PRECISION}", label="Precision",
+                      validators=[params.Range(0, 1, error="should be from 0 to 1")],
+                      help="Share of the picks that should be particles, usually 0.8 to 0.95. On other micrographs it "
+                           "comes out somewhat different. If the model never reached it, the run stops and says what "
+                           "was reached.")
+        form.addParam("threshold", params.FloatParam, default=0.5, condition=f"thresholdMode == {THRESHOLD_FIXED}",
+                      label="Threshold",
                       validators=[params.Range(0, 1, error="should be from 0 to 1")],
                       help="Least score of a particle, usually 0.3 to 0.9. Higher: fewer picks, of which more are "
                            "right. Lower: more particles, but also more of everything else.")
@@ -227,6 +243,10 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
             return errors  # told by the framework
         if not os.path.exists(model.getFileName()):
             errors.append(f"The file of the model, {model.getFileName()}, is missing. Train it again.")
+        if self.thresholdMode.get() in (THRESHOLD_F1, THRESHOLD_PRECISION) and not model.getValidation():
+            errors.append("The model was trained without validation, so there are no figures to find the threshold "
+                          f"from. Choose *{THRESHOLD_CHOICES[THRESHOLD_AUTO]}* or a "
+                          f"*{THRESHOLD_CHOICES[THRESHOLD_FIXED]}*.")
         if self.stdRange.get() == STD_CUSTOM and not 0 <= self.stdLow.get() < self.stdHigh.get():
             errors.append(f"Limits of the deviation: from {self.stdLow} to {self.stdHigh} was found; the first "
                           "should not be negative and the second should be larger.")
@@ -267,7 +287,10 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
                            f"the micrographs at {pixel:.2f} Å/px; box {self._getBoxSize()} px")
             step, working = self.scanStep.get() or model.getScanStep(), model.getWorkingSamplingRate()
             summary.append(f"Network: window {model.getBoxSize()} px at a working pixel size of {working:.2f} Å, scan "
-                           f"step {step} px ({step * working:.0f} Å), threshold {self._getThreshold():.3f}")
+                           f"step {step} px ({step * working:.0f} Å)")
+            threshold = self._getThreshold()
+            summary.append(f"Threshold: {'not known yet' if threshold is None else f'{threshold:.3f}'} "
+                           f"({self._getThresholdOrigin()})")
         coords = self._getOutput()
         if coords is None:
             summary.append("The coordinates are not ready yet.")
@@ -282,12 +305,13 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
 
     def _methods(self):
         coords, model, micSet = self._getOutput(), self.inputModel.get(), self.getInputMicrographs()
-        if coords is None or model is None or micSet is None:
+        threshold = self._getThreshold() if model is not None else None
+        if coords is None or threshold is None or micSet is None:
             return []
         number = micSet.getSize() - len(self._getFailed())
         return [f"{coords.getSize()} particles were picked from {number} micrographs with a DeepEM network [Zhu2017] "
                 f"that looks at windows of {model.getBoxSize()} px at {model.getWorkingSamplingRate():.2f} Å/px; "
-                f"picks have a score of at least {self._getThreshold():.2f}."]
+                f"picks have a score of at least {threshold:.2f} ({self._getThresholdOrigin()})."]
 
     def _citations(self):
         return ["Zhu2017"]
@@ -349,14 +373,43 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         return max(2, 2 * round(pixels / 2))
 
     def _getThreshold(self):
-        return self.inputModel.get().getThreshold() if self.autoThreshold else self.threshold.get()
+        """Least score of the picks; None as long as the program has still to find it."""
+        mode = self.thresholdMode.get()
+        if mode == THRESHOLD_FIXED:
+            return self.threshold.get()
+        used = convert.read_json(os.path.join(self.getCoordsDir(), "summary.json")).get("threshold")
+        return self.inputModel.get().getThreshold() if used is None and mode == THRESHOLD_AUTO else used
+
+    def _getThresholdOrigin(self):
+        """Where the threshold comes from."""
+        return {THRESHOLD_AUTO: "best F2 in the validation of the model",
+                THRESHOLD_F1: "best F1 in the validation of the model",
+                THRESHOLD_PRECISION: f"lowest with a precision of at least {self.leastPrecision.get():g} in the "
+                                     "validation of the model",
+                THRESHOLD_FIXED: "given"}[self.thresholdMode.get()]
+
+    def setProject(self, project):
+        super().setProject(project)
+        # Runs of earlier versions have a yes or no instead of a choice.
+        automatic = getattr(self, "autoThreshold", None)
+        if automatic is not None and not automatic:
+            self.thresholdMode.set(THRESHOLD_FIXED)
+            automatic.set(True)  # done, so that a later choice stays
+
+    def processImportDict(self, importDict, importDir):
+        automatic = importDict.pop("autoThreshold", True)
+        if str(automatic) == "False":
+            importDict.setdefault("thresholdMode", THRESHOLD_FIXED)
+        return importDict
 
     def _getArguments(self):
         """Arguments of the program that decide on the result."""
         arguments = ["--model", self.inputModel.get().getFileName(),
                      "--pixel-size", f"{self.getInputMicrographs().getSamplingRate():.6g}",
                      "--box", str(self._getBoxSize()),
-                     "--threshold", "auto" if self.autoThreshold else f"{self.threshold.get():g}",
+                     "--threshold", {THRESHOLD_AUTO: "auto", THRESHOLD_F1: "F1",
+                                     THRESHOLD_PRECISION: f"precision={self.leastPrecision.get():g}",
+                                     THRESHOLD_FIXED: f"{self.threshold.get():g}"}[self.thresholdMode.get()],
                      "--border", f"{self.border.get():g}",
                      "--rotations", "4" if self.averageRotations else "1"]
         arguments += {STD_AUTO: ["--std-range", "auto"], STD_OFF: ["--std-range", "off"],

@@ -4,6 +4,7 @@
 
 import enum
 import os
+from glob import escape, glob
 
 import pyworkflow.utils as pwutils
 from pwem.protocols import EMProtocol
@@ -23,13 +24,14 @@ from ..constants import (
 from ..deepem.errors import DeepEMError
 from ..deepem.network import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
 from ..objects import DeepEMModel
+from ..plugin import Plugin
+from .groups import names_of
 from .protocol_base import DeepEMProgram
 
 
-def _common_micrographs(*coordinateSets):
-    """Names of the micrographs on which all of the sets have coordinates."""
-    names = [set(each.getUniqueValues("_micName")) if each.getSize() else set() for each in coordinateSets]
-    return set.intersection(*names)
+def _filled(pointers):
+    """Those of some pointers that point at something."""
+    return [pointer for pointer in pointers if pointer.get() is not None]
 
 
 class DeepEMTrainOutput(enum.Enum):
@@ -60,23 +62,30 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
 
     *Examples of what is not a particle* (optional)
 
-    A second set of coordinates on the same micrographs: ice crystals, edges of carbon, aggregates. Without it
-    such examples are taken at random from places away from the particles; with it they are taken
-    there as well. Use it when a first round of picking keeps falling for the same contamination.
+    Coordinates of ice crystals, edges of carbon, aggregates. Without them such examples are taken at random from places
+    away from the particles; with them they are taken there as well. Use them when a first round of picking
+    keeps falling for the same contamination: the picks that you rejected are such coordinates.
 
-    *Recipe and network*
+    *More particles and non-particles* (optional)
 
-    The default recipe trains with a current optimiser and suits nearly all data. The recipe *paper* does what the
-    publication describes and takes much longer. The automatic network fits its layers to the particle; the
-    others are those of the publication's Table 1 and expect particles of about that size in pixels.
+    Sets that were verified later, for instance picks of an earlier model that you looked through, also on other
+    micrographs. On micrographs that only these sets name nothing else counts as background, so not every particle
+    needs to be picked there.
+
+    *Recipe, network, tuning*
+
+    The default recipe suits nearly all data; *paper* does what the publication describes and takes longer. The
+    automatic network fits its layers to the particle; the others are those of the publication's Table 1 and expect
+    particles of about that size in pixels. *Tune the network first* tries many networks and recipes for the minutes
+    that you grant, and keeps the one whose picks on the validation micrographs are best.
 
     *Judging the result*
 
     A part of the micrographs, set by the validation fraction, is kept out of training and then picked. The
     summary gives the precision (the share of picks that are particles), the recall (the share of particles that were
-    found), and the threshold that they hold for. It is the one with the best F2, a mean of both in which recall counts
-    more. Particles that you overlooked count as wrong picks, so a precision of 0.8 may be better than it seems:
-    look at the picks before you train again. If the figures are poor add micrographs first, then epochs.
+    found), and the threshold that they hold for (best F2, a mean of both in which recall counts more). Particles that
+    you overlooked count as wrong picks: look at the picks before you train again. If the figures are poor add
+    micrographs first, then rounds or epochs.
 
     *Continue from a model*
 
@@ -114,9 +123,19 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
                            "particle's outline from the network, too large a one lets neighbours into the window. With "
                            f"0 it is the box size of the coordinates divided by {BOX_PER_DIAMETER:g}.")
         form.addParam("negativeCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="Coordinates of other things",
+                      label="Verified non-particles",
                       help="Optional: places on the same micrographs that are not particles, such as ice or carbon "
                            "edges. Worth the work when the picks contain much of the same contamination.")
+        form.addParam("moreParticles", params.MultiPointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
+                      label="More verified particles",
+                      help="Optional: further sets of particles to learn from, for instance picks of an earlier model "
+                           "that you looked through. Their micrographs may be others; then not all particles there "
+                           "need to be in the set, because nothing else on those micrographs serves as an example of "
+                           "background. They need the pixel size of the other micrographs.")
+        form.addParam("moreNegatives", params.MultiPointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
+                      label="More verified non-particles",
+                      help="Optional: further sets of places that are not particles, for instance picks of an earlier "
+                           "model that you rejected, on these or other micrographs of the same pixel size.")
         form.addParam("doContinue", params.BooleanParam, default=False, label="Continue from a model?",
                       help="Yes: start with the weights of an earlier model of a similar particle, which saves "
                            "particles and time. The network's layers are then those of that model.")
@@ -125,15 +144,37 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
 
     def _defineTrainingParams(self, form):
         form.addSection(label="Training")
+        form.addParam("doTune", params.BooleanParam, default=False, label="Tune the network first?",
+                      help="Yes: many networks and recipes are tried, the automatic one first, and the one whose picks "
+                           "on the validation micrographs are best becomes the model. Worth the time when the usual "
+                           "training leaves much to be desired, or before you pick thousands of micrographs. The "
+                           "report is beside the model. *Continue* goes on with the search.")
+        form.addParam("tuneMinutes", params.FloatParam, default=60, condition="doTune", label="Minutes for tuning",
+                      validators=[params.GT(0, error="should be above 0")],
+                      help="Time for the search, in which some ten to a hundred networks should find room: an hour "
+                           "without a GPU, half of it with one. The first network is trained in any case. To "
+                           "search longer raise it and use *Continue*.")
         form.addParam("recipe", params.EnumParam, choices=RECIPES, default=0, display=params.EnumParam.DISPLAY_HLIST,
-                      label="Recipe",
+                      condition="not doTune", label="Recipe",
                       help="*default*: current optimiser, minutes. *paper*: the procedure of the publication, for "
                            "comparison; slower.")
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
                       validators=[params.GE(0, error="should not be negative")],
                       help="*paper*: number of times that all examples are shown to the network; *default*: rounds of "
-                           "150 updates. 0: 20. Raise it if the validation figures still improve in the last epochs; "
+                           "150 updates. 0: 20 or 12. Raise it if the validation figures still improve in the last epochs; "
                            "the best epoch is kept, so too many cost time only.")
+        form.addParam("rounds", params.IntParam, default=1, label="Automatic rounds",
+                      validators=[params.GE(1, error="should be at least 1")],
+                      help="1: the network is trained once. 2 or more: it then picks the micrographs that it was "
+                           "trained on, and is trained again with what it took for particles wrongly and what it "
+                           "missed, at most so many times. A round that makes no fewer mistakes on the validation "
+                           "micrographs is thrown away and is the last. Helps where picks contain contamination; "
+                           "each further round takes about half as long as the first.")
+        form.addParam("networks", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                      label="Networks to average", validators=[params.GE(0, error="should not be negative")],
+                      help="So many networks are trained, each with another part of the micrographs kept out, and "
+                           "their scores are averaged. More are a little better and steadier; training and "
+                           "picking take so many times as long. 0: 3, or 1 with the recipe *paper*.")
         form.addParam("validationFraction", params.FloatParam, default=0.2, label="Validation fraction",
                       validators=[params.Range(0, 0.9, error="should be from 0 to 0.9")],
                       help="Share of the micrographs that is kept out of training to judge the network and to "
@@ -175,26 +216,47 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         # The inputs' ids are arguments so that Continue converts again when an input was exchanged.
         self._insertFunctionStep(self.convertInputStep, [p.getUniqueId() for p in self._getUsedInputs()],
                                  needsGPU=False)
-        self._insertFunctionStep(self.trainStep, self._getArguments(), needsGPU=True)
+        self._insertFunctionStep(self.trainStep, self._getArguments(), self.doTune.get(), self.tuneMinutes.get(),
+                                 needsGPU=True)
         self._insertFunctionStep(self.createOutputStep, needsGPU=False)
 
     # -------------------------- STEPS functions ------------------------------
     def convertInputStep(self, inputIds):
         coordinates = self.inputCoordinates.get()
-        mics = convert.micrographs_with_coordinates(coordinates)
+        main = convert.micrographs_with_coordinates(coordinates)
+        mics = dict(main)
+        for pointer in self._getMoreSets():
+            for name, mic in convert.micrographs_with_coordinates(pointer.get()).items():
+                mics.setdefault(name, mic)
+        for number, mic in enumerate(mics.values(), 1):
+            mic.setObjId(number)  # sets of several imports may use the same numbers
         results = convert.result_names(mics.values())
         convert.write_micrograph_list(self._getListFile(), mics.values(), results)
         names = {micName: results[mic.getObjId()] for micName, mic in mics.items()}
-        convert.write_boxes(self._getCoordinatesDir(), coordinates, names, self._getSamplingRate())
+        rate = self._getSamplingRate()
+        namesOfMain = {micName: names[micName] for micName in main}
+        convert.write_boxes(self._getCoordinatesDir(), coordinates, namesOfMain, rate)
         if self.negativeCoordinates.get() is not None:
-            number = convert.write_boxes(self._getNegativesDir(), self.negativeCoordinates.get(), names,
-                                         self._getSamplingRate())
-            self.info(f"{number} examples of other things")
+            number = convert.write_boxes(self._getNegativesDir(), self.negativeCoordinates.get(), namesOfMain, rate)
+            self.info(f"{number} verified non-particles")
+        for pointers, folder in ((self.moreParticles, self._getMoreParticlesDir),
+                                 (self.moreNegatives, self._getMoreNegativesDir)):
+            for number, pointer in enumerate(_filled(pointers), 1):
+                convert.write_boxes(folder(number), pointer.get(), names, rate)
+        self._forgetStudy()
 
-    def trainStep(self, arguments):
+    def trainStep(self, arguments, doTune, minutes):
         # A model of an earlier attempt must not pass for the result of this one.
         pwutils.cleanPath(self._getModelFile())
-        self.runDeepEM("train", arguments)
+        if doTune:
+            # A search goes on as long as nothing but the time for it has changed.
+            if convert.read_json(self._getStudyArgumentsFile()) != arguments:
+                self._forgetStudy()
+            convert.write_json(self._getStudyArgumentsFile(), arguments)
+            self.runDeepEM("tune", [*arguments, "--study", self._getStudyFile(),
+                                    "--minutes", f"{minutes:g}"])
+        else:
+            self.runDeepEM("train", arguments)
         if not os.path.exists(self._getModelFile()):
             raise RuntimeError(f"The program ended without writing {self._getModelFile()}; see the log of the run.")
 
@@ -210,9 +272,10 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         coordinates = self.inputCoordinates.get()
         if coordinates is None:
             return errors  # told by the framework
-        if coordinates.getSize() < MIN_PARTICLES:
-            errors.append(f"{coordinates.getSize()} particles were found; at least {MIN_PARTICLES} are needed, and "
-                          "a hundred or more are better. Pick on more micrographs.")
+        particles = coordinates.getSize() + sum(p.get().getSize() for p in _filled(self.moreParticles))
+        if particles < MIN_PARTICLES:
+            errors.append(f"{particles} particles were found; at least {MIN_PARTICLES} are needed, and a hundred or "
+                          "more are better. Pick on more micrographs.")
         if not self._getDiameter():
             errors.append("The coordinates have no box size to take the particle diameter from. Give the diameter.")
         elif not self.doContinue:
@@ -221,10 +284,13 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
                 and not os.path.exists(self.inputModel.get().getFileName()):
             errors.append(f"The file of the earlier model, {self.inputModel.get().getFileName()}, is missing.")
         negatives = self.negativeCoordinates.get()
-        if negatives is not None and not _common_micrographs(coordinates, negatives):
-            errors.append("The coordinates of other things are on none of the micrographs with particles. Choose a set "
-                          "that was picked on the same micrographs.")
-        return errors
+        if negatives is not None and not names_of(coordinates) & names_of(negatives):
+            errors.append("The verified non-particles are on none of the micrographs with particles. Choose a set that "
+                          "was picked on the same micrographs, or give it under *More verified non-particles*.")
+        if self.rounds.get() > 1 and not self.validationFraction.get():
+            errors.append("The validation micrographs tell whether another round helps. Give a validation fraction "
+                          "above 0, or set the automatic rounds to 1.")
+        return errors + self._moreSetsErrors() + self._tuningErrors()
 
     def _warnings(self):
         warnings = []
@@ -249,6 +315,9 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
             pixels = self._getDiameter() / self._getSamplingRate()
             summary.append(f"Particle diameter: {self._getDiameter():.1f} Å ({origin}), {pixels:.0f} px of the "
                            f"micrographs at {self._getSamplingRate():.2f} Å/px")
+        summary += [f"{what}: {', '.join(str(p.get().getSize()) for p in _filled(pointers))}"
+                    for what, pointers in (("More verified particles", self.moreParticles),
+                                           ("More verified non-particles", self.moreNegatives)) if _filled(pointers)]
         model = getattr(self, DeepEMTrainOutput.outputModel.name, None)
         if model is None:
             return summary + ["The model is not ready yet."]
@@ -256,9 +325,12 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         summary.append(f"Network: window {model.getBoxSize()} px at a working pixel size of {working:.2f} Å "
                        f"({model.getBoxSize() * working:.0f} Å), micrographs reduced "
                        f"by a factor of {working / model.getSamplingRate():.2f}")
-        summary.append(f"Trained on {model._numberOfMicrographs} micrographs with {model._numberOfParticles} particles")
+        summary.append(", ".join([f"Trained on {model._numberOfMicrographs} micrographs with "
+                                  f"{model._numberOfParticles} particles", *model.getTraining()]))
         figures = ", ".join(f"{name} {value:.3f}" for name, value in model.getValidation())
         summary.append(f"Validation: {figures or 'none'}; threshold {model.getThreshold():.3f}")
+        if self.doTune:
+            summary.append(f"What the tuning found is told by {self._getModelFile()}.tuning.md")
         return summary
 
     def _methods(self):
@@ -268,7 +340,7 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         text = (f"A DeepEM network [Zhu2017] with windows of {model.getBoxSize()} px at "
                 f"{model.getWorkingSamplingRate():.2f} Å/px was trained on {model._numberOfParticles} particles with a "
                 f"diameter of {model.getDiameter():.0f} Å from {model._numberOfMicrographs} micrographs "
-                f"(recipe {RECIPES[self.recipe.get()]}, seed {self.seed}).")
+                f"({', '.join([self._getRecipeWords(), *model.getTraining(), f'seed {self.seed}'])}).")
         figures = dict(model.getValidation())
         if "precision" in figures and "recall" in figures:
             text += (f" On micrographs kept out of training it reached a precision of {figures['precision']:.2f} and "
@@ -288,13 +360,33 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
     def _getNegativesDir(self):
         return self._getExtraPath("negatives")
 
+    def _getMoreParticlesDir(self, number):
+        return self._getExtraPath("more_particles", f"set_{number}")
+
+    def _getMoreNegativesDir(self, number):
+        return self._getExtraPath("more_negatives", f"set_{number}")
+
     def _getModelFile(self):
         return self._getExtraPath(MODEL_FILE)
 
+    def _getStudyFile(self):
+        return self._getExtraPath("tuning.study")
+
+    def _getStudyArgumentsFile(self):
+        return self._getExtraPath("tuning.arguments.json")
+
+    def _forgetStudy(self):
+        """Remove what a search for other data or with other settings left."""
+        pwutils.cleanPath(self._getStudyArgumentsFile(), *glob(escape(self._getStudyFile()) + "*"))
+
+    def _getMoreSets(self):
+        """Pointers to the further sets of coordinates."""
+        return _filled(self.moreParticles) + _filled(self.moreNegatives)
+
     def _getUsedInputs(self):
         """Pointers to the inputs that the model was made from."""
-        pointers = [self.inputCoordinates, self.negativeCoordinates]
-        return [p for p in pointers + [self.inputModel] * bool(self.doContinue) if p.get() is not None]
+        return [*_filled([self.inputCoordinates, self.negativeCoordinates]), *self._getMoreSets(),
+                *_filled([self.inputModel] * bool(self.doContinue))]
 
     def _getSamplingRate(self):
         """Pixel size of the micrographs, in angstrom."""
@@ -324,17 +416,68 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
             return [f"Network: {error}"]
         return []
 
+    def _moreSetsErrors(self):
+        """What is wrong with the further sets of coordinates."""
+        errors = []
+        main, rate = self.inputCoordinates.get(), self._getSamplingRate()
+        known = names_of(main)
+        for what, pointers in (("More verified particles", self.moreParticles),
+                               ("More verified non-particles", self.moreNegatives)):
+            for pointer in _filled(pointers):
+                coordinates = pointer.get()
+                own = coordinates.getMicrographs().getSamplingRate()
+                if not coordinates.getSize():
+                    errors.append(f"{what}: a set without any coordinates was given. Remove it.")
+                elif abs(own - rate) > 1e-3 * rate and names_of(coordinates) - known:
+                    errors.append(f"{what}: a set is on other micrographs than the particle coordinates, and these "
+                                  f"have {own:.4g} Å/px instead of {rate:.4g} Å/px. Choose a set that was picked on "
+                                  "micrographs of the same pixel size.")
+        particles = {p.getUniqueId() for p in [self.inputCoordinates, *_filled(self.moreParticles)]}
+        others = {p.getUniqueId() for p in _filled([self.negativeCoordinates, *self.moreNegatives])}
+        if particles & others:
+            errors.append("The same set was given as particles and as non-particles. Remove one of them.")
+        return errors
+
+    def _tuningErrors(self):
+        """What cannot be done together with tuning."""
+        if not self.doTune:
+            return []
+        errors = []
+        if self.doContinue:
+            errors.append("Tuning looks for a new network, while continuing from a model keeps that of the model. "
+                          "Choose one of the two.")
+        elif self.preset.get() != PRESET_AUTO:
+            errors.append(f"Tuning looks for the layers, while *{PRESET_LABELS[self.preset.get()]}* layers were given. "
+                          f"Set the layers to *{PRESET_LABELS[PRESET_AUTO]}*, or do not tune.")
+        if not self.validationFraction.get():
+            errors.append("Tuning compares networks by the validation micrographs. Give a validation fraction above 0.")
+        return errors + Plugin.validateModules(["optuna"])
+
+    def _getRecipeWords(self):
+        """How the network was trained, for a text."""
+        return "recipe as found by tuning" if self.doTune else f"recipe {RECIPES[self.recipe.get()]}"
+
     def _getArguments(self):
-        """Arguments of the program, all but the number of threads."""
+        """Arguments of the program for training and tuning, all but the number of threads and the time."""
         arguments = ["--micrographs", self._getListFile(), "--coordinates", self._getCoordinatesDir(),
                      "--diameter", f"{self._getDiameter():.6g}", "--pixel-size", f"{self._getSamplingRate():.6g}",
-                     "--output", self._getModelFile(), "--recipe", RECIPES[self.recipe.get()],
+                     "--output", self._getModelFile(),
                      "--validation-fraction", f"{self.validationFraction.get():g}", "--seed", str(self.seed.get())]
         if self.negativeCoordinates.get() is not None:
             arguments += ["--negatives", self._getNegativesDir()]
+        for option, pointers, folder in (("--more-particles", self.moreParticles, self._getMoreParticlesDir),
+                                         ("--more-negatives", self.moreNegatives, self._getMoreNegativesDir)):
+            if _filled(pointers):
+                arguments += [option, *(folder(number) for number, _ in enumerate(_filled(pointers), 1))]
         if self.epochs.get():
             arguments += ["--epochs", str(self.epochs.get())]
-        return arguments + self._getNetworkArguments()
+        if self.rounds.get() > 1:
+            arguments += ["--rounds", str(self.rounds.get())]
+        if self.networks.get():
+            arguments += ["--networks", str(self.networks.get())]
+        if self.doTune:
+            return arguments
+        return [*arguments, "--recipe", RECIPES[self.recipe.get()], *self._getNetworkArguments()]
 
     def _getNetworkArguments(self):
         if self.doContinue:

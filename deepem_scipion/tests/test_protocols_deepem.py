@@ -19,7 +19,7 @@ import mrcfile
 import numpy as np
 from pwem.objects import Coordinate, SetOfCoordinates
 from pwem.protocols import ProtImportCoordinates, ProtImportMicrographs
-from pyworkflow.object import Float, Integer
+from pyworkflow.object import Float, Integer, Pointer
 from pyworkflow.protocol import MODE_RESTART
 from pyworkflow.tests import BaseTest, setupTestProject
 
@@ -71,7 +71,7 @@ class TestDeepEMProtocols(BaseTest):
         cls.centres = write_micrographs(cls.folder, TRAINING, seed=1)
         cls.mics = cls.importMicrographs(cls.folder)
         cls.coordinates = cls.importCoordinates(cls.mics, cls.centres)
-        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=12, numberOfThreads=2, useGpu=False)
+        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=12, networks=1, numberOfThreads=2, useGpu=False)
         cls.train.inputCoordinates.set(cls.coordinates)
         cls.train.inputCoordinates.setExtended("outputCoordinates")
         cls.launchProtocol(cls.train)
@@ -253,8 +253,11 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, centres)
 
     def test_threads_pick_several_batches_at_once(self):
-        protocol = self.pick(self.mics, streamingBatchSize=1, numberOfThreads=3, binThreads=1)
+        protocol = self.pick(self.mics, streamingBatchSize=1, numberOfThreads=3, binThreads=1, thresholdMode=1)
         self.assertPicked(protocol, self.centres)
+        threshold = min(item._deepemScore.get() for item in protocol.outputCoordinates)
+        self.assertGreaterEqual(threshold + 1e-6, protocol._getThreshold())
+        self.assertRegex("\n".join(protocol.summary()), r"Threshold: 0\.\d+ \(best F1 in the validation of the model\)")
         with open(protocol._getExtraPath("picks", "candidates", "first.tsv")) as file:
             self.assertGreater(len(list(csv.reader(file, delimiter="\t"))), 20)
 
@@ -272,6 +275,42 @@ class TestDeepEMProtocols(BaseTest):
         self.assertEqual(protocol.outputModel.getBoxSize(), self.train.outputModel.getBoxSize())
         self.assertEqual(os.listdir(protocol._getExtraPath("negatives")), ["first.box"])
         self.assertAlmostEqual(protocol.outputModel.getDiameter(), 110)
+
+    def train_on(self, more=(), others=(), **params):
+        """A finished training on the first two micrographs and further sets."""
+        two = self.importCoordinates(self.mics, {name: self.centres[name] for name in TRAINING[:2]})
+        protocol = self.newProtocol(ProtDeepEMTrain, numberOfThreads=2, useGpu=False, **params)
+        protocol.inputCoordinates.set(two)
+        protocol.inputCoordinates.setExtended("outputCoordinates")
+        for pointers, sets in ((protocol.moreParticles, more), (protocol.moreNegatives, others)):
+            for each in sets:
+                pointers.append(Pointer(each, extended="outputCoordinates"))
+        self.launchProtocol(protocol)
+        return protocol
+
+    def test_training_takes_verified_sets_of_other_micrographs_in_rounds(self):
+        third = self.importCoordinates(self.mics, {TRAINING[2]: self.centres[TRAINING[2]][:10]})
+        rng = np.random.default_rng(6)
+        free = self.importCoordinates(self.mics, {TRAINING[2]: rng.integers(20, 360, (5, 2))})
+        protocol = self.train_on([third], [free], epochs=1, rounds=2, networks=2)
+        self.assertEqual(protocol.outputModel._numberOfParticles.get(), 2 * 24 + 10)
+        self.assertEqual(protocol.outputModel._numberOfMicrographs.get(), 3)
+        summary = "\n".join(protocol.summary())
+        self.assertIn("More verified particles: 10\nMore verified non-particles: 5", summary)
+        self.assertIn("58 particles, 2 networks averaged", summary)
+        self.assertEqual(len(self.proj.getSourceParents(protocol.outputModel)), 3)
+
+    def test_tuning_makes_a_model_and_goes_on_with_continue(self):
+        protocol = self.train_on(epochs=1, networks=1, doTune=True, tuneMinutes=0.01)
+        self.assertEqual(protocol.outputModel._numberOfTrials.get(), 1)
+        self.assertIn("tuned over 1 trainings", "\n".join(protocol.summary()))
+        report = protocol._getModelFile() + ".tuning.md"
+        self.assertTrue(os.path.exists(report))
+        study = os.path.getsize(protocol._getStudyFile())
+        protocol.tuneMinutes.set(0.1)
+        self.launchProtocol(protocol)
+        self.assertGreater(os.path.getsize(protocol._getStudyFile()), study)
+        self.assertGreater(protocol.outputModel._numberOfTrials.get(), 0)
 
     def test_inputs_that_cannot_work_are_refused_before_the_start(self):
         few = self.importCoordinates(self.mics, {TRAINING[0]: [(100, 100)]}, box=0)
@@ -526,7 +565,7 @@ class TestDeepEMEvaluation(BaseTest):
             self.assertIn(name, warnings)
         for region in ("1 2 3", "1 2 x 4", "30 20 10 40"):
             protocol.region.set(region)
-            self.assertIn("give four numbers", "\n".join(protocol._validate()))
+            self.assertIn("Annotated region: ", "\n".join(protocol._validate()))
         protocol.region.set("1 2 3 4")
         protocol.border.set(10)
         self.assertIn("Set the border to 0", "\n".join(protocol._validate()))
@@ -551,11 +590,68 @@ class TestDeepEMEvaluation(BaseTest):
         protocol.referenceCoordinates.setExtended(None)
         self.assertIn("no reference coordinates at all", protocol._validate()[0])
 
-    def test_a_border_is_left_out_of_the_part_that_all_micrographs_have(self):
+    def test_a_border_is_left_out_of_every_micrograph_and_regions_of_a_file_come_first(self):
+        table = os.path.join(self.folder, "regions.txt")
+        with open(table, "w") as file:
+            file.write("# name x0 y0 x1 y1\nb 10 20 100 200\nmics/c.mrc\t0\t0\t50.5\t60\ne.mrc 0 0 5 5\n")
         protocol = self.compare(self.picks, launch=False, border=25)
-        counted = {"a.mrc", "b.mrc", "c.mrc"}
-        self.assertEqual(protocol._getRegion(PIXEL_ANGST, counted), [9.5, 9.5, 419.5, 289.5])
-        self.assertEqual(protocol._getRegion(PIXEL_ANGST / 2, counted), [19.5, 19.5, 839.5, 579.5])
+        mics = protocol._getMics(["a.mrc", "b.mrc", "c.mrc"])
+        inner = (9.5, 9.5, 429.5, 289.5)
+        self.assertEqual(protocol._getRegions(PIXEL_ANGST, mics),
+                         {"a.mrc": inner, "b.mrc": inner, "c.mrc": (9.5, 9.5, 419.5, 299.5)})
+        self.assertEqual(protocol._getRegions(PIXEL_ANGST / 2, mics)["c.mrc"], (19.5, 19.5, 839.5, 599.5))
+        protocol.regionsFile.set(table)
+        self.assertEqual(protocol._getRegions(PIXEL_ANGST, mics),
+                         {"a.mrc": inner, "b.mrc": (10, 20, 100, 200), "c.mrc": (0, 0, 50.5, 60)})
+        protocol.regionsFile.set(None)
         protocol.border.set(400)
-        with self.assertRaisesRegex(RuntimeError, "leaves nothing of micrographs with 430 x 300 px"):
-            protocol._getRegion(PIXEL_ANGST, counted)
+        with self.assertRaisesRegex(RuntimeError, "leaves nothing of a.mrc with 440 x 300 px"):
+            protocol._getRegions(PIXEL_ANGST, mics)
+
+    def test_picks_too_near_to_better_ones_neither_count_nor_stay(self):
+        protocol = self.compare(self.picks, minDistance=35, thresholdMode=2, makeCoordinates=True)
+        found = self.figures(protocol)
+        known = as_arrays({name: self.known[name] for name in ("a.mrc", "b.mrc", "c.mrc")})
+        self.assertEqual(found, evaluate(known, as_arrays(self.found), self.DISTANCE_PX, threshold="F2",
+                                         min_distance_px=35 / PIXEL_ANGST))
+        thick = self.expected(("a.mrc", "b.mrc", "c.mrc"), threshold=found["threshold"])
+        self.assertLess(found["overall"]["picks"], thick["overall"]["picks"])
+        rows = self.rows(protocol.outputCoordinates)
+        self.assertEqual({row[0] for row in rows}, set(self.found))
+        self.assertEqual(sum(row[0] in ("a.mrc", "b.mrc") for row in rows), found["overall"]["picks"])
+        for name, x, y, _ in rows:
+            self.assertEqual([row[1:3] for row in rows if row[0] == name and np.hypot(row[1] - x, row[2] - y) < 14],
+                             [(x, y)])
+        self.assertIn("of picks nearer to each other than 35.0 Å only the best", "\n".join(protocol.summary()))
+        self.assertIn("thinned to a least distance of 35 Å", protocol._methods()[0])
+
+    def test_regions_of_a_file_hold_for_their_micrographs_and_one_unreadable_micrograph_stops_nothing(self):
+        table = os.path.join(self.folder, "regions of b.txt")
+        with open(table, "w") as file:
+            file.write("b.mrc 30 20 400 280\n")
+        path = os.path.join(self.folder, "c.mrc")
+        os.rename(path, path + ".kept")
+        try:
+            protocol = self.compare(self.picks, border=25, regionsFile=table)
+        finally:
+            os.rename(path + ".kept", path)
+        counted, inner = ("a.mrc", "b.mrc", "c.mrc"), (9.5, 9.5, 429.5, 289.5)
+        self.assertEqual(self.figures(protocol), self.expected(counted, region={"a": inner, "b": (30, 20, 400, 280),
+                                                                                "c": inner}))
+        self.assertIn("a part of its own of 3 micrographs", "\n".join(protocol.summary()))
+        with open(protocol._getLogsPath("run.stdout")) as file:
+            self.assertIn("Its size stays unknown and is taken to be that of the others", file.read())
+
+        # Continue judges anew when the file has changed; one that cannot be used is refused before the start.
+        with open(table, "w") as file:
+            file.write("a 30 20 400 280\nb 0 0 200 200\nc 0 0 10 10\n")
+        os.utime(table, (1, 1))
+        protocol.border.set(0)
+        self.launchProtocol(protocol)
+        self.assertEqual(self.figures(protocol), self.expected(counted, region={
+            "a": (30, 20, 400, 280), "b": (0, 0, 200, 200), "c": (0, 0, 10, 10)}))
+        with open(table, "a") as file:
+            file.write("b 1 2 3\n")
+        self.assertIn("regions of b.txt, line 4: expected", "\n".join(protocol._validate()))
+        protocol.regionsFile.set(table + "x")
+        self.assertIn("cannot be read", "\n".join(protocol._validate()))

@@ -1,0 +1,347 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Accuracy of other pickers on the micrographs and splits of `accuracy.py --folds 3`, scored exactly as ours are.
+
+    python benchmarks/peers.py [--topaz PROGRAM] [--programs NAME ...] [--deepem] [--topaz-updates N] [--data FOLDER]
+
+Programs: `topaz` (Topaz trained on the coordinates that DeepEM gets), `topaz-pretrained` (the detector that comes with
+it), `log` and `log-dense` (RELION's Laplacian-of-Gaussian autopicking, with its default distance between particles and
+with half of it) and, with --deepem, ours. Topaz wants an environment of its own: without --topaz one is made in
+benchmarks/results/topaz. Start it with `taskset -c N` to have all on one core; seconds are those of the processor,
+with the start of the programs. What is done is kept in benchmarks/results/peers, one file for each program, set and
+fold, and not repeated as long as its settings stay the same. Prints a table in Markdown and writes it with all figures
+to benchmarks/results/peers.{md,json}.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accuracy import RESULTS, ROOT, SETS, files, splits
+
+TOPAZ = "topaz-em==0.3.20"
+TOPAZ_PIXEL_ANGST = 6  # the middle of the 4 to 8 A that its authors recommend
+TOPAZ_EPOCHS = 10
+LOWPASS_ANGST = 20  # RELION's default for LoG picking
+
+
+class Skipped(Exception):
+    """A program that is not there or does not run; says why."""
+
+
+@dataclass
+class Task:
+    """What a program gets to do: one fold of one set.
+
+    Attributes
+    ----------
+    folder : of the annotated set, with `micrographs` and `boxes`
+    diameter_angst, pixel_angst : of the particles and of the micrographs
+    known : name of the micrograph -> its coordinates
+    training, test : names of the micrographs
+    work : folder for what the program writes
+    """
+
+    folder: Path
+    diameter_angst: float
+    pixel_angst: float
+    known: dict
+    training: list
+    test: list
+    work: Path
+
+    def link(self, names):
+        """Links without dots in their names, which some programs take for extensions; link -> name."""
+        order = sorted(self.known)
+        found = {f"m{order.index(name):02}": name for name in names}
+        for plain, path in zip(found, files(self.folder, names)):
+            link = self.work / f"{plain}.mrc"
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+        return found
+
+
+@dataclass
+class Outcome:
+    """Picks (name -> rows of x, y, score), and seconds of training and of picking."""
+
+    picks: dict
+    training_s: float | None
+    picking_s: float
+
+
+@dataclass
+class Program:
+    """A picker: name and version, what is told of its settings in the table, and what runs it."""
+
+    title: str
+    setting: str
+    run: Callable[[Task], Outcome]
+
+
+def run(command, work):
+    """Run a program and give the seconds of the processor that it took."""
+    def used():
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime
+
+    before = used()
+    try:
+        done = subprocess.run(list(map(str, command)), cwd=work, capture_output=True, text=True)
+    except OSError as error:
+        raise Skipped(f"{command[0]} does not start: {error}") from None
+    if done.returncode:
+        raise Skipped(f"{command[0]} {command[1]} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return used() - before, done.stdout
+
+
+def topaz_program(options):
+    """The program topaz, in an environment that is made where none is given."""
+    if options.topaz:
+        found = shutil.which(options.topaz)
+        if not found:
+            raise Skipped(f"no program {options.topaz}")
+        return str(Path(found).absolute())
+    folder = RESULTS / "topaz"
+    program = folder / "bin" / "topaz"
+    if not program.exists():
+        venv.create(folder, clear=True, with_pip=True)
+        run([folder / "bin" / "pip", "install", TOPAZ], folder)
+    return str(program)
+
+
+def topaz(options, trained):
+    """Topaz with a network trained on the coordinates, or with its own."""
+    program = topaz_program(options)
+    version = run([program, "--version"], ROOT)[1].split()[-1]
+    threads = ["--num-workers", 0, "--num-threads", options.threads]
+
+    def factor(task):
+        return max(1, round(TOPAZ_PIXEL_ANGST / task.pixel_angst))
+
+    def preprocess(task, links):
+        return run([program, "preprocess", "--scale", factor(task), "--num-threads", options.threads, "--destdir",
+                    "reduced", *(f"{link}.mrc" for link in links)], task.work)[0]
+
+    def write_lists(task, links, name):
+        """Files for Topaz; it reduces by Fourier transform, which leaves the centre of the first pixel in its place."""
+        (task.work / f"{name}_images.txt").write_text(
+            "image_name\tpath\n" + "".join(f"{link}\treduced/{link}.mrc\n" for link in links))
+        lines = [f"{link}\t{x:.0f}\t{y:.0f}\n" for link, name in links.items()
+                 for x, y in np.rint(task.known[name].centres_xy / factor(task))]
+        (task.work / f"{name}_targets.txt").write_text("image_name\tx_coord\ty_coord\n" + "".join(lines))
+
+    def train(task):
+        """Seconds and the network of the epoch with the best average precision on micrographs held out."""
+        held_out = task.training[::5]  # one fifth, as ours
+        links = task.link(task.training)
+        spent = preprocess(task, links)
+        write_lists(task, {link: name for link, name in links.items() if name not in held_out}, "train")
+        write_lists(task, {link: name for link, name in links.items() if name in held_out}, "test")
+        expected = max(len(task.known[name].centres_xy) for name in task.training)
+        for old in task.work.glob("model_epoch*.sav"):
+            old.unlink()
+        spent += run([program, "train", "--device", -1, *threads, "--train-images", "train_images.txt",
+                      "--train-targets", "train_targets.txt", "--test-images", "test_images.txt", "--test-targets",
+                      "test_targets.txt", "--num-particles", expected, "--epoch-size", options.topaz_updates,
+                      "--num-epochs", TOPAZ_EPOCHS, "--save-prefix", "model", "--output", "curve.txt"], task.work)[0]
+        rows = [line.split("\t") for line in (task.work / "curve.txt").read_text().splitlines()]
+        best = max((float(row[-1]), int(row[0])) for row in rows if row[2] == "test")[1]
+        model = next(path for path in task.work.glob("model_epoch*.sav")
+                     if int(re.search(r"(\d+)\.sav$", path.name)[1]) == best)
+        return spent, model.name
+
+    def pick(task):
+        spent, model = train(task) if trained else (None, "resnet16")
+        links = task.link(task.test)
+        seconds = preprocess(task, links)
+        radius = int(task.diameter_angst / task.pixel_angst / factor(task) / 2)
+        seconds += run([program, "extract", "--device", -1, *threads, "--model", model, "--radius", radius,
+                        "--threshold", -100, "--output", "picks.txt",
+                        *(f"reduced/{link}.mrc" for link in links)], task.work)[0]
+        picks = {name: [] for name in task.test}
+        for line in (task.work / "picks.txt").read_text().splitlines()[1:]:
+            link, x, y, score = line.split("\t")
+            picks[links[link]].append((float(x) * factor(task), float(y) * factor(task), float(score)))
+        return Outcome(picks, spent, seconds)
+
+    setting = (f"resnet8, trained, {TOPAZ_EPOCHS} x {options.topaz_updates} updates" if trained else
+               "resnet16, as it comes")
+    return Program(f"Topaz {version}", setting, pick)
+
+
+def log(options, neighbour):
+    """RELION's Laplacian-of-Gaussian autopicking; the least distance is so many percent of the diameter."""
+    program = shutil.which("relion_autopick")
+    if not program:
+        raise Skipped("no program relion_autopick")
+    version = re.search(r"[\d.]+", run([program, "--version"], ROOT)[1])[0]
+
+    def pick(task):
+        import mrcfile
+
+        from deepem_scipion.deepem.coordinates import read_coordinates
+
+        links = task.link(task.test)
+        for link in links:  # as float32, since RELION 3.1 takes the unsigned 16 bits of apoferritin for signed ones
+            pixels = mrcfile.read(task.work / f"{link}.mrc").astype(np.float32)
+            with mrcfile.new(task.work / f"float_{link}.mrc") as file:
+                file.set_data(pixels)
+                file.voxel_size = task.pixel_angst
+        # Half, a quarter, ... with pixels of at most 10 A. RELION's own choice (`--shrink 0`) shifts all coordinates by
+        # a pixel of the reduced micrograph where its side does not come out even.
+        shrink = 1.0
+        while task.pixel_angst / shrink <= LOWPASS_ANGST / 4:
+            shrink /= 2
+        seconds = run([program, "--i", "float_*.mrc", "--odir", "picks/", "--pickname", "autopick", "--angpix",
+                       task.pixel_angst, "--LoG", "--LoG_diam_min", 0.9 * task.diameter_angst, "--LoG_diam_max",
+                       1.1 * task.diameter_angst, "--shrink", shrink, "--lowpass", LOWPASS_ANGST,
+                       "--LoG_neighbour", neighbour, "--LoG_adjust_threshold", -10], task.work)[0]
+        found = {link: next(iter(read_coordinates(task.work / "picks" / f"float_{link}_autopick.star").values()))
+                 for link in links}
+        return Outcome({name: np.column_stack((found[link].centres_xy, found[link].scores)).tolist()
+                        for link, name in links.items()}, None, seconds)
+
+    return Program(f"RELION {version} LoG", f"diameter 0.9 to 1.1, LoG_neighbour {neighbour}", pick)
+
+
+def deepem(options):
+    """Ours, with the recipe that is the default."""
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    program = [sys.executable, "-m", "deepem_scipion.deepem"]
+
+    def pick(task):
+        from deepem_scipion.deepem.coordinates import read_coordinates
+
+        threads = ["--threads", options.threads]
+        spent = run([*program, "train", "--micrographs", *files(task.folder, task.training), "--coordinates",
+                     task.folder / "boxes", "--diameter", task.diameter_angst, "--seed", 0, *threads,
+                     "--output", task.work / "model.deepem"], ROOT)[0]
+        seconds = run([*program, "pick", "--model", task.work / "model.deepem", "--micrographs",
+                       *files(task.folder, task.test), "--threshold", 0, *threads,
+                       "--output", task.work / "picks"], ROOT)[0]
+        found = read_coordinates(task.work / "picks")
+        return Outcome({name: np.column_stack((found[name].centres_xy, found[name].scores)).tolist()
+                        for name in task.test}, spent, seconds)
+
+    return Program(f"DeepEM {commit.strip()}", "default", pick)
+
+
+PROGRAMS = {
+    "topaz": lambda options: topaz(options, True),
+    "topaz-pretrained": lambda options: topaz(options, False),
+    "log": lambda options: log(options, 100),
+    "log-dense": lambda options: log(options, 50),
+    "deepem": deepem,
+}
+
+
+def results_of(key, program, name, options):
+    """Picks and seconds of all folds, those that are there already read from their files."""
+    from deepem_scipion.deepem.coordinates import read_coordinates
+    from deepem_scipion.deepem.micrographs import read_pixel_size
+
+    folder, data = options.data / name, SETS[name]
+    names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
+    for fold, (training, test) in enumerate(splits(names, data.train, options.folds)):
+        path = RESULTS / "peers" / f"{name}-{key}-{fold}of{options.folds}.json"
+        settings = {"program": program.title, "setting": program.setting, "training": training, "test": test}
+        done = json.loads(path.read_text()) if path.exists() else {}
+        if {entry: done.get(entry) for entry in settings} != settings:
+            work = RESULTS / "peers" / f"{name}-{key}-{fold}"
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            began = time.perf_counter()
+            outcome = program.run(Task(folder, data.diameter_angst, read_pixel_size(files(folder, names)[0]),
+                                       read_coordinates(folder / "boxes"), training, test, work))
+            done = {**settings, **vars(outcome), "wall_s": time.perf_counter() - began}
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(done))
+            part.replace(path)
+            print(f"{name}, fold {fold}: {program.title}, {program.setting}: training {outcome.training_s or 0:.0f} s, "
+                  f"picking {outcome.picking_s:.0f} s; {done['wall_s']:.0f} s on the clock",
+                  file=sys.stderr, flush=True)
+        yield done
+
+
+def rows_of(program, name, results, options):
+    """Figures of one program and set, one row for each distance."""
+    from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates
+    from deepem_scipion.deepem.metrics import evaluate
+
+    known = read_coordinates(options.data / name / "boxes")
+    picks = {micrograph: Coordinates(np.reshape(rows, (-1, 3))[:, :2], np.reshape(rows, (-1, 3))[:, 2], None)
+             for result in results for micrograph, rows in result["picks"].items()}
+    training = [result["training_s"] for result in results if result["training_s"] is not None]
+    for distance in SETS[name].distances_px:
+        overall = evaluate({micrograph: known[micrograph] for micrograph in picks}, picks, distance,
+                           SETS[name].region)["overall"]
+        at_best = evaluate({micrograph: known[micrograph] for micrograph in picks}, picks, distance,
+                           SETS[name].region, threshold="F1")["overall"]
+        yield {"program": program.title, "setting": program.setting, "set": name, "distance_px": distance,
+               "overall": overall, "error_px": at_best["error_px"],
+               "training_s": sum(training) / len(training) if training else None,
+               "picking_s": sum(result["picking_s"] for result in results) / len(picks)}
+
+
+def line(row):
+    """A row of the table."""
+    best, overall = row["overall"]["best_F1"], row["overall"]
+    training = "none" if row["training_s"] is None else f"{row['training_s']:.0f}"
+    return (f"| {row['program']} | {row['setting']} | {row['set']} | {row['distance_px']} | {best['F1']:.3f} | "
+            f"{best['precision']:.3f} | {best['recall']:.3f} | {overall['AP']:.3f} | "
+            f"{overall['best_F2']['F2']:.3f} | {row['error_px']:.1f} | {training} | {row['picking_s']:.2f} |")
+
+
+def main():
+    """Run all and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS,
+                        default=[name for name in PROGRAMS if name != "deepem"])
+    parser.add_argument("--deepem", action="store_true", help="run ours, too")
+    parser.add_argument("--topaz", help="the program topaz; default: made in benchmarks/results/topaz")
+    parser.add_argument("--topaz-updates", type=int, default=50, help="in each of its 10 epochs; its own default: 1000")
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    options.sets = [name for name in options.sets if (options.data / name / "boxes").is_dir()]
+    if not options.sets:
+        print(f"skipped: no annotated micrographs at {options.data}; set DEEPEM_SHARED or give --data")
+        return 0
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    (RESULTS / "peers").mkdir(parents=True, exist_ok=True)
+    lines = [f"`python benchmarks/peers.py {' '.join(sys.argv[1:])}`", "",
+             "| program | setting | set | distance px | best F1 | P | R | AP | best F2 | error px | training s | "
+             "pick s per micrograph |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    rows, notes = [], []
+    for key in dict.fromkeys([*options.programs, *(["deepem"] if options.deepem else [])]):
+        try:
+            program = PROGRAMS[key](options)
+            for name in options.sets:
+                found = list(rows_of(program, name, list(results_of(key, program, name, options)), options))
+                rows += found
+                lines += map(line, found)
+                (RESULTS / "peers.md").write_text("\n".join([*lines, *notes]) + "\n")
+                (RESULTS / "peers.json").write_text(json.dumps(rows, indent=1))
+        except Skipped as reason:
+            notes += ["", f"`{key}` skipped: {reason}"]
+    print("\n".join([*lines, *notes]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
