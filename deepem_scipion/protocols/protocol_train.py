@@ -161,8 +161,9 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
                       validators=[params.GE(0, error="should not be negative")],
                       help="*paper*: number of times that all examples are shown to the network; *default*: rounds of "
-                           "150 updates. 0: 20 or 12. Raise it if the validation figures still improve in the last epochs; "
-                           "the best epoch is kept, so too many cost time only.")
+                           "150 updates. 0: 20 or 12. Raise it if the validation figures still improve in the last "
+                           "epochs, as with very noisy micrographs; the best epoch is kept, so too many cost only "
+                           "time.")
         form.addParam("rounds", params.IntParam, default=1, label="Automatic rounds",
                       validators=[params.GE(1, error="should be at least 1")],
                       help="1: the network is trained once. 2 or more: it then picks the micrographs that it was "
