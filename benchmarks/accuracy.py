@@ -3,11 +3,14 @@
 """Accuracy on real annotated micrographs: train on some, pick the others, compare with the annotation.
 
     python benchmarks/accuracy.py [--data FOLDER] [--sets NAME ...] [--recipes NAME ...] [--seeds N ...] [--folds 3]
+                                  [--train N] [--options ...]
 
 The split goes by name: the first micrographs in alphabetical order are trained on (4 of apoferritin, 8 of
 EMPIAR-10017), all others are picked. With --folds N every N-th micrograph is picked and the others are trained on, N
-times over (apoferritin: the first 4 of them only), and the figures are those of all picks together. Prints a table in
-Markdown and writes it with all figures to benchmarks/results/accuracy.{md,json}.
+times over (apoferritin: the first 4 of them only), and the figures are those of all picks together. --train N takes the
+first N of them; --options are handed on to `deepem train`. The set `apoferritin-frames`, single unaveraged frames, has
+two micrographs: train on one and pick the other with --folds 2. Prints a table in Markdown and writes it with all
+figures to benchmarks/results/accuracy.{md,json}.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,18 +28,21 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class DataSet:
-    """An annotated set: matching distances and annotated region in pixels of the micrographs."""
+    """An annotated set: matching distances and annotated region in pixels of the micrographs, folders."""
 
     diameter_angst: float
     train: int
     distances_px: tuple
     region: tuple
+    of: str = ""  # folder, where it is not the set's name
+    images: str = "micrographs"
 
 
 SETS = {
     "apoferritin": DataSet(120, 4, (31,), (20, 20, 1220, 1180)),
     "empiar10017": DataSet(191, 8, (27, 13), (64, 64, 1984, 1984)),
 }
+FRAMES = {"apoferritin-frames": DataSet(120, 1, (31,), (20, 20, 1220, 1180), "apoferritin", "micrographs_singleframe")}
 
 
 def splits(names, n_train, folds):
@@ -47,24 +53,24 @@ def splits(names, n_train, folds):
             for fold in range(folds)]
 
 
-def run(folder, data, recipe, seed, folds, work):
+def run(folder, data, recipe, seed, folds, work, options=()):
     """Train and pick; figures at each distance, seconds of training and seconds per picked micrograph."""
     from deepem_scipion.deepem.cli import main
     from deepem_scipion.deepem.coordinates import read_coordinates
     from deepem_scipion.deepem.metrics import evaluate
 
-    names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
+    names = sorted(path.stem for path in (folder / data.images).glob("*.mrc"))
     truth, picks, train_s, pick_s = {}, {}, 0.0, 0.0
     for fold, (training, test) in enumerate(splits(names, data.train, folds)):
         model, output = work / f"{fold}.deepem", work / f"picks{fold}"
         began = time.perf_counter()
-        done = main(["train", "--micrographs", *files(folder, training), "--coordinates", str(folder / "boxes"),
-                     "--diameter", str(data.diameter_angst), "--recipe", recipe, "--seed", str(seed),
-                     "--output", str(model)])
+        done = main(["train", "--micrographs", *files(folder, training, data.images), "--coordinates",
+                     str(folder / "boxes"), "--diameter", str(data.diameter_angst), "--recipe", recipe, "--seed",
+                     str(seed), "--output", str(model), *options])
         train_s += time.perf_counter() - began
         began = time.perf_counter()
-        done += main(["pick", "--model", str(model), "--micrographs", *files(folder, test), "--threshold", "0",
-                      "--output", str(output)])
+        done += main(["pick", "--model", str(model), "--micrographs", *files(folder, test, data.images), "--threshold",
+                      "0", "--output", str(output)])
         pick_s += time.perf_counter() - began
         if done:
             sys.exit("training or picking failed")
@@ -75,9 +81,9 @@ def run(folder, data, recipe, seed, folds, work):
     return {"figures": figures, "train_s": train_s, "pick_s": pick_s / len(picks)}
 
 
-def files(folder, names):
+def files(folder, names, images="micrographs"):
     """Paths of micrographs."""
-    return [str(folder / "micrographs" / f"{name}.mrc") for name in names]
+    return [str(folder / images / f"{name}.mrc") for name in names]
 
 
 def row(result):
@@ -94,10 +100,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=[*SETS, *FRAMES], default=list(SETS))
     parser.add_argument("--recipes", nargs="+", default=["paper", "default"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, default=0)
+    parser.add_argument("--train", type=int, help="number of micrographs to train on")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="options of `deepem train`; the last")
     options = parser.parse_args()
     if not options.data.is_dir():
         print(f"skipped: no annotated micrographs at {options.data}; set DEEPEM_SHARED or give --data")
@@ -110,10 +118,16 @@ def main():
     for name in options.sets:
         for recipe in options.recipes:
             for seed in options.seeds:
-                work = RESULTS / "accuracy" / f"{name}-{recipe}-{seed}-{options.folds}"
+                data = {**SETS, **FRAMES}[name]
+                if options.train:
+                    data = replace(data, train=options.train)
+                words = [name, recipe, seed, options.folds, *([options.train] if options.train else []),
+                         *(word.strip("-") for word in options.options)]
+                work = RESULTS / "accuracy" / "-".join(map(str, words))
                 work.mkdir(parents=True, exist_ok=True)
                 result = {"set": name, "recipe": recipe, "seed": seed, "folds": options.folds,
-                          **run(options.data / name, SETS[name], recipe, seed, options.folds, work)}
+                          **run(options.data / (data.of or name), data, recipe, seed, options.folds, work,
+                                options.options)}
                 results.append(result)
                 lines += row(result)
                 (RESULTS / "accuracy.md").write_text("\n".join(lines) + "\n")

@@ -68,5 +68,5 @@ def blob_model(blobs):
     micrographs = [str(folder / "micrographs" / f"{name}.mrc") for name in "abc"]
     model = folder / "blobs.deepem"
     assert main(["train", "--micrographs", *micrographs, "--coordinates", str(folder / "boxes"), "--diameter", "64",
-                 "--output", str(model), "--epochs", "4", "--networks", "1"]) == 0
+                 "--output", str(model), "--epochs", "4"]) == 0
     return model

@@ -214,7 +214,7 @@ def test_card_tells_what_the_model_was_trained_on(blob_model, capsys):
     assert main(["info", str(blob_model), "--json"]) == 0
     card = json.loads(capsys.readouterr().out)
     assert card["contrast"] == "dark"
-    assert card["training"]["names"] == ["a", "b", "c"]
+    assert sorted(card["training"]["names"] + card["validation"]["names"]) == ["a", "b", "c"]
     assert card["training"]["particles"] + card["validation"]["particles"] + card["training"]["left_out"] \
         + card["validation"]["left_out"] == 3 * 14
     assert card["working_pixel_size_angst"] == 4.0 and card["diameter_angst"] == 64

@@ -78,7 +78,7 @@ def trials_of(path):
 def arguments(blobs, output, *more, names="abc"):
     files = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in names]
     return ["tune", "--micrographs", *files, "--coordinates", str(blobs[0] / "boxes"), "--diameter", "64", "--output",
-            str(output), "--epochs", "3", "--networks", "1", *more]
+            str(output), "--epochs", "3", *more]
 
 
 def test_search_writes_a_model_that_picks_its_card_and_a_report(blobs, brief, tmp_path, capsys):
@@ -144,17 +144,6 @@ def test_given_values_are_not_searched(data, trained, tmp_path):
     assert {plan.recipe for plan in trained} == {"paper"}
     assert {plan.geometry.pools for plan in trained} == {(3, 2, 2)}
     assert len({plan.geometry.maps for plan in trained}) > 1
-
-
-def test_all_trials_train_as_many_networks_whatever_their_recipe_says(data, trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], networks=3))
-    monkeypatch.setitem(RECIPES, "paper", replace(RECIPES["paper"], networks=1))
-    tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=6))
-    assert {plan.recipe for plan in trained} == {"default", "paper"}
-    assert {plan.networks for plan in trained} == {3}
-    trained.clear()
-    tune_model(*data, replace(PLAN, networks=2), tmp_path / "given", budget=Budget(trials=2))
-    assert {plan.networks for plan in trained} == {2}
 
 
 def test_same_seed_gives_the_same_suggestions_and_another_seed_others(data, trained, tmp_path):

@@ -88,13 +88,14 @@ def _add_learning(parser: argparse.ArgumentParser, searched: bool = False) -> No
                        "fitted: `paper` is plain gradient descent as published (default: "
                        f"{'searched' if searched else '%(default)s'})")
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the windows (`paper`) or rounds of "
-                       "150 updates (`default`); default: 20 or 12")
+                       "150 updates (`default`); default: 20")
     group.add_argument("--given-negatives-only", action="store_true", help="call non-particles only those of "
                        "--negatives; default: also places far from all particles")
     group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="share of the micrographs "
                        "kept for choosing epoch and threshold (default: %(default)s)")
-    group.add_argument("--networks", type=int, metavar="N", help="train so many networks, each with other micrographs "
-                       "kept for validation, and average their scores (default: 3, with `paper` 1)")
+    group.add_argument("--networks", type=int, default=1, metavar="N", help="train so many networks, each with other "
+                       "micrographs kept for validation, and average their scores: steadier, and N times slower "
+                       "(default: %(default)s)")
     group.add_argument("--rounds", type=int, default=1, metavar="N", help="recursive training in at most so many "
                        "rounds: each shows the mistakes of the last one more often, and is kept if it makes fewer on "
                        "the validation micrographs (default: %(default)s)")

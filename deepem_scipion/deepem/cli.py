@@ -316,7 +316,7 @@ def describe(card: Mapping[str, Any]) -> str:
         f"scan step         {card['scan_step']} px ({card['scan_step'] * angst:.1f} A)",
         f"deviation range   {low:.3f} to {high:.3f}",
         f"trained on        {training.get('micrographs')} micrographs, {training.get('particles')} particles, "
-        f"{training.get('non_particles', 'any number of')} non-particles; recipe {card.get('recipe')}, seed "
+        f"{training.get('given_non_particles', 0)} given non-particles; recipe {card.get('recipe')}, seed "
         f"{card.get('seed')}",
         f"threshold         {card['threshold']:.3f}",
     ]

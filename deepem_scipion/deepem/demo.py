@@ -26,8 +26,8 @@ from .report import draw_curve, draw_picks, draw_training
 from .simulate import Scene, write_dataset
 
 SCENE = Scene(n_particles=48, snr=0.01, spacing=1.1, touching_fraction=0.1, gradient=0.5, ice=2, carbon=0.08)
-# Enough for these micrographs; the recipe itself would go on for three times as long.
-EPOCHS = 4
+# Enough for these micrographs; the recipe itself would go on for twice as long.
+EPOCHS = 10
 # Part of the data: number of micrographs, seed.
 PARTS = {"training": (6, 1), "test": (4, 2)}
 

@@ -22,7 +22,6 @@ from .model import Model
 from .plan import Plan, check, choose_geometry
 from .recognition import check_size
 from .recursion import Learner, Part
-from .training import RECIPES
 from .windows import (
     NOWHERE,
     POSITIVE_DISTANCE,
@@ -171,7 +170,7 @@ def _divide(labelled: list[LabelledMicrograph], plan: Plan) -> list[Part]:
     shown = [item for item in labelled if len(item.particles_rc)]
     judged = [item for item in shown if item.complete] or shown
     others = [item for item in labelled if not any(item is one for one in judged)]
-    n, fraction = plan.networks or RECIPES[plan.recipe].networks, plan.validation_fraction
+    n, fraction = plan.networks, plan.validation_fraction
     if len(judged) == 1 and fraction > 0:
         large, small = split_by_area(judged[0], fraction)
         return [Part([large, *others], [small])] * n

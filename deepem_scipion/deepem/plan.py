@@ -29,8 +29,7 @@ class Plan:
     given_negatives_only : call non-particles only those that are given; otherwise also places far from particles
     seed : of everything random
     validation_fraction : share of the micrographs kept for validation of each network
-    networks : how many are trained, each with other micrographs kept out, and their scores averaged; instead of the
-        recipe's
+    networks : how many are trained, each with other micrographs kept out, and their scores averaged
     rounds : of recursive training (see `recursion.Learner.train`); 1 for none
     error_cutoff : no further round where the error (1 - best F1) on validation micrographs is below
     std_margin : share by which the range of the deviation filter exceeds the training particles' on either side
@@ -47,7 +46,7 @@ class Plan:
     given_negatives_only: bool = False
     seed: int = 0
     validation_fraction: float = 0.2
-    networks: int | None = None
+    networks: int = 1
     rounds: int = 1
     error_cutoff: float = 0.01
     std_margin: float = STD_MARGIN
@@ -63,7 +62,7 @@ def check(plan: Plan) -> None:
     if plan.epochs is not None and plan.epochs < 1:
         raise DeepEMError(f"epochs {plan.epochs}: expected at least 1")
     for name, value in (("networks", plan.networks), ("rounds", plan.rounds)):
-        if value is not None and value < 1:
+        if value < 1:
             raise DeepEMError(f"{name} {value}: expected at least 1")
     if plan.rounds > 1 and plan.validation_fraction == 0:
         raise DeepEMError("rounds of recursive training need validation micrographs to tell whether they help; give a "

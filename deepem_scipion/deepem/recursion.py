@@ -80,6 +80,9 @@ class Learner:
         """
         start = self.plan.start.networks if self.plan.start else (None,)
         best = self._round(1, parts, [start[number % len(start)] for number in range(len(parts))])
+        for name in ("training", "validation"):
+            log.info("%s: %s", name, ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in
+                                               best.record[name].items() if isinstance(count, int)))
         rounds = [_figures(best, 1, {})]
         for number in range(2, self.plan.rounds + 1):
             if rounds[-1]["error"] is None or rounds[-1]["error"] < self.plan.error_cutoff:
@@ -106,7 +109,7 @@ class Learner:
             **self.model.record, "seeds_used": [found.seed for found in fits],
             "best_epochs": [found.best_epoch for found in fits],
             "history": [record for found in fits for record in found.history],
-            **{name: _counts([getattr(part, name) for part in parts]) for name in ("training", "validation")},
+            **{name: self._counts([getattr(part, name) for part in parts]) for name in ("training", "validation")},
         }
         model = replace(self.model, networks=tuple(found.weights for found in fits), record=record)
         return with_threshold(model, [part.validation if held_out else part.training for part in parts], self.border_px,
@@ -123,10 +126,23 @@ class Learner:
         epochs = plan.epochs or recipe.epochs
         if round_number > 1:
             epochs = max(1, round(LATER_EPOCHS * epochs))
-        name = {"round": round_number, "network": index + 1, "networks": plan.networks or recipe.networks}
+        name = {"round": round_number, "network": index + 1, "networks": plan.networks}
         found = fit(examples, held_out, self.model.geometry, recipe, epochs, seed, start,
                     lambda record: self.progress({**name, **record}))
         return replace(found, history=[{**name, **record} for record in found.history])
+
+    def _counts(self, parts: Sequence[Sequence[LabelledMicrograph]]) -> dict[str, Any]:
+        """Micrographs, their names, and particles of the parts of all networks together.
+
+        Single windows leave out particles whose box leaves the micrograph.
+        """
+        items = {item.micrograph.name: item for part in parts for item in part}
+        whole = [len(corners_within(item.particles_rc, self.model.geometry.box, item.pixels.shape))
+                 for item in items.values()]
+        particles = sum(len(item.particles_rc) for item in items.values())
+        left_out = 0 if RECIPES[self.plan.recipe].patch else particles - sum(whole)
+        return {"micrographs": len(items), "names": sorted(items), "particles": particles - left_out,
+                "left_out": left_out, "given_non_particles": sum(len(item.negatives_rc) for item in items.values())}
 
     def _examples(self, labelled: list[LabelledMicrograph], rng: np.random.Generator) -> Examples | None:
         """What a network is shown of some micrographs; None where they show no particle."""
@@ -199,10 +215,3 @@ def _figures(model: Model, number: int, counts: Mapping[str, int]) -> dict[str, 
     best = judged.get("best_F1")
     return {"round": number, "kept": True, "error": None if best is None else 1 - best, **counts,
             **{name: judged.get(name) for name in ("AP", "best_F1", "F2", "precision", "recall")}}
-
-
-def _counts(parts: Sequence[Sequence[LabelledMicrograph]]) -> dict[str, Any]:
-    """Micrographs, their names, and particles of all parts together."""
-    items = {item.micrograph.name: item for part in parts for item in part}
-    return {"micrographs": len(items), "particles": sum(len(item.particles_rc) for item in items.values()),
-            "given_non_particles": sum(len(item.negatives_rc) for item in items.values()), "names": sorted(items)}

@@ -86,8 +86,7 @@ def tune_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordina
         As for `learning.train_model`.
     plan : Plan
         What all trials have in common; geometry, recipe and margin of the deviation filter are searched, the working
-        pixel size is unless it is given. All train as many networks, by default as many as the baseline's recipe says,
-        so that all are judged on the same micrographs.
+        pixel size is unless it is given.
     output : Path
         Model file. It is written after every trial that went to its end, and with it OUTPUT.tuning.md, a report;
         OUTPUT.tuning.png is drawn at the end.
@@ -327,7 +326,7 @@ class _Search:
         self.incomplete, self.fixed, self.pixel_angst, self.output = incomplete, fixed, pixel_angst, output
         self.space = search_space(plan, pixel_angst, fixed)
         self.automatic = {**AUTOMATIC, "binning": auto_binning(plan.diameter_angst, pixel_angst), **fixed}
-        self.plan = replace(plan, networks=plan.networks or RECIPES[self.automatic["recipe"]].networks)
+        self.plan = plan
         self.baseline_cost = self._cost(plan_of(self.automatic, self.plan, pixel_angst))
         self.models = study_file.with_name(study_file.name + ".models")
         self.study = _open_study(study_file)

@@ -161,7 +161,7 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
                       validators=[params.GE(0, error="should not be negative")],
                       help="*paper*: number of times that all examples are shown to the network; *default*: rounds of "
-                           "150 updates. 0: 20 or 12. Raise it if the validation figures still improve in the last "
+                           "150 updates. 0: 20. Raise it if the validation figures still improve in the last "
                            "epochs, as with very noisy micrographs; the best epoch is kept, so too many cost only "
                            "time.")
         form.addParam("rounds", params.IntParam, default=1, label="Automatic rounds",
@@ -171,11 +171,11 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
                            "missed, at most so many times. A round that makes no fewer mistakes on the validation "
                            "micrographs is thrown away and is the last. Helps where picks contain contamination; "
                            "each further round takes about half as long as the first.")
-        form.addParam("networks", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-                      label="Networks to average", validators=[params.GE(0, error="should not be negative")],
+        form.addParam("networks", params.IntParam, default=1, expertLevel=params.LEVEL_ADVANCED,
+                      label="Networks to average", validators=[params.GE(1, error="should be at least 1")],
                       help="So many networks are trained, each with another part of the micrographs kept out, and "
-                           "their scores are averaged. More are a little better and steadier; training and "
-                           "picking take so many times as long. 0: 3, or 1 with the recipe *paper*.")
+                           "their scores are averaged. More are a little steadier; training and picking take so "
+                           "many times as long.")
         form.addParam("validationFraction", params.FloatParam, default=0.2, label="Validation fraction",
                       validators=[params.Range(0, 0.9, error="should be from 0 to 0.9")],
                       help="Share of the micrographs that is kept out of training to judge the network and to "
@@ -474,7 +474,7 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
             arguments += ["--epochs", str(self.epochs.get())]
         if self.rounds.get() > 1:
             arguments += ["--rounds", str(self.rounds.get())]
-        if self.networks.get():
+        if self.networks.get() > 1:
             arguments += ["--networks", str(self.networks.get())]
         if self.doTune:
             return arguments

@@ -71,7 +71,7 @@ class TestDeepEMProtocols(BaseTest):
         cls.centres = write_micrographs(cls.folder, TRAINING, seed=1)
         cls.mics = cls.importMicrographs(cls.folder)
         cls.coordinates = cls.importCoordinates(cls.mics, cls.centres)
-        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=12, networks=1, numberOfThreads=2, useGpu=False)
+        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=12, numberOfThreads=2, useGpu=False)
         cls.train.inputCoordinates.set(cls.coordinates)
         cls.train.inputCoordinates.setExtended("outputCoordinates")
         cls.launchProtocol(cls.train)
@@ -301,7 +301,7 @@ class TestDeepEMProtocols(BaseTest):
         self.assertEqual(len(self.proj.getSourceParents(protocol.outputModel)), 3)
 
     def test_tuning_makes_a_model_and_goes_on_with_continue(self):
-        protocol = self.train_on(epochs=1, networks=1, doTune=True, tuneMinutes=0.01)
+        protocol = self.train_on(epochs=1, doTune=True, tuneMinutes=0.01)
         self.assertEqual(protocol.outputModel._numberOfTrials.get(), 1)
         self.assertIn("tuned over 1 trainings", "\n".join(protocol.summary()))
         report = protocol._getModelFile() + ".tuning.md"
