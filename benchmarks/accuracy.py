@@ -9,8 +9,8 @@ The split goes by name: the first micrographs in alphabetical order are trained 
 EMPIAR-10017), all others are picked. With --folds N every N-th micrograph is picked and the others are trained on, N
 times over (apoferritin: the first 4 of them only), and the figures are those of all picks together. --train N takes the
 first N of them; --options are handed on to `deepem train`. The set `apoferritin-frames`, single unaveraged frames, has
-two micrographs: train on one and pick the other with --folds 2. Prints a table in Markdown and writes it with all
-figures to benchmarks/results/accuracy.{md,json}.
+two micrographs: train on one and pick the other with --folds 2. Prints tables in Markdown, of accuracy and of how the
+suggested threshold does, and writes them with all figures to benchmarks/results/accuracy.{md,json}.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def run(folder, data, recipe, seed, folds, work, options=()):
     from deepem_scipion.deepem.metrics import evaluate
 
     names = sorted(path.stem for path in (folder / data.images).glob("*.mrc"))
-    truth, picks, train_s, pick_s = {}, {}, 0.0, 0.0
+    truth, picks, auto, train_s, pick_s = {}, {}, [], 0.0, 0.0
     for fold, (training, test) in enumerate(splits(names, data.train, folds)):
         model, output = work / f"{fold}.deepem", work / f"picks{fold}"
         began = time.perf_counter()
@@ -77,8 +77,21 @@ def run(folder, data, recipe, seed, folds, work, options=()):
         known = read_coordinates(folder / "boxes")
         truth.update({name: known[name] for name in test})
         picks.update(read_coordinates(output))
+        auto.append(at_auto(model, {name: known[name] for name in test}, picks, data))
     figures = {str(px): evaluate(truth, picks, px, data.region)["overall"] for px in data.distances_px}
-    return {"figures": figures, "train_s": train_s, "pick_s": pick_s / len(picks)}
+    return {"figures": figures, "auto": auto, "train_s": train_s, "pick_s": pick_s / len(picks)}
+
+
+def at_auto(model, truth, picks, data):
+    """Threshold that a model suggests; precision and recall there by its card and on the micrographs picked."""
+    from deepem_scipion.deepem.metrics import evaluate
+    from deepem_scipion.deepem.model import read_card
+
+    card = read_card(model)
+    found = evaluate(truth, {name: picks[name] for name in truth}, data.distances_px[0], data.region, card["threshold"])
+    return {"threshold": card["threshold"],
+            "validation": [card["validation"][name] for name in ("precision", "recall")],
+            "test": [found["overall"][name] for name in ("precision", "recall")]}
 
 
 def files(folder, names, images="micrographs"):
@@ -95,8 +108,19 @@ def row(result):
                f"{overall['error_px']:.1f} | {result['train_s']:.0f} | {result['pick_s']:.2f} |")
 
 
+def thresholds(results):
+    """Lines of the table of suggested thresholds."""
+    yield from ("", "| set | recipe | seed | fold | threshold | P, validation | P, test | R, validation | R, test |",
+                "|---|---|---|---|---|---|---|---|---|")
+    for result in results:
+        for fold, auto in enumerate(result["auto"], 1):
+            cells = [f"{value:.3f}" for pair in zip(auto["validation"], auto["test"]) for value in pair]
+            yield " | ".join([f"| {result['set']}", result["recipe"], str(result["seed"]), str(fold),
+                              f"{auto['threshold']:.3f}", *cells]) + " |"
+
+
 def main():
-    """Run all and write the table."""
+    """Run all and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
@@ -130,9 +154,10 @@ def main():
                                 options.options)}
                 results.append(result)
                 lines += row(result)
-                (RESULTS / "accuracy.md").write_text("\n".join(lines) + "\n")
+                table = "\n".join([*lines, *thresholds(results)])
+                (RESULTS / "accuracy.md").write_text(table + "\n")
                 (RESULTS / "accuracy.json").write_text(json.dumps(results, indent=1))
-    print("\n".join(lines))
+    print(table)
     return 0
 
 

@@ -17,7 +17,7 @@ import pytest
 from deepem_scipion.deepem.arguments import PRESETS as PRESET_NAMES
 from deepem_scipion.deepem.arguments import RECIPES as RECIPE_NAMES
 from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import read_coordinates, write_box
+from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates, write_box
 from deepem_scipion.deepem.metrics import evaluate
 from deepem_scipion.deepem.model import load_model
 from deepem_scipion.deepem.network import PRESETS
@@ -398,3 +398,46 @@ def test_output_folder_that_cannot_be_made_is_refused(blobs, blob_model, tmp_pat
     tmp_path.chmod(0o500)
     assert pick(blob_model, [micrograph(blobs, "d")], tmp_path / "out") == 2
     assert "cannot be made" in capsys.readouterr().err
+
+
+def labels_given_to_training(blobs, monkeypatch, *options):
+    """Particles, non-particles and names of incomplete micrographs that `deepem train` hands on."""
+    from deepem_scipion.deepem import learning
+
+    class Enough(Exception):
+        pass
+
+    def train(micrographs, particles, plan, negatives, progress, incomplete):
+        raise Enough(particles, negatives, incomplete)
+
+    monkeypatch.setattr(learning, "train_model", train)
+    with pytest.raises(Enough) as caught:
+        main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--diameter", "64", "--output", "m", *options])
+    return caught.value.args
+
+
+def test_further_sets_are_added_and_mark_their_other_micrographs_as_incomplete(blobs, tmp_path, monkeypatch):
+    for name, places in {"main/a": [[50, 50], [90, 90]], "right/a": [[120, 60]], "right/b": [[30, 30]],
+                         "wrong/b": [[70, 70]], "wrong/c": [[20, 20], [40, 80]]}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_box(tmp_path / f"{name}.box", np.array(places, float), np.full(len(places), np.nan), 24)
+    particles, negatives, incomplete = labels_given_to_training(
+        blobs, monkeypatch, "--coordinates", str(tmp_path / "main"), "--more-particles", str(tmp_path / "right"),
+        "--more-negatives", str(tmp_path / "wrong"))
+    assert {name: len(found.centres_xy) for name, found in particles.items()} == {"a": 3, "b": 1, "c": 0}
+    assert {name: len(found.centres_xy) for name, found in negatives.items()} == {"b": 1, "c": 2}
+    assert incomplete == {"b", "c"}
+
+
+def test_training_learns_from_a_micrograph_with_non_particles_only(blobs):
+    from deepem_scipion.deepem.learning import train_model
+    from deepem_scipion.deepem.plan import Plan
+
+    folder, centres = blobs
+    particles = {name: Coordinates(centres[name], np.full(14, np.nan), 24.0) for name in "ab"}
+    none = Coordinates(np.zeros((0, 2)), np.zeros(0), 24.0)
+    twice = Coordinates(np.array([[60.0, 60.0], [60.5, 60.0], [100.0, 40.0]]), np.full(3, np.nan), 24.0)
+    model = train_model({name: micrograph((folder, centres), name) for name in "abc"}, {**particles, "c": none},
+                        Plan(64.0, epochs=1), {"c": twice}, incomplete={"c"})
+    assert model.record["training"]["names"] == ["a", "c"] or model.record["training"]["names"] == ["b", "c"]
+    assert model.record["training"]["given_non_particles"] == 2  # of two at nearly the same place one counts

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem.coordinates import read_coordinates, write_box, write_star
+from deepem_scipion.deepem.coordinates import Coordinates, merge, read_coordinates, write_box, write_star
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.files import atomic_write
 from deepem_scipion.deepem.starfiles import quote, read_tables
@@ -324,3 +324,15 @@ def test_importing_the_coordinates_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[1])
     assert done.stdout == "[]\n"
+
+
+def test_sets_are_merged_name_by_name_in_order():
+    first = {"a": Coordinates(np.array([[1.0, 2.0]]), np.array([0.5]), 24.0)}
+    second = {"a": Coordinates(np.array([[3.0, 4.0]]), np.array([np.nan]), 30.0),
+              "b": Coordinates(np.zeros((0, 2)), np.zeros(0), None)}
+    together = merge([first, second])
+    assert list(together) == ["a", "b"]
+    np.testing.assert_array_equal(together["a"].centres_xy, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(together["a"].scores, [0.5, np.nan])
+    assert together["a"].box_px == 24.0 and len(together["b"].centres_xy) == 0
+    assert merge([]) == {}
