@@ -79,8 +79,8 @@ def case():
     """Weights, images and recipes for the program above."""
     windows = blob_windows(64)
     windows.targets[1::8] = 1  # some are labelled wrongly, so that the loss does not end near 0
-    recipes = {recipe.loss: vars(recipe) for recipe in (quick(epochs=4, wide_start=False), quick(
-        epochs=4, wide_start=False, loss="half_mse", optimiser="sgd", rate=1.0, decay=False))}
+    recipes = {recipe.loss: vars(recipe) for recipe in (quick(epochs=4, wide_start=False, later_rate=0.01), quick(
+        epochs=4, wide_start=False, loss="half_mse", optimiser="sgd", later_rate=1.0, decay=False))}
     pixels = np.random.default_rng(5).normal(size=(96, 110)).astype(np.float32)
     return {"weights": random_weights(GEOMETRY), "start": random_weights(TRAINED, seed=1), "windows": windows,
             "pixels": pixels, "recipes": recipes}

@@ -126,6 +126,21 @@ def test_no_further_round_below_the_cut_off_or_where_the_error_is_unknown(monkey
     assert len(Rounds(monkeypatch, errors).train(5, cutoff).record["rounds"]) == len(errors)
 
 
+def test_later_round_that_fails_costs_nothing_of_what_was_there(monkeypatch, caplog):
+    rounds = Rounds(monkeypatch, [0.3, 0.2])
+    fit = Learner._fit
+
+    def fail_in_the_third(learner, number, *rest):
+        if number == 3:
+            raise DeepEMError("did not leave the plateau")
+        return fit(learner, number, *rest)
+
+    monkeypatch.setattr(Learner, "_fit", fail_in_the_third)
+    model = rounds.train(5)
+    assert [weights["round"][0] for weights in model.networks] == [2, 2] and len(model.record["rounds"]) == 2
+    assert "round 3 failed" in caplog.text
+
+
 def test_rounds_without_validation_are_refused(blobs):
     folder, _ = blobs
     with pytest.raises(DeepEMError, match="validation"):

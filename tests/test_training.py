@@ -110,7 +110,7 @@ def test_training_without_particles_or_without_others_is_refused(target, missing
 
 def test_training_goes_on_from_given_weights():
     start = run(blob_windows(80), seed=1)
-    further = run(blob_windows(80), recipe=quick(rate=1e-6), epochs=1, seed=5, start=start.weights)
+    further = run(blob_windows(80), recipe=quick(later_rate=1e-6), epochs=1, seed=5, start=start.weights)
     np.testing.assert_allclose(further.weights["conv1.kernel"], start.weights["conv1.kernel"], atol=1e-3)
 
 
@@ -139,3 +139,10 @@ def test_accuracy_is_balanced_and_the_best_constant_answer_has_a_relative_loss_o
         found = training.assess(network, WindowExamples(windows, 8).sample(), recipe)
         assert found["accuracy"] == 0.5
         assert found["relative_loss"] == pytest.approx(1, abs=1e-5)
+
+
+def test_training_that_goes_on_from_weights_takes_smaller_steps():
+    start = run(blob_windows(40), epochs=4).weights
+    moved = [np.abs(run(blob_windows(40), recipe=quick(later_rate=rate), epochs=1, start=start).weights["conv1.kernel"]
+                    - start["conv1.kernel"]).max() for rate in (1e-4, 1e-2)]
+    assert 0 < moved[0] < moved[1] / 10

@@ -65,8 +65,9 @@ class Learner:
         After each round the networks pick the micrographs that they were trained on; what they missed and what they
         picked wrongly (see `with_mistakes`) is shown more often in the next round, which goes on from the weights of
         the last one. A round whose error on the validation micrographs is not lower than that of the one before is
-        thrown away, and ends the training, as does one whose error is below the plan's cut-off. The error is 1 - best
-        F1 of picks on whole micrographs, since nearly all windows can be right where many picks are false.
+        thrown away, and ends the training, as do one that fails and one whose error is below the plan's cut-off. The
+        error is 1 - best F1 of picks on whole micrographs, since nearly all windows can be right where many picks are
+        false.
 
         Returns
         -------
@@ -88,7 +89,11 @@ class Learner:
             if rounds[-1]["error"] is None or rounds[-1]["error"] < self.plan.error_cutoff:
                 break
             taught, counts = self._taught(best, parts)
-            later = self._round(number, taught, best.networks)
+            try:
+                later = self._round(number, taught, best.networks)
+            except DeepEMError as error:
+                log.warning("round %d failed and is left out: %s", number, error)
+                break
             rounds.append(_figures(later, number, counts))
             log.info("round %d: %d false picks and %d missed particles shown more often, %d perhaps unmarked particles "
                      "left out; error %.4f, before %.4f", number, counts["false"], counts["missed"],

@@ -37,8 +37,8 @@ class Recipe:
     ----------
     loss : {"half_mse", "crossentropy"}
     optimiser : {"sgd", "adam"}
-    rate : float
-        Learning rate at the start.
+    rate, later_rate : float
+        Learning rate at the start, and where training goes on from weights.
     decay : bool
         Let the rate fall to 0 along a cosine.
     epochs : int
@@ -57,6 +57,7 @@ class Recipe:
     loss: str
     optimiser: str
     rate: float
+    later_rate: float
     decay: bool
     epochs: int
     batch: int
@@ -68,10 +69,10 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     # The paper's: half the mean squared error, plain gradient descent on single windows.
-    "paper": Recipe("half_mse", "sgd", 1.0, decay=False, epochs=20, batch=50),
+    "paper": Recipe("half_mse", "sgd", 1.0, 1.0, decay=False, epochs=20, batch=50),
     # What of all that was tried trains best in a minute; see docs/accuracy.md.
-    "default": Recipe("crossentropy", "adam", 2e-2, decay=True, epochs=20, batch=16, patch=8, updates_per_epoch=150,
-                      wide_start=True, normalised=True),
+    "default": Recipe("crossentropy", "adam", 2e-2, 2e-3, decay=True, epochs=20, batch=16, patch=8,
+                      updates_per_epoch=150, wide_start=True, normalised=True),
 }
 
 
@@ -115,11 +116,23 @@ def _mean_of_known(targets: Any, values: Any) -> Any:
     return keras.ops.sum(values * known) / keras.ops.maximum(keras.ops.sum(known), 1.0)
 
 
-def compile_network(network: keras.Model, recipe: Recipe, updates: int) -> None:
-    """Give a network the loss and the optimiser of a recipe; `updates` is the length of the rate's decay."""
+def compile_network(network: keras.Model, recipe: Recipe, updates: int, later: bool = False) -> None:
+    """Give a network the loss and the optimiser of a recipe.
+
+    Parameters
+    ----------
+    network : keras.Model
+    recipe : Recipe
+    updates : int
+        Length of the rate's decay.
+    later : bool
+        Whether training goes on from weights.
+    """
     import keras
 
-    rate: Any = keras.optimizers.schedules.CosineDecay(recipe.rate, updates) if recipe.decay else recipe.rate
+    rate: Any = recipe.later_rate if later else recipe.rate
+    if recipe.decay:
+        rate = keras.optimizers.schedules.CosineDecay(rate, updates)
     optimiser = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[recipe.optimiser](rate)
     network.compile(optimiser, LOSSES[recipe.loss])
 
@@ -183,7 +196,7 @@ def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: G
     if start is not None:
         set_weights(network, start)
     updates = epochs * examples.updates_per_epoch
-    compile_network(network, recipe, updates)
+    compile_network(network, recipe, updates, later=start is not None)
     rng = np.random.default_rng(seed)
     history: list[dict[str, Any]] = []
     best, best_epoch, highest = get_weights(network, geometry), 0, (-math.inf, -math.inf)
