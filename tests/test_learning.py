@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.calibration import contrast_of, std_range_of
+from deepem_scipion.deepem.calibration import LEAST_STD_MARGIN, contrast_of, std_range_of
 from deepem_scipion.deepem.coordinates import Coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.learning import Plan, choose_geometry, train_model
@@ -57,7 +57,7 @@ def test_given_geometry_scans_in_steps_of_its_first_two_pools():
 
 def test_deviation_range_loses_no_particle_and_is_wider_than_they_are():
     rng = np.random.default_rng(0)
-    images = [scale * rng.normal(size=(20, 20)) for scale in np.linspace(0.8, 1.2, 30)]
+    images = [scale * rng.normal(size=(20, 20)) for scale in np.linspace(0.6, 1.4, 30)]
     low, high = std_range_of(windows(images, [1] * 30))
     values = [image.std() for image in images]
     spread = max(values) - min(values)
@@ -69,8 +69,8 @@ def test_deviation_range_of_a_single_particle_leaves_room_and_others_do_not_coun
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(20, 20)), 5 * rng.normal(size=(20, 20))]
     low, high = std_range_of(windows(images, [1, 0]))
-    assert low == pytest.approx(0.9 * images[0].std(), rel=1e-3)
-    assert high == pytest.approx(1.1 * images[0].std(), rel=1e-3)
+    assert low == pytest.approx((1 - LEAST_STD_MARGIN) * images[0].std(), rel=1e-3)
+    assert high == pytest.approx((1 + LEAST_STD_MARGIN) * images[0].std(), rel=1e-3)
 
 
 def test_deviation_range_of_particles_leaves_out_carbon_and_ice():

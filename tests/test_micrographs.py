@@ -96,6 +96,21 @@ def test_a_stack_of_one_image_is_an_image(tmp_path):
     assert m.read_shape(tmp_path / "a.tif") == (6, 9)
 
 
+def test_normalised_by_windows_film_looks_the_same_beside_carbon_dirt_gradients_and_padding(tmp_path):
+    film, spoilt = noise(200, 300), noise(200, 300)
+    spoilt[:, 240:] *= 4
+    spoilt[40:80, 20:60] -= 8 * film.std()
+    spoilt += np.linspace(0, 3 * film.std(), 200)[:, np.newaxis]
+    spoilt[180:] = spoilt.mean()
+    clean, dirty = (m.read_micrograph(write_mrc(tmp_path / f"{name}.mrc", 5 * pixels + 7), window_px=20).pixels
+                    for name, pixels in (("a", film), ("b", spoilt)))
+    assert clean.std() == pytest.approx(1, rel=0.02) and clean.mean() == pytest.approx(0, abs=0.02)
+    window = slice(90, 110), slice(100, 120)
+    assert dirty[window].std() == pytest.approx(clean[window].std(), rel=0.1)
+    whole = m.read_micrograph(tmp_path / "b.mrc").pixels
+    assert whole[window].std() < 0.6 * clean[window].std()
+
+
 def test_an_mrc_file_without_map_and_machine_stamp_is_read(tmp_path):
     path = patched(patched(write_mrc(tmp_path / "a.mrc", noise()), 208, 0), 212, 0)
     np.testing.assert_allclose(m.read_micrograph(path).pixels, standardised(noise()), atol=1e-5)

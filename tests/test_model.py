@@ -40,7 +40,7 @@ def test_model_comes_back_as_it_was_saved(tmp_path, model):
         np.testing.assert_array_equal(again.networks[0][name], value)
 
 
-def test_model_of_several_networks_comes_back_with_all_of_them_and_older_versions_refuse_it(tmp_path, model):
+def test_model_of_several_networks_comes_back_with_all_of_them(tmp_path, model):
     several = dataclasses.replace(model, networks=tuple(
         {name: value + number for name, value in model.networks[0].items()} for number in range(3)))
     save_model(tmp_path / "m", several)
@@ -49,7 +49,6 @@ def test_model_of_several_networks_comes_back_with_all_of_them_and_older_version
     for written, read in zip(several.networks, again.networks):
         for name, value in written.items():
             np.testing.assert_array_equal(read[name], value)
-    assert read_card(tmp_path / "m")["format"] == 2  # the first version knew format 1 and a single network
     assert again.card() == several.card()
 
 
@@ -57,7 +56,14 @@ def test_card_is_read_without_the_weights_and_names_its_format(tmp_path, model):
     save_model(tmp_path / "m", model)
     card = read_card(tmp_path / "m")
     assert card == json.loads(json.dumps(model.card()))
-    assert card["format"] == 1
+    assert card["format"] == MODEL_FORMAT
+
+
+def test_model_of_an_earlier_format_has_its_micrographs_normalised_as_a_whole(tmp_path, model):
+    card = {name: value for name, value in model.card().items() if name not in ("normalised_by", "networks")}
+    save_file(model.networks[0], tmp_path / "m", metadata={"deepem_card": json.dumps({**card, "format": 1})})
+    assert model.window_px == GEOMETRY.box
+    assert load_model(tmp_path / "m").window_px is None
 
 
 def test_missing_file_is_refused(tmp_path):
@@ -96,7 +102,8 @@ def test_newer_format_is_refused_with_the_advice_to_update(tmp_path, model):
 
 @pytest.mark.parametrize("changes", [
     {"diameter_angst": -1}, {"diameter_angst": "wide"}, {"diameter_angst": None}, {"working_pixel_size_angst": 0},
-    {"threshold": float("nan")}, {"std_range": [1]}, {"std_range": None}, {"scan_step": 0}, {"geometry": {}},
+    {"normalised_by": "chance"}, {"threshold": float("nan")}, {"std_range": [1]}, {"std_range": None},
+    {"scan_step": 0}, {"geometry": {}},
     {"geometry": {"box": 29, "kernels": [5, 3, 2], "pools": [2, 2, 2], "maps": [6, 12, 12]}},
     {"geometry": {"box": 28, "kernels": "532", "pools": [2, 2, 2], "maps": [6, 12, 12]}}, {"geometry": [1, 2]}])
 def test_senseless_card_is_refused(tmp_path, model, changes):

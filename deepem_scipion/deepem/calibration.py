@@ -19,8 +19,10 @@ from .windows import LabelledMicrograph, Windows
 log = logging.getLogger(__name__)
 
 # The deviation filter lets this much more through on either side than the training particles show, as a share of
-# their range: enough to lose no particle of other micrographs, too little for carbon or ice.
+# their range, and at least as a share of their mean, since a single micrograph does not show how much others differ:
+# enough to lose no particle of other micrographs, too little for carbon or ice.
 STD_MARGIN = 0.5
+LEAST_STD_MARGIN = 0.25
 # Picks within this many diameters of a particle are right.
 MATCH_DISTANCE = 0.5
 # Points of the validation curve kept in the card.
@@ -28,9 +30,9 @@ _CURVE_POINTS = 401
 
 
 def std_range_of(*windows: Windows, share: float = STD_MARGIN) -> tuple[float, float]:
-    """Range of the deviations of the particles' windows, widened on either side by a share of it or a tenth."""
+    """Range of the deviations of the particles' windows, widened on either side by a share of it."""
     values = np.concatenate([part.deviations()[part.targets == 1] for part in windows])
-    margin = max(share * (values.max() - values.min()), 0.1 * values.mean())
+    margin = max(share * (values.max() - values.min()), LEAST_STD_MARGIN * values.mean())
     return max(0.0, float(values.min() - margin)), float(values.max() + margin)
 
 

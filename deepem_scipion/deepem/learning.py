@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     check(plan)
     geometry, working_angst, step = choose_geometry(plan, first_pixel_size(micrographs, particles, plan))
     diameter_px = plan.diameter_angst / working_angst
-    labelled = _read(micrographs, particles, negatives or {}, incomplete, plan, geometry.box, working_angst)
+    normalised_by = plan.start.normalised_by if plan.start else "windows"
+    model = Model(geometry, (), working_angst, plan.diameter_angst, step, (0.0, 0.0), 0.5, normalised_by=normalised_by)
+    labelled = _read(micrographs, particles, negatives or {}, incomplete, plan, model)
     border = min(annotated_border(labelled), MOST_BORDER * diameter_px)
     windows = collect_windows(labelled, geometry.box, diameter_px, border, 0, np.random.default_rng(plan.seed))
     if not (windows.targets == 1).any():
@@ -86,8 +89,7 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
         "annotated_border_angst": border * working_angst,
         "versions": _versions(),
     }
-    model = Model(geometry, (), working_angst, plan.diameter_angst, step,
-                  std_range_of(windows, share=plan.std_margin), 0.5, record)
+    model = replace(model, std_range=std_range_of(windows, share=plan.std_margin), record=record)
     return Learner(model, border, plan, progress).train(_divide(labelled, plan))
 
 
@@ -115,7 +117,7 @@ def _nothing_in_common(micrographs: Mapping[str, Path], particles: Mapping[str, 
 
 
 def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], negatives: Mapping[str, Coordinates],
-          incomplete: Collection[str], plan: Plan, box: int, working_angst: float) -> list[LabelledMicrograph]:
+          incomplete: Collection[str], plan: Plan, model: Model) -> list[LabelledMicrograph]:
     """Read all micrographs that have coordinates, by name; one that cannot be read is left out with a warning."""
     unlabelled = sorted(set(micrographs) - set(particles))
     if unlabelled:
@@ -124,13 +126,14 @@ def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates],
     found, reasons = [], []
     for name in sorted(set(micrographs) & set(particles)):
         try:
-            micrograph = read_micrograph(micrographs[name], working_angst, plan.pixel_size_angst, name)
-            check_size(micrograph, box)
+            micrograph = read_micrograph(micrographs[name], model.working_pixel_size_angst, plan.pixel_size_angst, name,
+                                         model.window_px)
+            check_size(micrograph, model.geometry.box)
         except DeepEMError as error:
             reasons.append(str(error))
             log.warning("left out: %s", error)
             continue
-        near = POSITIVE_DISTANCE * plan.diameter_angst / working_angst
+        near = POSITIVE_DISTANCE * model.diameter_px
         known, others = (_usable(micrograph, coordinates[name].centres_xy, what, near) if name in coordinates
                          else NOWHERE for coordinates, what in ((particles, "particles"), (negatives, "non-particles")))
         complete = name not in incomplete and not plan.given_negatives_only

@@ -31,6 +31,8 @@ CLIP_SPREADS = 6.0
 _PERCENTILE_SAMPLE = 2**18
 # Pixel sizes carry rounding: a ratio this close to a whole number is meant to be one.
 _WHOLE_RATIO_TOLERANCE = 1e-4
+# Tiles of a normalised micrograph that deviate less are padding.
+_LEAST_TILE_DEVIATION = 0.01
 _ANISOTROPY_TOLERANCE = 0.01
 # Lines repeated in padding correlate more than this even after JPEG compression, lines of real image less.
 _STREAK_CORRELATION = 0.8
@@ -73,7 +75,8 @@ class Micrograph:
 
 
 def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = None,
-                    pixel_size_angst: float | None = None, name: str | None = None) -> Micrograph:
+                    pixel_size_angst: float | None = None, name: str | None = None,
+                    window_px: int | None = None) -> Micrograph:
     """Read a micrograph, clip outliers, resample it to the working pixel size and normalise it.
 
     Parameters
@@ -82,6 +85,8 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     working_pixel_size_angst : pixel size to resample to; default: that of the file
     pixel_size_angst : pixel size of the file, in place of what its header says
     name : default: the name of the file without its last extension
+    window_px : side, in working pixels, of windows that are to have mean 0 and standard deviation 1, typically (in
+        the median); default: the micrograph as a whole has
 
     Raises
     ------
@@ -95,6 +100,9 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     pixels stand out, and again after resampling, where noise has gone down and gold or dirt stands out.
     Ratios of pixel sizes within 1e-4 of a whole number are taken as whole; `scale` and `pixel_size_angst` say
     what was really done.
+
+    Normalised by windows, particles have the same contrast whatever else the micrograph shows: carbon, dirt and slow
+    changes of the background make the deviation of the whole larger, but not that of most windows.
     """
     path = Path(path)
     input_size = pixel_size_angst if pixel_size_angst is not None else read_pixel_size(path)
@@ -114,7 +122,7 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     if scale != 1.0:
         pixels = resample(pixels, scale)
         clip_outliers(pixels)
-    _normalise(path, pixels)
+    _normalise(path, pixels, window_px)
     name = micrograph_name(path) if name is None else name
     return Micrograph(path, name, pixels, input_size * scale, scale, shape)
 
@@ -272,12 +280,21 @@ def _scale(ratio: float) -> float:
     return float(whole) if abs(ratio - whole) <= _WHOLE_RATIO_TOLERANCE * whole else ratio
 
 
-def _normalise(path: Path, pixels: np.ndarray) -> None:
+def _normalise(path: Path, pixels: np.ndarray, window_px: int | None) -> None:
     pixels -= pixels.mean(dtype=np.float64)
     deviation = math.sqrt(np.square(pixels).mean(dtype=np.float64))
     if not deviation > 0:
         raise DeepEMError(f"{path} is constant once resampled and cleared of outliers. Leave it out.")
     pixels /= deviation
+    if window_px is None:
+        return
+    rows, cols = (size // window_px * window_px for size in pixels.shape)
+    tiles = pixels[:rows, :cols].reshape(rows // window_px, window_px, cols // window_px, window_px)
+    means, deviations = tiles.mean(axis=(1, 3), dtype=np.float64), tiles.std(axis=(1, 3), dtype=np.float64)
+    image = deviations > _LEAST_TILE_DEVIATION
+    if image.any():
+        pixels -= np.median(means[image])
+        pixels /= np.median(deviations[image])
 
 
 def _padding_lines(lines: np.ndarray, flat_below: float) -> int:

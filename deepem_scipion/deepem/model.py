@@ -20,7 +20,7 @@ from .files import atomic_write
 from .metrics import Curve, steady_threshold
 from .network import Geometry
 
-MODEL_FORMAT = 2  # of models of several networks; a single one is written in format 1
+MODEL_FORMAT = 3  # formats 1 and 2: micrographs were normalised as a whole; format 1: one network
 _CARD = "deepem_card"
 _NUMBERS = ("working_pixel_size_angst", "diameter_angst", "threshold")
 
@@ -39,6 +39,7 @@ class Model:
     std_range : least and greatest standard deviation of the windows of particles
     threshold : suggested least score (best F2, eq. 8, on validation micrographs)
     record : everything else the card tells: contrast, recipe, seed, history, validation, training, versions
+    normalised_by : "windows", or "micrograph" for models of earlier formats (see `window_px`)
     """
 
     geometry: Geometry
@@ -49,11 +50,17 @@ class Model:
     std_range: tuple[float, float]
     threshold: float
     record: dict[str, Any] = field(default_factory=dict)
+    normalised_by: str = "windows"
 
     @property
     def diameter_px(self) -> float:
         """Particle diameter in working pixels."""
         return self.diameter_angst / self.working_pixel_size_angst
+
+    @property
+    def window_px(self) -> int | None:
+        """Side of the windows by which micrographs are normalised, see `micrographs.read_micrograph`."""
+        return self.geometry.box if self.normalised_by == "windows" else None
 
     def threshold_for(self, wanted: str) -> float:
         """Threshold that did best by some measure on the validation micrographs.
@@ -96,7 +103,8 @@ class Model:
     def card(self) -> dict[str, Any]:
         """The card, ready for JSON."""
         return {
-            "format": 1 if len(self.networks) == 1 else MODEL_FORMAT,
+            "format": MODEL_FORMAT,
+            "normalised_by": self.normalised_by,
             "geometry": self.geometry.as_dict(),
             "networks": len(self.networks),
             "working_pixel_size_angst": self.working_pixel_size_angst,
@@ -134,16 +142,18 @@ def load_model(path: str | Path) -> Model:
         numbers = {name: _number(card, name) for name in _NUMBERS}
         low, high = (_finite(value) for value in card["std_range"])
         step, count = int(card["scan_step"]), int(card.get("networks", 1))
+        normalised_by = str(card.get("normalised_by", "micrograph"))
     except (KeyError, TypeError, ValueError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
-    if step < 1 or count < 1:
-        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks); train the model "
-                          "again")
+    if step < 1 or count < 1 or normalised_by not in ("windows", "micrograph"):
+        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, normalised by "
+                          f"{normalised_by!r}); train the model again")
     networks = tuple({name: read(_array(name, number), shape) for name, shape in geometry.weight_shapes().items()}
                      for number in range(count))
-    known = {"format", "geometry", "networks", "scan_step", "std_range", *_NUMBERS}
+    known = {"format", "geometry", "networks", "scan_step", "std_range", "normalised_by", *_NUMBERS}
     record = {key: value for key, value in card.items() if key not in known}
-    return Model(geometry, networks, scan_step=step, std_range=(low, high), record=record, **numbers)
+    return Model(geometry, networks, scan_step=step, std_range=(low, high), normalised_by=normalised_by, record=record,
+                 **numbers)
 
 
 def _array(name: str, network: int) -> str:

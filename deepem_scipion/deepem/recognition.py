@@ -166,7 +166,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
 
     def pick(name: str, path: Path) -> _Picked:
         began = time.perf_counter()
-        micrograph = read_micrograph(path, picker.model.working_pixel_size_angst, pixel_size_angst, name)
+        micrograph = read_micrograph(path, picker.model.working_pixel_size_angst, pixel_size_angst, name,
+                                     picker.model.window_px)
         candidates, reasons, scores = picker.pick(micrograph)
         _write_micrograph(output, micrograph, candidates, reasons, _box(picker, micrograph, box_px))
         if score_maps:
