@@ -8,10 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.examples import PatchExamples, WindowExamples
+from deepem_scipion.deepem.examples import VARIED_CONTRAST, VARIED_PARTICLES, PatchExamples, WindowExamples
 from deepem_scipion.deepem.micrographs import Micrograph
 from deepem_scipion.deepem.network import PRESETS, Geometry, build_network, get_weights, set_weights
-from deepem_scipion.deepem.windows import LabelledMicrograph, collect_windows, label_map
+from deepem_scipion.deepem.windows import (
+    NEGATIVE_DISTANCE,
+    POSITIVE_DISTANCE,
+    LabelledMicrograph,
+    collect_windows,
+    label_map,
+)
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
 DIAMETER = 18.0
@@ -62,6 +68,50 @@ def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_the
                     assert known[i, j] == label
                     compared.add(int(label))
     assert compared == {-1, 0, 1}
+
+
+def test_varied_patches_are_labelled_by_what_is_in_the_middle_of_each_window(monkeypatch):
+    monkeypatch.setattr("deepem_scipion.deepem.examples.VARIED_CONTRAST", 0)
+    particle = np.array([[52.0, 61.0]])
+    distance = np.hypot(*(np.indices((110, 130)) - particle[0][:, np.newaxis, np.newaxis]))
+    noise = 9 * np.random.default_rng(1).normal(size=distance.shape)  # a smooth image would be taken for padding
+    shown = []
+    for image in (noise + distance, noise):
+        micrograph = Micrograph(Path("m.mrc"), "m", image.astype(np.float32), 4.0, 1.0, image.shape)
+        examples = PatchExamples([LabelledMicrograph(micrograph, particle)], GEOMETRY, DIAMETER, 0.0, 4, 3, 60, True)
+        shown.append([np.concatenate(part) for part in zip(*examples.batches(np.random.default_rng(0)))])
+    (with_distance, targets), (without, _) = shown
+    pixels, middle = with_distance - without, 8 * np.arange(3) + 13
+    from_particle = np.mean([pixels[:, middle + i][:, :, middle + j] for i in (0, 1) for j in (0, 1)], axis=0)
+    near, far = POSITIVE_DISTANCE * DIAMETER, NEGATIVE_DISTANCE * DIAMETER
+    assert (targets[from_particle < near - 1] == 1).all() and (from_particle[targets == 1] < near + 1).all()
+    assert (targets[from_particle > far + 1] <= 0).all() and (from_particle[targets == 0] > far - 1).all()
+    assert (targets[(from_particle > near + 1) & (from_particle < far - 1)] == -1).all()
+    assert all((targets == kind).any() for kind in (-1, 0, 1))
+    assert len(np.unique(np.rint(100 * np.ptp(pixels, axis=(1, 2))))) > 100  # no two from the same place at one angle
+
+
+def test_varied_patches_differ_in_contrast_and_brightness_but_those_to_judge_by_do_not():
+    flat = np.full((110, 130), 2.0, np.float32)
+    item = LabelledMicrograph(Micrograph(Path("m.mrc"), "m", flat, 4.0, 1.0, flat.shape), np.array([[52.0, 61.0]]))
+    shown = PatchExamples([item], GEOMETRY, DIAMETER, 0.0, 4, 3, 60, varied=True)
+    values = np.concatenate([pixels.mean(axis=(1, 2)) for pixels, _ in shown.batches(np.random.default_rng(0))])
+    expected = np.hypot(2 * VARIED_CONTRAST, VARIED_CONTRAST)
+    assert values.std() == pytest.approx(expected, rel=0.2) and values.mean() == pytest.approx(2, abs=expected)
+    assert all((pixels == 2).all() for pixels, _ in shown.sample())
+
+
+def test_the_more_particles_there_are_the_fewer_patches_are_varied():
+    few, many = ({0: 0, 1: 0} for _ in range(2))
+    for counts, n in ((few, 2), (many, VARIED_PARTICLES * 4)):
+        item = labelled((260, 300), n)
+        shown = PatchExamples([item], GEOMETRY, DIAMETER, 0.0, 4, 3, 50, varied=True)
+        known = set(np.pad(item.pixels, 80, mode="symmetric").ravel().tolist())
+        for pixels, _ in shown.batches(np.random.default_rng(0)):
+            for patch in pixels:
+                counts[int(set(patch.ravel().tolist()) <= known)] += 1
+    assert few == {0: 200, 1: 0}
+    assert many[0] / 200 == pytest.approx(0.25, abs=0.08)
 
 
 def test_network_scores_the_windows_of_a_patch_as_it_scores_them_alone():

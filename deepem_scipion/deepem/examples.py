@@ -24,6 +24,12 @@ SAMPLE_BATCHES = 16
 PIXELS_PER_BATCH = 400_000
 LEAST_BATCH = 4
 
+# Varied patches are larger or smaller by up to this share; contrast and brightness vary with this deviation. Up to so
+# many particles all patches are varied, with more of them a share that falls in proportion.
+VARIED_SIZE = 0.03
+VARIED_CONTRAST = 0.15
+VARIED_PARTICLES = 250
+
 
 class Examples(Protocol):
     """A source of batches."""
@@ -69,9 +75,10 @@ class PatchExamples:
 
     Half of the patches hold a particle (or a given non-particle, or a particle that an earlier round missed) in a
     random one of their windows, off its centre by as much as `label_map` allows; the others are from anywhere. Each is
-    turned by a random multiple of 90 degrees and, every second time, mirrored. All windows count whose label is known,
-    so that the network sees many more non-particles than in single windows, and in the proportion in which it will meet
-    them when it picks. Micrographs are continued by their mirror image as they are for the scan.
+    turned by a random multiple of 90 degrees and, every second time, mirrored. Varied patches are turned by any angle
+    instead, and changed a little in size, contrast and brightness, so that few particles do for many. All windows count
+    whose label is known, so that the network sees many more non-particles than in single windows, and in the proportion
+    in which it will meet them when it picks. Micrographs are continued by their mirror image as they are for the scan.
 
     Parameters
     ----------
@@ -85,10 +92,14 @@ class PatchExamples:
         Windows along the side of a patch.
     updates_per_epoch : int
         Batches that are called an epoch.
+    varied : bool
+        Whether patches of `batches` are varied, all or some (see `VARIED_PARTICLES`); those of `sample` never are.
     """
 
     def __init__(self, labelled: Sequence[LabelledMicrograph], geometry: Geometry, diameter_px: float,
-                 border_px: float, batch: int, side: int, updates_per_epoch: int) -> None:
+                 border_px: float, batch: int, side: int, updates_per_epoch: int, varied: bool = False) -> None:
+        from scipy.ndimage import spline_filter
+
         self.side, self.updates_per_epoch = side, updates_per_epoch
         self.step = math.prod(geometry.pools)
         self.box = geometry.box
@@ -97,6 +108,9 @@ class PatchExamples:
         labelled = [item.continued(pad_width(geometry.box)) for item in labelled]
         self._shapes = [np.array(item.pixels.shape) - geometry.box + 1 for item in labelled]
         self._images = [np.pad(item.pixels, self._reach, mode="symmetric") for item in labelled]
+        n_particles = sum(len(item.particles_rc) for item in labelled)
+        self._varied_share = varied * min(1.0, VARIED_PARTICLES / max(n_particles, 1))
+        self._splines = [spline_filter(image, output=np.float32) for image in self._images] if varied else []
         self._labels = [np.pad(label_map(item, geometry.box, diameter_px, border_px), self._reach,
                                constant_values=UNKNOWN) for item in labelled]
         particles = [_numbered(number, np.argwhere(labels == 1)) for number, labels in enumerate(self._labels)]
@@ -108,21 +122,47 @@ class PatchExamples:
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """See `Examples`; targets are (n, side, side)."""
-        return (self._draw(rng) for _ in range(self.updates_per_epoch))
+        return (self._draw(rng, self._varied_share) for _ in range(self.updates_per_epoch))
 
-    def _draw(self, rng: np.random.Generator) -> Batch:
+    def _draw(self, rng: np.random.Generator, varied_share: float = 0.0) -> Batch:
         size = self.box + self._reach
         pixels = np.empty((self.batch, size, size), np.float32)
         targets = np.empty((self.batch, self.side, self.side), np.float32)
         for place in range(self.batch):
-            number, row, col = self._known_corner(rng) if place % 2 == 0 else self._any_corner(rng)
-            patch = self._images[number][row:row + size, col:col + size]
-            end = self._reach + 1
-            labels = self._labels[number][row:row + end:self.step, col:col + end:self.step]
-            turn, mirror = rng.integers(4), slice(None, None, 1 - 2 * int(rng.integers(2)))
-            pixels[place] = np.rot90(patch[mirror], turn)
-            targets[place] = np.rot90(labels[mirror], turn)
+            corner = self._known_corner(rng) if place % 2 == 0 else self._any_corner(rng)
+            make = self._varied if rng.random() < varied_share else self._plain
+            pixels[place], targets[place] = make(*corner, rng)
         return pixels, targets
+
+    def _plain(self, number: int, row: int, col: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and targets of the patch with this corner, in one of eight orientations."""
+        size, end = self.box + self._reach, self._reach + 1
+        patch = self._images[number][row:row + size, col:col + size]
+        labels = self._labels[number][row:row + end:self.step, col:col + end:self.step]
+        turn, mirror = rng.integers(4), slice(None, None, 1 - 2 * int(rng.integers(2)))
+        return np.rot90(patch[mirror], turn), np.rot90(labels[mirror], turn)
+
+    def _varied(self, number: int, row: int, col: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and targets of a patch that has the same middle as the one with this corner."""
+        from scipy.ndimage import affine_transform
+
+        size = self.box + self._reach
+        angle, mirror = rng.uniform(0, 2 * math.pi), 1 - 2 * int(rng.integers(2))
+        scale = math.exp(rng.uniform(-VARIED_SIZE, VARIED_SIZE))
+        cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+        turn = np.array([[cosine, -sine * mirror], [sine, cosine * mirror]])
+        middle = np.array([row, col]) + (size - 1) / 2
+        patch = affine_transform(self._splines[number], turn, middle - turn.sum(axis=1) * (size - 1) / 2, (size, size),
+                                 output=np.float32, mode="mirror", prefilter=False)
+        contrast, brightness = VARIED_CONTRAST * rng.standard_normal(2)
+        offsets = self.step * (np.indices((self.side, self.side)) - (self.side - 1) / 2)
+        corners = middle[:, np.newaxis, np.newaxis] + np.tensordot(turn, offsets, 1) - (self.box - 1) / 2
+        rows, cols = np.rint(corners).astype(int)
+        labels = self._labels[number]
+        known = (rows >= 0) & (rows < labels.shape[0]) & (cols >= 0) & (cols < labels.shape[1])
+        targets = np.full(rows.shape, UNKNOWN, np.float32)
+        targets[known] = labels[rows[known], cols[known]]
+        return patch * np.float32(math.exp(contrast)) + np.float32(brightness), targets
 
     def sample(self) -> list[Batch]:
         """See `Examples`: patches drawn with a seed of their own."""

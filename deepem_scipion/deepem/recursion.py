@@ -159,7 +159,7 @@ class Learner:
                                                   NEGATIVES_PER_PARTICLE, rng), recipe.batch)
         labelled = [item for item in labelled if min(item.pixels.shape) >= geometry.box]
         return PatchExamples(labelled, geometry, diameter_px, self.border_px, recipe.batch, recipe.patch,
-                             recipe.updates_per_epoch)
+                             recipe.updates_per_epoch, recipe.varied)
 
     def _taught(self, model: Model, parts: Sequence[Part]) -> tuple[list[Part], Counter[str]]:
         """Parts with the mistakes of the model on their training micrographs, and how many these were."""

@@ -50,6 +50,8 @@ class Recipe:
         With patches; windows are all shown once in each epoch.
     wide_start : bool
         Begin with `network.widen_start` instead of plain Glorot-uniform weights.
+    varied : bool
+        With patches: show them at any angle, and varied in size, contrast and brightness.
     normalised : bool
         Train with batch normalisation (see `network.build_network`), but not where training goes on from weights.
     """
@@ -63,6 +65,7 @@ class Recipe:
     batch: int
     patch: int = 0
     updates_per_epoch: int = 0
+    varied: bool = False
     wide_start: bool = False
     normalised: bool = False
 
@@ -72,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "paper": Recipe("half_mse", "sgd", 1.0, 1.0, decay=False, epochs=20, batch=50),
     # What of all that was tried trains best in a minute; see docs/accuracy.md.
     "default": Recipe("crossentropy", "adam", 2e-2, 2e-3, decay=True, epochs=20, batch=16, patch=8,
-                      updates_per_epoch=150, wide_start=True, normalised=True),
+                      updates_per_epoch=150, varied=True, wide_start=True, normalised=True),
 }
 
 
