@@ -3,15 +3,15 @@
 """How many "false" picks are particles that nobody marked: sheets for judging by eye, without knowing what is what.
 
     python benchmarks/accuracy.py --sets empiar10017 --recipes default --folds 3
-    python benchmarks/inspection.py sheets [--set NAME]
+    python benchmarks/inspection.py sheets [--set NAME] [--smooth PX]
     python benchmarks/inspection.py count ANSWERS [--set NAME]
 
 `sheets` takes the picks of the first command and writes sheets of numbered squares, two diameters wide, to
 benchmarks/results/inspection: false picks above the threshold of the best F1, drawn at random, among as many places
 each as named below of annotated particles and of the background (at least a diameter from every annotation, and half a
-diameter from every pick), in random order. Someone who has not seen the key writes a file with the numbers of the
-squares that show a particle in their middle, parted by blanks. `count` says how often that was so for each kind, and
-what it means for the best precision and F1 that this annotation allows.
+diameter from every pick), in random order; --smooth makes faint particles visible. Someone who has not seen the key
+writes a file with the numbers of the squares that show a particle in their middle, parted by blanks. `count`
+says how often that was so for each kind, and what it means for the best precision and F1 that this annotation allows.
 """
 
 import argparse
@@ -67,13 +67,14 @@ def places_of(name, data, rng):
     return [chosen[number] for number in rng.permutation(len(chosen))]
 
 
-def draw(name, data, places):
+def draw(name, data, places, smooth_px):
     """Write the sheets."""
     import mrcfile
     from matplotlib.figure import Figure
+    from scipy.ndimage import gaussian_filter
 
     per_sheet, half = TILES[0] * TILES[1], round(2 * SETS[name].distances_px[0])
-    images = {key: mrcfile.read(data / name / "micrographs" / f"{key}.mrc").astype(float)
+    images = {key: gaussian_filter(mrcfile.read(data / name / "micrographs" / f"{key}.mrc").astype(float), smooth_px)
               for key in {place[0] for place in places}}
     images = {key: np.pad(image, half, mode="symmetric") for key, image in images.items()}
     for first in range(0, len(places), per_sheet):
@@ -117,6 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["sheets", "count"])
     parser.add_argument("answers", nargs="?", type=Path)
+    parser.add_argument("--smooth", type=float, default=0, help="deviation of a Gaussian, in pixels (default: none)")
     parser.add_argument("--set", choices=SETS, default="empiar10017")
     default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
@@ -129,7 +131,7 @@ def main():
         count(options.set, options.data, options.answers)
         return
     places = places_of(options.set, options.data, np.random.default_rng(0))
-    draw(options.set, options.data, places)
+    draw(options.set, options.data, places, options.smooth)
     (OUT / f"{options.set}-key.json").write_text(json.dumps(places))
     print(f"{len(places)} squares on {len(list(OUT.glob(options.set + '-*.png')))} sheets in {OUT}")
 
