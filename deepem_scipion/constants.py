@@ -3,6 +3,12 @@
 """Names and numbers that more than one module of the plugin needs."""
 
 DEEPEM_PYTHON = "DEEPEM_PYTHON"
+# Environments that `scipion3 installb` makes, as name -> distribution of TensorFlow; where both are there the last one
+# is used. The version changes when what they need does.
+ENVIRONMENTS = {"deepem_cpu": "tensorflow-cpu", "deepem_gpu": "tensorflow[and-cuda]"}
+ENVIRONMENT_VERSION = "1.0"
+ENVIRONMENT_COMPLETE = "installed"
+
 PROGRAM_MODULE = "deepem_scipion.deepem"
 
 # Choices of the forms. The stored number is the position, so new choices go to the end.

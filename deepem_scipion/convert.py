@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from itertools import islice
 
 import numpy as np
 import pyworkflow.utils as pwutils
@@ -15,16 +17,24 @@ from pyworkflow.object import Float, Integer
 
 from .constants import PROGRAM_MODULE
 from .deepem.coordinates import Coordinates, read_coordinates, write_box
+from .deepem.errors import DeepEMError
+from .deepem.files import atomic_write
 from .deepem.micrographs import read_shape
 from .deepem.picking import thinned
+from .deepem.summaries import CONTRAST_CHECKS, append_table, read_table, totals, write_table
 from .objects import DeepEMModel
 from .plugin import Plugin
 
 # Where coordinates keep their score: those of this plugin, of RELION, crYOLO and Topaz.
 SCORE_ATTRIBUTES = ("_deepemScore", "_rlnAutopickFigureOfMerit", "_cryoloScore", "_topazScore")
 
-# These would break the line of a list file or leave the folder of the results.
-_NOT_IN_NAMES = re.compile(r"[\t\r\n/\\]")
+# The summary of a run is written anew at most once in so many seconds: it grows with every batch.
+SUMMARY_SECONDS = 60
+
+# These would break the line of a list file.
+_BREAKING = r"\x00-\x1f\x7f\x85\u2028\u2029"
+# These, too, or leave the folder of the results.
+_NOT_IN_NAMES = re.compile(rf"[{_BREAKING}/\\]")
 
 
 def result_names(micrographs):
@@ -77,7 +87,7 @@ def write_micrograph_list(path, micrographs, names):
 
 def _listable_path(mic, folder):
     path = mic.getFileName()
-    if path == path.strip() and not re.search(r"[\t\r\n]", path):
+    if path == path.strip() and not re.search(f"[{_BREAKING}]", path):
         return path
     link = os.path.join(folder, f"mic_{mic.getObjId():06d}{os.path.splitext(path)[1].strip()}")
     pwutils.createAbsLink(os.path.abspath(path), link)
@@ -257,7 +267,10 @@ def read_picks(path, mic):
     -------
     list of Coordinate
     """
-    rows, cols = read_shape(mic.getFileName())
+    try:
+        rows, cols = read_shape(mic.getFileName())
+    except DeepEMError:  # it was moved away meanwhile, and the picks are as good as before
+        rows = cols = np.inf
     items = []
     for picks in read_coordinates(path).values():
         centres_xy = np.clip(np.rint(picks.centres_xy), 0, (cols - 1, rows - 1)).astype(int)
@@ -289,30 +302,52 @@ def write_failed(path, failed):
 
 
 def collect_results(source, target):
-    """Move the result files of one batch to the folder that holds those of all, and join the summaries.
+    """Move the result files of one batch to the folder that holds those of all, and add to the summaries there.
+
+    summary.tsv has all micrographs at any time. summary.json is brought up to date unless that was done within the
+    last `SUMMARY_SECONDS`; call `write_summary` at the end.
 
     Parameters
     ----------
     source, target : str
         Output folder of the program, folder of all results.
     """
-    joined = os.path.join(target, "summary.json")
-    summaries = [read_json(joined), read_json(os.path.join(source, "summary.json"))]
-    micrographs = {name: value for summary in summaries for name, value in summary.get("micrographs", {}).items()}
     for folder, _, files in os.walk(source):
         for name in files:
-            if name not in ("summary.json", "failed.tsv", "picks.star"):
+            if name not in ("summary.json", "summary.tsv", "failed.tsv", "picks.star"):
                 place = os.path.join(target, os.path.relpath(folder, source))
                 os.makedirs(place, exist_ok=True)
                 shutil.move(os.path.join(folder, name), os.path.join(place, name))
     os.makedirs(target, exist_ok=True)
-    write_json(joined, {**summaries[1], **_totals(micrographs.values()), "micrographs": micrographs})
+    summary, joined = read_json(os.path.join(source, "summary.json")), os.path.join(target, "summary.json")
+    append_table(os.path.join(target, "summary.tsv"), summary.pop("micrographs", {}))
+    if not os.path.exists(joined) or time.time() - os.path.getmtime(joined) > SUMMARY_SECONDS:
+        write_summary(target, summary)
 
 
-def _totals(entries):
-    """The sums in a summary."""
-    done = [entry for entry in entries if entry["status"] == "ok"]
-    return {"picked": len(done), "failed": len(entries) - len(done), "picks": sum(entry["picks"] for entry in done)}
+def write_summary(folder, settings=None):
+    """Make the summary.json in the folder of all results from its summary.tsv.
+
+    Parameters
+    ----------
+    folder : str
+    settings : dict
+        What is in it beside that; default: what was in it before.
+    """
+    table, joined = os.path.join(folder, "summary.tsv"), os.path.join(folder, "summary.json")
+    entries = read_table(table)
+    write_table(table, entries)  # each micrograph once
+    write_json(joined, {**(settings or read_json(joined)), **totals(entries), "micrographs": entries})
+
+
+def contrast_checks_left(folder):
+    """On how many more micrographs the sign of the contrast is to be checked, given the folder of all results."""
+    path = os.path.join(folder, "summary.tsv")
+    if not os.path.exists(path):
+        return CONTRAST_CHECKS
+    with open(path, "rb") as file:
+        done = sum(1 for _ in islice(file, 1, CONTRAST_CHECKS + 1))
+    return CONTRAST_CHECKS - done
 
 
 def read_json(path):
@@ -328,6 +363,13 @@ def write_json(path, content):
     with open(path + ".new", "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
     os.replace(path + ".new", path)
+
+
+def copy_model(source, target):
+    """Copy a model file, as a whole or not at all; the copy keeps the day on which the model was made."""
+    with open(source, "rb") as file, atomic_write(target, "wb") as copy:
+        shutil.copyfileobj(file, copy)
+    shutil.copystat(source, target)
 
 
 def read_model(path):
@@ -346,11 +388,29 @@ def read_model(path):
     RuntimeError
         Where the program cannot read the file; with its message.
     """
+    return model_of_card(path, read_card(path))
+
+
+def read_card(path):
+    """What the program tells of the model in a file, as a dict; raises RuntimeError as `read_model` does."""
     done = subprocess.run([Plugin.getPython(), "-m", PROGRAM_MODULE, "info", path, "--json"],
                           env=Plugin.getEnviron(), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{path} cannot be read as a DeepEM model: {done.stderr.strip()}")
-    card = json.loads(done.stdout)
+        reason = re.sub(r"^.*?error: ", "", done.stderr.strip())
+        raise RuntimeError(f"{path} cannot be read as a DeepEM model: {reason}")
+    return json.loads(done.stdout)
+
+
+def model_of_card(path, card):
+    """The object for a model file; raises RuntimeError where the card does not say what a training writes."""
+    try:
+        return _model_of_card(path, card)
+    except KeyError as error:
+        raise RuntimeError(f"{path} cannot be used: its card does not tell {error.args[0]}. Take a model that was "
+                           "written by deepem train, deepem tune or a training protocol.") from error
+
+
+def _model_of_card(path, card):
     model = DeepEMModel(path)
     model._diameter.set(card["diameter_angst"])
     model._workingSamplingRate.set(card["working_pixel_size_angst"])

@@ -3,11 +3,13 @@
 """How Scipion finds and runs the `deepem` program."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import threading
+from importlib.metadata import requires
 from importlib.util import find_spec
 
 import pwem
@@ -16,10 +18,11 @@ import pyworkflow.utils as pwutils
 from pyworkflow import VarTypes
 
 from . import __version__
-from .constants import DEEPEM_PYTHON, PROGRAM_MODULE
+from .constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION, ENVIRONMENTS, PROGRAM_MODULE
 
 PACKAGE = __package__
-REQUIRED_MODULES = ("tensorflow", "keras", "numpy", "scipy", "mrcfile", "safetensors")
+DISTRIBUTION = "scipion-em-deepem"
+REQUIRED_MODULES = ("tensorflow", "keras", "numpy", "scipy", "mrcfile", "tifffile", "safetensors", "threadpoolctl")
 _SECONDS_TO_ANSWER = 60
 
 
@@ -33,19 +36,30 @@ class Plugin(pwem.Plugin):
     @classmethod
     def _defineVariables(cls):
         cls._defineVar(
-            DEEPEM_PYTHON, sys.executable,
-            description="Python interpreter that runs the deepem program. By default Scipion's own; another "
-                        "one (of a virtual or conda environment) must have TensorFlow.",
+            DEEPEM_PYTHON, "",
+            description="Python interpreter that runs the deepem program. Empty: that of deepem_gpu or deepem_cpu "
+                        "where one is installed, else Scipion's own. Another one (of a virtual or conda environment) "
+                        "must have TensorFlow.",
             var_type=VarTypes.PATH)
 
     @classmethod
     def defineBinaries(cls, env):
-        """Nothing to install: the program is part of this package and TensorFlow comes with pip."""
+        """Virtual environments with TensorFlow and what else the program needs, without Scipion.
+
+        None is installed by default, because TensorFlow for the processor comes with this package into Scipion's own
+        Python. They are for GPUs, and for where Scipion's Python is to stay without TensorFlow.
+        """
+        python = shlex.quote(sys.executable)
+        for name, tensorflow in ENVIRONMENTS.items():
+            install = shlex.join(["venv/bin/python", "-I", "-m", "pip", "install", *_requirements(tensorflow)])
+            env.addPackage(name, version=ENVIRONMENT_VERSION, tar="void.tgz", default=False, commands=[(
+                f"{python} -I -m venv --clear venv && {install} && venv/bin/python -I -c 'import tensorflow' && "
+                f"touch {ENVIRONMENT_COMPLETE}", ENVIRONMENT_COMPLETE)])
 
     @classmethod
     def getPython(cls):
         """Path of the interpreter that runs the program."""
-        python = os.path.expanduser(cls.getVar(DEEPEM_PYTHON) or sys.executable)
+        python = os.path.expanduser(cls.getVar(DEEPEM_PYTHON) or _installed_python() or sys.executable)
         return shutil.which(python) or python
 
     @classmethod
@@ -82,8 +96,9 @@ class Plugin(pwem.Plugin):
         """List of problems, each with the way out; TensorFlow is looked for and not loaded."""
         python = cls.getPython()
         if not os.access(python, os.X_OK) or os.path.isdir(python):
-            return [f"{DEEPEM_PYTHON} is {python!r}, which is not a program that can be run. Set it to a Python "
-                    "interpreter with TensorFlow, or remove it to use Scipion's own."]
+            return [f"{python!r}, the Python interpreter for the deepem program, is not a program that can be run. Set "
+                    f"{DEEPEM_PYTHON} to one with TensorFlow, or remove it to use Scipion's own. An environment that "
+                    "'scipion3 installb' made can be removed with 'scipion3 uninstallb' and made again."]
         return cls.validateModules(REQUIRED_MODULES)
 
     @classmethod
@@ -96,8 +111,25 @@ class Plugin(pwem.Plugin):
             missing = tuple(name for name in names if find_spec(name) is None)
         if not missing:
             return []
-        return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install with "
-                f"'{python} -m pip install scipion-em-deepem', or set {DEEPEM_PYTHON} to an interpreter that has them."]
+        return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install them with "
+                f"'{python} -m pip install {DISTRIBUTION}', or an environment of its own with 'scipion3 installb "
+                f"deepem_cpu' (deepem_gpu with an NVIDIA GPU), or set {DEEPEM_PYTHON} to an interpreter that has them."]
+
+
+def _installed_python():
+    """Interpreter of the environment that defineBinaries made; None where there is none."""
+    found = None
+    for name in ENVIRONMENTS:
+        folder = os.path.join(pwem.Config.EM_ROOT, f"{name}-{ENVIRONMENT_VERSION}")
+        if os.path.exists(os.path.join(folder, ENVIRONMENT_COMPLETE)):
+            found = os.path.join(folder, "venv", "bin", "python")
+    return found
+
+
+def _requirements(tensorflow):
+    """What the program needs, with the given distribution of TensorFlow: the requirements of this one but Scipion."""
+    own = [text for text in requires(DISTRIBUTION) or () if "extra ==" not in text and not text.startswith("scipion-")]
+    return [re.sub(r"^tensorflow\b", tensorflow, text) for text in own]
 
 
 def _clean_environ():

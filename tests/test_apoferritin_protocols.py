@@ -5,6 +5,7 @@
 import os
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pwem.protocols as emprot
 import pytest
@@ -86,3 +87,15 @@ def test_apoferritin_is_learnt_from_four_micrographs_and_found_in_others(shared_
                       DISTANCE_PX, REGION)["overall"]
     assert result["F1"] >= 0.95, result
     assert pick.outputCoordinates.getBoxSize() == 120
+    assert "contrast" not in "\n".join(pick.summary())
+
+    inverted = tmp_path / "inverted"
+    inverted.mkdir()
+    for path in files[4:6]:
+        with mrcfile.new(inverted / path.name) as file:
+            file.set_data(-mrcfile.read(path).astype(np.float32))
+    wrong = launch(project, ProtDeepEMPick, [
+        ("inputMicrographs", import_micrographs(project, tmp_path / "links", sorted(inverted.iterdir())),
+         "outputMicrographs"), ("inputModel", train, "outputModel")],
+        useGpu=False, numberOfThreads=1, binThreads=threads)
+    assert "*Warning:* the contrast seems to be inverted: the model was trained on dark" in "\n".join(wrong.summary())

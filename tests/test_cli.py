@@ -407,7 +407,7 @@ def labels_given_to_training(blobs, monkeypatch, *options):
     class Enough(Exception):
         pass
 
-    def train(micrographs, particles, plan, negatives, progress, incomplete):
+    def train(micrographs, particles, plan, negatives, progress, incomplete, checkpoint):
         raise Enough(particles, negatives, incomplete)
 
     monkeypatch.setattr(learning, "train_model", train)

@@ -131,7 +131,7 @@ def test_every_protocol_has_a_manual_and_what_the_framework_asks_for(protocols):
     for name, cls in protocols.items():
         lines = cls.__doc__.strip().splitlines()
         assert 20 <= len(lines) <= 60, (name, len(lines))
-        assert cls.__dict__["_label"] and cls.__dict__["_possibleOutputs"]
+        assert cls.__dict__["_label"] and "_possibleOutputs" in cls.__dict__
         assert "stepsExecutionMode" in cls.__dict__
         for method in ("_validate", "_warnings", "_summary", "_methods", "_citations"):
             assert method in cls.__dict__, (name, method)

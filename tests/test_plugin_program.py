@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import venv
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -18,6 +19,7 @@ from pwem.objects import Coordinate, Micrograph, SetOfCoordinates, SetOfMicrogra
 from pyworkflow import Config
 from pyworkflow.object import Boolean
 from pyworkflow.project import Manager
+from pyworkflow.protocol import Protocol
 from pyworkflow.utils.process import buildRunCommand
 
 from deepem_scipion import Plugin, convert
@@ -25,7 +27,10 @@ from deepem_scipion.constants import DEEPEM_PYTHON
 from deepem_scipion.deepem.arguments import build_parser
 from deepem_scipion.deepem.coordinates import read_coordinates, write_box
 from deepem_scipion.deepem.micrographs import find_micrographs
+from deepem_scipion.deepem.summaries import read_table, rejected
+from deepem_scipion.deepem.worker import WorkerDied
 from deepem_scipion.objects import DeepEMModel
+from deepem_scipion.protocols import protocol_base
 from deepem_scipion.protocols.protocol_base import ProgramError
 
 
@@ -124,6 +129,7 @@ HOSTILE = ["--output", "a b;$(x)`y`'\"%(GPU)s%d\\", "100%"]
 def test_arguments_reach_the_program_unchanged(tmp_path, monkeypatch, gpus):
     protocol = pick_protocol(tmp_path, monkeypatch, binThreads=3)
     protocol._stepsExecutor = Executor(gpus)
+    monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
     use_python(monkeypatch, "/opt/my python 100%/bin/python")
     monkeypatch.setattr(Plugin, "isForeignPython", classmethod(lambda cls: False))
     calls = []
@@ -158,9 +164,88 @@ def test_an_error_of_the_program_is_told_in_its_own_words(tmp_path, monkeypatch)
         protocol.runDeepEM("pick", ["good"])
 
 
-def test_no_gpu_is_reserved_unless_it_is_used(tmp_path, monkeypatch):
-    assert pick_protocol(tmp_path, monkeypatch, useGpu=False).getGpuList() == []
-    assert list(pick_protocol(tmp_path, monkeypatch, useGpu=True, gpuList="1").getGpuList()) == [1]
+@pytest.mark.parametrize("devices, use, queue, expected", [
+    ((os.devnull,), False, False, []), ((os.devnull,), True, False, [1]), (("/nowhere/gpu[0-9]*",), True, False, []),
+    (("/nowhere/gpu[0-9]*",), True, True, [1]), (("/nowhere/gpu[0-9]*",), False, True, [])])
+def test_no_gpu_is_reserved_unless_it_is_used_and_there(tmp_path, monkeypatch, devices, use, queue, expected):
+    monkeypatch.setattr(protocol_base, "GPU_DEVICES", devices)
+    protocol = pick_protocol(tmp_path, monkeypatch, useGpu=use, gpuList="1")
+    protocol._useQueue.set(queue)
+    assert list(protocol.getGpuList()) == expected
+
+
+class Workers:
+    """Makes workers that answer as told; None stands for death."""
+
+    def __init__(self, *answers):
+        self.answers, self.made, self.closed, self.asked = list(answers), [], 0, []
+
+    def __call__(self, command, environ, log):
+        self.made.append((command, environ["CUDA_VISIBLE_DEVICES"]))
+        return SimpleNamespace(pid=len(self.made), pick=self.pick, close=self.close)
+
+    def pick(self, arguments):
+        self.asked.append(arguments)
+        if (answer := self.answers.pop(0)) is None:
+            raise WorkerDied(-9)
+        return answer
+
+    def close(self):
+        self.closed += 1
+
+
+def picking(folder, monkeypatch, gpus, *answers):
+    """A protocol whose workers answer as told, and these."""
+    workers = Workers(*answers)
+    monkeypatch.setattr(protocol_base, "Worker", workers)
+    monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
+    protocol = pick_protocol(folder, monkeypatch, binThreads=3)
+    protocol._stepsExecutor = Executor(gpus)
+    return protocol, workers
+
+
+def test_one_worker_of_a_gpu_picks_one_batch_after_the_other(tmp_path, monkeypatch):
+    protocol, workers = picking(tmp_path, monkeypatch, [0, 2], (0, ""), (0, ""), (0, ""))
+    for number in (1, 2):
+        protocol.runPick(HOSTILE, f"batch{number}")
+    protocol._stepsExecutor.gpus = [1]
+    protocol.runPick(HOSTILE, "batch3")
+    command = [Plugin.getPython(), "-m", "deepem_scipion.deepem", "worker", "--threads", "3"]
+    assert workers.made == [(command, "0,2"), (command, "1")]
+    assert workers.asked == [["--output", f"batch{number}", *HOSTILE] for number in (1, 2, 3)]
+    monkeypatch.setattr(Protocol, "run", lambda self: None)
+    protocol.run()
+    assert workers.closed == 2
+
+
+def test_a_batch_whose_worker_died_is_tried_once_more_in_an_empty_folder(tmp_path, monkeypatch):
+    protocol, workers = picking(tmp_path, monkeypatch, [], (0, ""), None, (0, ""), None, None)
+    protocol.runPick([], "first")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "half").touch()
+    protocol.runPick([], "second")
+    assert len(workers.made) == 2 and not (tmp_path / "second").exists()
+    with pytest.raises(ProgramError, match="pick ended with status -9: see the log of the run$"):
+        protocol.runPick([], "third")
+    assert len(workers.made) == 3 and not workers.answers
+
+
+def test_a_worker_that_met_an_error_is_not_used_again(tmp_path, monkeypatch):
+    protocol, workers = picking(tmp_path, monkeypatch, [], (2, "the model is damaged"), (0, ""))
+    with pytest.raises(ProgramError, match="pick ended with status 2: the model is damaged$") as caught:
+        protocol.runPick([], "batch")
+    assert caught.value.status == 2 and workers.closed == 1
+    protocol.runPick([], "batch")
+    assert len(workers.made) == 2
+
+
+def test_each_batch_is_a_command_of_its_own_where_each_command_is_a_job(tmp_path, monkeypatch):
+    protocol, workers = picking(tmp_path, monkeypatch, [])
+    commands = []
+    monkeypatch.setattr(protocol, "useQueueForSteps", lambda: True)
+    monkeypatch.setattr(protocol, "runDeepEM", lambda *words: commands.append(words))
+    protocol.runPick(["--box", "7"], "batch")
+    assert commands == [("pick", ["--output", "batch", "--box", "7"])] and not workers.made
 
 
 # ---- names and lists of micrographs ----
@@ -185,7 +270,8 @@ def test_names_of_results_lose_their_last_extension_only():
 
 def test_the_program_reads_the_list_that_the_plugin_writes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = ["plain.mrc", " led and trailed .mrc", "tab\tnew\nline.mrc", "#comment.mrc", "star*[a-b]?.mrc"]
+    names = ["plain.mrc", " led and trailed .mrc", "tab\tnew\nline.mrc", "other\x0b\x85\u2028lines\x7f.mrc",
+             "#comment.mrc", "star*[a-b]?.mrc"]
     mics = []
     for number, name in enumerate(names, 1):
         (tmp_path / name).write_text(name)
@@ -212,6 +298,12 @@ def test_picks_are_rounded_and_stay_inside_a_micrograph_that_is_not_square(tmp_p
     assert items[0].getMicId() == 3 and items[0].getMicName() == "a.mrc"
 
 
+def test_picks_of_a_micrograph_that_was_moved_away_meanwhile_are_kept(tmp_path):
+    write_box(tmp_path / "a.box", np.array([(5, 6), (700, 3)]), np.array([0.9, 0.8]), 8)
+    items = convert.read_picks(str(tmp_path / "a.box"), micrograph(1, "a.mrc", tmp_path / "a.mrc"))
+    assert [item.getPosition() for item in items] == [(5, 6), (700, 3)]
+
+
 def test_a_micrograph_without_picks_is_no_problem(tmp_path):
     path = tmp_path / "a.mrc"
     with mrcfile.new(path) as file:
@@ -231,14 +323,53 @@ def test_results_of_batches_are_joined(tmp_path):
         failed = {"status": "failed", "reason": "damaged"}
         write_summary(source, **{name: {"status": "ok", "picks": 5}, f"bad{number}": failed})
         (source / "candidates").mkdir()
-        for file in (f"{name}.box", f"candidates/{name}.tsv", "picks.star", "failed.tsv"):
+        for file in (f"{name}.box", f"candidates/{name}.tsv", "picks.star", "failed.tsv", "summary.tsv"):
             (source / file).write_text(file)
         convert.collect_results(str(source), str(tmp_path / "all"))
+        assert {f"bad{number}", name} <= set(read_table(tmp_path / "all" / "summary.tsv"))
+    convert.write_summary(str(tmp_path / "all"))
     files = {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*") if path.is_file()}
-    assert files == {"a.box", "b.box", "candidates/a.tsv", "candidates/b.tsv", "summary.json"}
+    assert files == {"a.box", "b.box", "candidates/a.tsv", "candidates/b.tsv", "summary.json", "summary.tsv"}
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
     assert set(summary["micrographs"]) == {"a", "b", "bad0", "bad1"}
     assert (summary["picked"], summary["failed"], summary["picks"], summary["threshold"]) == (2, 2, 10, 0.4)
+
+
+def test_the_summary_is_brought_up_to_date_now_and_then_and_the_table_always(tmp_path):
+    joined = tmp_path / "all" / "summary.json"
+
+    def collect(name, **entry):
+        write_summary(tmp_path / name, **{name: {"status": "ok", "picks": 5, **entry}})
+        convert.collect_results(str(tmp_path / name), str(joined.parent))
+        return set(json.loads(joined.read_text())["micrographs"])
+
+    assert [convert.contrast_checks_left(str(joined.parent)), collect("a")] == [3, {"a"}]
+    assert [convert.contrast_checks_left(str(joined.parent)), collect("b")] == [2, {"a"}]
+    os.utime(joined, (1, 1))
+    assert collect("c") == {"a", "b", "c"}
+    collect("a", picks=7)  # another attempt
+    convert.write_summary(str(joined.parent))
+    assert json.loads(joined.read_text())["picks"] == 17
+    assert len((joined.parent / "summary.tsv").read_text().splitlines()) == 4
+    assert convert.contrast_checks_left(str(joined.parent)) == 0
+
+
+def test_progress_and_what_is_odd_are_told_while_micrographs_are_picked(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch)
+    assert "Micrographs" not in "\n".join(protocol.summary())
+    entries = {f"mic{n}": {"path": "m", "status": "ok", "picks": 100, "candidates": 200, "mean_score": 0.8,
+                           "finished": 10.0 * n, **rejected({"threshold": 90, "distance": 10}, 200)} for n in range(12)}
+    entries["empty"] = {**entries["mic0"], "picks": 0, "mean_score": None, "evidence": 0.0, "negative_evidence": 90.0}
+    entries["bad"] = {"path": "m", "status": "failed", "reason": "damaged"}
+    write_summary(tmp_path / "batch", **entries)
+    convert.collect_results(str(tmp_path / "batch"), protocol.getCoordsDir())
+    summary = "\n".join(protocol.summary())
+    for words in ("Micrographs: 13 of 1 done, 92.3 picks each, mean score 0.80, 6.5 per minute",
+                  "Peaks not picked: 0.0 % near the border, 0.0 % with an unusual deviation, 45.0 % below the "
+                  "threshold, 5.0 % near a better one",
+                  "*1 micrographs are unlike the others:* empty: few picks (0, median 100)",
+                  "*Warning:* the contrast seems to be inverted"):
+        assert words in summary
 
 
 def check(protocol, folder, status, present=(), failed=()):

@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "network trained on particles that you show it.")
     parser.add_argument("--version", action="version", version=f"deepem {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_train, _add_tune, _add_pick, _add_evaluate, _add_info, _add_demo):
+    for add in (_add_train, _add_tune, _add_pick, _add_worker, _add_evaluate, _add_info, _add_demo):
         add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="tell more, and show where an error came from")
@@ -103,6 +103,8 @@ def _add_learning(parser: argparse.ArgumentParser, searched: bool = False) -> No
                        "(1 - best F1) on the validation micrographs is below (default: %(default)s)")
     if not searched:
         group.add_argument("--continue-from", type=Path, metavar="MODEL", help="go on from this model")
+        group.add_argument("--fresh", action="store_true", help="begin anew; default: after an interruption the same "
+                           "command goes on from the last complete epoch, kept in MODEL.checkpoint")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same model (default: 0)")
     _add_threads(group)
 
@@ -139,7 +141,22 @@ def _add_pick(commands: Any) -> None:
                        "model's)")
     group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="average the score over this many "
                        "rotations of the window (default: %(default)s)")
+    group.add_argument("--contrast-checks", type=int, default=3, metavar="N", help="scan the negatives of the first N "
+                       "micrographs, too, and warn where they look more like the particles of the training; 0: none "
+                       "(default: %(default)s)")
     _add_threads(group)
+
+
+def _add_worker(commands: Any) -> None:
+    parser = commands.add_parser(
+        "worker", help="for programs: pick batch after batch without starting anew",
+        description="Pick batch after batch, for programs: what takes seconds to start stays loaded. Each line of the "
+        "standard input is a request, the arguments of `deepem pick` as a JSON list without --threads. Each is "
+        "answered, when it is done, by a line with a JSON object on the standard output: `status`, the exit status of "
+        "`deepem pick`, and `message`, the error if there was one. The log goes to the standard error. When the "
+        "input ends, so does the worker, even amid a batch: wait for the answer.")
+    parser.set_defaults(command="worker")
+    _add_threads(parser)
 
 
 def _add_evaluate(commands: Any) -> None:

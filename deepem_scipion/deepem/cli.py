@@ -62,9 +62,13 @@ def _train(options: argparse.Namespace) -> int:
     _check_writable(options.output)
     micrographs = find_micrographs(options.micrographs)
     particles, negatives, incomplete = _labels(options)
+    checkpoint = options.output.with_name(options.output.name + ".checkpoint")
+    if options.fresh:
+        checkpoint.unlink(missing_ok=True)
     runtime.start(options.threads)
-    model = train_model(micrographs, particles, plan, negatives, _log_epoch, incomplete)
+    model = train_model(micrographs, particles, plan, negatives, _log_epoch, incomplete, checkpoint)
     save_model(options.output, model)
+    checkpoint.unlink(missing_ok=True)
     print(describe(model.card()))
     print(f"model written to {options.output}")
     return OK
@@ -154,7 +158,8 @@ def _geometry(options: argparse.Namespace) -> Geometry | None:
         parts[1:], (start.kernels, start.pools, start.maps))))
 
 
-def _pick(options: argparse.Namespace) -> int:
+def _pick(options: argparse.Namespace, started: bool = False) -> int:
+    """Pick; `started`: the backend runs already."""
     from . import runtime
     from .coordinates import Optics
     from .micrographs import find_micrographs
@@ -168,7 +173,8 @@ def _pick(options: argparse.Namespace) -> int:
     settings = Settings(_threshold(options.threshold, model), options.scan_step, options.min_distance, std_range,
                         options.border, options.rotations)
     micrographs = find_micrographs(options.micrographs)
-    runtime.start(options.threads)
+    if not started:
+        runtime.start(options.threads)
     done = 0
 
     def report(name: str, entry: Mapping[str, Any]) -> None:
@@ -182,13 +188,39 @@ def _pick(options: argparse.Namespace) -> int:
     picker = Picker(model, settings)
     summary = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
-                               report)
+                               options.contrast_checks, report)
     n_failed, picks = len(summary.failed), summary.as_dict()["picks"]
     print(f"{picks} picks on {len(micrographs) - n_failed} micrographs, {n_failed} failed; threshold "
           f"{picker.threshold:.3g}; results in {options.output}")
     if n_failed:
         log.warning("the reasons are in %s", options.output / "failed.tsv")
     return OK if not n_failed else SOME_FAILED if n_failed < len(micrographs) else UNUSABLE
+
+
+def _worker(options: argparse.Namespace) -> NoReturn:
+    from . import runtime
+    from .worker import serve
+
+    runtime.start(options.threads)
+    serve(_pick_for_another)
+
+
+def _pick_for_another(arguments: Sequence[str]) -> tuple[int, str]:
+    """What `deepem pick` does in a process that lives on: exit status and error message."""
+    try:
+        options = build_parser().parse_args(["pick", *map(_not_an_option, arguments)])
+    except SystemExit:
+        return UNUSABLE, f"deepem pick does not know what to do with {' '.join(arguments)}"
+    try:
+        if options.threads is not None:
+            raise DeepEMError("--threads is given to `deepem worker`, for all that it will do")
+        return _pick(options, started=True), ""
+    except DeepEMError as error:
+        log.error("error: %s", error)
+        return UNUSABLE, str(error)
+    except Exception as error:
+        log.exception("error: %s", error)
+        return SOME_FAILED, f"{type(error).__name__}: {error}"
 
 
 def _threshold(text: str, model: Model) -> float:
@@ -284,9 +316,9 @@ def _table(result: Mapping[str, Any]) -> str:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from .model import read_card
+    from .model import load_model
 
-    card = read_card(options.model)
+    card = load_model(options.model).card()  # the weights are checked, too
     print(json.dumps(card, indent=1) if options.json else describe(card))
     return OK
 
@@ -357,4 +389,5 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-_COMMANDS = {"train": _train, "tune": _tune, "pick": _pick, "evaluate": _evaluate, "info": _info, "demo": _demo}
+_COMMANDS = {"train": _train, "tune": _tune, "pick": _pick, "worker": _worker, "evaluate": _evaluate, "info": _info,
+             "demo": _demo}

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .calibration import contrast_of, std_range_of
+from .checkpoint import Checkpoint
 from .coordinates import Coordinates
 from .errors import DeepEMError
 from .micrographs import Micrograph, read_micrograph, read_pixel_size
@@ -23,6 +25,7 @@ from .model import Model
 from .plan import Plan, check, choose_geometry
 from .recognition import check_size
 from .recursion import Learner, Part
+from .training import RECIPES
 from .windows import (
     NOWHERE,
     POSITIVE_DISTANCE,
@@ -42,7 +45,7 @@ MOST_BORDER = 2.0
 def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan,
                 negatives: Mapping[str, Coordinates] | None = None,
                 progress: Callable[[dict[str, Any]], None] = lambda record: None,
-                incomplete: Collection[str] = frozenset()) -> Model:
+                incomplete: Collection[str] = frozenset(), checkpoint: Path | None = None) -> Model:
     """Train a model.
 
     Parameters
@@ -54,6 +57,8 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     progress : given the record of each epoch (see `recursion.Learner`)
     incomplete : names of micrographs on which particles may be unmarked: there only what is given counts as a
         non-particle
+    checkpoint : file in which every epoch is kept, and from which the training goes on where it exists and belongs to
+        the same data and plan; whoever has saved the model removes it
 
     Returns
     -------
@@ -62,7 +67,8 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     Raises
     ------
     DeepEMError
-        Where no micrograph has coordinates or can be read, the geometry is impossible, or training fails.
+        Where no micrograph has coordinates or can be read, the geometry is impossible, training fails, or another run
+        has taken over the checkpoint.
 
     Notes
     -----
@@ -90,7 +96,10 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
         "versions": _versions(),
     }
     model = replace(model, std_range=std_range_of(windows, share=plan.std_margin), record=record)
-    return Learner(model, border, plan, progress).train(_divide(labelled, plan))
+    kept = Checkpoint(checkpoint, _fingerprint(labelled, plan) if checkpoint else None)
+    model = Learner(model, border, plan, progress, kept).train(_divide(labelled, plan))
+    kept.check()
+    return model
 
 
 def first_pixel_size(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan) -> float:
@@ -180,6 +189,31 @@ def _divide(labelled: list[LabelledMicrograph], plan: Plan) -> list[Part]:
     return [Part([item for number, item in enumerate(judged) if number not in held_out] + others,
                  [judged[number] for number in held_out])
             for held_out in split_micrographs(len(judged), fraction, n, np.random.default_rng(plan.seed))]
+
+
+def _fingerprint(labelled: list[LabelledMicrograph], plan: Plan) -> dict[str, Any]:
+    """What decides the result of a training, by name."""
+    found = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    if plan.start is not None:
+        weights = (array for network in plan.start.networks for _, array in sorted(network.items()))
+        found["start"] = _digest(weights), plan.start.scan_step
+    return {
+        **found, "values of the recipe": vars(RECIPES[plan.recipe]), "versions": _versions(),
+        "names": [item.micrograph.name for item in labelled],
+        "pixels": _digest(item.pixels for item in labelled),
+        "particles": _digest(item.particles_rc for item in labelled),
+        "non-particles": _digest(item.negatives_rc for item in labelled),
+        "incomplete": [item.micrograph.name for item in labelled if not item.complete],
+    }
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    """A few letters that tell arrays from others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

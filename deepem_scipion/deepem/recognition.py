@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from .files import atomic_write
 from .micrographs import Micrograph, read_micrograph
 from .model import Model
 from .network import BOX_PER_DIAMETER
-from .picking import LEAST_DISTANCE, PICKED, REASONS, Candidates, Limits, find_candidates, pad, select, write_candidates
+from .picking import LEAST_DISTANCE, PICKED, Candidates, Limits, find_candidates, pad, select, write_candidates
 from .scoremap import Scanner
+from .summaries import REJECTED, inverted, rejected, totals, write_table
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,16 @@ class Picker:
         candidates, scores = self.candidates(micrograph)
         return candidates, select(candidates, self.limits(micrograph.pixel_size_angst / micrograph.scale)), scores
 
+    def evidence(self, micrograph: Micrograph, candidates: Candidates | None = None) -> float:
+        """Sum of the squared scores of the picks with the model's own limits: how much looks like particles.
+
+        `candidates` are those of the micrograph where they are known.
+        """
+        found = self.candidates(micrograph)[0] if candidates is None else candidates
+        limits = Limits(self.model.threshold, LEAST_DISTANCE * self.model.diameter_px * micrograph.scale,
+                        self.model.std_range)
+        return float(np.square(found.scores[select(found, limits) == PICKED]).sum())
+
 
 def check_size(micrograph: Micrograph, box: int) -> None:
     """Raise DeepEMError where a micrograph is smaller than the network's window, `box` working pixels."""
@@ -104,7 +115,7 @@ def check_size(micrograph: Micrograph, box: int) -> None:
 
 @dataclass
 class Summary:
-    """What became of each micrograph: name -> path, status, candidates, picks, rejected, seconds or reason."""
+    """What became of each micrograph: name -> entry, see `summaries`."""
 
     picker: Picker
     micrographs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -116,7 +127,6 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        done = [entry for entry in self.micrographs.values() if entry["status"] == "ok"]
         return {
             "threshold": self.picker.threshold,
             "scan_step": self.picker.step,
@@ -125,15 +135,21 @@ class Summary:
             "std_range": self.picker.std_range,
             "border_angst": self.picker.settings.border_angst,
             "rotations": self.picker.settings.rotations,
-            "picked": len(done),
-            "failed": len(self.micrographs) - len(done),
-            "picks": sum(entry["picks"] for entry in done),
+            "model_contrast": self.picker.model.record.get("contrast"),
+            **totals(self.micrographs),
             "micrographs": self.micrographs,
         }
+
+    def write(self, output: Path) -> None:
+        """Write summary.json and summary.tsv into a folder."""
+        with atomic_write(output / "summary.json") as handle:
+            json.dump(self.as_dict(), handle, indent=1)
+        write_table(output / "summary.tsv", self.micrographs)
 
 
 def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, box_px: int | None = None,
                      pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
+                     contrast_checks: int = 0,
                      progress: Callable[[str, dict[str, Any]], None] = lambda name, entry: None) -> Summary:
     """Pick micrographs and write everything into a folder.
 
@@ -146,6 +162,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
     pixel_size_angst : instead of what the headers say
     score_maps : write these, too
     optics : written into picks.star; default: 300 kV and what goes with it
+    contrast_checks : the negatives of so many micrographs, the first ones, are scanned, too; where they look more like
+        the particles of the training a warning is logged, see `summaries.contrast`
     progress : called with name and entry after each micrograph
 
     Returns
@@ -163,6 +181,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
     _make_folders(output, score_maps)
     star: list[tuple[Path, np.ndarray, np.ndarray]] = []
     sizes: list[float] = []
+    checked = list(paths)[:contrast_checks]
 
     def pick(name: str, path: Path) -> _Picked:
         began = time.perf_counter()
@@ -172,7 +191,13 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
         _write_micrograph(output, micrograph, candidates, reasons, _box(picker, micrograph, box_px))
         if score_maps:
             _write_score_map(output / "scores" / f"{name}.mrc", scores, micrograph, picker.step)
-        return _Picked(_entry(path, candidates, reasons, time.perf_counter() - began),
+        entry = _entry(path, candidates, reasons)
+        if name in checked:
+            negative = replace(micrograph, pixels=-micrograph.pixels)
+            entry.update(evidence=round(picker.evidence(micrograph, candidates), 3),
+                         negative_evidence=round(picker.evidence(negative), 3))
+        entry.update(seconds=round(time.perf_counter() - began, 4), finished=round(time.time(), 2))
+        return _Picked(entry,
                        micrograph.pixel_size_angst / micrograph.scale,
                        candidates.centres_xy[reasons == PICKED], candidates.scores[reasons == PICKED])
 
@@ -185,7 +210,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
         except Exception as error:  # the one place where a micrograph may fail without stopping the others
             reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
             log.debug("%s failed", name, exc_info=True)
-            entry = {"path": str(path), "status": "failed", "reason": reason}
+            entry = {"path": str(path), "status": "failed", "reason": reason, "finished": round(time.time(), 2)}
         else:
             entry = picked.entry
             sizes.append(picked.pixel_size_angst)
@@ -205,8 +230,9 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
         write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst,
                    optics or Optics())
         _write_failed(output / "failed.tsv", summary.failed)
-        with atomic_write(output / "summary.json") as handle:
-            json.dump(summary.as_dict(), handle, indent=1)
+        summary.write(output)
+    if problem := inverted(summary.as_dict()):
+        log.warning("warning: %s", problem)
     return summary
 
 
@@ -236,13 +262,12 @@ def _box(picker: Picker, micrograph: Micrograph, box_px: int | None) -> int:
     return 2 * round(BOX_PER_DIAMETER * picker.model.diameter_angst / input_pixel_size_angst / 2)
 
 
-def _entry(path: Path, candidates: Candidates, reasons: np.ndarray, seconds: float) -> dict[str, Any]:
+def _entry(path: Path, candidates: Candidates, reasons: np.ndarray) -> dict[str, Any]:
     picked = reasons == PICKED
     return {
         "path": str(path), "status": "ok", "candidates": len(candidates), "picks": int(picked.sum()),
         "mean_score": round(float(candidates.scores[picked].mean()), 4) if picked.any() else None,
-        "rejected": {reason: int((reasons == reason).sum()) for reason in REASONS if reason != PICKED},
-        "seconds": round(seconds, 4),
+        **rejected({reason: int((reasons == reason).sum()) for reason in REJECTED}, len(candidates)),
     }
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .calibration import with_threshold
+from .checkpoint import Checkpoint
 from .errors import DeepEMError
 from .examples import Examples, PatchExamples, WindowExamples
 from .model import Model
@@ -52,12 +54,14 @@ class Learner:
     border_px : width, in working pixels, of the border in which nobody annotated
     plan : Plan
     progress : given the record of each epoch (see `training.fit`), with round, network (both from 1) and networks
+    checkpoint : where the fits stand; they go on from there
     """
 
     model: Model
     border_px: float
     plan: Plan
     progress: Progress
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def train(self, parts: Sequence[Part]) -> Model:
         """Train one network on each part, in as many rounds as the plan says.
@@ -132,8 +136,12 @@ class Learner:
         if round_number > 1:
             epochs = max(1, round(LATER_EPOCHS * epochs))
         name = {"round": round_number, "network": index + 1, "networks": plan.networks}
+        fit_name = f"round {round_number}, network {index + 1}"
+        state = self.checkpoint.state(fit_name)
+        if state is not None:
+            log.info("%s: going on after epoch %d/%d", fit_name, len(state.history), epochs)
         found = fit(examples, held_out, self.model.geometry, recipe, epochs, seed, start,
-                    lambda record: self.progress({**name, **record}))
+                    lambda record: self.progress({**name, **record}), state, partial(self.checkpoint.keep, fit_name))
         return replace(found, history=[{**name, **record} for record in found.history])
 
     def _counts(self, parts: Sequence[Sequence[LabelledMicrograph]]) -> dict[str, Any]:

@@ -89,6 +89,28 @@ class Fit:
     seed: int
 
 
+@dataclass(frozen=True)
+class State:
+    """Where a fit stands after an epoch: all that it needs to go on as if it had not been interrupted.
+
+    Attributes
+    ----------
+    seed : of the attempt under way
+    history : the record of every epoch
+    best_epoch : 0 where none has been better than the start
+    random : state of the generator that orders the examples, as plain values
+    variables : of network and optimiser, as `get_variables` gives them
+    best : weights of the best epoch
+    """
+
+    seed: int
+    history: list[dict[str, Any]]
+    best_epoch: int
+    random: Mapping[str, Any]
+    variables: list[np.ndarray]
+    best: dict[str, np.ndarray]
+
+
 class _Plateau(Exception):
     """The network still gives every window the same score."""
 
@@ -142,7 +164,8 @@ def compile_network(network: keras.Model, recipe: Recipe, updates: int, later: b
 
 def fit(examples: Examples, validation: Examples | None, geometry: Geometry, recipe: Recipe,
         epochs: int | None = None, seed: int = 0, start: Mapping[str, np.ndarray] | None = None,
-        progress: Callable[[dict[str, Any]], None] = lambda record: None) -> Fit:
+        progress: Callable[[dict[str, Any]], None] = lambda record: None, state: State | None = None,
+        keep: Callable[[State], None] = lambda state: None) -> Fit:
     """Train the network; keep the epoch with the highest average precision on the validation sample.
 
     Among epochs that are equal in that to three decimals the one with the least loss is kept.
@@ -168,6 +191,10 @@ def fit(examples: Examples, validation: Examples | None, geometry: Geometry, rec
     progress : callable
         Given the record of each epoch: epoch, epochs, seed, the figures of `assess`, the same with `validation_`
         before, seconds, seconds_left.
+    state : State, optional
+        To go on from, of a fit with the same arguments. The outcome is the same as without the interruption.
+    keep : callable
+        Given the state after each epoch, before `progress` is.
 
     Raises
     ------
@@ -182,17 +209,19 @@ def fit(examples: Examples, validation: Examples | None, geometry: Geometry, rec
     if validation is not None:
         samples["validation_"] = validation.sample()
     n_epochs = recipe.epochs if epochs is None else epochs
-    for attempt in range(ATTEMPTS):
+    for attempt in range(0 if state is None else state.seed - seed, ATTEMPTS):
         try:
-            return _attempt(examples, samples, geometry, recipe, n_epochs, seed + attempt, start, progress)
+            return _attempt(examples, samples, geometry, recipe, n_epochs, seed + attempt, start, progress, state, keep)
         except _Plateau as plateau:
+            state = None
             log.warning("%s with seed %d; starting again with seed %d", plateau, seed + attempt, seed + attempt + 1)
     raise DeepEMError(f"training did not leave the plateau with {ATTEMPTS} seeds: the network gives particles and "
                       "others the same score. Check coordinates, diameter and contrast, or add particles or epochs.")
 
 
 def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: Geometry, recipe: Recipe, epochs: int,
-             seed: int, start: Mapping[str, np.ndarray] | None, progress: Callable[[dict[str, Any]], None]) -> Fit:
+             seed: int, start: Mapping[str, np.ndarray] | None, progress: Callable[[dict[str, Any]], None],
+             state: State | None, keep: Callable[[State], None]) -> Fit:
     network = build_network(geometry, seed, whole=True, normalised=recipe.normalised and start is None)
     if recipe.wide_start:
         widen_start(network)
@@ -201,28 +230,57 @@ def _attempt(examples: Examples, samples: Mapping[str, list[Batch]], geometry: G
     updates = epochs * examples.updates_per_epoch
     compile_network(network, recipe, updates, later=start is not None)
     rng = np.random.default_rng(seed)
+    judge = "validation_" if "validation_" in samples else ""
+
+    def quality(record: Mapping[str, Any]) -> tuple[float, float]:
+        return round(record[f"{judge}average_precision"], 3), -record[f"{judge}loss"]
+
     history: list[dict[str, Any]] = []
     best, best_epoch, highest = get_weights(network, geometry), 0, (-math.inf, -math.inf)
-    began = time.perf_counter()
-    for epoch in range(1, epochs + 1):
+    if state is not None:
+        set_variables(network, state.variables)
+        rng.bit_generator.state = state.random
+        history, best, best_epoch = list(state.history), state.best, state.best_epoch
+        highest = quality(history[best_epoch - 1]) if best_epoch else highest
+    began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    while True:
+        epoch = len(history)
+        done = epoch * examples.updates_per_epoch
+        still = min((past["relative_loss"] for past in history), default=0.0) > PLATEAU_LOSS
+        if still and done >= min(updates, max(PLATEAU_UPDATES, updates / 3)):
+            raise _Plateau(f"still on the plateau after epoch {epoch}: every window gets nearly the same score,")
+        if epoch == epochs:
+            return Fit(best, history, best_epoch, seed)
         for pixels, targets in examples.batches(rng):
             network.train_on_batch(pixels[..., np.newaxis], targets[..., np.newaxis])
-        record: dict[str, Any] = {"epoch": epoch, "epochs": epochs, "seed": seed}
+        record: dict[str, Any] = {"epoch": epoch + 1, "epochs": epochs, "seed": seed}
         for prefix, sample in samples.items():
             record |= {prefix + key: value for key, value in assess(network, sample, recipe).items()}
         seconds = time.perf_counter() - began
-        record |= {"seconds": seconds, "seconds_left": seconds / epoch * (epochs - epoch)}
+        record |= {"seconds": seconds, "seconds_left": seconds / (epoch + 1) * (epochs - epoch - 1)}
         history.append(record)
+        if quality(record) > highest:
+            best, best_epoch, highest = get_weights(network, geometry), epoch + 1, quality(record)
+        keep(State(seed, list(history), best_epoch, rng.bit_generator.state, get_variables(network), best))
         progress(record)
-        done = epoch * examples.updates_per_epoch
-        still = min(past["relative_loss"] for past in history) > PLATEAU_LOSS
-        if still and done >= min(updates, max(PLATEAU_UPDATES, updates / 3)):
-            raise _Plateau(f"still on the plateau after epoch {epoch}: every window gets nearly the same score,")
-        judge = "validation_" if "validation_" in samples else ""
-        quality = round(record[f"{judge}average_precision"], 3), -record[f"{judge}loss"]
-        if quality > highest:
-            best, best_epoch, highest = get_weights(network, geometry), epoch, quality
-    return Fit(best, history, best_epoch, seed)
+
+
+def get_variables(network: keras.Model) -> list[np.ndarray]:
+    """All that changes in a compiled network while it is trained: weights, moving averages, the optimiser's moments."""
+    import keras
+
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in _variables(network)]
+
+
+def set_variables(network: keras.Model, values: Sequence[np.ndarray]) -> None:
+    """Put what `get_variables` gave into a network that was made and compiled in the same way."""
+    for variable, value in zip(_variables(network), values):
+        variable.assign(value)
+
+
+def _variables(network: keras.Model) -> list[keras.Variable]:
+    network.optimizer.build(network.trainable_variables)
+    return [*network.weights, *network.optimizer.variables]
 
 
 def assess(network: keras.Model, sample: Sequence[Batch], recipe: Recipe) -> dict[str, float]:

@@ -4,6 +4,7 @@
 
 import json
 import os
+import tempfile
 from glob import glob
 
 import pyworkflow.utils as pwutils
@@ -15,11 +16,17 @@ from pyworkflow.protocol import STEPS_PARALLEL, params
 from .. import convert
 from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
 from ..deepem.network import BOX_PER_DIAMETER
+from ..deepem.summaries import inverted, read_table, totals
 from .protocol_base import DeepEMProgram, ProgramError
 
 # The stored number is the position, so new choices go to the end.
 THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
 THRESHOLD_CHOICES = ("auto (best F2)", "best F1", "given precision", "fixed value")
+
+REASON_WORDS = {"border": "near the border", "deviation": "with an unusual deviation",
+                "threshold": "below the threshold", "distance": "near a better one"}
+# Names of micrographs in a line of the summary.
+MOST_LISTED = 5
 
 
 class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
@@ -53,14 +60,25 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
 
     *Streaming and batches*
 
-    Micrographs are picked in batches, because loading the network takes longer than picking one of them. In
-    streaming a batch starts when it is full or the input is closed; choose a batch size of 1 to 4 to see coordinates
-    sooner. On processors give several threads to one batch rather than run many batches at once.
+    Micrographs are picked in batches. In streaming a batch starts when it is full or the input is closed; choose a
+    batch size of 1 to 4 to see coordinates sooner. The program that picks stays for the next batch, one for each
+    thread or GPU, and keeps its memory, and that on the GPU, until the run ends. Only where the queue gets each
+    command as a job of its own does every batch load the network again, which takes some seconds. On processors give
+    several threads to one batch rather than run many batches at once.
 
     *When a micrograph cannot be read*
 
-    It is left out and the others are picked. The summary says how many failed and picks/failed.tsv in the extra folder
-    says why. *Continue* tries the failed ones again. If all of them fail, so does the protocol.
+    It is left out and the others are picked. The summary and the comment of the output say how many failed, and
+    picks/failed.tsv in the extra folder says why. *Continue* tries the failed ones again. If all of them fail, so
+    does the protocol.
+
+    *Figures*
+
+    While it runs the summary tells the picks of a micrograph, their mean score, the share of peaks that were not
+    picked and why, and the speed. picks/summary.tsv has this for every micrograph that is done, picks/summary.json
+    also over all, at most a minute old. From ten micrographs on those are named whose number of picks or mean score
+    is further from the median than 3.5 standard deviations (1.4826 times the median absolute deviation). The first
+    three micrographs are also looked at in negative, and a warning is given if these look more like particles.
 
     *Continue and Restart*
 
@@ -78,6 +96,8 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
     _devStatus = NEW
     _possibleOutputs = ProtParticlePickingOutput
     stepsExecutionMode = STEPS_PARALLEL
+    _names = {}  # of the result files, by micrograph id
+    _stored = None  # ids of the micrographs whose coordinates are in the output; not looked up yet
 
     # -------------------------- DEFINE param functions -----------------------
     def _defineParams(self, form):
@@ -151,6 +171,7 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
 
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
+        self._names, self._stored = {}, None
         self._prepareContinue()
         super()._insertAllSteps()
 
@@ -175,17 +196,22 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         arguments, = args
         names = self._getNames()
         batch = f"batch_{micList[0].getObjId():06d}"
-        listFile, folder = self._getExtraPath("lists", batch + ".txt"), self._getTmpPath(batch)
+        listFile = self._getExtraPath("lists", batch + ".txt")
         convert.write_micrograph_list(listFile, micList, names)
-        pwutils.cleanPath(folder, *map(self._getMicFailed, micList))
+        pwutils.cleanPath(*map(self._getMicFailed, micList))
+        # One for this attempt: where the run was killed before, its program may still be writing, as a job of a queue.
+        pwutils.makePath(self._getTmpPath())
+        folder = tempfile.mkdtemp(prefix=batch + "-", dir=self._getTmpPath())
         error = None
         try:
-            self.runDeepEM("pick", ["--micrographs", listFile, "--output", folder, *arguments])
+            self.runPick(["--micrographs", listFile, *arguments, "--contrast-checks",
+                          str(convert.contrast_checks_left(self.getCoordsDir()))], folder)
         except ProgramError as problem:
             error = problem
         self._checkResults({names[mic.getObjId()]: mic for mic in micList}, folder, error)
         with self._lock:
             convert.collect_results(folder, self.getCoordsDir())
+        pwutils.cleanPath(folder)
 
     def _checkResults(self, mics, folder, error):
         """Each micrograph, by name, has a result or a reason why not; reasons are noted."""
@@ -195,26 +221,51 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         if error is not None and (lost or (error.status != 1 and len(failed) < len(mics))):
             raise error
         if lost:
-            raise RuntimeError(f"The program left no result for {len(lost)} micrographs, among them {lost[0]}; "
-                               "see the log of the run.")
+            where = f"logs of the jobs in {self._getLogsPath()}" if self.useQueueForSteps() else "log of the run"
+            raise RuntimeError(f"The program left no result for {len(lost)} micrographs, among them {lost[0]}; see the "
+                               f"{where}. Continue picks them.")
         for name in failed.keys() & mics.keys():
             path = self._getMicFailed(mics[name])
             pwutils.makeFilePath(path)
             convert.write_failed(path, {name: failed[name]})
+            self.warning(f"{name} failed: {failed[name]}")
+
+    # With many thousands of micrographs the framework's own ways would take longer at each check than it is apart
+    # from the next one.
+    def _checkNewInput(self):
+        if not self.streamClosed:
+            super()._checkNewInput()
+
+    def _checkNewOutput(self):
+        self._markers = set(os.listdir(os.path.dirname(self._getAllDone())))
+        super()._checkNewOutput()
+
+    def _isMicDone(self, mic):
+        return os.path.basename(self._getMicDone(mic)) in self._markers
+
+    def _readDoneList(self):
+        return set(super()._readDoneList())
 
     def readCoordsFromMics(self, outputDir, micDoneList, outputCoords):
         names = self._getNames()
-        # A crash may come after coordinates were stored and before this was noted: never add any twice.
-        present = set(outputCoords.getUniqueValues("_micId")) if outputCoords.getSize() else set()
+        if self._stored is None:
+            # A crash may come after coordinates were stored and before this was noted: never add any twice.
+            self._stored = set(outputCoords.getUniqueValues("_micId")) if outputCoords.getSize() else set()
         for mic in micDoneList:
-            if mic.getObjId() not in present and not os.path.exists(self._getMicFailed(mic)):
+            if mic.getObjId() not in self._stored and not os.path.exists(self._getMicFailed(mic)):
                 for item in convert.read_picks(os.path.join(outputDir, names[mic.getObjId()] + ".box"), mic):
                     outputCoords.append(item)
+                self._stored.add(mic.getObjId())
 
     def _createSetOfCoordinates(self, micSet, suffix=""):
         coordinates = super()._createSetOfCoordinates(micSet, suffix)
         coordinates.setBoxSize(self._getBoxSize())
         return coordinates
+
+    def getSummary(self, coordSet):
+        """Comment of the output."""
+        summary, failed, micDict = super().getSummary(coordSet), self._getFailed(), getattr(self, "micDict", {})
+        return summary + f"\n{len(failed)} of {len(micDict)} micrographs failed" if failed and micDict else summary
 
     def _updateOutputCoordSet(self, micList, streamMode):
         # No output as long as there is nothing but failures.
@@ -230,6 +281,7 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         failed = self._getFailed()
         pwutils.makePath(self.getCoordsDir())
         convert.write_failed(self._getFailedFile(), failed)
+        convert.write_summary(self.getCoordsDir())
         if failed and len(failed) == len(self.micDict):
             name, reason = next(iter(failed.items()))
             raise RuntimeError(f"None of the {len(failed)} micrographs could be picked. {name}: {reason}")
@@ -271,6 +323,10 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
             warnings.append(f"The micrographs have {pixel:.2f} Å/px, those of the training {trained:.2f} Å/px. They "
                             f"will be brought to the {working:.2f} Å/px of the network; check the picks of the first "
                             "ones.")
+        failed = self._getFailed()
+        if failed and self.isContinued():
+            warnings.append(f"{len(failed)} micrographs failed so far, for instance {next(iter(failed))}, and will be "
+                            f"tried again; {self._getFailedFile()} says why.")
         names = micSet.getUniqueValues("_micName") if micSet.getSize() else []
         if len(names) < micSet.getSize():
             warnings.append(f"{micSet.getSize()} micrographs have only {len(names)} different names. Of those that "
@@ -288,6 +344,9 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
             step, working = self.scanStep.get() or model.getScanStep(), model.getWorkingSamplingRate()
             summary.append(f"Network: window {model.getBoxSize()} px at a working pixel size of {working:.2f} Å, scan "
                            f"step {step} px ({step * working:.0f} Å)")
+            others = abs(pixel - model.getSamplingRate()) > 0.01 * pixel
+            summary.append(f"Pixel size: {pixel:.2f} Å, micrographs reduced by a factor of {working / pixel:.2f}"
+                           + f"; those of the training had {model.getSamplingRate():.2f} Å/px" * others)
             threshold = self._getThreshold()
             summary.append(f"Threshold: {'not known yet' if threshold is None else f'{threshold:.3f}'} "
                            f"({self._getThresholdOrigin()})")
@@ -296,6 +355,7 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
             summary.append("The coordinates are not ready yet.")
         else:
             summary.append(f"Picked: {coords.getSize()} particles")
+        summary += self._describeProgress()
         failed = self._getFailed()
         if failed:
             name, reason = next(iter(failed.items()))
@@ -326,6 +386,9 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
     def _getFailedFile(self):
         return os.path.join(self.getCoordsDir(), "failed.tsv")
 
+    def _getSummaryFile(self):
+        return os.path.join(self.getCoordsDir(), "summary.json")
+
     def _getMicFailed(self, mic):
         return self._getExtraPath("FAILED", f"mic_{mic.getObjId():06d}.TXT")
 
@@ -336,13 +399,39 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         return {name: reason for file in files
                 for name, reason in convert.read_failed(os.path.join(folder, file)).items()}
 
+    def _describeProgress(self):
+        """Lines about how picking goes and went, from what was noted of each micrograph."""
+        entries = read_table(os.path.join(self.getCoordsDir(), "summary.tsv"))
+        if not entries:
+            return []
+        found, micSet = totals(entries), self.getInputMicrographs()
+        number = f" of {micSet.getSize()}" if micSet is not None else ""
+        words = [f"Micrographs: {found['picked']}{number} done"]
+        for key, text in (("picks_per_micrograph", "{:.1f} picks each"), ("mean_score", "mean score {:.2f}"),
+                          ("micrographs_per_minute", "{:.1f} per minute")):
+            if found[key] is not None:
+                words.append(text.format(found[key]))
+        lines = [", ".join(words), "Peaks not picked: " + ", ".join(
+            f"{100 * share:.1f} % {REASON_WORDS[reason]}" for reason, share in found["rejected_share"].items())]
+        odd = found["suspicious"]
+        if odd:
+            lines.append(f"*{len(odd)} micrographs are unlike the others:* "
+                         + "; ".join(f"{name}: {what}" for name, what in list(odd.items())[:MOST_LISTED])
+                         + (f"; and {len(odd) - MOST_LISTED} more, see suspicious in {self._getSummaryFile()}"
+                            if len(odd) > MOST_LISTED else ""))
+        problem = inverted({**convert.read_json(self._getSummaryFile()), **found})
+        return lines + [f"*Warning:* {problem}."] * bool(problem)
+
     def _getMarkers(self, micNames):
         """Files that say that micrographs are done. A step is done again by Continue if one is missing."""
         return [self._getMicDone(self.micDict[micName]) for micName in micNames]
 
     def _getNames(self):
         """Names of the result files by micrograph id."""
-        return convert.result_names(list(self.micDict.values()))
+        names = self._names
+        if len(names) != len(self.micDict):
+            names = self._names = convert.result_names(list(self.micDict.values()))
+        return names
 
     def _prepareContinue(self):
         """Make Continue retry failed micrographs and find out by itself what the output set holds."""
@@ -377,7 +466,7 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         mode = self.thresholdMode.get()
         if mode == THRESHOLD_FIXED:
             return self.threshold.get()
-        used = convert.read_json(os.path.join(self.getCoordsDir(), "summary.json")).get("threshold")
+        used = convert.read_json(self._getSummaryFile()).get("threshold")
         return self.inputModel.get().getThreshold() if used is None and mode == THRESHOLD_AUTO else used
 
     def _getThresholdOrigin(self):

@@ -9,24 +9,18 @@ from glob import escape, glob
 import pyworkflow.utils as pwutils
 from pwem.protocols import EMProtocol
 from pyworkflow import NEW
-from pyworkflow.protocol import STEPS_SERIAL, params
+from pyworkflow.protocol import STATUS_NEW, STEPS_SERIAL
 
 from .. import convert
-from ..constants import (
-    MIN_PARTICLES,
-    MODEL_FILE,
-    PRESET_AUTO,
-    PRESET_CUSTOM,
-    PRESET_LABELS,
-    PRESETS,
-    RECIPES,
-)
+from ..constants import MIN_PARTICLES, MODEL_FILE, PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, RECIPES
 from ..deepem.errors import DeepEMError
 from ..deepem.network import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
 from ..objects import DeepEMModel
 from ..plugin import Plugin
+from .form_train import TrainForm
 from .groups import names_of
 from .protocol_base import DeepEMProgram
+from .waiting import as_it_is_now
 
 
 def _filled(pointers):
@@ -38,7 +32,7 @@ class DeepEMTrainOutput(enum.Enum):
     outputModel = DeepEMModel
 
 
-class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
+class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
     """ Trains a DeepEM network to recognise your particle.
 
     DeepEM (Zhu, Ouyang & Mao, 2017) looks at every place of a micrograph through a small window and lets a
@@ -89,8 +83,12 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
 
     *Continue from a model*
 
-    Starts with the weights of an earlier model instead of random ones. This needs fewer particles and
-    fewer epochs, if the particle looks similar at the same pixel size.
+    Starts with the weights of an earlier model, which needs fewer particles and epochs if the particle looks similar.
+
+    *While coordinates arrive*
+
+    Training begins once there are as many micrographs or particles as the tab *Streaming* says, or at the end of the
+    input. *Continue* after a crash goes on from the last complete epoch, unless parameters or inputs were changed.
 
     *Output*
 
@@ -101,133 +99,40 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
     _devStatus = NEW
     _possibleOutputs = DeepEMTrainOutput
     stepsExecutionMode = STEPS_SERIAL
-
-    # -------------------------- DEFINE param functions -----------------------
-    def _defineParams(self, form):
-        self._defineGpuParams(form)
-        self._defineInputParams(form)
-        self._defineTrainingParams(form)
-        self._defineNetworkParams(form)
-        form.addParallelSection(threads=4, mpi=0)
-
-    def _defineInputParams(self, form):
-        form.addSection(label="Input")
-        form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
-                      label="Particle coordinates",
-                      help="Particles to learn from; the micrographs are those which they were picked on. 100 to "
-                           "1000 on 3 to 10 micrographs are usual. All particles of those micrographs should be "
-                           "picked: the rest serves as examples of background.")
-        form.addParam("particleDiameter", params.FloatParam, default=0, label="Particle diameter (Å)",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Longest dimension of the particle, usually 80 to 400 Å. Too small a value hides the "
-                           "particle's outline from the network, too large a one lets neighbours into the window. With "
-                           f"0 it is the box size of the coordinates divided by {BOX_PER_DIAMETER:g}.")
-        form.addParam("negativeCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="Verified non-particles",
-                      help="Optional: places on the same micrographs that are not particles, such as ice or carbon "
-                           "edges. Worth the work when the picks contain much of the same contamination.")
-        form.addParam("moreParticles", params.MultiPointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="More verified particles",
-                      help="Optional: further sets of particles to learn from, for instance picks of an earlier model "
-                           "that you looked through. Their micrographs may be others; then not all particles there "
-                           "need to be in the set, because nothing else on those micrographs serves as an example of "
-                           "background. They need the pixel size of the other micrographs.")
-        form.addParam("moreNegatives", params.MultiPointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="More verified non-particles",
-                      help="Optional: further sets of places that are not particles, for instance picks of an earlier "
-                           "model that you rejected, on these or other micrographs of the same pixel size.")
-        form.addParam("doContinue", params.BooleanParam, default=False, label="Continue from a model?",
-                      help="Yes: start with the weights of an earlier model of a similar particle, which saves "
-                           "particles and time. The network's layers are then those of that model.")
-        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", condition="doContinue",
-                      label="Earlier model", help="Model to start with. It is not changed.")
-
-    def _defineTrainingParams(self, form):
-        form.addSection(label="Training")
-        form.addParam("doTune", params.BooleanParam, default=False, label="Tune the network first?",
-                      help="Yes: many networks and recipes are tried, the automatic one first, and the one whose picks "
-                           "on the validation micrographs are best becomes the model. Worth the time when the usual "
-                           "training leaves much to be desired, or before you pick thousands of micrographs. The "
-                           "report is beside the model. *Continue* goes on with the search.")
-        form.addParam("tuneMinutes", params.FloatParam, default=60, condition="doTune", label="Minutes for tuning",
-                      validators=[params.GT(0, error="should be above 0")],
-                      help="Time for the search, in which some ten to a hundred networks should find room: an hour "
-                           "without a GPU, half of it with one. The first network is trained in any case. To "
-                           "search longer raise it and use *Continue*.")
-        form.addParam("recipe", params.EnumParam, choices=RECIPES, default=0, display=params.EnumParam.DISPLAY_HLIST,
-                      condition="not doTune", label="Recipe",
-                      help="*default*: current optimiser, minutes. *paper*: the procedure of the publication, for "
-                           "comparison; slower.")
-        form.addParam("epochs", params.IntParam, default=0, label="Epochs",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="*paper*: number of times that all examples are shown to the network; *default*: rounds of "
-                           "150 updates. 0: 20. Raise it if the validation figures still improve in the last "
-                           "epochs, as with very noisy micrographs; the best epoch is kept, so too many cost only "
-                           "time.")
-        form.addParam("rounds", params.IntParam, default=1, label="Automatic rounds",
-                      validators=[params.GE(1, error="should be at least 1")],
-                      help="1: the network is trained once. 2 or more: it then picks the micrographs that it was "
-                           "trained on, and is trained again with what it took for particles wrongly and what it "
-                           "missed, at most so many times. A round that makes no fewer mistakes on the validation "
-                           "micrographs is thrown away and is the last. Helps where picks contain contamination; "
-                           "each further round takes about half as long as the first.")
-        form.addParam("networks", params.IntParam, default=1, expertLevel=params.LEVEL_ADVANCED,
-                      label="Networks to average", validators=[params.GE(1, error="should be at least 1")],
-                      help="So many networks are trained, each with another part of the micrographs kept out, and "
-                           "their scores are averaged. More are a little steadier; training and picking take so "
-                           "many times as long.")
-        form.addParam("validationFraction", params.FloatParam, default=0.2, label="Validation fraction",
-                      validators=[params.Range(0, 0.9, error="should be from 0 to 0.9")],
-                      help="Share of the micrographs that is kept out of training to judge the network and to "
-                           "choose the threshold: 0.1 to 0.3. More gives surer figures, less leaves more to learn "
-                           "from. With 0 there are no independent figures.")
-        form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Random seed",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Any whole number. The same seed on the same machine gives the same model again; "
-                           "another one shows how much the result depends on chance.")
-
-    def _defineNetworkParams(self, form):
-        form.addSection(label="Network")
-        form.addParam("preset", params.EnumParam, choices=PRESET_LABELS, default=PRESET_AUTO,
-                      condition="not doContinue", label="Layers",
-                      help="*automatic*: micrographs are reduced and the layers fitted to the particle diameter. "
-                           "*KLH*, *19S*, *26S*, *inflammasome*: windows of 272, 160, 150 and 112 px as in the "
-                           "publication. *custom*: the values below.")
-        custom = {"condition": f"not doContinue and preset == {PRESET_CUSTOM}",
-                  "expertLevel": params.LEVEL_ADVANCED}
-        form.addParam("boxSize", params.IntParam, default=272, label="Window (working px)", **custom,
-                      help="Side of the network's window, in pixels of the reduced micrograph; about 1.5 diameters. "
-                           "It must fit to kernels and pools without remainder; if it does not, values that do are "
-                           "named.")
-        form.addParam("kernels", params.StringParam, default="51 21 10", label="Kernels (px)", **custom,
-                      help="Sides of the three convolutions. The first should be about a fifth of the window, so "
-                           "that it sees parts of the particle instead of noise.")
-        form.addParam("pools", params.StringParam, default="3 2 2", label="Pools (px)", **custom,
-                      help="Sides of the three averaging cells, 2 or 3. The product of the first two is the scan step.")
-        form.addParam("maps", params.StringParam, default="6 12 12", label="Feature maps", **custom,
-                      help="Number of feature maps of the three stages, 4 to 32. More can tell more kinds of views "
-                           "apart; they need more particles and time.")
-        form.addParam("workingSamplingRate", params.FloatParam, default=0, label="Working pixel size (Å)", **custom,
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Micrographs are reduced to this pixel size before the network sees them. 0: the multiple "
-                           "of their own pixel size at which the window measures about 1.5 diameters.")
+    _toldWaiting = None
 
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
-        # The inputs' ids are arguments so that Continue converts again when an input was exchanged.
-        self._insertFunctionStep(self.convertInputStep, [p.getUniqueId() for p in self._getUsedInputs()],
-                                 needsGPU=False)
-        self._insertFunctionStep(self.trainStep, self._getArguments(), self.doTune.get(), self.tuneMinutes.get(),
-                                 needsGPU=True)
-        self._insertFunctionStep(self.createOutputStep, needsGPU=False)
+        # By the arguments Continue knows what it has to do again when an input or a parameter was exchanged.
+        inputs = [[p.getUniqueId() for p in self._getUsedInputs()], self._getWanted()]
+        training = [self._getArguments(), self.doTune.get(), self.tuneMinutes.get()]
+        self._insertFunctionStep(self.convertInputStep, *inputs, wait=self._isWaiting(), needsGPU=False)
+        self._insertFunctionStep(self.trainStep, *training, *inputs, needsGPU=True)
+        self._insertFunctionStep(self.createOutputStep, *training, *inputs, needsGPU=False)
+
+    def _stepsCheck(self):
+        first = self._steps[0]
+        if first.isWaiting() and not self._isWaiting():
+            first.setStatus(STATUS_NEW)
+
+    def _isWaiting(self):
+        """Whether the input has still to grow; tells the log what is waited for."""
+        waiting = self._getWaiting()
+        if waiting and waiting != self._toldWaiting:
+            self.info(f"Waiting for {' and '.join(waiting)}")
+        self._toldWaiting = waiting
+        return bool(waiting)
 
     # -------------------------- STEPS functions ------------------------------
-    def convertInputStep(self, inputIds):
-        coordinates = self.inputCoordinates.get()
+    def convertInputStep(self, inputIds, wanted=()):
+        pwutils.cleanPath(self._getExamplesFile(), self._getBegunFile())
+        if errors := self._exampleErrors():
+            raise RuntimeError(" ".join(errors))
+        coordinates = self._getNow(self.inputCoordinates)
         main = convert.micrographs_with_coordinates(coordinates)
         mics = dict(main)
         for pointer in self._getMoreSets():
-            for name, mic in convert.micrographs_with_coordinates(pointer.get()).items():
+            for name, mic in convert.micrographs_with_coordinates(self._getNow(pointer)).items():
                 mics.setdefault(name, mic)
         for number, mic in enumerate(mics.values(), 1):
             mic.setObjId(number)  # sets of several imports may use the same numbers
@@ -236,20 +141,30 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         names = {micName: results[mic.getObjId()] for micName, mic in mics.items()}
         rate = self._getSamplingRate()
         namesOfMain = {micName: names[micName] for micName in main}
-        convert.write_boxes(self._getCoordinatesDir(), coordinates, namesOfMain, rate)
+        particles = convert.write_boxes(self._getCoordinatesDir(), coordinates, namesOfMain, rate)
         if self.negativeCoordinates.get() is not None:
-            number = convert.write_boxes(self._getNegativesDir(), self.negativeCoordinates.get(), namesOfMain, rate)
+            number = convert.write_boxes(self._getNegativesDir(), self._getNow(self.negativeCoordinates), namesOfMain,
+                                         rate)
             self.info(f"{number} verified non-particles")
         for pointers, folder in ((self.moreParticles, self._getMoreParticlesDir),
                                  (self.moreNegatives, self._getMoreNegativesDir)):
             for number, pointer in enumerate(_filled(pointers), 1):
-                convert.write_boxes(folder(number), pointer.get(), names, rate)
+                convert.write_boxes(folder(number), self._getNow(pointer), names, rate)
         self._forgetStudy()
+        convert.write_json(self._getExamplesFile(), {"micrographs": len(main), "particles": particles,
+                                                      "open": coordinates.isStreamOpen()})
+        self.info("\n".join(self._getBeginning()))
 
-    def trainStep(self, arguments, doTune, minutes):
+    def trainStep(self, arguments, doTune, minutes, *inputs):
+        settings = [doTune, arguments, *inputs]
+        if not doTune and os.path.exists(self._getModelFile()) and convert.read_json(self._getBegunFile()) == settings:
+            self.info("The program has gone on after this run was interrupted, and has finished the model.")
+            return
         # A model of an earlier attempt must not pass for the result of this one.
         pwutils.cleanPath(self._getModelFile())
+        convert.write_json(self._getBegunFile(), settings)
         if doTune:
+            pwutils.cleanPath(self._getModelFile() + ".checkpoint")
             # A search goes on as long as nothing but the time for it has changed.
             if convert.read_json(self._getStudyArgumentsFile()) != arguments:
                 self._forgetStudy()
@@ -257,11 +172,12 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
             self.runDeepEM("tune", [*arguments, "--study", self._getStudyFile(),
                                     "--minutes", f"{minutes:g}"])
         else:
+            # Beside the model lies what a run that was killed had reached; the program goes on from there if it suits.
             self.runDeepEM("train", arguments)
         if not os.path.exists(self._getModelFile()):
             raise RuntimeError(f"The program ended without writing {self._getModelFile()}; see the log of the run.")
 
-    def createOutputStep(self):
+    def createOutputStep(self, *settings):
         model = convert.read_model(self._getModelFile())
         self._defineOutputs(**{DeepEMTrainOutput.outputModel.name: model})
         for pointer in self._getUsedInputs():
@@ -273,10 +189,8 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         coordinates = self.inputCoordinates.get()
         if coordinates is None:
             return errors  # told by the framework
-        particles = coordinates.getSize() + sum(p.get().getSize() for p in _filled(self.moreParticles))
-        if particles < MIN_PARTICLES:
-            errors.append(f"{particles} particles were found; at least {MIN_PARTICLES} are needed, and a hundred or "
-                          "more are better. Pick on more micrographs.")
+        if coordinates.getMicrographs() is None:
+            return ["The micrographs of the coordinates are not known."]
         if not self._getDiameter():
             errors.append("The coordinates have no box size to take the particle diameter from. Give the diameter.")
         elif not self.doContinue:
@@ -284,19 +198,16 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         if self.doContinue and self.inputModel.get() is not None \
                 and not os.path.exists(self.inputModel.get().getFileName()):
             errors.append(f"The file of the earlier model, {self.inputModel.get().getFileName()}, is missing.")
-        negatives = self.negativeCoordinates.get()
-        if negatives is not None and not names_of(coordinates) & names_of(negatives):
-            errors.append("The verified non-particles are on none of the micrographs with particles. Choose a set that "
-                          "was picked on the same micrographs, or give it under *More verified non-particles*.")
         if self.rounds.get() > 1 and not self.validationFraction.get():
             errors.append("The validation micrographs tell whether another round helps. Give a validation fraction "
                           "above 0, or set the automatic rounds to 1.")
-        return errors + self._moreSetsErrors() + self._tuningErrors()
+        # Of sets that are still growing nothing can be said.
+        return ([] if self._getWaiting() else self._exampleErrors()) + errors + self._tuningErrors()
 
     def _warnings(self):
         warnings = []
         coordinates = self.inputCoordinates.get()
-        if coordinates is not None and coordinates.getSize():
+        if coordinates is not None and coordinates.getSize() and not coordinates.isStreamOpen():
             number = len(coordinates.getUniqueValues("_micId"))
             if number == 1 and self.validationFraction.get() > 0:
                 warnings.append("All particles are on one micrograph. A part of its area will be kept out for "
@@ -320,7 +231,10 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
                     for what, pointers in (("More verified particles", self.moreParticles),
                                            ("More verified non-particles", self.moreNegatives)) if _filled(pointers)]
         model = getattr(self, DeepEMTrainOutput.outputModel.name, None)
+        summary += self._getBeginning()
         if model is None:
+            if self.inputCoordinates.get() is not None and not os.path.exists(self._getExamplesFile()):
+                summary += [f"Waiting for {waiting}" for waiting in self._getWaiting()]
             return summary + ["The model is not ready yet."]
         working = model.getWorkingSamplingRate()
         summary.append(f"Network: window {model.getBoxSize()} px at a working pixel size of {working:.2f} Å "
@@ -352,6 +266,50 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
         return ["Zhu2017"]
 
     # -------------------------- UTILS functions ------------------------------
+    def _getNow(self, pointer):
+        """The set of coordinates that a pointer points at, with all that has arrived by now."""
+        return as_it_is_now(pointer.get(), self.getProject())
+
+    def _getWanted(self):
+        """Numbers of micrographs and particles to begin with; 0: does not count."""
+        return [self.waitMicrographs.get(), self.waitParticles.get()]
+
+    def _getWaiting(self):
+        """What the training waits for, in words; empty where it can begin."""
+        waiting = []
+        coordinates = self._getNow(self.inputCoordinates)
+        if coordinates.isStreamOpen():
+            micrographs, particles = self._getWanted()
+            if not (micrographs or particles):
+                waiting.append("the end of the particle coordinates")
+            for wanted, found, what in (
+                    (micrographs, len(names_of(coordinates)), "micrographs with particles"),
+                    (max(particles, MIN_PARTICLES), coordinates.getSize(), "particles")):
+                if found < wanted:
+                    waiting.append(f"{wanted} {what} ({found} so far)")
+        if any(self._getNow(pointer).isStreamOpen() for pointer in [*_filled([self.negativeCoordinates]),
+                                                                    *self._getMoreSets()]):
+            waiting.append("the end of the other sets of coordinates")
+        return waiting
+
+    def _getBeginning(self):
+        """Sentences about what was there when the training began; empty where it has not, or had all that it wants."""
+        found = convert.read_json(self._getExamplesFile())
+        if not found or not any(self._getWanted()):
+            return []
+        what = f"{found['micrographs']} micrographs with {found['particles']} particles"
+        if found["open"]:
+            return [f"Training began with {what}; the input was still growing."]
+        micrographs, particles = self._getWanted()
+        few = found["micrographs"] < micrographs or found["particles"] < particles
+        return [f"Training began with {what} at the end of the input" + (", fewer than wanted." if few else ".")]
+
+    def _getExamplesFile(self):
+        return self._getExtraPath("examples.json")
+
+    def _getBegunFile(self):
+        return self._getExtraPath("training.json")
+
     def _getListFile(self):
         return self._getExtraPath("micrographs.txt")
 
@@ -417,15 +375,23 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
             return [f"Network: {error}"]
         return []
 
-    def _moreSetsErrors(self):
-        """What is wrong with the further sets of coordinates."""
+    def _exampleErrors(self):
+        """What is wrong with the sets of coordinates as they are now."""
         errors = []
-        main, rate = self.inputCoordinates.get(), self._getSamplingRate()
+        main, rate = self._getNow(self.inputCoordinates), self._getSamplingRate()
+        more = {what: [self._getNow(pointer) for pointer in _filled(pointers)]
+                for what, pointers in (("More verified particles", self.moreParticles),
+                                       ("More verified non-particles", self.moreNegatives))}
+        particles = main.getSize() + sum(found.getSize() for found in more["More verified particles"])
+        if particles < MIN_PARTICLES:
+            errors.append(f"{particles} particles were found; at least {MIN_PARTICLES} are needed, and a hundred or "
+                          "more are better. Pick on more micrographs.")
         known = names_of(main)
-        for what, pointers in (("More verified particles", self.moreParticles),
-                               ("More verified non-particles", self.moreNegatives)):
-            for pointer in _filled(pointers):
-                coordinates = pointer.get()
+        if self.negativeCoordinates.get() is not None and not known & names_of(self._getNow(self.negativeCoordinates)):
+            errors.append("The verified non-particles are on none of the micrographs with particles. Choose a set that "
+                          "was picked on the same micrographs, or give it under *More verified non-particles*.")
+        for what, sets in more.items():
+            for coordinates in sets:
                 own = coordinates.getMicrographs().getSamplingRate()
                 if not coordinates.getSize():
                     errors.append(f"{what}: a set without any coordinates was given. Remove it.")
@@ -433,9 +399,9 @@ class ProtDeepEMTrain(DeepEMProgram, EMProtocol):
                     errors.append(f"{what}: a set is on other micrographs than the particle coordinates, and these "
                                   f"have {own:.4g} Å/px instead of {rate:.4g} Å/px. Choose a set that was picked on "
                                   "micrographs of the same pixel size.")
-        particles = {p.getUniqueId() for p in [self.inputCoordinates, *_filled(self.moreParticles)]}
-        others = {p.getUniqueId() for p in _filled([self.negativeCoordinates, *self.moreNegatives])}
-        if particles & others:
+        right = {p.getUniqueId() for p in [self.inputCoordinates, *_filled(self.moreParticles)]}
+        wrong = {p.getUniqueId() for p in _filled([self.negativeCoordinates, *self.moreNegatives])}
+        if right & wrong:
             errors.append("The same set was given as particles and as non-particles. Remove one of them.")
         return errors
 

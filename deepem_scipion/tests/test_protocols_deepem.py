@@ -8,11 +8,13 @@ With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.t
 import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 import unittest
 from collections import Counter
+from glob import glob
 from importlib.util import find_spec
 
 import mrcfile
@@ -27,6 +29,7 @@ from deepem_scipion.convert import read_failed
 from deepem_scipion.deepem.coordinates import Coordinates
 from deepem_scipion.deepem.metrics import evaluate
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
+from deepem_scipion.protocols.protocol_base import GPU_DEVICES
 
 SHAPE = (380, 560)  # rows and columns differ, so that exchanged axes are noticed
 PIXEL_ANGST = 2.5
@@ -253,8 +256,12 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, centres)
 
     def test_threads_pick_several_batches_at_once(self):
-        protocol = self.pick(self.mics, streamingBatchSize=1, numberOfThreads=3, binThreads=1, thresholdMode=1)
+        # To ask for a GPU that is not there must not make them wait for each other.
+        protocol = self.pick(self.mics, streamingBatchSize=1, numberOfThreads=3, binThreads=1, thresholdMode=1,
+                             useGpu=not any(map(glob, GPU_DEVICES)))
         self.assertPicked(protocol, self.centres)
+        with open(protocol._getLogsPath("run.stdout")) as file:
+            self.assertEqual(len(set(re.findall(r"Worker (\d+): deepem pick", file.read()))), 2)
         threshold = min(item._deepemScore.get() for item in protocol.outputCoordinates)
         self.assertGreaterEqual(threshold + 1e-6, protocol._getThreshold())
         self.assertRegex("\n".join(protocol.summary()), r"Threshold: 0\.\d+ \(best F1 in the validation of the model\)")

@@ -1,0 +1,196 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Picking that is killed, and micrographs that cannot be picked: nothing is lost, doubled or spoilt by it."""
+
+import os
+import shutil
+import tempfile
+import time
+import unittest
+from contextlib import suppress
+from functools import partial
+from glob import glob
+from importlib.util import find_spec
+
+import mrcfile
+import numpy as np
+import psutil
+from pyworkflow.project import Manager
+from pyworkflow.tests import BaseTest, setupTestProject
+
+from deepem_scipion.convert import read_failed
+from deepem_scipion.protocols import ProtDeepEMTrain
+from deepem_scipion.tests import test_protocols_deepem as simulated
+
+NAMES = ("a.mrc", "b.mrc", "c.mrc", "d.mrc")
+
+
+def running(name):
+    """Processes below this one of which a word of the command line ends with a name."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [process] * any(word.endswith(name) for word in process.cmdline())
+    return found
+
+
+@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+class TestDeepEMInterrupted(BaseTest):
+    """One model is trained for all tests, and one undisturbed run says what the others must come to."""
+
+    # Methods of the class, not the class itself, whose tests would run here again.
+    importMicrographs, importCoordinates = (
+        vars(simulated.TestDeepEMProtocols)[name] for name in ("importMicrographs", "importCoordinates"))
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+        cls.folder = tempfile.mkdtemp(prefix="deepem-mics-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        centres = simulated.write_micrographs(cls.folder, NAMES, seed=8)
+        cls.mics = cls.importMicrographs(cls.folder)
+        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=1, numberOfThreads=2, useGpu=False)
+        cls.train.inputCoordinates.set(cls.importCoordinates(cls.mics, centres))
+        cls.train.inputCoordinates.setExtended("outputCoordinates")
+        cls.launchProtocol(cls.train)
+        undisturbed = cls.pick(cls, streamingBatchSize=0)
+        cls.launchProtocol(undisturbed)
+        cls.expected = cls.rows(cls, undisturbed)
+        assert min(map(len, cls.expected.values())) > 10 and set(cls.expected) == set(NAMES)
+
+    def pick(self, mics=None, **params):
+        """A run that has not been started; with a threshold of 0 the model need not be good."""
+        protocol = simulated.TestDeepEMProtocols.pick(self, mics or self.mics, launch=False,
+                                                      **{"thresholdMode": 3, "threshold": 0.0, **params})
+        self.proj.saveProtocol(protocol)
+        return protocol
+
+    def rows(self, protocol):
+        """Position and score of each coordinate by name of the micrograph."""
+        found = {}
+        for item in protocol.outputCoordinates:
+            found.setdefault(item.getMicName(), []).append((*item.getPosition(), item._deepemScore.get()))
+        return found
+
+    def start(self, protocol):
+        """Launch a run and return it with the process that does it."""
+        self.proj.launchProtocol(protocol, wait=False)
+        return self.until(lambda: running("pw_protocol_run.py"))[0]
+
+    def until(self, condition):
+        """What the condition returns once it is true."""
+        deadline = time.time() + 240
+        while not (found := condition()):
+            self.assertLess(time.time(), deadline, "took too long")
+            time.sleep(0.002)
+        return found
+
+    def kill(self, protocol, victims, witnesses=()):
+        """Kill processes, and wait until they and others are gone and the project has heard of it."""
+        for process in victims:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        _, alive = psutil.wait_procs([*victims, *witnesses], timeout=60)
+        self.assertEqual(alive, [])
+        self.proj._updateProtocol(protocol, checkPid=True)
+
+    def test_whatever_is_killed_amid_a_batch_the_run_continues_to_what_it_would_have_been(self):
+        third, kept = (os.path.join(self.folder, name) for name in ("c.mrc", "kept"))
+        os.rename(third, kept)
+        os.mkfifo(third)  # whoever reads it waits, here in the middle of the second batch
+        self.addCleanup(lambda: os.path.exists(kept) and os.replace(kept, third))
+        protocol = self.pick(streamingBatchSize=2)
+        folders = set()
+
+        def start():
+            """The run's process and its worker, as soon as the fourth micrograph is picked."""
+            process = self.start(protocol)
+            box, = self.until(lambda: [path for path in glob(protocol._getTmpPath("batch_000003-*", "d.box"))
+                                       if os.path.dirname(path) not in folders])
+            folders.add(os.path.dirname(box))
+            worker, = running("worker")
+            return process, worker
+
+        process, worker = start()
+        self.kill(protocol, [process], [worker])
+        first = os.stat(protocol._getExtraPath("picks", "a.box"))
+        for folder in folders:  # as a program would that had survived, for instance on another machine
+            shutil.copy(os.path.join(folder, "d.box"), os.path.join(folder, "c.box"))
+
+        process, worker = start()
+        self.kill(protocol, [process, worker])
+
+        process, worker = start()
+        worker.kill()
+        another, = self.until(lambda: [found for found in running("worker") if found != worker])
+        self.kill(protocol, [another], [process])
+        self.assertTrue(protocol.isFailed())
+        self.assertIn("deepem pick ended with status -9", protocol.getErrorMessage())
+
+        process, worker = start()
+        os.replace(kept, third)
+        worker.kill()
+        self.kill(protocol, [], [process])
+        self.assertTrue(protocol.isFinished(), protocol.getErrorMessage())
+        self.assertEqual(self.rows(protocol), self.expected)
+        self.assertEqual(len(folders), 4)
+        self.assertEqual(os.stat(protocol._getExtraPath("picks", "a.box")), first)
+        with open(protocol._getLogsPath("run.stdout")) as file:
+            self.assertIn("amid a batch, which is tried once more", file.read())
+
+    def test_a_run_killed_while_it_writes_and_registers_neither_loses_nor_doubles_coordinates(self):
+        protocol = self.pick(streamingBatchSize=1)
+        for place in (protocol._getExtraPath("picks", "a.box"), protocol._getExtraPath("DONE", "mic_000001.TXT"),
+                      protocol._getPath("coordinates.sqlite")):
+            process = self.start(protocol)
+            self.until(partial(os.path.exists, place))
+            self.kill(protocol, [process], running("worker"))
+        self.launchProtocol(protocol)
+        self.assertEqual(self.rows(protocol), self.expected)
+        self.assertEqual(protocol.outputCoordinates.getSize(), sum(map(len, self.expected.values())))
+
+    def test_bad_micrographs_of_any_kind_stop_nothing_are_told_and_tried_again(self):
+        folder = os.path.join(self.folder, "bad")
+        os.mkdir(folder)
+        good = {"good.mrc": "a.mrc", "well.mrc": "b.mrc"}
+        reasons = {"constant": "is constant", "folder": "directory", "gone": "no such file", "nan": "not finite",
+                   "small": "smaller than the network's window", "truncated": "is truncated"}
+        sources = {**good, **{f"{name}.mrc": "c.mrc" for name in reasons}}
+        for name, source in sources.items():
+            shutil.copy(os.path.join(self.folder, source), os.path.join(folder, name))
+        mics = self.importMicrographs(folder)
+
+        def write(name, pixels):
+            with mrcfile.new(os.path.join(folder, name), overwrite=True) as file:
+                file.set_data(pixels)
+
+        write("constant.mrc", np.zeros(simulated.SHAPE, np.float32))
+        with open(os.path.join(folder, "nan.mrc"), "r+b") as file:
+            file.seek(5000)
+            file.write(np.float32(np.nan).tobytes())
+        write("small.mrc", np.random.default_rng(0).normal(size=(30, 300)).astype(np.float32))
+        os.truncate(os.path.join(folder, "truncated.mrc"), 2000)
+        for name in ("gone.mrc", "folder.mrc"):
+            os.remove(os.path.join(folder, name))
+        os.mkdir(os.path.join(folder, "folder.mrc"))
+
+        protocol = self.pick(mics, streamingBatchSize=3)
+        self.launchProtocol(protocol)
+        self.assertEqual(self.rows(protocol), {name: self.expected[source] for name, source in good.items()})
+        failed = read_failed(protocol._getExtraPath("picks", "failed.tsv"))
+        self.assertEqual(set(failed), set(reasons))
+        for name, reason in reasons.items():
+            self.assertIn(reason, failed[name])
+        self.assertIn("*6 micrographs failed*", "\n".join(protocol.summary()))
+        self.assertIn("6 micrographs failed so far", "\n".join(protocol.warnings()))
+        self.assertIn("6 of 8 micrographs failed", protocol.outputCoordinates.getObjComment())
+        loaded = Manager().loadProject(self.proj.getName()).getProtocol(protocol.getObjId())
+        self.assertIn("6 of 8 micrographs failed", loaded.outputCoordinates.getObjComment())
+
+        os.rmdir(os.path.join(folder, "folder.mrc"))
+        for name in reasons:
+            shutil.copy(os.path.join(self.folder, "c.mrc"), os.path.join(folder, f"{name}.mrc"))
+        self.launchProtocol(protocol)
+        self.assertEqual(self.rows(protocol), {name: self.expected[source] for name, source in sources.items()})
+        self.assertNotIn("failed", protocol.outputCoordinates.getObjComment() + "\n".join(protocol.summary()))
+        self.assertEqual(protocol.warnings(), [])

@@ -1,0 +1,181 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Training in a project that is killed and goes on, and training that waits for its input.
+
+With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_protocols_training
+"""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+import unittest
+from importlib.util import find_spec
+from unittest import mock
+
+import psutil
+import pyworkflow as pw
+from pwem.objects import Coordinate, SetOfCoordinates
+from pwem.protocols import ProtImportMicrographs
+from pyworkflow.object import Set
+from pyworkflow.tests import BaseTest, setupTestProject
+
+from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
+from deepem_scipion.tests import test_protocols_deepem as common
+
+EPOCHS = 6
+DIAMETER = 105  # large enough for the micrographs to be reduced, which is faster
+
+
+@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+class TestDeepEMTraining(BaseTest):
+    """Runs on three simulated micrographs and their true coordinates, some of which are killed on the way."""
+
+    importMicrographs = vars(common.TestDeepEMProtocols)["importMicrographs"]
+    importCoordinates = vars(common.TestDeepEMProtocols)["importCoordinates"]
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+        cls.folder = tempfile.mkdtemp(prefix="deepem-training-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        cls.centres = common.write_micrographs(cls.folder, common.TRAINING, seed=1)
+        cls.mics = cls.importMicrographs(cls.folder)
+
+    def training(self, coordinates, **params):
+        protocol = self.newProtocol(ProtDeepEMTrain, numberOfThreads=1, binThreads=2, useGpu=False,
+                                    particleDiameter=DIAMETER, **params)
+        protocol.inputCoordinates.set(coordinates)
+        protocol.inputCoordinates.setExtended("outputCoordinates")
+        return protocol
+
+    def log(self, protocol):
+        """All that a run has written so far."""
+        text = ""
+        for name in ("run.stdout", "run.stderr"):
+            if os.path.exists(path := protocol._getLogsPath(name)):
+                with open(path, errors="replace") as file:
+                    text += file.read()
+        return text
+
+    def waitFor(self, condition, *protocols, mayFail=False, seconds=200):
+        """Refresh protocols from their runs until the condition holds."""
+        deadline = time.time() + seconds
+        while not condition():
+            self.assertLess(time.time(), deadline, "took too long")
+            time.sleep(0.5)
+            for protocol in protocols:
+                self.proj._updateProtocol(protocol)
+                if protocol.isFailed() and not mayFail:
+                    time.sleep(2)  # a run that is just ending may seem to have died
+                    self.proj._updateProtocol(protocol)
+                    self.assertFalse(protocol.isFailed(), protocol.getErrorMessage())
+
+    def waitForLog(self, protocol, text, *others, times=1):
+        self.waitFor(lambda: self.log(protocol).count(text) == times, protocol, *others)
+
+    def processes(self, protocol):
+        """Processes of a run: of the protocol itself, and of the program that trains."""
+        own = psutil.Process(int(protocol.getPid()))
+        return own, next(each for each in own.children(recursive=True) if "python" in each.name()
+                         and "deepem_scipion.deepem" in each.cmdline())
+
+    def kill(self, protocol, *processes):
+        """Kill processes of a run outright and wait until the project has noticed."""
+        for process in processes:
+            process.kill()
+        self.waitFor(protocol.isFailed, protocol, mayFail=True)
+
+    def test_killed_training_goes_on_from_the_last_epoch_whatever_was_killed(self):
+        protocol = self.training(self.importCoordinates(self.mics, self.centres), epochs=EPOCHS)
+        for number, victims in enumerate((slice(1, 2), slice(0, 1), slice(0, 2)), 1):
+            self.proj.launchProtocol(protocol, wait=False)
+            self.waitForLog(protocol, f"epoch {number}/{EPOCHS}:")
+            self.kill(protocol, *self.processes(protocol)[victims])
+        self.launchProtocol(protocol)
+        log = self.log(protocol)
+        begun = [int(number) for number in re.findall(f"going on after epoch (\\d+)/{EPOCHS}", log)]
+        self.assertEqual(len(begun), 3)
+        self.assertTrue(1 <= begun[0] <= begun[1] <= begun[2] < EPOCHS, begun)
+        self.assertLess(1, begun[2])
+        self.assertEqual(log.count(f"epoch 1/{EPOCHS}:"), 1)
+        self.assertIn("taken over by a later run", log)  # said by the program whose protocol was killed
+        self.assertEqual(os.listdir(os.path.dirname(protocol._getModelFile())).count("model.safetensors.checkpoint"), 0)
+
+        # Another diameter makes another model, of the same examples, and the output is that one.
+        protocol.particleDiameter.set(120)
+        protocol.epochs.set(1)
+        self.launchProtocol(protocol)
+        stored = self.proj.getProtocol(protocol.getObjId()).outputModel
+        self.assertEqual((stored.getDiameter(), protocol.outputModel.getDiameter()), (120, 120))
+        self.assertEqual(self.log(protocol).count("going on after epoch"), 3)
+
+    def test_waiting_training_may_be_killed_and_takes_what_is_there_when_the_input_ends(self):
+        coordinates = self.importCoordinates(self.mics, {common.TRAINING[0]: self.centres[common.TRAINING[0]]})
+        file = coordinates.outputCoordinates.getFileName()
+        self.grow(file, {})
+        protocol = self.training(coordinates, epochs=1, waitMicrographs=3)
+        for number in (1, 2):
+            self.proj.launchProtocol(protocol, wait=False)
+            self.waitForLog(protocol, "Waiting for 3 micrographs", times=number)
+            if number == 1:
+                self.kill(protocol, psutil.Process(int(protocol.getPid())))
+        self.assertIn("Waiting for 3 micrographs with particles (1 so far)", protocol.summary())
+        self.grow(file, {common.TRAINING[1]: self.centres[common.TRAINING[1]]})
+        self.waitForLog(protocol, "3 micrographs with particles (2 so far)")
+        self.grow(file, {}, Set.STREAM_CLOSED)
+        self.waitFor(protocol.isFinished, protocol)
+        self.assertIn("Training began with 2 micrographs with 48 particles at the end of the input, fewer than wanted.",
+                      protocol.summary())
+        self.assertEqual(protocol.outputModel._numberOfMicrographs.get(), 2)
+
+    def grow(self, file, places, state=Set.STREAM_OPEN):
+        """Add coordinates, micrograph -> x, y, to the file of a set, and leave it in a state."""
+        numbers = {mic.getMicName(): mic.clone() for mic in self.mics.outputMicrographs}
+        coordinates = SetOfCoordinates(filename=file)
+        coordinates.enableAppend()
+        for name, each in places.items():
+            for x, y in each:
+                item = Coordinate(x=int(x), y=int(y))
+                item.setMicrograph(numbers[name])
+                coordinates.append(item)
+        coordinates.setStreamState(state)
+        coordinates.write()
+        coordinates.close()
+
+    def test_import_picking_training_and_picking_run_as_one_scheduled_workflow(self):
+        earlier = self.training(self.importCoordinates(self.mics, self.centres), epochs=2)
+        self.launchProtocol(earlier)
+        folder = os.path.join(self.folder, "arriving")
+        os.mkdir(folder)
+        common.write_micrographs(folder, ("a.mrc", "b.mrc"), seed=6)
+        mics = self.newProtocol(ProtImportMicrographs, filesPath=folder, filesPattern="*.mrc", dataStreaming=True,
+                                samplingRate=common.PIXEL_ANGST, copyFiles=True, timeout="600", fileTimeout="2")
+        first, second = (self.newProtocol(ProtDeepEMPick, numberOfThreads=1, useGpu=False, streamingBatchSize=1)
+                         for _ in range(2))
+        train = self.newProtocol(ProtDeepEMTrain, epochs=2, waitMicrographs=3, numberOfThreads=1, useGpu=False,
+                                 particleDiameter=DIAMETER)
+        for pointer, source, output in ((first.inputMicrographs, mics, "outputMicrographs"),
+                                        (first.inputModel, earlier, "outputModel"),
+                                        (train.inputCoordinates, first, "outputCoordinates"),
+                                        (second.inputMicrographs, mics, "outputMicrographs"),
+                                        (second.inputModel, train, "outputModel")):
+            pointer.set(source)
+            pointer.setExtended(output)
+        runs = [mics, first, train, second]
+        for protocol in runs:
+            self.proj.saveProtocol(protocol)
+        script = pw.getScheduleScript()
+        with mock.patch.object(pw, "getScheduleScript", lambda: f"{script} --sleep_time 2"):
+            for protocol in runs:
+                self.proj.scheduleProtocol(protocol)
+        self.waitForLog(train, "3 micrographs with particles (2 so far)", *runs)
+        common.write_micrographs(folder, ("c.mrc",), seed=7)
+        self.waitForLog(train, "epoch 1/2:", *runs)
+        self.assertIn("Training began with 3 micrographs with 72 particles; the input was still growing.",
+                      train.summary())
+        mics.stopImport()
+        self.waitFor(lambda: all(protocol.isFinished() for protocol in runs), *runs)
+        self.assertEqual(train.outputModel._numberOfMicrographs.get(), 3)
+        self.assertEqual({item.getMicName() for item in second.outputCoordinates}, {"a.mrc", "b.mrc", "c.mrc"})
