@@ -11,7 +11,7 @@
 VENV := .venv
 STAMP := $(VENV)/.installed
 # Programs that some tests use, as package=program; without them those tests are skipped.
-DEBIAN_TEST_PACKAGES := relion=relion_preprocess
+DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged
 
 .PHONY: demo test lint clean test-packages
 

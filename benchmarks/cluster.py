@@ -1,0 +1,416 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What bounds a picking run of very many micrographs on a cluster: each part measured, and the whole computed.
+
+    python benchmarks/cluster.py [--parts NAME ...] [--nodes N] [--jobs N] [--micrographs N] [--data FOLDER]
+
+Parts: `checks` (what the protocol does every few seconds, against the number of micrographs), `steps` (the framework's
+records of steps), `registration` (coordinates into Scipion's set, against its size), `files` (start-up of the program,
+files and bytes of each micrograph; EMPIAR-10017), `scheduler` (a Slurm on this machine, started by root), `cluster` (a
+run on a cluster computed from the figures of all others, for several batch sizes). Prints tables in Markdown and writes
+them with all figures to benchmarks/results/cluster.{md,json}; figures of parts that are not asked for are taken from
+there.
+"""
+
+import argparse
+import heapq
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+# Of the same folder.
+from speed import EMPIAR_DIAMETER_ANGST, PROGRAM, RESULTS, ROOT, run, table
+
+PICKS = 300  # particles of a micrograph
+REGISTERED = 100  # micrographs that are registered at a time
+SLEEP_S, CHECK_S = 3, 5  # of the framework: pause when no step can start, time between checks
+
+
+def timed(function):
+    """Processor seconds of one call, in which other programs of the machine do not count."""
+    began = time.process_time()
+    function()
+    return time.process_time() - began
+
+
+def micrograph(number, path=None):
+    """A Micrograph as an import makes it."""
+    from pwem.objects import Micrograph
+
+    mic = Micrograph(str(path or f"Runs/000002_ProtImportMicrographs/extra/micrograph_{number:06d}.mrc"))
+    mic.setMicName(f"micrograph_{number:06d}.mrc")
+    mic.setSamplingRate(1.0)
+    mic.setObjId(number)
+    return mic
+
+
+def with_micrographs(protocol, number):
+    """Make a protocol believe that it has picked every other one of so many micrographs."""
+    from pwem.objects import SetOfMicrographs
+
+    path = Path("micrographs.sqlite")
+    path.unlink(missing_ok=True)
+    micrographs = SetOfMicrographs(filename=str(path))
+    micrographs.setSamplingRate(1.0)
+    protocol.micDict, protocol.streamClosed, protocol.finished = {}, True, False
+    for index in range(1, number + 1):
+        mic = micrograph(index)
+        micrographs.append(mic)
+        protocol.micDict[mic.getMicName()] = mic
+    micrographs.write()
+    micrographs.close()
+    protocol.getInputMicrographs = lambda: micrographs
+    done = Path(protocol._getAllDone())
+    shutil.rmtree(done.parent, ignore_errors=True)
+    done.parent.mkdir(parents=True)
+    for index in range(1, number + 1, 2):
+        (done.parent / f"mic_{index:06d}.TXT").touch()
+    done.write_text("".join(f"{index}\n" for index in range(1, number + 1, 2)))
+
+
+def checks(options):
+    """Seconds of one check that finds nothing new, the framework's way and as the protocol does it."""
+    from pwem.protocols import ProtParticlePickingAuto
+
+    from deepem_scipion import convert
+    from deepem_scipion.protocols import ProtDeepEMPick
+
+    figures = []
+    for number in options.sizes:
+        found = {"micrographs": number}
+        for name, protocol_class in (("framework", ProtParticlePickingAuto), ("deepem", ProtDeepEMPick)):
+            protocol = protocol_class(workingDir=name)
+            with_micrographs(protocol, number)
+            protocol._checkNewInput()
+            found[f"{name}_input_s"] = timed(protocol._checkNewInput)
+            found[f"{name}_output_s"] = timed(protocol._checkNewOutput)
+        found["names_s"] = timed(lambda p=protocol: convert.result_names(list(p.micDict.values())))
+        figures.append(found)
+        print(found, file=sys.stderr, flush=True)
+    rows = [("micrographs", "new input, framework, s", "new output, framework, s", "both, deepem, s",
+             "names of result files once, s")]
+    rows += [(row["micrographs"], *(f"{row[key]:.3f}" for key in ("framework_input_s", "framework_output_s")),
+              f"{row['deepem_input_s'] + row['deepem_output_s']:.3f}", f"{row['names_s']:.3f}") for row in figures]
+    return figures, ["### One check that finds nothing new, half of the micrographs picked", "", *table(*rows)]
+
+
+def steps(options):
+    """Seconds that the framework needs for its records of steps, against their number."""
+    from pyworkflow.protocol.executor import StepExecutor
+
+    from deepem_scipion.protocols import ProtDeepEMPick
+
+    figures = []
+    for number in options.sizes:
+        protocol = ProtDeepEMPick(workingDir=f"steps{number}")
+        Path(protocol._getLogsPath()).mkdir(parents=True, exist_ok=True)
+        arguments = ["--model", "Runs/000128_ProtDeepEMTrain/extra/model.safetensors"] * 4
+
+        def insert(protocol=protocol, number=number, arguments=arguments):
+            for index in range(number):
+                protocol._insertFunctionStep("pickMicrographListStep", [f"micrograph_{index:06d}.mrc"] * 16, arguments,
+                                             prerequisites=[])
+
+        found = {"steps": number, "insert_s": timed(insert), "store_s": timed(protocol._storeSteps)}
+        last = protocol._steps[-1]
+        update = protocol._Protocol__updateStep
+        update(last)
+        found["update_s"] = statistics.median(timed(lambda u=update, s=last: u(s)) for _ in range(20))
+        for step in protocol._steps[:-1]:
+            step.setStatus("finished")
+        found["search_s"] = timed(lambda p=protocol: StepExecutor(None)._getRunnable(p._steps, 20))
+        found["bytes"] = os.path.getsize(protocol.getStepsFile()) / number
+        figures.append(found)
+        print(found, file=sys.stderr, flush=True)
+    rows = [("steps", "inserting all, s", "storing all, s", "updating one, ms", "looking for one that can start, ms",
+             "bytes each")]
+    rows += [(row["steps"], f"{row['insert_s']:.2f}", f"{row['store_s']:.2f}", f"{1e3 * row['update_s']:.1f}",
+              f"{1e3 * row['search_s']:.1f}", f"{row['bytes']:.0f}") for row in figures]
+    return figures, ["### The framework's records of steps (batches)", "", *table(*rows)]
+
+
+def registration(options):
+    """Seconds to register coordinates of some micrographs in a set that has many already."""
+    import mrcfile
+    from pwem.objects import SetOfCoordinates
+
+    from deepem_scipion import convert
+    from deepem_scipion.deepem.coordinates import write_box
+    from deepem_scipion.protocols import ProtDeepEMPick
+
+    image = Path("image.mrc").resolve()
+    with mrcfile.new(image, overwrite=True) as file:
+        file.set_data(np.zeros((4096, 4096), np.int8))
+    picks = Path("picks")
+    picks.mkdir(exist_ok=True)
+    rng, figures = np.random.default_rng(0), []
+    write_box(picks / "micrograph.box", rng.uniform(0, 4095, (PICKS, 2)), rng.uniform(0, 1, PICKS), 200)
+    for size in options.coordinates:
+        protocol = ProtDeepEMPick(workingDir="registration")
+        path = Path("coordinates.sqlite")
+        path.unlink(missing_ok=True)
+        items = SetOfCoordinates(filename=str(path))
+        if size:
+            for item in convert.read_picks(picks / "micrograph.box", micrograph(1, image)):
+                items.append(item)
+            items.write()
+            items.close()
+            _multiply(path, size)
+            items = SetOfCoordinates(filename=str(path))
+            items.loadAllProperties()
+            items._size.set(size)
+        found = {"coordinates": size}
+        for turn in ("first", "later"):
+            # What the base class does with the micrographs that were picked since the last check.
+            first = 10**6 if turn == "first" else 2 * 10**6
+            mics = [micrograph(index, image) for index in range(first, first + REGISTERED)]
+            protocol._names = {mic.getObjId(): "micrograph" for mic in mics}
+            protocol.micDict = dict.fromkeys(protocol._names)
+
+            def register(items=items, protocol=protocol, mics=mics):
+                items.enableAppend()
+                protocol.readCoordsFromMics(str(picks), mics, items)
+                items.write()
+                items.close()
+
+            found[f"{turn}_s"] = timed(register)
+        found["all_ids_s"] = timed(lambda items=items: items.getUniqueValues("_micId"))
+        items.close()
+        found["bytes"] = path.stat().st_size / (size + 2 * REGISTERED * PICKS)
+        figures.append(found)
+        print(found, file=sys.stderr, flush=True)
+    rows = [("coordinates before", "first time, s", "later, s", "which micrographs are in it, s", "bytes each")]
+    rows += [(f"{row['coordinates']:.0e}" if row["coordinates"] else "0", f"{row['first_s']:.2f}",
+              f"{row['later_s']:.2f}", f"{row['all_ids_s']:.2f}", f"{row['bytes']:.0f}") for row in figures]
+    return figures, [f"### Registration of {REGISTERED} micrographs with {PICKS} coordinates each", "", *table(*rows)]
+
+
+def _multiply(path, size):
+    """Make a set of coordinates as large as asked for, by copies of its lines that belong to other micrographs."""
+    with sqlite3.connect(path) as database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(Objects)")]
+        mic = next(row[0] for row in database.execute("SELECT column_name FROM Classes WHERE label_property='_micId'"))
+        values = ", ".join({"id": f"id + ? * {PICKS}", mic: "?"}.get(column, column) for column in columns)
+        for number in range(1, size // PICKS):
+            database.execute(f"INSERT INTO Objects SELECT {values} FROM Objects WHERE id <= {PICKS}",
+                             (number, number + 1))
+
+
+def files(options):
+    """Start-up of `deepem pick`, its time and memory, and the files and bytes that it leaves."""
+    folder = options.data / "empiar10017"
+    micrographs = sorted((folder / "micrographs").glob("*"))
+    if not micrographs:
+        sys.exit(f"no micrographs in {folder}: give the folder of the annotated sets with --data")
+    work = Path("files")
+    work.mkdir()
+    run([*PROGRAM, "train", "--micrographs", *micrographs[:4], "--coordinates", folder / "boxes", "--diameter",
+         EMPIAR_DIAMETER_ANGST, "--epochs", 2, "--output", work / "model"])
+    figures = []
+    for number in (1, len(micrographs)):
+        out = work / f"out{number}"
+        began = sum(os.times()[2:4])  # of programs that ended
+        _, peak = run([*PROGRAM, "pick", "--model", work / "model", "--micrographs", *micrographs[:number],
+                       "--threads", 1, "--output", out])
+        seconds = sum(os.times()[2:4]) - began
+        each = [path for path in out.rglob("*") if path.stem in {path.stem for path in micrographs}]
+        figures.append({"micrographs": number, "seconds": seconds, "peak_mib": peak, "files": len(each) / number,
+                        "bytes": sum(path.stat().st_size for path in each) / number,
+                        "read": sum(path.stat().st_size for path in micrographs[:number]) / number})
+    each_s = (figures[1]["seconds"] - figures[0]["seconds"]) / (figures[1]["micrographs"] - 1)
+    found = {**figures[1], "seconds": each_s, "startup_s": figures[0]["seconds"] - each_s}
+    rows = [("start-up, s", "s per micrograph", "peak memory, MiB", "read per micrograph, MiB",
+             "files per micrograph", "written per micrograph, kiB"),
+            (f"{found['startup_s']:.1f}", f"{found['seconds']:.2f}", f"{found['peak_mib']:.0f}",
+             f"{found['read'] / 2**20:.0f}", f"{found['files']:.0f}", f"{found['bytes'] / 2**10:.0f}")]
+    return found, ["### One thread of `deepem pick` on EMPIAR-10017", "", *table(*rows)]
+
+
+def scheduler(options):
+    """Seconds of Slurm's commands with few and many jobs, and until a job starts and is gone."""
+    from deepem_scipion.tests import slurm
+
+    figures = []
+    with slurm.slurm(cpus=8, gpus=0):
+        for waiting in (0, 1000):
+            for _ in range(waiting):
+                subprocess.run(["sbatch", "--begin=now+1hour", "--wrap", "true"], check=True, capture_output=True)
+            submits, starts, ends = [], [], []
+            for _ in range(10):
+                began = time.perf_counter()
+                job = subprocess.run(["sbatch", "--wrap", "date +%s.%N > started"], check=True, capture_output=True,
+                                     text=True).stdout.split()[-1]
+                submits.append(time.perf_counter() - began)
+                wall = time.time() - submits[-1]
+                while subprocess.run(["squeue", "-h", "-j", job], check=True, capture_output=True).stdout:
+                    time.sleep(0.05)
+                ends.append(time.perf_counter() - began)
+                starts.append(float(Path("started").read_text()) - wall)
+            polls = []
+            for _ in range(20):
+                began = time.perf_counter()
+                subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], check=True, capture_output=True)
+                polls.append(time.perf_counter() - began)
+            figures.append({"waiting": waiting, "submit_s": statistics.median(submits),
+                            "start_s": statistics.median(starts), "empty_job_s": statistics.median(ends),
+                            "poll_s": statistics.median(polls)})
+            print(figures[-1], file=sys.stderr, flush=True)
+    rows = [("other jobs waiting", "sbatch, ms", "until a job starts, s", "until an empty job is gone, s",
+             "squeue, ms")]
+    rows += [(row["waiting"], f"{1e3 * row['submit_s']:.0f}", f"{row['start_s']:.1f}", f"{row['empty_job_s']:.1f}",
+              f"{1e3 * row['poll_s']:.0f}") for row in figures]
+    return figures, ["### Slurm 22.05 on this machine", "", *table(*rows)]
+
+
+def noticed(seconds):
+    """When the framework sees that a job ended, and how often it asked: 0, 3, 9, 18, 30 ... s after the submission."""
+    moment, calls = 0, 1
+    while moment < seconds:
+        moment += min(SLEEP_S * calls, 300)
+        calls += 1
+    return moment, calls
+
+
+def simulate(number, batch, slots, job_s, cost, queue):
+    """A run of many batches, as the protocol's own thread goes through it.
+
+    Parameters
+    ----------
+    number, batch : int
+        Micrographs, and how many of them a batch has.
+    slots : int
+        Batches at a time.
+    job_s : float
+        Seconds from the submission of a batch until it is picked.
+    cost : dict
+        Seconds of the thread for each thing, see `costs`.
+    queue : bool
+        Whether each batch is a job, whose end is looked for at intervals.
+
+    Returns
+    -------
+    tuple
+        Seconds until the end, seconds in which the thread was at work.
+    """
+    waiting, running, free = -(-number // batch), [], slots
+    now = busy = cost["begin"]
+    checked, picked, stored = now, 0, 0
+    while waiting or running:
+        began = now
+        while running and running[0] <= now:
+            heapq.heappop(running)
+            free, picked, now = free + 1, min(number, picked + batch), now + cost["update"]
+        now += cost["search"]
+        launched = min(free, waiting)
+        for _ in range(launched):
+            now += cost["update"]
+            heapq.heappush(running, now + (noticed(job_s)[0] if queue else job_s))
+        free, waiting = free - launched, waiting - launched
+        if now - checked > CHECK_S:
+            checked, stored, now = now, picked, now + cost["check"] + cost["register"] * (picked - stored)
+        busy += now - began
+        if not launched:
+            now += SLEEP_S
+    rest = cost["register"] * (number - stored)
+    return now + rest, busy + rest
+
+
+def costs(number, batches, part, way):
+    """Seconds of the protocol's thread for each thing, interpolated between those measured or in proportion."""
+    def at(name, size, key, wanted):
+        rows = sorted(part[name], key=lambda row: row[size])
+        largest = rows[-1]
+        if wanted > largest[size]:
+            return largest[key] * wanted / largest[size]
+        return float(np.interp(wanted, [row[size] for row in rows], [row[key] for row in rows]))
+
+    return {"begin": at("steps", "steps", "insert_s", batches) + at("steps", "steps", "store_s", batches),
+            "search": at("steps", "steps", "search_s", batches), "update": part["steps"][-1]["update_s"],
+            "check": sum(at("checks", "micrographs", f"{way}_{what}_s", number) for what in ("input", "output")),
+            "register": part["registration"][-1]["later_s"] / REGISTERED}
+
+
+def cluster(options):
+    """Hours of a run, for several batch sizes, as one job on one node and as one job per batch on many."""
+    part, number = options.figures, options.micrographs
+    missing = {"checks", "steps", "registration", "files", "scheduler"} - set(part)
+    if missing:
+        sys.exit(f"`cluster` needs the figures of {', '.join(sorted(missing))}: run these parts first")
+    program, slurm = part["files"], part["scheduler"][-1]
+    figures, lines = [], []
+    for seconds in (program["seconds"], *options.seconds):
+        rows = [("jobs", "batches at a time", "batch size", "hours", "micrographs per hour", "core hours of jobs",
+                 "protocol's thread busy, %", "squeue calls per second", "hours with the framework's checks")]
+        for nodes, batch in ((1, 16), *((options.nodes, batch) for batch in (1, 4, 16, 64, 256, 1024))):
+            queue, slots, batches = nodes > 1, nodes * options.jobs, -(-number // batch)
+            job_s = batch * seconds
+            if queue:
+                job_s += slurm["submit_s"] + slurm["start_s"] + program["startup_s"]
+            took, busy = simulate(number, batch, slots, job_s, costs(number, batches, part, "deepem"), queue)
+            plain, _ = simulate(number, batch, slots, job_s, costs(number, batches, part, "framework"), queue)
+            figures.append({"seconds": seconds, "nodes": nodes, "batch": batch, "took_s": took, "thread_s": busy,
+                            "framework_s": plain,
+                            "cores_s": number * seconds + batches * program["startup_s"] * queue,
+                            "calls": batches * noticed(job_s)[1] / took if queue else 0})
+            row = figures[-1]
+            rows.append((f"one per batch, {nodes} nodes" if queue else "one, on one node", slots, batch,
+                         f"{took / 3600:.1f}", f"{3600 * number / took:.0f}", f"{row['cores_s'] / 3600:.0f}",
+                         f"{100 * busy / took:.0f}", f"{row['calls']:.0f}" if queue else "-", f"{plain / 3600:.1f}"))
+        lines += [f"### {number} micrographs, {seconds:.2f} s of one core each (computed)", "", *table(*rows)]
+    return figures, lines
+
+
+PARTS = {"checks": checks, "steps": steps, "registration": registration, "files": files, "scheduler": scheduler,
+         "cluster": cluster}
+
+
+def main():
+    """Run the parts and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    shared = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data", type=Path, default=shared, help="folder of the annotated sets")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 100000], help="micrographs, or steps")
+    parser.add_argument("--coordinates", type=int, nargs="+", default=[0, 10**5, 10**6, 10**7],
+                        help="sizes of the set that coordinates are added to")
+    parser.add_argument("--nodes", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=16, help="cores of a node, each with a batch")
+    parser.add_argument("--micrographs", type=int, default=100000)
+    parser.add_argument("--seconds", type=float, nargs="*", default=[3.7],
+                        help="of one core for each micrograph, besides those of `files`")
+    options = parser.parse_args()
+    os.environ["SCIPION_DOMAIN"] = "pwem"
+    from pyworkflow import Config
+
+    Config.getDomain().getProtocols()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    results, texts = RESULTS / "cluster.json", {}
+    stored = json.loads(results.read_text()) if results.exists() else {}
+    options.figures, texts = stored.get("figures", {}), stored.get("texts", {})
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix="deepem-cluster-") as work:
+        for name in options.parts:
+            os.chdir(work)
+            try:
+                options.figures[name], texts[name] = PARTS[name](options)
+            finally:
+                os.chdir(here)
+            results.write_text(json.dumps({"figures": options.figures, "texts": texts}, indent=1))
+    lines = [f"`python benchmarks/cluster.py {' '.join(sys.argv[1:])}`", ""]
+    lines += [line for name in PARTS for line in texts.get(name, [])]
+    (RESULTS / "cluster.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
