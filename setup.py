@@ -37,7 +37,7 @@ setup(
     ],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
-    package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png"]},
+    package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template"]},
     install_requires=[
         "scipion-pyworkflow>=3.11",
         "scipion-em>=3.11",
@@ -54,7 +54,8 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.16,<3"],
-        "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable", "jax"],
+        "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable", "jax",
+                "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6"],
     },
     entry_points={
         "console_scripts": ["deepem = deepem_scipion.deepem.cli:main"],

@@ -137,9 +137,14 @@ def launch(project, protocol_class, label, pointers=None, **parameters):
     say(f"{label} ...")
     project.launchProtocol(protocol, wait=True)
     if not protocol.isFinished():
-        log = [*protocol.getLogsLastLines(30, 0), *protocol.getLogsLastLines(30, 1)]
-        raise ProtocolFailed("\n".join([f"'{label}' failed: {protocol.getErrorMessage()}", *log]))
+        raise ProtocolFailed(failure_of(protocol))
     return protocol
+
+
+def failure_of(protocol):
+    """Why a run failed, with the end of its log."""
+    log = [*protocol.getLogsLastLines(30, 0), *protocol.getLogsLastLines(30, 1)]
+    return "\n".join([f"'{protocol.getObjLabel()}' failed: {protocol.getErrorMessage()}", *log])
 
 
 def write_coordinates(path, micrographs, coordinates):

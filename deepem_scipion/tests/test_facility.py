@@ -1,0 +1,222 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What docs/facility.md tells: its commands are run as they stand there, in a small night.
+
+With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_facility
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+import pyworkflow as pw
+from pyworkflow.project import Manager
+from pyworkflow.template import LocalTemplate, Validations
+from pyworkflow.tests import BaseTest
+
+from deepem_scipion import facility
+from deepem_scipion.deepem.cli import main as deepem
+from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
+from deepem_scipion.workflows import FIELD, TEMPLATES, fill
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "facility.md"
+SECONDS = 240
+needs_app = unittest.skipUnless(find_spec("scipion"), "scipion-app is not installed")
+
+
+def code_under(heading, number=0):
+    """One of the blocks of code under a heading of the document."""
+    text = DOCUMENT.read_text(encoding="utf-8").split(f"# {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"^```\w+\n(.*?)^```", text, re.M | re.S)[number]
+
+
+class TestTemplates(unittest.TestCase):
+    """The files in the folder templates, and the command that fills one of them."""
+
+    def test_every_parameter_of_a_template_is_one_of_its_protocol(self):
+        protocols = pw.Config.getDomain().getProtocols()
+        for path in TEMPLATES.iterdir():
+            name = path.name.removesuffix(".json.template")
+            for entry in json.loads(fill(name, {})):
+                if entry["object.className"] in protocols:  # those of RELION need its plugin
+                    form = protocols[entry["object.className"]]().getDefinition()
+                    unknown = [key for key in entry if not key.startswith("object.") and not form.hasParam(key)]
+                    self.assertEqual(unknown, [], name)
+
+    def test_scipion_finds_the_same_fields_and_can_check_what_they_are_filled_with(self):
+        for path in TEMPLATES.iterdir():
+            template = LocalTemplate("deepem_scipion", str(path))
+            template.replaceEnvVariables()
+            template.parseContent()
+            fields = list(template.getParams().values())
+            # Fields of the same title would be taken for one.
+            self.assertEqual([field.getAlias() for field in fields], re.findall(r"\|(\w+)~", path.read_text()))
+            for field in fields:
+                self.assertNotIn("not recognized", Validations.check(field.getValue(), field.getType()) or "")
+
+    def test_any_path_can_be_filled_in(self):
+        path = 'a "b"\\c'
+        self.assertEqual(json.loads(fill("facility", {"micrographs": path}))[0]["filesPath"], path)
+
+    def test_the_command_fills_every_field_of_the_template(self):
+        options = facility.parse(["--micrographs", ".", "--pixel-size", "1.5", "--model", "m", "--project", "p"])
+        with mock.patch("deepem_scipion.deepem.model.read_card", return_value={"diameter_angst": 120}):
+            values = facility.values_of(options)
+        aliases = {alias for _, alias in FIELD.findall((TEMPLATES / "facility.json.template").read_text())}
+        self.assertEqual(set(values), aliases)
+        self.assertEqual((values["box"], values["mask"]), (120, 144))
+
+    def test_a_missing_folder_or_model_is_told(self):
+        for arguments, message in ((["--micrographs", "nowhere", "--model", __file__], "there is no folder nowhere"),
+                                   (["--micrographs", ".", "--model", __file__], "test_facility.py")):
+            with redirect_stdout(StringIO()) as told:
+                self.assertEqual(facility.main([*arguments, "--pixel-size", "1", "--project", "none"]), 2)
+            self.assertIn(message, told.getvalue())
+
+
+@needs_relion
+@unittest.skipUnless(DOCUMENT.exists(), "no docs/facility.md: not in a working copy of the sources")
+class TestFacility(BaseTest):
+    """A night with five micrographs, one of which is damaged and one of which comes late."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = Path(tempfile.mkdtemp(prefix="deepem-facility-"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        simulate(cls.folder, 5, seed=1)
+        for path in cls.paths("12345"):
+            os.utime(path, (time.time() - 60,) * 2)  # complete for a while
+        model = cls.folder / "model.safetensors"
+        assert deepem(["train", "--micrographs", *map(str, cls.paths("123")), "--coordinates",
+                       str(cls.folder / "coordinates"), "--pixel-size", str(BINNED_ANGST), "--diameter",
+                       str(SCENE.diameter_angst), "--epochs", str(EPOCHS), "--output", str(model)]) == 0
+        cls.environment = {
+            **os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "https_proxy": "http://127.0.0.1:9",  # Scipion would look for templates elsewhere, too
+            "MICROGRAPHS": str(cls.folder / "binned"), "PIXEL_SIZE": str(BINNED_ANGST), "MODEL": str(model),
+            "PROJECT": "night", "BOX": str(BOX), "MASK": "480", "CLASSES": "2", "ITERATIONS": "2", "TIMEOUT": "5"}
+        told = cls.finish(cls.start(code_under("A night at a facility") + "echo $RELION_HOME"))[0]
+        cls.environment["RELION_HOME"] = told.split()[-1]
+        if find_spec("scipion"):
+            # Scipion's scheduler, which keeps the output open, mostly sleeps; meanwhile the other tests run.
+            cls.log = cls.folder / "template.log"
+            with open(cls.log, "w") as log:
+                cls.scheduling = cls.start(code_under("The template"), log)
+            cls.addClassCleanup(cls.stop_template)
+
+    @classmethod
+    def paths(cls, numbers):
+        """Simulated micrographs."""
+        return [cls.folder / "binned" / f"mic_{number:0>3}.mrc" for number in numbers]
+
+    @classmethod
+    def stop_template(cls):
+        """Leave no process behind, also if a test failed."""
+        cls.scheduling.wait(SECONDS)
+        if Manager().hasProject("night-template"):
+            project = Manager().loadProject("night-template")
+            for run in project.getRuns(refresh=True, checkPids=True):
+                if run.isActive():
+                    project.stopProtocol(run)
+
+    @classmethod
+    def start(cls, code, log=subprocess.PIPE, **environment):
+        """A shell that runs code of the document; a group of processes of its own, as at a terminal."""
+        return subprocess.Popen(["bash", "-e", "-c", code], cwd=cls.folder, env={**cls.environment, **environment},
+                                stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+    @classmethod
+    def finish(cls, process):
+        """Output and exit status of a shell."""
+        return process.communicate(timeout=SECONDS)[0], process.returncode
+
+    def follow(self, process, text):
+        """Read what a shell writes until a text comes."""
+        told = []
+        for line in process.stdout:
+            told.append(line)
+            if text in line:
+                return
+        self.fail(f"{text} did not come: {''.join(told)}")
+
+    def check(self, project, micrographs):
+        """All particles of all good micrographs came as far as the classes, and each once."""
+        runs = {run.getClassName(): run for run in project.getRuns(refresh=True, checkPids=True)}
+        picks = [(item.getMicName(), *item.getPosition()) for item in runs["ProtDeepEMPick"].outputCoordinates]
+        self.assertEqual({name for name, _, _ in picks}, {path.name for path in micrographs})
+        self.assertEqual(len(picks), len(set(picks)))
+        self.assertAlmostEqual(len(picks), SCENE.n_particles * len(micrographs), delta=8)
+        particles = runs["ProtRelionExtractParticles"].outputParticles
+        places = [particle.getCoordinate() for particle in particles]
+        self.assertEqual(sorted((place.getMicName(), *place.getPosition()) for place in places), sorted(picks))
+        self.assertEqual(sum(each.getSize() for each in runs["ProtRelionClassify2D"].outputClasses), len(picks))
+
+    def test_the_command_goes_on_after_an_interrupt_and_a_bad_micrograph_costs_no_other(self):
+        arriving = self.folder / "arriving"
+        arriving.mkdir()
+        *first, late, bad = self.paths("12354")
+        for path in (*first, bad):
+            shutil.copy2(path, arriving)
+        os.truncate(arriving / bad.name, 2000)
+        os.utime(arriving / bad.name, (time.time() - 60,) * 2)
+        command, changes = code_under("One command"), {"MICROGRAPHS": str(arriving), "TIMEOUT": "600"}
+        running = self.start(f"exec {command}", **changes)
+        self.follow(running, "3 picked, 1 failed")
+        told, status = self.finish(self.start(command, **changes))
+        self.assertEqual(status, 2)
+        self.assertIn("another command is running", told)
+        os.killpg(running.pid, signal.SIGTERM)  # to the command and all that it has started
+        told, status = self.finish(running)
+        self.assertEqual(status, 2)
+        self.assertIn("the same command goes on", told)
+
+        shutil.copy2(late, arriving)
+        running = self.start(command, **changes)
+        self.follow(running, "5 micrographs imported")
+        told, status = self.finish(self.start(code_under("Watching", 0)))
+        self.assertEqual(status, 0)
+        self.assertIn(first[0].stem, told)
+        self.assertEqual(self.finish(self.start(code_under("Watching", 1)))[1], 0)
+        told, status = self.finish(running)
+        self.assertEqual(status, 1, told)
+        self.assertIn("5 micrographs imported, 4 picked, 1 failed", told)
+        self.assertIn("2 classes; running: nothing", told)
+        self.assertIn(f"not picked: {bad.stem}", told)
+        self.check(Manager().loadProject("night"), [*first, late])
+
+        told, status = self.finish(self.start(command, **changes, CLASSES="3"))
+        self.assertEqual(status, 2)
+        self.assertIn("classes was 2 and is 3", told)
+
+    @needs_app
+    def test_the_script_runs(self):
+        (self.folder / "night.py").write_text(code_under("A script"))
+        told, status = self.finish(self.start("python -m scipion python night.py"))
+        self.assertEqual(status, 0, told)
+        self.check(Manager().loadProject("night-script"), self.paths("12345"))
+
+    @needs_app
+    def test_the_template_runs_without_a_display(self):
+        self.assertEqual(self.scheduling.wait(SECONDS), 0, self.log.read_text())
+        project, deadline = Manager().loadProject("night-template"), time.time() + SECONDS
+        while True:
+            runs = project.getRuns(refresh=True, checkPids=True)
+            self.assertFalse([run.getErrorMessage() for run in runs if run.isFailed()])
+            if all(run.isFinished() for run in runs):
+                break
+            self.assertLess(time.time(), deadline, [run.getStatus() for run in runs])
+            time.sleep(2)
+        self.assertEqual(len(runs), 5)
+        self.check(project, self.paths("12345"))

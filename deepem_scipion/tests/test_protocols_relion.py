@@ -1,0 +1,139 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From simulated micrographs to RELION's particles and 2D classes.
+
+With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_protocols_relion
+"""
+
+import shutil
+import tempfile
+import unittest
+from importlib.util import find_spec
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from pwem.protocols import ProtImportMicrographs
+from pyworkflow.tests import BaseTest, setupTestProject
+
+from deepem_scipion.deepem.simulate import Scene, write_dataset
+from deepem_scipion.deepem.starfiles import read_tables
+from deepem_scipion.demo import launch
+from deepem_scipion.workflows import fill, load, run_all, use_relion
+
+SCENE = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=1.0)
+BINNED_ANGST = 2 * SCENE.pixel_size_angst
+BOX = 40  # binned pixels
+EPOCHS = 2
+MISSING = [what for what, found in (("TensorFlow", find_spec("tensorflow")),
+                                    ("scipion-em-relion", find_spec("relion")),
+                                    ("RELION (Debian: relion)", shutil.which("relion_refine"))) if not found]
+needs_relion = unittest.skipIf(MISSING, f"not installed: {', '.join(MISSING)}")
+
+
+def simulate(folder, number, seed):
+    """Write micrographs to `full`, reduced by two to `binned`, and their particles there to `coordinates`.
+
+    Returns the centres in binned pixels by name of the micrograph.
+    """
+    centres = write_dataset(folder / "simulated", SCENE, number, seed, n_views=12)
+    (folder / "simulated" / "micrographs").rename(folder / "full")
+    for name in ("binned", "coordinates"):
+        (folder / name).mkdir()
+    binned = {}
+    for name, centres_xy in centres.items():
+        pixels = mrcfile.read(folder / "full" / f"{name}.mrc")
+        rows, cols = pixels.shape
+        with mrcfile.new(folder / "binned" / f"{name}.mrc") as file:
+            file.set_data(pixels.reshape(rows // 2, 2, cols // 2, 2).mean(axis=(1, 3)))
+        binned[name] = (centres_xy - 0.5) / 2
+        np.savetxt(folder / "coordinates" / f"{name}.star", np.rint(binned[name]), fmt="%d", comments="",
+                   header="data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2")
+    return binned
+
+
+def training_fields(folder):
+    """What the template train-and-pick is filled with."""
+    return {"micrographs": folder / "binned", "coordinates": folder / "coordinates", "pixel_size": BINNED_ANGST,
+            "box": BOX, "diameter": SCENE.diameter_angst, "epochs": EPOCHS, "threads": 2}
+
+
+def show_status(runs):
+    """A line for `run_all`."""
+    return ", ".join(f"{run.getObjLabel()} {run.getStatus()}" for run in runs)
+
+
+@needs_relion
+class TestDeepEMAndRelion(BaseTest):
+    """The template train-and-pick picks the micrographs of all tests."""
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+        cls.folder = Path(tempfile.mkdtemp(prefix="deepem-relion-"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        cls.centres = simulate(cls.folder, 3, seed=1)
+        cls.runs = load(cls.proj, fill("train-and-pick", training_fields(cls.folder)))
+        use_relion(cls.folder)
+        assert run_all(cls.proj, show_status)
+        cls.pick = cls.proj.getProtocolsByClass("ProtDeepEMPick")[0]
+
+    def extract(self, box, **params):
+        """Particles of the picks, and the mean of their images."""
+        from relion.protocols import ProtRelionExtractParticles
+
+        others = params.pop("inputMicrographs", {})
+        run = launch(self.proj, ProtRelionExtractParticles, "extract",
+                     {"inputCoordinates": (self.pick, "outputCoordinates"), **others}, boxSize=box, doInvert=True,
+                     numberOfMpi=1, **params)
+        stacks = [mrcfile.read(path) for path in {particle.getFileName() for particle in run.outputParticles}]
+        return run, np.concatenate(stacks).astype(float).mean(axis=0)
+
+    def assertCentred(self, mean, within_px):
+        """The particle, bright now, is in the middle of the box, where RELION expects it."""
+        y, x = np.indices(mean.shape)
+        bright = mean > (mean.max() + np.median(mean)) / 2
+        for centre in (x[bright].mean(), y[bright].mean()):
+            self.assertAlmostEqual(centre, len(mean) / 2, delta=within_px)
+
+    def test_the_template_trains_and_picks_without_a_display(self):
+        self.assertEqual([run.getObjLabel() for run in self.runs.values()],
+                         ["import micrographs", "import coordinates", "train", "pick"])
+        found = {}
+        for item in self.pick.outputCoordinates:
+            found.setdefault(Path(item.getMicName()).stem, []).append(item.getPosition())
+        for name, centres_xy in self.centres.items():
+            distances = np.hypot(*(np.array(found[name])[:, None] - centres_xy).transpose(2, 0, 1))
+            for axis in (0, 1):
+                self.assertGreaterEqual((distances.min(axis) < SCENE.diameter_angst / BINNED_ANGST / 4).mean(), 0.85)
+
+    def test_scores_and_centres_reach_the_particles_and_their_classes(self):
+        from relion.protocols import ProtRelionClassify2D
+
+        extract, mean = self.extract(BOX)
+        self.assertEqual(extract.outputParticles.getSize(), self.pick.outputCoordinates.getSize())
+        self.assertCentred(mean, within_px=1)
+        classify = launch(self.proj, ProtRelionClassify2D, "classify",
+                          {"inputParticles": (extract, "outputParticles")}, numberOfClasses=2, numberOfIterations=2,
+                          useGradientAlg=False, maskDiameterA=480, doCTF=False, doGpu=False, numberOfMpi=1,
+                          numberOfThreads=2)
+        tables = {table.name: table for table in read_tables(Path(classify._getPath("input_particles.star")))}
+        table = tables["particles"]
+        columns = {label: [fields[table.labels.index(label)] for _, fields in table.rows] for label in table.labels}
+        scores = sorted(item._deepemScore.get() for item in self.pick.outputCoordinates)
+        np.testing.assert_allclose(sorted(map(float, columns["rlnAutopickFigureOfMerit"])), scores, atol=1e-5)
+        self.assertEqual(set(map(int, columns["rlnClassNumber"])), {1})
+        self.assertEqual(set(map(float, columns["rlnAnglePsi"])), {0.0})
+        classes = [(each.getSize(), each.getRepresentative().getFileName()) for each in classify.outputClasses]
+        self.assertEqual(sum(size for size, _ in classes), len(scores))
+        self.assertTrue(all(Path(name).exists() for _, name in classes))
+
+    def test_picks_of_binned_micrographs_are_extracted_from_the_full_size_ones(self):
+        full = launch(self.proj, ProtImportMicrographs, "import full size", filesPath=str(self.folder / "full"),
+                      filesPattern="*.mrc", samplingRate=SCENE.pixel_size_angst)
+        extract, mean = self.extract(2 * BOX, downsampleType=1,
+                                     inputMicrographs={"inputMicrographs": (full, "outputMicrographs")})
+        self.assertEqual(extract.outputParticles.getSize(), self.pick.outputCoordinates.getSize())
+        self.assertEqual(extract.outputParticles.getSamplingRate(), SCENE.pixel_size_angst)
+        # Whole binned pixels, and the plugin of RELION takes corners of pixels for their centres.
+        self.assertCentred(mean, within_px=1.5)
