@@ -222,7 +222,8 @@ def soak(folder, options):
         ("comment of the output", disturbed.outputCoordinates.getObjComment().splitlines()[-1]),
         ("arrived per second", f"{(len(times) - 1) / (times[-1] - times[0]):.2f}"),
         ("undisturbed run on all of them, per second, start included", f"{len(times) / seconds:.2f}"),
-        ("seconds from the arrival of a good one to its picks, median, longest", f"{np.median(delays):.0f}, {max(delays):.0f}"),
+        ("seconds from the arrival of a good one to its picks, median, longest",
+         f"{np.median(delays):.0f}, {max(delays):.0f}"),
         ("memory of the worker of the undisturbed run at ten times, MiB",
          " ".join(f"{memory[index]:.0f}" for index in np.linspace(0, len(memory) - 1, 11).astype(int)[1:])),
     ], right
@@ -254,8 +255,9 @@ def main():
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-    print(f"`{' '.join(['python benchmarks/soak.py', *sys.argv[1:]])}` at commit {commit.strip()}; {options.threads} threads "
-          f"for the program, {processor}\n\n|  |  |\n| :-- | :-- |")
+    command = " ".join(["python benchmarks/soak.py", *sys.argv[1:]])
+    print(f"`{command}` at commit {commit.strip()}; {options.threads} threads for the program, {processor}\n\n"
+          "|  |  |\n| :-- | :-- |")
     for row in rows:
         print(f"| {' | '.join(row)} |")
     return 0 if right else 1

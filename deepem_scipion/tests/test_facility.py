@@ -27,7 +27,7 @@ from pyworkflow.template import LocalTemplate, Validations
 from pyworkflow.tests import BaseTest
 
 from deepem_scipion import facility
-from deepem_scipion.deepem.cli import main as deepem
+from deepem_scipion.constants import PROGRAM_MODULE
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
 from deepem_scipion.workflows import FIELD, TEMPLATES, fill
 
@@ -99,9 +99,10 @@ class TestFacility(BaseTest):
         for path in cls.paths("12345"):
             os.utime(path, (time.time() - 60,) * 2)  # complete for a while
         model = cls.folder / "model.safetensors"
-        assert deepem(["train", "--micrographs", *map(str, cls.paths("123")), "--coordinates",
-                       str(cls.folder / "coordinates"), "--pixel-size", str(BINNED_ANGST), "--diameter",
-                       str(SCENE.diameter_angst), "--epochs", str(EPOCHS), "--output", str(model)]) == 0
+        subprocess.run([sys.executable, "-m", PROGRAM_MODULE, "train", "--micrographs", *cls.paths("123"),
+                        "--coordinates", cls.folder / "coordinates", "--pixel-size", str(BINNED_ANGST), "--diameter",
+                        str(SCENE.diameter_angst), "--epochs", str(EPOCHS), "--output", model],
+                       check=True, capture_output=True)
         cls.environment = {
             **os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "https_proxy": "http://127.0.0.1:9",  # Scipion would look for templates elsewhere, too

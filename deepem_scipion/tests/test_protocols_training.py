@@ -175,7 +175,7 @@ class TestDeepEMTraining(BaseTest):
         self.waitForLog(train, "epoch 1/2:", *runs)
         self.assertIn("Training began with 3 micrographs with 72 particles; the input was still growing.",
                       train.summary())
-        mics.stopImport()
+        mics.stopImport(None)
         self.waitFor(lambda: all(protocol.isFinished() for protocol in runs), *runs)
         self.assertEqual(train.outputModel._numberOfMicrographs.get(), 3)
         self.assertEqual({item.getMicName() for item in second.outputCoordinates}, {"a.mrc", "b.mrc", "c.mrc"})
