@@ -143,6 +143,8 @@ class DeepEMProgram:
         raise _program_error("pick", status, message or _last_error(log, start))
 
     def run(self):
+        if self.usesGpu() and not self.getGpuList():
+            self.info(f"No GPU is to be seen on this machine ({', '.join(GPU_DEVICES)}): the processor is used.")
         try:
             super().run()
         finally:
