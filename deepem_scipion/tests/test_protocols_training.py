@@ -43,6 +43,11 @@ class TestDeepEMTraining(BaseTest):
         cls.centres = common.write_micrographs(cls.folder, common.TRAINING, seed=1)
         cls.mics = cls.importMicrographs(cls.folder)
 
+    def tearDown(self):
+        for protocol in self.proj.getRuns(refresh=True):
+            if protocol.isActive():  # a test has failed
+                self.proj.stopProtocol(protocol)
+
     def training(self, coordinates, **params):
         protocol = self.newProtocol(ProtDeepEMTrain, numberOfThreads=1, binThreads=2, useGpu=False,
                                     particleDiameter=DIAMETER, **params)
@@ -76,10 +81,11 @@ class TestDeepEMTraining(BaseTest):
         self.waitFor(lambda: self.log(protocol).count(text) == times, protocol, *others)
 
     def processes(self, protocol):
-        """Processes of a run: of the protocol itself, and of the program that trains."""
-        own = psutil.Process(int(protocol.getPid()))
-        return own, next(each for each in own.children(recursive=True) if "python" in each.name()
-                         and "deepem_scipion.deepem" in each.cmdline())
+        """Processes of a run: that of the protocol, and of the program that trains if there is one."""
+        launched = psutil.Process(int(protocol.getPid()))  # a shell, as long as the project knows no better
+        family = [each for each in [launched, *launched.children(recursive=True)] if "python" in each.name()]
+        return [each for name in ("pw_protocol_run.py", "deepem_scipion.deepem") for each in family
+                if any(word.endswith(name) for word in each.cmdline())]
 
     def kill(self, protocol, *processes):
         """Kill processes of a run outright and wait until the project has noticed."""
@@ -120,7 +126,7 @@ class TestDeepEMTraining(BaseTest):
             self.proj.launchProtocol(protocol, wait=False)
             self.waitForLog(protocol, "Waiting for 3 micrographs", times=number)
             if number == 1:
-                self.kill(protocol, psutil.Process(int(protocol.getPid())))
+                self.kill(protocol, *self.processes(protocol))
         self.assertIn("Waiting for 3 micrographs with particles (1 so far)", protocol.summary())
         self.grow(file, {common.TRAINING[1]: self.centres[common.TRAINING[1]]})
         self.waitForLog(protocol, "3 micrographs with particles (2 so far)")
