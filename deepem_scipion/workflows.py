@@ -157,12 +157,14 @@ def _unfinished(project):
 
 def _advance(project, runs, todo):
     """Start what can be started and stop what cannot be finished; what went wrong, as text."""
-    problems = []
+    problems, numbered = [], {run.getObjId(): run for run in runs}
     for run in runs:
         if problems and _takes_input(run):
             _stop(project, run)
+        elif run.isActive():
+            _show_input_again(run, numbered)
         elif run.getObjId() in todo:
-            reasons = _reasons_to_wait(run, {other.getObjId(): other for other in runs}, todo)
+            reasons = _reasons_to_wait(run, numbered, todo)
             if not reasons:
                 project.launchProtocol(run, force=True)
                 todo.remove(run.getObjId())
@@ -173,6 +175,21 @@ def _advance(project, runs, todo):
     return problems
 
 
+def _show_input_again(run, runs):
+    """Make the input of a run that takes it while it grows look new, once it is complete.
+
+    Particle extraction overlooks what is added between its first look at the input and the first time that it asks
+    whether the input's file has changed, and would wait for ever if that was the end.
+    """
+    for _, pointer in run.iterInputAttributes():
+        if run.worksInStreaming() and isinstance(pointer.get(), Set) and _parent(pointer, runs).isFinished():
+            os.utime(pointer.get().getFileName())
+
+
+def _parent(pointer, runs):
+    return runs[pointer.getObjValue().getObjId()]
+
+
 def _takes_input(run):
     return any(True for _ in run.iterInputAttributes())
 
@@ -180,7 +197,7 @@ def _takes_input(run):
 def _reasons_to_wait(run, runs, todo):
     """Why a run cannot be started yet; nothing if its input is there, or its beginning for one that takes it so."""
     for _, pointer in run.iterInputAttributes():
-        parent = runs[pointer.getObjValue().getObjId()]
+        parent = _parent(pointer, runs)
         begun = parent.isFinished() or (parent.isActive() and run.worksInStreaming())
         if parent.getObjId() in todo or not begun or pointer.get() is None:
             return [f"there is no {pointer.getExtended()} of '{parent.getObjLabel()}'."]
