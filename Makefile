@@ -11,7 +11,8 @@
 VENV := .venv
 STAMP := $(VENV)/.installed
 # Programs that some tests use, as package=program; without them those tests are skipped.
-DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged
+DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged \
+    xvfb=Xvfb chromium=chromium
 
 .PHONY: demo test lint clean test-packages
 
@@ -57,6 +58,7 @@ test-packages:
 	for pair in $(DEBIAN_TEST_PACKAGES); do \
 	    command -v "$${pair#*=}" >/dev/null 2>&1 || missing="$$missing $${pair%%=*}"; \
 	done; \
+	$(VENV)/bin/python -c 'import tkinter' 2>/dev/null || missing="$$missing python3-tk"; \
 	if [ -n "$$missing" ]; then \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 \
 	        && apt-get update -qq >/dev/null \

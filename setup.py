@@ -37,7 +37,8 @@ setup(
     ],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
-    package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template"]},
+    package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
+                                     "deepem/*.j2"]},
     install_requires=[
         "scipion-pyworkflow>=3.11",
         "scipion-em>=3.11",
@@ -51,11 +52,15 @@ setup(
         "threadpoolctl>=3",
         "matplotlib>=3.7",
         "optuna>=4",
+        "jinja2>=3.1",
+        "rich>=13",
+        "shtab>=1.7",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.16,<3"],
         "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable", "jax",
-                "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6"],
+                "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "sphinx>=8.1", "myst-parser>=4",
+                "sphinx-argparse>=0.5", "furo"],
     },
     entry_points={
         "console_scripts": ["deepem = deepem_scipion.deepem.cli:main"],
