@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -198,9 +199,32 @@ def test_file_that_is_no_study_is_refused(data, trained, tmp_path):
         tune_model(*data, PLAN, tmp_path / "m")
 
 
-def test_study_in_use_by_another_run_is_refused(data, trained, tmp_path):
-    with tuning._locked(tmp_path / "m.study"), pytest.raises(DeepEMError, match="another run"):
-        tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=1))
+def test_a_later_run_waits_for_an_earlier_one_which_stops_after_its_epoch(data, trained, tmp_path, monkeypatch):
+    results, epochs, train, owner = [], [], tuning.train_model, tmp_path / "m.study.owner"
+
+    def search():
+        results.append(tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=4)))
+
+    later = threading.Thread(target=search)
+
+    def disturbed(micrographs, particles, plan, negatives=None, progress=lambda record: None, incomplete=()):
+        if threading.current_thread() is not later and trained:
+            own = owner.read_text()
+            later.start()
+            while owner.read_text() == own:
+                time.sleep(0.01)
+            for epoch in range(1, 21):
+                epochs.append(epoch)
+                progress({"epoch": epoch, "epochs": 20, "validation_average_precision": 0.5})
+        return train(micrographs, particles, plan, negatives, progress, incomplete)
+
+    monkeypatch.setattr(tuning, "train_model", disturbed)
+    search()
+    later.join(60)
+    assert epochs == [1] and len(results) == 2
+    assert [trial.state for trial in trials_of(tmp_path / "m.study")] == [
+        TrialState.COMPLETE, TrialState.PRUNED, *[TrialState.COMPLETE] * 4]
+    assert not owner.exists()
 
 
 def test_running_trial_is_stopped_after_its_epoch_when_the_budget_ends(data, tmp_path, monkeypatch):
@@ -219,7 +243,7 @@ def test_running_trial_is_stopped_after_its_epoch_when_the_budget_ends(data, tmp
     model = tune_model(*data, PLAN, tmp_path / "m", budget=Budget(minutes=3.05))
     assert epochs == [20, 11]  # 120 s for the baseline, 63 s are left
     _, stopped = trials_of(tmp_path / "m.study")
-    assert stopped.state == TrialState.PRUNED and "budget ended after epoch 11" in stopped.user_attrs["reason"]
+    assert stopped.state == TrialState.PRUNED and "search ended after epoch 11" in stopped.user_attrs["reason"]
     assert (model.record["tuning"]["complete"], model.record["tuning"]["stopped"]) == (1, 1)
 
 

@@ -12,7 +12,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,11 +28,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from .convolution import TILES, direct_ns, fourier_ns
 from .coordinates import Coordinates
 from .errors import DeepEMError
-from .files import atomic_write
+from .files import atomic_path, atomic_write
 from .learning import first_pixel_size, train_model
 from .model import Model, load_model, save_model
-from .network import AUTO_DIAMETER_PX, BOX_PER_DIAMETER, KERNEL_SHARES, Geometry, Triple, auto_binning, layer_sizes
-from .plan import Plan
+from .network import (
+    AUTO_DIAMETER_PX,
+    BOX_PER_DIAMETER,
+    KERNEL_SHARES,
+    Geometry,
+    Triple,
+    auto_binning,
+    check_diameter,
+    layer_sizes,
+)
+from .plan import Plan, check
 from .training import RECIPES
 
 log = logging.getLogger(__name__)
@@ -128,10 +137,10 @@ def tune_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordina
     _check(plan, budget)
     pixel_angst = first_pixel_size(micrographs, particles, plan)
     study_file = study_file or output.with_name(output.name + ".study")
-    with _locked(study_file):
+    with _owned(study_file) as asked_to_stop:
         search = _Search(micrographs, particles, negatives or {}, incomplete, plan, dict(fixed or {}), pixel_angst,
                          output, study_file)
-        return search.run(budget)
+        return search.run(budget, asked_to_stop)
 
 
 def search_space(plan: Plan, pixel_size_angst: float, fixed: Mapping[str, str]) -> dict[str, BaseDistribution]:
@@ -164,7 +173,7 @@ def plan_of(values: Mapping[str, Any], plan: Plan, pixel_size_angst: float) -> P
     Raises
     ------
     DeepEMError
-        Where the particle is smaller than 8 working pixels.
+        Where the particle is too small or too large.
     """
     working = plan.working_pixel_size_angst or pixel_size_angst * values["binning"]
     shares = values["kernel1"], values["kernel2"], values["kernel3"]
@@ -196,11 +205,9 @@ def nearest_geometry(diameter_px: float, box_share: float, kernel_shares: tuple[
     Raises
     ------
     DeepEMError
-        Where the particle is smaller than 8 px, or no box of about this size fits the pools.
+        Where the particle is too small or too large, or no box of about this size fits the pools.
     """
-    if not diameter_px >= 8:
-        raise DeepEMError(f"a particle of {diameter_px:.1f} working pixels was found; at least 8 are needed. Check the "
-                          "diameter and the pixel size, or use less binned micrographs.")
+    check_diameter(diameter_px)
     if min(pools) < 1:
         raise DeepEMError(f"pools {'/'.join(map(str, pools))}: expected whole numbers of at least 1")
     target = max(LEAST_BOX_PX, box_share * diameter_px)
@@ -276,6 +283,7 @@ def _best_until(trial: FrozenTrial, step: int) -> float | None:
 
 
 def _check(plan: Plan, budget: Budget) -> None:
+    check(plan)
     if not 0 < budget.minutes < math.inf:
         raise DeepEMError(f"--minutes {budget.minutes}: expected minutes, above 0")
     if budget.trials is not None and budget.trials < 1:
@@ -288,22 +296,39 @@ def _check(plan: Plan, budget: Budget) -> None:
 
 
 @contextmanager
-def _locked(study_file: Path) -> Iterator[None]:
-    """Keep other runs off a study."""
+def _owned(study_file: Path) -> Iterator[Callable[[], bool]]:
+    """Have a study alone: an earlier run that uses it, as a child whose parent was killed, is asked to stop.
+
+    Yields a function that tells whether a later run has asked this one.
+    """
+    owner, own = study_file.with_name(study_file.name + ".owner"), str(time.time_ns())
     try:
         study_file.parent.mkdir(parents=True, exist_ok=True)
         handle = open(study_file, "ab")  # noqa: SIM115 - open as long as the lock is held
     except OSError as error:
         raise DeepEMError(f"--study {study_file}: cannot be written ({error.strerror})") from error
     with handle:
+        with atomic_write(owner) as file:
+            file.write(own)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DeepEMError(f"--study {study_file}: another run is using it; wait for its end or give another "
-                              "file") from error
+        except BlockingIOError:
+            log.warning("another run is using %s: waiting until it has stopped, after its epoch", study_file)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:  # file systems without locks
             log.debug("%s cannot be locked: %s", study_file, error)
-        yield
+
+        def asked_to_stop() -> bool:
+            try:
+                return owner.read_text() != own
+            except OSError:
+                return False
+
+        try:
+            yield asked_to_stop
+        finally:
+            if not asked_to_stop():
+                owner.unlink(missing_ok=True)
 
 
 def _open_study(path: Path) -> optuna.Study:
@@ -331,7 +356,7 @@ class _Search:
         self.models = study_file.with_name(study_file.name + ".models")
         self.study = _open_study(study_file)
         self._check_fingerprint(study_file)
-        self.deadline = math.inf
+        self.over: Callable[[], bool] = bool
         self.learning = False  # whether the trial under way has ended an epoch
 
     # -- the study
@@ -379,15 +404,16 @@ class _Search:
 
     # -- the search
 
-    def run(self, budget: Budget) -> Model:
-        """Search until the budget is spent."""
+    def run(self, budget: Budget, asked_to_stop: Callable[[], bool]) -> Model:
+        """Search until the budget is spent, or a later run wants the study."""
         self._prepare()
-        self.deadline = time.monotonic() + 60 * budget.minutes
+        deadline = time.monotonic() + 60 * budget.minutes
+        self.over = lambda: time.monotonic() >= deadline or asked_to_stop()
         if self._chosen() is not None:
             self._write()
         try:
             for number in itertools.count():
-                if number == budget.trials or number and time.monotonic() >= self.deadline:
+                if number == budget.trials or number and self.over():
                     break
                 self._next_trial()
         finally:
@@ -454,8 +480,8 @@ class _Search:
                 if epoch < epochs and not _is_baseline(trial) and trial.should_prune():
                     raise optuna.TrialPruned(f"after epoch {epoch} below the median of trials with the same recipe")
             last = epoch == epochs and record.get("network", 1) == record.get("networks", 1)
-            if not last and not _is_baseline(trial) and time.monotonic() >= self.deadline:
-                raise optuna.TrialPruned(f"the budget ended after epoch {epoch}")
+            if not last and not _is_baseline(trial) and self.over():
+                raise optuna.TrialPruned(f"the search ended after epoch {epoch}")
 
         model = train_model(self.micrographs, self.particles, plan, self.negatives, progress, self.incomplete)
         precision = self._judge(model)
@@ -648,7 +674,8 @@ def draw_search(trials: list[FrozenTrial], path: str | Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
+    with atomic_path(path) as aside:
+        figure.savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -5,15 +5,19 @@
 With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_protocols_relion
 """
 
+import os
 import shutil
 import tempfile
 import unittest
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 from pwem.protocols import ProtImportMicrographs
+from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.deepem.simulate import Scene, write_dataset
@@ -106,6 +110,23 @@ class TestDeepEMAndRelion(BaseTest):
             distances = np.hypot(*(np.array(found[name])[:, None] - centres_xy).transpose(2, 0, 1))
             for axis in (0, 1):
                 self.assertGreaterEqual((distances.min(axis) < SCENE.diameter_angst / BINNED_ANGST / 4).mean(), 0.85)
+
+    def test_what_needs_a_run_that_failed_is_not_started_and_the_reason_is_told(self):
+        broken = self.folder / "broken"
+        broken.mkdir()
+        for name in self.centres:
+            (broken / f"{name}.star").write_text("data_\n\nloop_\n_rlnCoordinateX #1\n10\n")
+        project = Manager().createProject("failing")
+        os.chdir(project.path)
+        try:
+            load(project, fill("train-and-pick", {**training_fields(self.folder), "coordinates": broken}))
+            with redirect_stdout(StringIO()) as told:
+                self.assertFalse(run_all(project, show_status))
+            self.assertEqual([run.getStatus() for run in project.getRuns()], ["finished", "failed", "saved", "saved"])
+        finally:
+            os.chdir(self.proj.path)
+        self.assertIn("'import coordinates' failed", told.getvalue())
+        self.assertIn("rlnCoordinateY", told.getvalue())
 
     def test_scores_and_centres_reach_the_particles_and_their_classes(self):
         from relion.protocols import ProtRelionClassify2D
