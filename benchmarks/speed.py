@@ -32,7 +32,7 @@ PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]
 
 # Name: shape of the micrograph in working pixels, scan step.
 SCANS = {"klh": ((2048, 2048), 20), "19s": ((1855, 1919), 20), "26s": ((1855, 1919), 20),
-         "inflammasome": ((1855, 1919), 20), "auto": ((1024, 1024), 4)}
+         "inflammasome": ((1855, 1919), 20), "auto": ((1024, 1024), 2)}
 SAMPLE = {"klh": 64, "auto": 2048}  # windows timed one by one; 256 of the others
 EMPIAR_DIAMETER_ANGST = 191
 

@@ -33,7 +33,7 @@ def test_automatic_geometry_reduces_by_a_whole_factor():
     geometry, working, step = choose_geometry(Plan(120.0), 1.5)
     assert working == 4.5
     assert geometry == Geometry(40, (9, 5, 3), (2, 2, 2))
-    assert step == 4
+    assert step == 2
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -50,9 +50,9 @@ def test_given_working_pixel_size_is_kept():
     assert geometry.box == pytest.approx(1.5 * 24, rel=0.12)
 
 
-def test_given_geometry_scans_in_steps_of_its_first_two_pools():
+def test_given_geometry_scans_in_steps_of_its_first_pool():
     given = Geometry(44, (9, 5, 3), (3, 2, 2))
-    assert choose_geometry(Plan(120.0, geometry=given), 4.0)[::2] == (given, 6)
+    assert choose_geometry(Plan(120.0, geometry=given), 4.0)[::2] == (given, 3)
 
 
 def test_deviation_range_loses_no_particle_and_is_wider_than_they_are():

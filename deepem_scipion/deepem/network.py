@@ -78,8 +78,8 @@ class Geometry:
 
     @property
     def default_step(self) -> int:
-        """Scan step in working pixels where none is given: the product of the first two pools."""
-        return self.pools[0] * self.pools[1]
+        """Scan step in working pixels where none is given: the side of the first pool."""
+        return self.pools[0]
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight array, in Keras's layout."""

@@ -76,8 +76,8 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, floa
 
     The working pixel size is a whole multiple of the micrographs' own: for the automatic geometry the one that
     makes the particle about `AUTO_DIAMETER_PX` pixels wide, for a given geometry or preset the one that makes the
-    box about 1.5 diameters. The presets scan in steps of 20 px, others in steps of the product of their first
-    two pools.
+    box about 1.5 diameters. The presets scan in steps of 20 px, others in steps of the side of their first
+    pool.
     """
     if plan.start is not None:
         return plan.start.geometry, plan.start.working_pixel_size_angst, plan.start.scan_step

@@ -125,7 +125,7 @@ class TrainForm:
                       help="Sides of the three convolutions. The first should be about a fifth of the window, so "
                            "that it sees parts of the particle instead of noise.")
         form.addParam("pools", params.StringParam, default="3 2 2", label="Pools (px)", **custom,
-                      help="Sides of the three averaging cells, 2 or 3. The product of the first two is the scan step.")
+                      help="Sides of the three averaging cells, 2 or 3. The first is the scan step.")
         form.addParam("maps", params.StringParam, default="6 12 12", label="Feature maps", **custom,
                       help="Number of feature maps of the three stages, 4 to 32. More can tell more kinds of views "
                            "apart; they need more particles and time.")
