@@ -18,7 +18,7 @@ from pyworkflow.object import Float, Integer
 from .constants import PROGRAM_MODULE
 from .deepem.coordinates import Coordinates, read_coordinates, write_box
 from .deepem.errors import DeepEMError
-from .deepem.files import atomic_write
+from .deepem.files import atomic_path, atomic_write
 from .deepem.micrographs import read_shape
 from .deepem.picking import thinned
 from .deepem.summaries import CONTRAST_CHECKS, append_table, read_table, totals, write_table
@@ -80,7 +80,7 @@ def write_micrograph_list(path, micrographs, names):
         Micrograph id to name, see `result_names`.
     """
     pwutils.makeFilePath(path)
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+    with atomic_write(path) as file:
         for mic in micrographs:
             file.write(f"{_listable_path(mic, os.path.dirname(path))}\t{names[mic.getObjId()]}\n")
 
@@ -289,7 +289,7 @@ def read_failed(path):
     """Reasons of the failed micrographs from a failed.tsv, by name; empty where there is no such file."""
     if not os.path.exists(path):
         return {}
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
         lines = file.read().splitlines()[1:]
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
 
@@ -297,7 +297,7 @@ def read_failed(path):
 def write_failed(path, failed):
     """Write a failed.tsv as the program does; `failed` maps names to reasons."""
     lines = ["micrograph\treason", *(f"{name}\t{reason}" for name, reason in failed.items())]
-    with open(path, "w", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         file.write("\n".join(lines) + "\n")
 
 
@@ -317,7 +317,8 @@ def collect_results(source, target):
             if name not in ("summary.json", "summary.tsv", "failed.tsv", "picks.star"):
                 place = os.path.join(target, os.path.relpath(folder, source))
                 os.makedirs(place, exist_ok=True)
-                shutil.move(os.path.join(folder, name), os.path.join(place, name))
+                with atomic_path(os.path.join(place, name)) as aside:  # the source may be on another file system
+                    shutil.move(os.path.join(folder, name), aside)
     os.makedirs(target, exist_ok=True)
     summary, joined = read_json(os.path.join(source, "summary.json")), os.path.join(target, "summary.json")
     append_table(os.path.join(target, "summary.tsv"), summary.pop("micrographs", {}))
@@ -360,16 +361,14 @@ def read_json(path):
 
 def write_json(path, content):
     """Write a JSON file, as a whole or not at all."""
-    with open(path + ".new", "w", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         json.dump(content, file, indent=1)
-    os.replace(path + ".new", path)
 
 
 def copy_model(source, target):
     """Copy a model file, as a whole or not at all; the copy keeps the day on which the model was made."""
-    with open(source, "rb") as file, atomic_write(target, "wb") as copy:
-        shutil.copyfileobj(file, copy)
-    shutil.copystat(source, target)
+    with atomic_path(target) as aside:
+        shutil.copy2(source, aside)
 
 
 def read_model(path):

@@ -101,6 +101,7 @@ def run(name, values):
     from pyworkflow.project import Manager
 
     from . import workflows
+    from .deepem.files import atomic_write
 
     pw.Config.getDomain().getProtocols()
     try:
@@ -112,7 +113,8 @@ def run(name, values):
     os.chdir(project.path)
     if new:
         workflows.load(project, workflows.fill("facility", values))
-        Path(OPTIONS_FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+        with atomic_write(OPTIONS_FILE) as file:
+            json.dump(values, file, indent=1)
     check_options(project.path, values)
     say(f"{'new' if new else 'going on with'} project {project.path}")
     with open(OPTIONS_FILE, encoding="utf-8") as lock:

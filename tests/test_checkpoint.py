@@ -183,7 +183,7 @@ def test_checkpoint_of_another_training_is_left_aside_and_the_log_tells_why(data
 def test_checkpoint_of_another_version_or_recipe_is_left_aside(goes_on, caplog, monkeypatch):
     monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], rate=0.5))
     assert not goes_on() and "(values of the recipe)" in caplog.text
-    monkeypatch.setattr(learning, "_versions", lambda: {"keras": "0"})
+    monkeypatch.setattr(learning, "versions", lambda: {"keras": "0"})
     assert not goes_on() and "(versions)" in caplog.text
 
 

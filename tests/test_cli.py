@@ -404,10 +404,10 @@ def labels_given_to_training(blobs, monkeypatch, *options):
     """Particles, non-particles and names of incomplete micrographs that `deepem train` hands on."""
     from deepem_scipion.deepem import learning
 
-    class Enough(Exception):
+    class Enough(BaseException):  # no error of which the program would make a message
         pass
 
-    def train(micrographs, particles, plan, negatives, progress, incomplete, checkpoint):
+    def train(micrographs, particles, plan, negatives, progress, incomplete, *others):
         raise Enough(particles, negatives, incomplete)
 
     monkeypatch.setattr(learning, "train_model", train)

@@ -643,8 +643,7 @@ def test_rounds_without_validation_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("params, words", [
-    ({"doContinue": True}, "that of the model"), ({"preset": 1}, "Set the layers to *automatic*"),
-    ({"validationFraction": 0}, "validation fraction above 0")])
+    ({"doContinue": True}, "that of the model"), ({"validationFraction": 0}, "validation fraction above 0")])
 def test_tuning_is_refused_together_with_what_it_looks_for(tmp_path, monkeypatch, params, words):
     protocol, _ = train_form(tmp_path, monkeypatch, doTune=True, **params)
     error, = protocol._validate()

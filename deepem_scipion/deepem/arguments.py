@@ -5,34 +5,99 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 
 # Names only: what is behind them would take seconds to import.
 RECIPES = ("default", "paper")
 PRESETS = ("klh", "19s", "26s", "inflammasome")
+SHELLS = ("bash", "zsh", "tcsh")
+WIDEST = 100
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line as an argparse parser."""
-    parser = argparse.ArgumentParser(
-        prog="deepem", description="Find single particles in cryo-EM micrographs with DeepEM, a small convolutional "
-        "network trained on particles that you show it.")
+    parser = _Parser(
+        prog="deepem", usage="deepem [options] COMMAND ...", formatter_class=_Formatter,
+        description="Find single particles in cryo-EM micrographs with DeepEM, a small convolutional network trained "
+        "on particles that you show it.",
+        epilog="`deepem COMMAND --help` tells the rest.\n\nexamples:\n"
+        "  deepem demo\n"
+        "  deepem train --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 --output apoferritin.deepem\n"
+        "  deepem pick --model apoferritin.deepem --micrographs 'mics/*.mrc' --output picks")
     parser.add_argument("--version", action="version", version=f"deepem {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_train, _add_tune, _add_pick, _add_worker, _add_evaluate, _add_info, _add_demo):
-        add(commands)
+    parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, metavar="SHELL",
+                        help=f"print what makes a shell complete words with Tab, for {', '.join(SHELLS)}, and exit")
+    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    for title, adders in (("learn", (_add_train, _add_tune)), ("pick", (_add_pick, _add_evaluate)),
+                          ("look", (_add_report, _add_info, _add_demo)), ("serve", (_add_worker,))):
+        known = len(commands._choices_actions)
+        for add in adders:
+            add(commands)
+        parser.add_argument_group(title, "\n".join(
+            f"  {command.dest:<10}{command.help}" for command in commands._choices_actions[known:]))
     for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="tell more, and show where an error came from")
+        command.formatter_class = _Formatter
+        group = command.add_mutually_exclusive_group()
+        group.add_argument("--quiet", action="store_true", help="tell nothing but warnings and errors")
+        group.add_argument("--debug", action="store_true", help="tell more, and show where an error came from")
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` tells what is expected\n")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Usage with what is required only; paragraphs of text, and lines that begin with a blank as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(WIDEST, shutil.get_terminal_size().columns - 2))
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        required = [action for action in actions if action.required or not action.option_strings]
+        if len(required) < len(list(actions)):
+            self._prog += " [options]"
+        return super()._format_usage(usage, required, [], prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line if line.startswith(" ") else super(_Formatter, self)._fill_text(
+            line, width, indent) for line in text.splitlines())
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints a script for a shell; files are completed where an argument is one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        import shtab
+
+        commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        commands.help = None  # else shtab would leave them out, as the list in the help does
+        for command in commands.choices.values():
+            for action in command._actions:
+                if action.type is Path or action.dest == "micrographs":
+                    action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
+        sys.stdout.write(shtab.complete(parser, values) + "\n")
+        parser.exit()
+
+
 def _add_train(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train a model on micrographs with known particles",
-                                 epilog="example: deepem train --micrographs 'mics/*.mrc' --coordinates boxes "
-                                 "--diameter 120 --output apoferritin.deepem")
+    parser = commands.add_parser(
+        "train", help="train a model on micrographs with known particles",
+        epilog="examples:\n"
+        "  deepem train --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 \\\n"
+        "      --output apoferritin.deepem\n\n"
+        "with picks of that model that somebody looked through:\n"
+        "  deepem train --micrographs 'mics/*.mrc' 'more/*.mrc' --coordinates boxes \\\n"
+        "      --more-particles right --more-negatives wrong --diameter 120 --output better.deepem")
     parser.set_defaults(command="train")
     _add_learning(parser)
 
@@ -43,8 +108,10 @@ def _add_tune(commands: Any) -> None:
         description="Train models with many settings and keep the one that picks the validation micrographs best. "
         "The first is what `deepem train` makes. Searched are working pixel size, box, kernels, pools, maps, recipe "
         "and the width of the deviation filter. MODEL.tuning.md tells what came of it, MODEL.tuning.png shows it.",
-        epilog="example: deepem tune --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 --minutes 30 "
-        "--output apoferritin.deepem; the same command again goes on with the search")
+        epilog="examples:\n"
+        "  deepem tune --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 --minutes 30 \\\n"
+        "      --output apoferritin.deepem\n\n"
+        "The same command again goes on with the search.")
     parser.set_defaults(command="tune", preset=None, box=None, kernels=None, continue_from=None)
     _add_learning(parser, searched=True)
     group = parser.add_argument_group("search")
@@ -110,9 +177,14 @@ def _add_learning(parser: argparse.ArgumentParser, searched: bool = False) -> No
 
 
 def _add_pick(commands: Any) -> None:
-    parser = commands.add_parser("pick", help="pick micrographs with a model",
-                                 epilog="example: deepem pick --model apoferritin.deepem --micrographs 'mics/*.mrc' "
-                                 "--output picks")
+    parser = commands.add_parser(
+        "pick", help="pick micrographs with a model",
+        epilog="examples:\n"
+        "  deepem pick --model apoferritin.deepem --micrographs 'mics/*.mrc' --output picks\n\n"
+        "where nine of ten picks should be right:\n"
+        "  deepem pick --model apoferritin.deepem --micrographs 'mics/*.mrc' --output picks \\\n"
+        "      --threshold precision=0.9\n\n"
+        "The exit status is 0 if all micrographs were picked, 1 if some failed, 2 if nothing could be done.")
     parser.set_defaults(command="pick")
     group = _add_micrographs(parser)
     group.add_argument("--model", required=True, type=Path, metavar="MODEL", help="from `deepem train`")
@@ -125,6 +197,8 @@ def _add_pick(commands: Any) -> None:
         group.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{what}, for picks.star only, "
                            "as RELION demands it (default: %(default)s)")
     group.add_argument("--score-maps", action="store_true", help="write the score maps, too (DIR/scores)")
+    group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="write a report for a browser, "
+                       "too (without FILE: DIR/report.html); see `deepem report`")
     group = parser.add_argument_group("what is picked")
     group.add_argument("--threshold", default="auto", metavar="auto|F1|precision=P|VALUE", help="least score: "
                        "the one that did best in the model's validation by F2 (auto, the default) or F1, the lowest "
@@ -166,35 +240,63 @@ def _add_evaluate(commands: Any) -> None:
         "the distance are taken by falling score of the pick, the nearest pair first among equal scores; a second pick "
         "on the same particle is a wrong one. Where a part of a micrograph was annotated only, particles outside of it "
         "are not missed and picks outside not wrong; a pick outside that belongs to a particle inside is right. "
-        "Micrographs with particles and without picks count; those with picks only do not.")
+        "Micrographs with particles and without picks count; those with picks only do not.",
+        epilog="examples:\n"
+        "  deepem evaluate --truth boxes --picks picks --distance 40\n"
+        "  deepem evaluate --truth boxes --picks picks --distance 40 --json figures.json --plot curve.png")
     parser.set_defaults(command="evaluate")
-    parser.add_argument("--truth", required=True, type=Path, metavar="DIR_OR_STAR", help="true particles")
-    parser.add_argument("--picks", required=True, type=Path, metavar="DIR_OR_STAR", help="picks")
-    parser.add_argument("--distance", required=True, type=float, metavar="PX", help="greatest distance of a right pick "
+    group = parser.add_argument_group("files")
+    group.add_argument("--truth", required=True, type=Path, metavar="DIR_OR_STAR", help="true particles")
+    group.add_argument("--picks", required=True, type=Path, metavar="DIR_OR_STAR", help="picks")
+    group = parser.add_argument_group("matching")
+    group.add_argument("--distance", required=True, type=float, metavar="PX", help="greatest distance of a right pick "
                         "from its particle, in pixels; half the particle diameter is usual")
-    parser.add_argument("--min-distance", type=float, default=0.0, metavar="PX", help="thin the picks before matching: "
+    group.add_argument("--min-distance", type=float, default=0.0, metavar="PX", help="thin the picks before matching: "
                         "of those nearer to each other than this, in pixels, only the one with the highest score "
                         "counts, as in picking (default: all count)")
-    parser.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
+    group.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
                         "micrographs, X0 <= x < X1 and Y0 <= y < Y1, in pixels")
-    parser.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph: a table with "
+    group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph: a table with "
                         "the name and X0 Y0 X1 Y1 per line, parted by tabs or blanks, # begins a comment; for "
                         "micrographs that are not in it --region holds, or the whole")
-    parser.add_argument("--threshold", metavar="F1|F2|T", help="plain figures for picks with at least this score, or "
+    group.add_argument("--threshold", metavar="F1|F2|T", help="plain figures for picks with at least this score, or "
                         "with that of the best F1 or F2 on these micrographs (default: for all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the precision-recall curve here")
+    group = parser.add_argument_group("results")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    group.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the precision-recall curve here")
+    group.add_argument("--report", type=Path, metavar="FILE", help="write a report for a browser here")
+    group.add_argument("--micrographs", nargs="+", metavar="PATTERN_OR_LIST", help="micrographs that the report shows "
+                       "(default: where the picks are a folder of `deepem pick`, those that it picked)")
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report", help="show a picking run or a model in a browser",
+        description="Write a report for a browser: one HTML file with the figures of a picking run, how picks and "
+        "scores went and are distributed, its best, typical and worst micrographs, what failed, parameters and "
+        "versions; or with the curves of a model. Nothing is fetched from a network when it is looked at.",
+        epilog="examples:\n"
+        "  deepem report picks --model apoferritin.deepem\n"
+        "  deepem report apoferritin.deepem")
+    parser.set_defaults(command="report")
+    parser.add_argument("results", type=Path, metavar="DIR_OR_MODEL", help="folder of `deepem pick`, or a model")
+    parser.add_argument("--model", type=Path, metavar="MODEL", help="model that a folder was picked with, to show its "
+                        "curves, too")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="report to write (default: DIR/report.html or "
+                        "MODEL.html)")
 
 
 def _add_info(commands: Any) -> None:
-    parser = commands.add_parser("info", help="print the card of a model")
+    parser = commands.add_parser("info", help="print the card of a model",
+                                 epilog="examples:\n  deepem info apoferritin.deepem")
     parser.set_defaults(command="info")
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("--json", action="store_true", help="as JSON, complete")
 
 
 def _add_demo(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="simulate micrographs, train, pick and evaluate, in about a minute")
+    parser = commands.add_parser("demo", help="simulate micrographs, train, pick and evaluate, in about a minute",
+                                 epilog="examples:\n  deepem demo --output deepem-demo")
     parser.set_defaults(command="demo")
     parser.add_argument("--output", type=Path, default=Path("deepem-demo"), metavar="DIR",
                         help="folder for everything (default: %(default)s)")

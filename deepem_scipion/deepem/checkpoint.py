@@ -25,7 +25,7 @@ from .training import State
 log = logging.getLogger(__name__)
 
 _NOTES = "deepem_checkpoint"
-_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class Checkpoint:

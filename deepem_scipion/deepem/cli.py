@@ -11,13 +11,14 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from . import console
 from .arguments import build_parser
 from .errors import DeepEMError
 
@@ -36,20 +37,23 @@ OK, SOME_FAILED, UNUSABLE = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit code: 0 all done, 1 some micrographs failed, 2 nothing could be done."""
     arguments = [_not_an_option(text) for text in (sys.argv[1:] if arguments is None else arguments)]
-    options = build_parser().parse_args(arguments)
-    _start_logging(options.debug)
+    parser = build_parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return UNUSABLE
+    options = parser.parse_args(arguments)
+    console.start(options.debug, options.quiet)
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _stop)
     try:
         return _COMMANDS[options.command](options)
-    except DeepEMError as error:
-        if options.debug:
-            raise
-        log.error("error: %s", error)
-        return UNUSABLE
     except KeyboardInterrupt:
         log.error("interrupted; what was finished is kept")
         return 130
+    except Exception as error:
+        log.error("error: %s", error if isinstance(error, DeepEMError) else console.reason(error),
+                  exc_info=options.debug)
+        return UNUSABLE
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -57,6 +61,7 @@ def _train(options: argparse.Namespace) -> int:
     from .learning import train_model
     from .micrographs import find_micrographs
     from .model import save_model
+    from .samples import sample_file
 
     plan = _plan(options)
     _check_writable(options.output)
@@ -66,17 +71,21 @@ def _train(options: argparse.Namespace) -> int:
     if options.fresh:
         checkpoint.unlink(missing_ok=True)
     runtime.start(options.threads)
-    model = train_model(micrographs, particles, plan, negatives, _log_epoch, incomplete, checkpoint)
+    with console.progress(plan.networks * plan.rounds) as tell:
+        model = train_model(micrographs, particles, plan, negatives, lambda record: _tell_epoch(record, tell),
+                            incomplete, checkpoint, sample_file(options.output))
     save_model(options.output, model)
     checkpoint.unlink(missing_ok=True)
-    print(describe(model.card()))
-    print(f"model written to {options.output}")
+    console.say(describe(model.card()))
+    console.say(f"model written to {options.output}")
     return OK
 
 
 def _tune(options: argparse.Namespace) -> int:
     from . import runtime
+    from .learning import sample_windows
     from .micrographs import find_micrographs
+    from .samples import sample_file
 
     try:
         from .tuning import Budget, tune_model
@@ -92,14 +101,17 @@ def _tune(options: argparse.Namespace) -> int:
     micrographs = find_micrographs(options.micrographs)
     particles, negatives, incomplete = _labels(options)
     runtime.start(options.threads)
-    model = tune_model(micrographs, particles, plan, options.output, options.study,
-                       Budget(options.minutes, options.trials), negatives, fixed, incomplete)
-    print(describe(model.card()))
+    with console.progress(None) as tell:
+        tell(0, f"searching for {options.minutes:g} minutes")
+        model = tune_model(micrographs, particles, plan, options.output, options.study,
+                           Budget(options.minutes, options.trials), negatives, fixed, incomplete)
+    sample_windows(model, micrographs, particles, plan, negatives, incomplete, sample_file(options.output))
+    console.say(describe(model.card()))
     found = model.record["tuning"]
     baseline = "failed" if found["baseline_AP"] is None else f"{found['baseline_AP']:.3f}"
-    print(f"average precision {found['AP']:.3f}, without a search {baseline}; the best of {found['complete']} is "
-          f"optimistic, see {options.output}.tuning.md")
-    print(f"model written to {options.output}")
+    console.say(f"average precision {found['AP']:.3f}, without a search {baseline}; the best of {found['complete']} is "
+                f"optimistic, see {options.output}.tuning.md")
+    console.say(f"model written to {options.output}")
     return OK
 
 
@@ -181,19 +193,25 @@ def _pick(options: argparse.Namespace, started: bool = False) -> int:
         nonlocal done
         done += 1
         if entry["status"] == "ok":
-            log.info("%d/%d %s: %d picks in %.2f s", done, len(micrographs), name, entry["picks"], entry["seconds"])
+            tell(done, f"{done}/{len(micrographs)} {name}: {entry['picks']} picks in {entry['seconds']:.2f} s")
         else:
             log.warning("%d/%d %s failed: %s", done, len(micrographs), name, entry["reason"])
 
     picker = Picker(model, settings)
-    summary = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
-                               options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
-                               options.contrast_checks, report)
+    with console.progress(len(micrographs)) as tell:
+        summary = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
+                                   options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
+                                   options.contrast_checks, report)
     n_failed, picks = len(summary.failed), summary.as_dict()["picks"]
-    print(f"{picks} picks on {len(micrographs) - n_failed} micrographs, {n_failed} failed; threshold "
-          f"{picker.threshold:.3g}; results in {options.output}")
+    console.say(f"{picks} picks on {len(micrographs) - n_failed} micrographs, {n_failed} failed; threshold "
+                f"{picker.threshold:.3g}; results in {options.output}")
     if n_failed:
         log.warning("the reasons are in %s", options.output / "failed.tsv")
+    if options.report is not None:
+        from .html_report import report_picking
+
+        path = _report_path(options.report, options.output)
+        _try_report(path, lambda: report_picking(options.output, path, options.model))
     return OK if not n_failed else SOME_FAILED if n_failed < len(micrographs) else UNUSABLE
 
 
@@ -262,7 +280,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if absent := sorted(set(truth) - set(picks)):
         log.warning("no picks for %d of %d micrographs, counted as none found: %s", len(absent), len(truth),
                     ", ".join(absent[:5]))
-    matches = match_all(truth, picks, options.distance, _regions(options, truth), options.min_distance)
+    regions = _regions(options, truth)
+    matches = match_all(truth, picks, options.distance, regions, options.min_distance)
     result = summarise(matches, threshold)
     print(_table(result))
     print(f"one to one within {options.distance:g} px, by falling score, the nearest pair first among equal scores"
@@ -275,7 +294,53 @@ def _evaluate(options: argparse.Namespace) -> int:
         from .report import draw_curve
 
         draw_curve(curve(pool(list(matches.values()))), options.plot, result["threshold"])
+    if options.report:
+        from .html_report import report_evaluation
+
+        _try_report(options.report, lambda: report_evaluation(
+            options.report, result, matches, truth, picks, options.distance, options.min_distance, regions,
+            _to_show(options)))
     return OK
+
+
+def _to_show(options: argparse.Namespace) -> dict[str, Path]:
+    """Micrographs for the pictures of an evaluation: those given, or those that the picks were made on."""
+    from .micrographs import find_micrographs
+    from .summaries import read_table
+
+    if options.micrographs:
+        return find_micrographs(options.micrographs)
+    entries = read_table(options.picks / "summary.tsv") if options.picks.is_dir() else {}
+    return {name: Path(entry["path"]) for name, entry in entries.items()}
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .html_report import report_model, report_picking
+
+    if options.results.is_dir():
+        path = options.output or _report_path(Path(), options.results)
+        report_picking(options.results, path, options.model)
+    else:
+        path = options.output or options.results.with_name(options.results.name + ".html")
+        report_model(options.results, path)
+    console.say(f"report written to {path}")
+    return OK
+
+
+def _report_path(given: Path, folder: Path) -> Path:
+    """Where the report of a picking run goes: to the file given, else beside the results."""
+    return folder / "report.html" if given == Path() else given
+
+
+def _try_report(path: Path, write: Callable[[], None]) -> None:
+    """Write a report on results that are there already; where it cannot be made they are worth no less."""
+    try:
+        write()
+    except Exception as error:
+        log.warning("warning: the report %s could not be made: %s", path, error)
+        log.debug("%s failed", path, exc_info=True)
+    else:
+        console.say(f"report written to {path}")
 
 
 def _judged(text: str | None) -> float | str | None:
@@ -328,7 +393,7 @@ def _demo(options: argparse.Namespace) -> int:
     from .demo import run_demo
 
     runtime.start(options.threads)
-    run_demo(options.output, print)
+    run_demo(options.output, console.say)
     return OK
 
 
@@ -357,20 +422,21 @@ def describe(card: Mapping[str, Any]) -> str:
     for done in card.get("rounds", [])[1:]:
         lines.append(f"round {done['round']}           {done['false']} false picks, {done['missed']} missed particles "
                      f"shown again: error {done['error']:.4f}{'' if done['kept'] else ', not kept'}")
-    if "AP" in validation:
+    if {"AP", "precision", "recall", "F1", "on"} <= set(validation):
         lines.append(f"at that threshold precision {validation['precision']:.3f}, recall {validation['recall']:.3f}, "
                      f"F1 {validation['F1']:.3f}; average precision {validation['AP']:.3f} ({validation['on']})")
     return "\n".join(lines)
 
 
-def _log_epoch(record: Mapping[str, Any]) -> None:
+def _tell_epoch(record: Mapping[str, Any], tell: console.Tell) -> None:
     of = f"network {record['network']}/{record['networks']}, " if record["networks"] > 1 else ""
     if record["round"] > 1:
         of = f"round {record['round']}, {of}"
     validation = (f", validation {record['validation_loss']:.4f} {100 * record['validation_accuracy']:.1f} %"
                   if "validation_loss" in record else "")
-    log.info("%sepoch %d/%d: loss %.4f, %.1f %% right%s; %.0f s left", of, record["epoch"], record["epochs"],
-             record["loss"], 100 * record["accuracy"], validation, record["seconds_left"])
+    done = (record["round"] - 1) * record["networks"] + record["network"] - 1 + record["epoch"] / record["epochs"]
+    tell(done, f"{of}epoch {record['epoch']}/{record['epochs']}: loss {record['loss']:.4f}, "
+         f"{100 * record['accuracy']:.1f} % right{validation}", f"; {record['seconds_left']:.0f} s left")
 
 
 def _not_an_option(text: str) -> str:
@@ -378,16 +444,10 @@ def _not_an_option(text: str) -> str:
     return f"./{text}" if text.startswith("-") and os.path.exists(text) else text
 
 
-def _start_logging(debug: bool) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr,
-                        force=True)
-    for name in ("deepem", "deepem_scipion"):
-        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
-
-
 def _stop(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-_COMMANDS = {"train": _train, "tune": _tune, "pick": _pick, "worker": _worker, "evaluate": _evaluate, "info": _info,
+_COMMANDS = {"train": _train, "tune": _tune, "pick": _pick, "worker": _worker, "evaluate": _evaluate,
+             "report": _report, "info": _info,
              "demo": _demo}

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 # What programs add to the name of a micrograph to name its file of picks.
 _STAR_SUFFIXES = ("_autopick", "_manualpick", "_coords", "_picks")
 
+# No coordinate is as large: sums and squares of smaller numbers stay finite.
+_MOST = 1e15
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -78,11 +81,14 @@ def read_coordinates(path: str | Path) -> dict[str, Coordinates]:
         Nothing is there, a line is wrong, or two files are about one micrograph.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.exists():
-        raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star.")
-    return _read_file(path)
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.exists():
+            raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star.")
+        return _read_file(path)
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def merge(sets: Sequence[Mapping[str, Coordinates]]) -> dict[str, Coordinates]:
@@ -262,8 +268,8 @@ def _number(path: Path, line: int, text: str, missing: bool = False) -> float:
         value = float(text)
     except ValueError:
         raise DeepEMError(f"{path}, line {line}: expected a number, found {text!r}.") from None
-    if not math.isfinite(value) and not (missing and math.isnan(value)):
-        raise DeepEMError(f"{path}, line {line}: expected a finite number, found {text!r}.")
+    if not abs(value) < _MOST and not (missing and math.isnan(value)):
+        raise DeepEMError(f"{path}, line {line}: expected a finite number below {_MOST:g}, found {text!r}.")
     return value
 
 

@@ -5,18 +5,47 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from .errors import DeepEMError
 
 
 @contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Let a file be written that takes its place only once it is complete.
+
+    Parameters
+    ----------
+    path : the file; one that exists is replaced at the end
+
+    Yields
+    ------
+    Where to write it: the same name in a folder beside it that only its owner may look into, and that is removed at
+    the end even if the block raises.
+
+    Raises
+    ------
+    DeepEMError
+        The file cannot be written.
+    """
+    path = Path(path)
+    try:
+        with TemporaryDirectory(prefix=".deepem-", dir=path.parent) as folder:
+            aside = Path(folder) / path.name
+            yield aside
+            os.replace(aside, path)
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be written ({error}). Check the folder, its permissions and the "
+                          "space left.") from error
+
+
+@contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file for writing that takes its name only once it is complete.
+    """Open a file for writing that takes its place only once it is complete, see `atomic_path`.
 
     Parameters
     ----------
@@ -25,25 +54,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
     Yields
     ------
-    The open file, which lies beside `path` under a temporary name; it is removed if the block raises.
+    The open file.
 
     Raises
     ------
     DeepEMError
         The file cannot be written.
     """
-    path = Path(path)
-    # Not tempfile: its files are readable by their owner only.
-    aside = path.with_name(f".deepem-{secrets.token_hex(8)}.tmp")
     # Names of files need not be valid UTF-8, and must come out as they came in.
     text: dict[str, Any] = {} if "b" in mode else {
         "encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    try:
-        with open(aside, mode, **text) as handle:
-            yield handle
-        os.replace(aside, path)
-    except OSError as error:
-        raise DeepEMError(f"{path} cannot be written ({error}). Check the folder, its permissions and the "
-                          "space left.") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_path(path) as aside, open(aside, mode, **text) as handle:
+        yield handle

@@ -12,12 +12,13 @@ import gzip
 import io
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -65,7 +66,10 @@ def read_header(path: Path) -> ImageHeader:
         The file is missing, empty, damaged, truncated, holds several images or no real numbers.
     """
     with _faults_naming(path):
-        return _tiff_header(path) if _is_tiff(path) else _mrc_header(path)
+        if _is_tiff(path):
+            return _tiff_header(path)
+        with _open_mrc(path) as (header, _, _):
+            return header
 
 
 def read_pixels(path: Path) -> np.ndarray:
@@ -88,10 +92,13 @@ def read_pixels(path: Path) -> np.ndarray:
         if _is_tiff(path):
             shape, data = _tiff_header(path).shape, _tiff_data(path)
         else:
-            shape, data = _mrc_header(path).shape, _mrc_data(path)
-        if data is None or data.size != math.prod(shape):
-            raise DeepEMError(f"{path} is truncated: its header promises {_by(shape)} pixels. "
-                              "Copy or write the file again.")
+            with _open_mrc(path) as (header, dtype, stream):
+                shape = header.shape
+                content = stream.read(math.prod(shape) * dtype.itemsize)
+            data = np.frombuffer(content, dtype, len(content) // dtype.itemsize)
+        if data.size != math.prod(shape):
+            raise DeepEMError(f"{path} is truncated, or was changed while it was read: its header promises "
+                              f"{_by(shape)} pixels. Copy or write the file again.")
         pixels: np.ndarray = data.reshape(shape).astype(np.float32)
         lowest, highest = float(pixels.min()), float(pixels.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -115,6 +122,9 @@ def _faults_naming(path: Path) -> Iterator[None]:
         raise DeepEMError(f"{path}: no such file. Check the path.") from error
     except OSError as error:
         raise DeepEMError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise DeepEMError(f"{path} does not fit into the memory ({error or 'no memory left'}). Use fewer threads, or a "
+                          "computer with more memory.") from error
     except Exception as error:  # a damaged file can raise nearly anything inside the libraries
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise DeepEMError(f"{path} cannot be read as MRC or TIFF ({reason}). "
@@ -133,29 +143,29 @@ def _is_tiff(path: Path) -> bool:
     return _first_bytes(path, 4) in _TIFF_SIGNATURES
 
 
-def _mrc_header(path: Path) -> ImageHeader:
+@contextmanager
+def _open_mrc(path: Path) -> Iterator[tuple[ImageHeader, np.dtype[Any], IO[bytes]]]:
+    """Header, type of the pixels, and the stream at the first of them; all of one file, should it be replaced."""
     start = _first_bytes(path, _MRC_HEADER_BYTES)
     unpack = None if start[208:212] == b"MAP " else _UNPACKERS.get(start[:2])
-    if unpack:
-        with unpack(path, "rb") as stream:
-            start = stream.read(_MRC_HEADER_BYTES)
-    header, extended = _parse_mrc_header(start)
-    columns, rows, images, mode = (int(header[key]) for key in ("nx", "ny", "nz", "mode"))
-    if mode not in _MRC_DTYPES:
-        hint = "" if start[208:211] == b"MAP" else " and lacks the MAP stamp, so it may be no MRC file at all"
-        raise DeepEMError(f"{path} has MRC mode {mode}{hint}. Expected TIFF, or MRC of mode "
-                          f"{', '.join(map(str, _MRC_DTYPES))} (real numbers).")
-    _check_shape(path, (images, rows, columns))
-    if not 0 <= extended <= MAX_EXTENDED_BYTES:
-        raise DeepEMError(f"{path} claims an extended header of {extended} bytes: the header is damaged. "
-                          "Copy or write the file again.")
-    found = path.stat().st_size
-    expected = _MRC_HEADER_BYTES + extended + rows * columns * np.dtype(_MRC_DTYPES[mode]).itemsize
-    if not unpack and found < expected:
-        raise DeepEMError(f"{path} is truncated: {found} bytes found, {expected} expected for "
-                          f"{_by((rows, columns))} pixels of mode {mode}. Copy or write the file again.")
-    pixel_sizes = _pixel_size(header.cella.x, header.mx), _pixel_size(header.cella.y, header.my)
-    return ImageHeader((rows, columns), pixel_sizes if all(pixel_sizes) else None)
+    with (unpack or open)(path, "rb") as stream:
+        header, extended = _parse_mrc_header(stream.read(_MRC_HEADER_BYTES))
+        columns, rows, images, mode = (int(header[key]) for key in ("nx", "ny", "nz", "mode"))
+        if mode not in _MRC_DTYPES:
+            hint = "" if bytes(header.map)[:3] == b"MAP" else (" and lacks the MAP stamp, so it may be no MRC file at "
+                                                               "all")
+            raise DeepEMError(f"{path} has MRC mode {mode}{hint}. Expected TIFF, or MRC of mode "
+                              f"{', '.join(map(str, _MRC_DTYPES))} (real numbers).")
+        _check_shape(path, (images, rows, columns))
+        if not 0 <= extended <= MAX_EXTENDED_BYTES:
+            raise DeepEMError(f"{path} claims an extended header of {extended} bytes: the header is damaged. "
+                              "Copy or write the file again.")
+        dtype = np.dtype(_MRC_DTYPES[mode]).newbyteorder(header.mode.dtype.byteorder)
+        if not unpack:
+            _check_length(path, (rows, columns), mode, _MRC_HEADER_BYTES + extended, os.stat(stream.fileno()).st_size)
+        stream.seek(_MRC_HEADER_BYTES + extended)
+        pixel_sizes = _pixel_size(header.cella.x, header.mx), _pixel_size(header.cella.y, header.my)
+        yield ImageHeader((rows, columns), pixel_sizes if all(pixel_sizes) else None), dtype, stream
 
 
 def _parse_mrc_header(start: bytes) -> tuple[Any, int]:
@@ -168,12 +178,16 @@ def _parse_mrc_header(start: bytes) -> tuple[Any, int]:
     return header, int(np.frombuffer(start, header.mode.dtype, count=1, offset=92)[0])
 
 
-def _mrc_data(path: Path) -> np.ndarray | None:
-    import mrcfile
-
-    with mrcfile.open(path, permissive=True) as mrc:
-        data: np.ndarray | None = mrc.data
-    return data
+def _check_length(path: Path, shape: tuple[int, int], mode: int, headers: int, found: int) -> None:
+    """Raise DeepEMError where a file of `found` bytes does not hold its headers and an image of this mode."""
+    pixels, size = math.prod(shape), np.dtype(_MRC_DTYPES[mode]).itemsize
+    if found < headers + pixels * size:
+        raise DeepEMError(f"{path} is truncated: {found} bytes found, {headers + pixels * size} expected for "
+                          f"{_by(shape)} pixels of mode {mode}. Copy or write the file again.")
+    others = {np.dtype(dtype).itemsize for dtype in _MRC_DTYPES.values()} - {size}
+    if found - headers in {pixels * other for other in others}:
+        raise DeepEMError(f"{path} holds {(found - headers) // pixels} bytes for each pixel, but its header says mode "
+                          f"{mode}, which has {size}: the header is damaged. Copy or write the file again.")
 
 
 def _pixel_size(length_angst: float, intervals: int) -> float:
@@ -197,9 +211,9 @@ def _tiff_header(path: Path) -> ImageHeader:
     return ImageHeader((shape[-2], shape[-1]), None)
 
 
-def _tiff_data(path: Path) -> np.ndarray | None:
+def _tiff_data(path: Path) -> np.ndarray:
     with _tiff(path) as tiff:
-        data: np.ndarray | None = tiff.series[0].asarray()
+        data: np.ndarray = tiff.series[0].asarray()
     return data
 
 
@@ -208,7 +222,8 @@ def _tiff(path: Path) -> Any:
 
     # What it would complain about is either harmless or raised by us with the file's name.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    return tifffile.TiffFile(path)
+    # In these three flavours a file may name others, which would be read in its place.
+    return tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:

@@ -6,11 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import platform
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,8 @@ from .model import Model
 from .plan import Plan, check, choose_geometry
 from .recognition import check_size
 from .recursion import Learner, Part
+from .runtime import versions
+from .samples import keep_sample
 from .training import RECIPES
 from .windows import (
     NOWHERE,
@@ -40,12 +39,15 @@ log = logging.getLogger(__name__)
 
 # A border in which nobody annotated is taken to be at most so many diameters wide; a wider one is chance.
 MOST_BORDER = 2.0
+# More pairs of particles at nearly the same place are no doublets of two sets, and would fill the memory.
+MOST_PAIRS = 10_000_000
 
 
 def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan,
                 negatives: Mapping[str, Coordinates] | None = None,
                 progress: Callable[[dict[str, Any]], None] = lambda record: None,
-                incomplete: Collection[str] = frozenset(), checkpoint: Path | None = None) -> Model:
+                incomplete: Collection[str] = frozenset(), checkpoint: Path | None = None,
+                sample: Path | None = None) -> Model:
     """Train a model.
 
     Parameters
@@ -59,6 +61,7 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
         non-particle
     checkpoint : file in which every epoch is kept, and from which the training goes on where it exists and belongs to
         the same data and plan; whoever has saved the model removes it
+    sample : file for some of the windows and their scores (see `samples.Sample`)
 
     Returns
     -------
@@ -82,7 +85,7 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     normalised_by = plan.start.normalised_by if plan.start else "windows"
     model = Model(geometry, (), working_angst, plan.diameter_angst, step, (0.0, 0.0), 0.5, normalised_by=normalised_by)
     labelled = _read(micrographs, particles, negatives or {}, incomplete, plan, model)
-    border = min(annotated_border(labelled), MOST_BORDER * diameter_px)
+    border = _border(labelled, model)
     windows = collect_windows(labelled, geometry.box, diameter_px, border, 0, np.random.default_rng(plan.seed))
     if not (windows.targets == 1).any():
         raise DeepEMError("no particle has its whole box within a micrograph; check that coordinates and micrographs "
@@ -93,13 +96,27 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
         "preset": plan.preset, "recipe": plan.recipe, "seed": plan.seed,
         "training_pixel_size_angst": first.pixel_size_angst / first.scale,
         "annotated_border_angst": border * working_angst,
-        "versions": _versions(),
+        "versions": versions(),
     }
     model = replace(model, std_range=std_range_of(windows, share=plan.std_margin), record=record)
     kept = Checkpoint(checkpoint, _fingerprint(labelled, plan) if checkpoint else None)
     model = Learner(model, border, plan, progress, kept).train(_divide(labelled, plan))
     kept.check()
+    if sample is not None:
+        keep_sample(sample, model, labelled, border, plan.seed)
     return model
+
+
+def sample_windows(model: Model, micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan,
+                   negatives: Mapping[str, Coordinates], incomplete: Collection[str], sample: Path) -> None:
+    """Write some of the windows of a trained model with their scores; parameters as for `train_model`."""
+    labelled = _read(micrographs, particles, negatives, incomplete, plan, model)
+    keep_sample(sample, model, labelled, _border(labelled, model), plan.seed)
+
+
+def _border(labelled: list[LabelledMicrograph], model: Model) -> float:
+    """Width of the border in which nobody annotated, in working pixels."""
+    return min(annotated_border(labelled), MOST_BORDER * model.diameter_px)
 
 
 def first_pixel_size(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan) -> float:
@@ -132,19 +149,22 @@ def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates],
     if unlabelled:
         log.warning("%d of %d micrographs have no coordinates and are left out: %s", len(unlabelled),
                     len(micrographs), ", ".join(unlabelled[:5]))
+    if elsewhere := sorted(set(particles) - set(micrographs)):
+        log.info("coordinates of %d other micrographs are not used: %s", len(elsewhere), ", ".join(elsewhere[:5]))
     found, reasons = [], []
+    near = POSITIVE_DISTANCE * model.diameter_px
     for name in sorted(set(micrographs) & set(particles)):
         try:
             micrograph = read_micrograph(micrographs[name], model.working_pixel_size_angst, plan.pixel_size_angst, name,
                                          model.window_px)
             check_size(micrograph, model.geometry.box)
+            known, others = (_usable(micrograph, coordinates[name].centres_xy, what, near) if name in coordinates
+                             else NOWHERE for coordinates, what in ((particles, "particles"),
+                                                                    (negatives, "non-particles")))
         except DeepEMError as error:
             reasons.append(str(error))
             log.warning("left out: %s", error)
             continue
-        near = POSITIVE_DISTANCE * model.diameter_px
-        known, others = (_usable(micrograph, coordinates[name].centres_xy, what, near) if name in coordinates
-                         else NOWHERE for coordinates, what in ((particles, "particles"), (negatives, "non-particles")))
         complete = name not in incomplete and not plan.given_negatives_only
         found.append(LabelledMicrograph(micrograph, known, others, complete))
     if not found:
@@ -164,7 +184,11 @@ def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, near_px: 
     centres_rc = centres_rc[inside]
     if not len(centres_rc):
         return NOWHERE
-    again = sorted({later for _, later in cKDTree(centres_rc).query_pairs(near_px)})
+    tree = cKDTree(centres_rc)
+    if (pairs := (tree.count_neighbors(tree, near_px) - len(centres_rc)) // 2) > MOST_PAIRS:
+        raise DeepEMError(f"{micrograph.path}: of {len(centres_rc)} {what} {pairs} pairs are within {near_px:.1f} "
+                          "working pixels. Expected each once: check the coordinates and the pixel size.")
+    again = np.unique(tree.query_pairs(near_px, output_type="ndarray")[:, 1])
     return np.delete(centres_rc, again, axis=0)
 
 
@@ -198,7 +222,7 @@ def _fingerprint(labelled: list[LabelledMicrograph], plan: Plan) -> dict[str, An
         weights = (array for network in plan.start.networks for _, array in sorted(network.items()))
         found["start"] = _digest(weights), plan.start.scan_step
     return {
-        **found, "values of the recipe": vars(RECIPES[plan.recipe]), "versions": _versions(),
+        **found, "values of the recipe": vars(RECIPES[plan.recipe]), "versions": versions(),
         "names": [item.micrograph.name for item in labelled],
         "pixels": _digest(item.pixels for item in labelled),
         "particles": _digest(item.particles_rc for item in labelled),
@@ -214,13 +238,3 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("scipion-em-deepem", os.environ.get("KERAS_BACKEND", "tensorflow"), "keras", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

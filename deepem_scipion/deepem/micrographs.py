@@ -29,6 +29,8 @@ IMAGE_ENDINGS = (".mrc", ".mrc.gz", ".mrc.bz2", ".tif", ".tiff")
 CLIP_SPREADS = 6.0
 # A few hundred thousand pixels give the percentiles to better than 1 % of the spread.
 _PERCENTILE_SAMPLE = 2**18
+# Squares of larger values leave the range of float32. No detector counts so far.
+_LARGEST_VALUE = 1e18
 # Pixel sizes carry rounding: a ratio this close to a whole number is meant to be one.
 _WHOLE_RATIO_TOLERANCE = 1e-4
 # Tiles of a normalised micrograph that deviate less are padding.
@@ -112,13 +114,18 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     scale = 1.0
     if working_pixel_size_angst is not None:
         _check_positive("working pixel size", working_pixel_size_angst)
-        scale = _scale(working_pixel_size_angst / input_size)
+        scale = working_pixel_size_angst / input_size
     pixels = read_pixels(path)
     shape = pixels.shape[0], pixels.shape[1]
-    if shape[0] * shape[1] / scale**2 > MAX_PIXELS or min(shape) < scale * (1 - 1e-6):
+    if min(shape) < scale * (1 - 1e-6) or not scale or shape[0] / scale * (shape[1] / scale) > MAX_PIXELS:
         raise DeepEMError(f"{path}: {shape[0]} x {shape[1]} pixels of {input_size:g} A cannot be resampled "
                           f"to {working_pixel_size_angst:g} A. Check both pixel sizes (--pixel-size).")
+    scale = _scale(scale)
     clip_outliers(pixels)
+    largest = max(-float(pixels.min()), float(pixels.max()))
+    if largest > _LARGEST_VALUE:
+        raise DeepEMError(f"{path} holds values of up to {largest:.1g}. Expected those of a micrograph: its header or "
+                          "the order of its bytes is wrong, or it is damaged. Write it again, or leave it out.")
     if scale != 1.0:
         pixels = resample(pixels, scale)
         clip_outliers(pixels)
@@ -226,6 +233,13 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def _expand(argument: str | Path) -> Iterator[tuple[str, Path]]:
+    try:
+        yield from _found(argument)
+    except OSError as error:
+        raise DeepEMError(f"{argument} cannot be read: {error.strerror}.") from error
+
+
+def _found(argument: str | Path) -> Iterator[tuple[str, Path]]:
     path = Path(argument)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         yield from _read_list(path)
@@ -246,7 +260,7 @@ def _expand(argument: str | Path) -> Iterator[tuple[str, Path]]:
 
 def _read_list(path: Path) -> Iterator[tuple[str, Path]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise DeepEMError(f"The list file {path} cannot be read: {error.strerror}.") from error
     entries = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]

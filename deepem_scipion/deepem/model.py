@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .network import Geometry
 
 MODEL_FORMAT = 3  # formats 1 and 2: micrographs were normalised as a whole; format 1: one network
 _CARD = "deepem_card"
+_RECORD = {"training": dict, "validation": dict, "rounds": list, "history": list, "versions": dict}
 _NUMBERS = ("working_pixel_size_angst", "diameter_angst", "threshold")
 
 
@@ -143,11 +145,12 @@ def load_model(path: str | Path) -> Model:
         low, high = (_finite(value) for value in card["std_range"])
         step, count = int(card["scan_step"]), int(card.get("networks", 1))
         normalised_by = str(card.get("normalised_by", "micrograph"))
-    except (KeyError, TypeError, ValueError) as error:
+        _check_record(card)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
-    if step < 1 or count < 1 or normalised_by not in ("windows", "micrograph"):
-        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, normalised by "
-                          f"{normalised_by!r}); train the model again")
+    if not 1 <= step < 2**31 or count < 1 or low > high or normalised_by not in ("windows", "micrograph"):
+        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, deviations from "
+                          f"{low} to {high}, normalised by {normalised_by!r}); train the model again")
     networks = tuple({name: read(_array(name, number), shape) for name, shape in geometry.weight_shapes().items()}
                      for number in range(count))
     known = {"format", "geometry", "networks", "scan_step", "std_range", "normalised_by", *_NUMBERS}
@@ -170,7 +173,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
     """The card, and a function (name, shape) -> array that refuses other shapes before reading."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DeepEMError(f"{path}: no such model file")
     try:
         opened = safe_open(str(path), framework="numpy")
@@ -205,6 +208,25 @@ def _geometry(card: dict[str, Any]) -> Geometry:
     return Geometry(sizes["box"], tuple(sizes["kernels"]), tuple(sizes["pools"]), tuple(sizes["maps"]))
 
 
+def _check_record(card: dict[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError where what the card tells besides is not what is made use of."""
+    for name, kind in _RECORD.items():
+        if not isinstance(card.get(name, kind()), kind):
+            raise TypeError(f"{name} is {card[name]!r}")
+    _finite(card.get("training_pixel_size_angst", 0))
+    validation = card.get("validation", {})
+    for name in {"AP", "precision", "recall", "F1"} & set(validation):
+        _finite(validation[name])
+    if curve := validation.get("curve"):
+        lengths = {len([_finite(value) for value in curve[name]]) for name in ("threshold", "precision", "recall")}
+        if len(lengths) > 1:
+            raise ValueError("the validation curve is incomplete")
+    for done in card.get("rounds", [])[1:]:
+        _finite(done["error"])
+        if missing := {"round", "false", "missed", "kept"} - set(done):
+            raise KeyError(*missing)
+
+
 def _number(card: dict[str, Any], name: str) -> float:
     value = _finite(card[name])
     if value < 0 or (value == 0 and name != "threshold"):
@@ -213,6 +235,8 @@ def _number(card: dict[str, Any], name: str) -> float:
 
 
 def _finite(value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} where a number was expected")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{number} where a finite number was expected")

@@ -23,10 +23,14 @@ Triple = tuple[int, int, int]
 # An `auto` working image shows the particle about this many pixels wide: enough to tell
 # particles from other things, and few enough for a scan in tenths of a second.
 AUTO_DIAMETER_PX = 27
+# Narrower particles cannot be told from anything else; for wider ones networks would be as large as micrographs.
+LEAST_DIAMETER_PX, MOST_DIAMETER_PX = 8, 200
 # The box has room for the particle and a rim of its surroundings.
 BOX_PER_DIAMETER = 1.5
 # Width of each kernel over the width of the map that it is applied to (see `auto_geometry`).
 KERNEL_SHARES = (0.22, 0.30, 0.45)
+# No farther than this from a box that does not fit is one looked for that does.
+NEAR_PX = 1000
 # Means and deviations over batches are averaged over about 1 / (1 - this) of them.
 NORMALISATION_MOMENTUM = 0.9
 
@@ -114,10 +118,9 @@ def layer_sizes(box: int, kernels: Triple, pools: Triple) -> tuple[int, ...] | N
 def nearest_that_fit(box: int, kernels: Triple, pools: Triple) -> str:
     """Sentence with the nearest box for these kernels and the nearest kernels for this box."""
     found = []
-    boxes = [b for d in range(0, 4 * math.prod(pools) + sum(kernels)) for b in (box - d, box + d)
-             if b > 0 and layer_sizes(b, kernels, pools)]
-    if boxes:
-        found.append(f"with these kernels and pools the nearest box is {boxes[0]}")
+    near = next((b for d in range(NEAR_PX) for b in (box - d, box + d) if b > 0 and layer_sizes(b, kernels, pools)), 0)
+    if near:
+        found.append(f"with these kernels and pools the nearest box is {near}")
     spans = [range(max(1, k - 6), k + 7) for k in kernels]
     fitting = [k for k in product(*spans) if layer_sizes(box, k, pools)]  # type: ignore[arg-type]
     if fitting:
@@ -151,13 +154,9 @@ def auto_geometry(diameter_px: float) -> Geometry:
     Raises
     ------
     DeepEMError
-        Where the particle is smaller than 8 px: too small to be told from anything else.
+        Where the particle is too small or too large, see `check_diameter`.
     """
-    if not diameter_px >= 8:
-        raise DeepEMError(
-            f"a particle of {diameter_px:.1f} working pixels was found; at least 8 are needed. "
-            "Check the diameter and the pixel size, or use less binned micrographs."
-        )
+    check_diameter(diameter_px)
     target = BOX_PER_DIAMETER * diameter_px
     pools = (2, 2, 2)
     best: tuple[float, int, Triple] | None = None
@@ -172,6 +171,16 @@ def auto_geometry(diameter_px: float) -> Geometry:
                 best = (cost, box, kernels)
     assert best is not None  # kernels of 1 to 3 px fit every box of 12 px and more
     return Geometry(best[1], best[2], pools)
+
+
+def check_diameter(diameter_px: float) -> None:
+    """Raise DeepEMError where a particle has fewer than `LEAST_DIAMETER_PX` or more than `MOST_DIAMETER_PX` pixels."""
+    if not diameter_px >= LEAST_DIAMETER_PX:
+        raise DeepEMError(f"a particle of {diameter_px:.1f} working pixels was found; at least {LEAST_DIAMETER_PX} are "
+                          "needed. Check the diameter and the pixel size, or use less binned micrographs.")
+    if diameter_px > MOST_DIAMETER_PX:
+        raise DeepEMError(f"a particle of {diameter_px:.4g} working pixels was found; at most {MOST_DIAMETER_PX} are "
+                          "possible. Check the diameter and the pixel size, or give a larger working pixel size.")
 
 
 def _fitting_kernels(box: int, pools: Triple) -> list[Triple]:

@@ -118,7 +118,7 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
     return Candidates(centres_xy[order], values[order], deviations[order], border_px[order])
 
 
-def select(candidates: Candidates, limits: Limits) -> np.ndarray:
+def select(candidates: Candidates, limits: Limits, near: Neighbours | None = None) -> np.ndarray:
     """Say of each candidate whether it is picked or why it is not.
 
     Candidates too near the border, with a deviation out of range or below the threshold are left out first. Of the
@@ -129,6 +129,9 @@ def select(candidates: Candidates, limits: Limits) -> np.ndarray:
     ----------
     candidates : Candidates
     limits : Limits
+    near : pairs of the candidates that are nearer than the least distance, and perhaps others, where they are known:
+        so the same candidates are selected with other limits in a fraction of the time, also those of many
+        micrographs one after the other
 
     Returns
     -------
@@ -141,9 +144,12 @@ def select(candidates: Candidates, limits: Limits) -> np.ndarray:
         low, high = limits.std_range
         reasons[(candidates.deviations < low) | (candidates.deviations > high)] = DEVIATION
     reasons[candidates.border_px < limits.border_px] = BORDER
-    left = np.flatnonzero(reasons == PICKED)
-    stays = thinned(candidates.centres_xy[left], candidates.scores[left], limits.least_distance_px)
-    reasons[left[~stays]] = DISTANCE
+    left = reasons == PICKED
+    if near is None:
+        stays = thinned(candidates.centres_xy[left], candidates.scores[left], limits.least_distance_px)
+    else:
+        stays = near.stay(left, limits.least_distance_px)[left]
+    reasons[np.flatnonzero(left)[~stays]] = DISTANCE
     return reasons
 
 
@@ -161,19 +167,58 @@ def thinned(centres_xy: np.ndarray, scores: np.ndarray, least_distance_px: float
     (n,) bool. The point with the highest score stays and those nearer to it are left out, and so on; points of equal
     score are taken by y, then x.
     """
+    near = neighbours(centres_xy, scores, least_distance_px)
+    return near.stay(np.ones(len(scores), dtype=bool), least_distance_px)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Pairs of points that are near each other.
+
+    Attributes
+    ----------
+    better, worse : (pairs,) int
+        Index of the point that comes first, by falling score, then y, then x, and of the other one.
+    distances : (pairs,) float64
+    """
+
+    better: np.ndarray
+    worse: np.ndarray
+    distances: np.ndarray
+
+    def stay(self, left: np.ndarray, least_distance: float) -> np.ndarray:
+        """Say which of the points that are left, (n,) bool, stay as in `thinned`, (n,) bool.
+
+        The least distance is at most the one within which pairs were looked for.
+        """
+        stays = left.copy()
+        pairs = (self.distances < least_distance) & left[self.better] & left[self.worse]
+        better, worse = self.better[pairs], self.worse[pairs]
+        while len(better):  # each time at least those go that are near the best of the undecided
+            undecided = _marked(worse, len(left))
+            gone = _marked(worse[~undecided[better]], len(left))
+            stays &= ~gone
+            pairs = ~(gone[better] | gone[worse])
+            better, worse = better[pairs], worse[pairs]
+        return stays
+
+
+def neighbours(centres_xy: np.ndarray, scores: np.ndarray, distance: float) -> Neighbours:
+    """Find all pairs of points, (n, 2) with (n,) scores, that are nearer to each other than a distance."""
     from scipy.spatial import cKDTree
 
-    stays = np.ones(len(scores), dtype=bool)
-    if not len(scores) or least_distance_px <= 0:
-        return stays
-    x, y = centres_xy.T
-    order = np.lexsort((x, y, -scores))
-    points = centres_xy[order]
-    near = cKDTree(points).query_ball_point(points, np.nextafter(least_distance_px, 0))
-    for number, neighbours in enumerate(near):
-        if stays[order[number]]:
-            stays[order[[other for other in neighbours if other > number]]] = False
-    return stays
+    pairs, order = np.empty((0, 2), dtype=int), np.arange(len(scores))
+    if len(scores) and distance > 0:
+        order = np.lexsort((centres_xy[:, 0], centres_xy[:, 1], -scores))
+        pairs = cKDTree(centres_xy[order]).query_pairs(distance, output_type="ndarray")
+    better, worse = order[pairs.T]
+    return Neighbours(better, worse, np.hypot(*(centres_xy[better] - centres_xy[worse]).T))
+
+
+def _marked(indices: np.ndarray, n: int) -> np.ndarray:
+    marked = np.zeros(n, dtype=bool)
+    marked[indices] = True
+    return marked
 
 
 def window_deviations(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarray:
@@ -229,6 +274,8 @@ def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
         rows = [line.split("\t") for line in lines[1:]]
         numbers = np.array([[float(field) for field in row[:5]] for row in rows]).reshape(-1, 5)
         reasons = np.array([row[5] for row in rows], dtype="U9")
+        if not np.isfinite(numbers).all():
+            raise ValueError("a number is not finite")
     except (OSError, ValueError, IndexError) as error:
         raise DeepEMError(f"{path}: expected a table of candidates as written by `deepem pick` ({error})") from error
     if lines[:1] != ["\t".join(_COLUMNS)]:

@@ -57,6 +57,11 @@ def check(plan: Plan) -> None:
     """Raise DeepEMError where a value makes no sense."""
     if not 0 < plan.diameter_angst < math.inf:
         raise DeepEMError(f"particle diameter {plan.diameter_angst}: expected angstrom, above 0")
+    for name, size in (("pixel size", plan.pixel_size_angst), ("working pixel size", plan.working_pixel_size_angst)):
+        if size is not None and not 0 < size < math.inf:
+            raise DeepEMError(f"{name} {size}: expected angstrom, above 0")
+    if plan.seed < 0:
+        raise DeepEMError(f"seed {plan.seed}: expected a whole number, 0 or more")
     if not 0 <= plan.validation_fraction < 1:
         raise DeepEMError(f"validation fraction {plan.validation_fraction}: expected a value from 0 to below 1")
     if plan.epochs is not None and plan.epochs < 1:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from . import runtime
 from .coordinates import Optics, can_name, write_box, write_star
 from .errors import DeepEMError
-from .files import atomic_write
+from .files import atomic_path, atomic_write
 from .micrographs import Micrograph, read_micrograph
 from .model import Model
 from .network import BOX_PER_DIAMETER
@@ -53,6 +54,11 @@ class Settings:
     std_range: tuple[float, float] | str = "auto"
     border_angst: float = 0.0
     rotations: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value in (("least distance", self.least_distance_angst), ("border", self.border_angst)):
+            if value is not None and not value >= 0:
+                raise DeepEMError(f"{name} {value}: expected angstrom, 0 or more")
 
 
 class Picker:
@@ -115,9 +121,10 @@ def check_size(micrograph: Micrograph, box: int) -> None:
 
 @dataclass
 class Summary:
-    """What became of each micrograph: name -> entry, see `summaries`."""
+    """What became of each micrograph: name -> entry, see `summaries`; `pixel_size_angst` as for `pick_micrographs`."""
 
     picker: Picker
+    pixel_size_angst: float | None = None
     micrographs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -135,7 +142,10 @@ class Summary:
             "std_range": self.picker.std_range,
             "border_angst": self.picker.settings.border_angst,
             "rotations": self.picker.settings.rotations,
+            "diameter_angst": self.picker.model.diameter_angst,
+            "pixel_size_angst": self.pixel_size_angst,
             "model_contrast": self.picker.model.record.get("contrast"),
+            "versions": runtime.versions(),
             **totals(self.micrographs),
             "micrographs": self.micrographs,
         }
@@ -177,7 +187,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
     DeepEMError
         Where the folder cannot be made or written.
     """
-    summary = Summary(picker)
+    summary = Summary(picker, pixel_size_angst)
     _make_folders(output, score_maps)
     star: list[tuple[Path, np.ndarray, np.ndarray]] = []
     sizes: list[float] = []
@@ -227,10 +237,11 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
         pool.shutdown(cancel_futures=True)
         for name in [name for name, result in pending.items() if not result.cancelled()]:
             record(name, paths[name])  # done or under way when the run was interrupted
-        write_star(output / "picks.star", star, sizes[0] if sizes else picker.model.working_pixel_size_angst,
-                   optics or Optics())
-        _write_failed(output / "failed.tsv", summary.failed)
-        summary.write(output)
+        with ExitStack() as last:  # each is tried, whatever becomes of the others
+            last.callback(summary.write, output)
+            last.callback(_write_failed, output / "failed.tsv", summary.failed)
+            last.callback(write_star, output / "picks.star", star,
+                          sizes[0] if sizes else picker.model.working_pixel_size_angst, optics or Optics())
     if problem := inverted(summary.as_dict()):
         log.warning("warning: %s", problem)
     return summary
@@ -289,7 +300,7 @@ def _write_micrograph(output: Path, micrograph: Micrograph, candidates: Candidat
 def _write_score_map(path: Path, scores: np.ndarray, micrograph: Micrograph, step: int) -> None:
     import mrcfile
 
-    with mrcfile.new(path, scores, overwrite=True) as file:
+    with atomic_path(path) as aside, mrcfile.new(aside, scores) as file:
         file.voxel_size = micrograph.pixel_size_angst * step
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # x0, y0, x1, y1: the part x0 <= x < x1, y0 <= y < y1, in pixels of the input micrograph.
 Region = tuple[float, float, float, float]
 
-_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
 _LINE = re.compile(rf"(.*?\S)\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}(?:\s*#.*)?")
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import Curve, average_precision, best_threshold, f_beta, match
+from .files import atomic_path
+from .metrics import Curve, _inside, average_precision, best_threshold, f_beta, match
+from .regions import Region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +32,8 @@ GREEN, VERMILION, SKY, BLUE, ORANGE = "#009E73", "#D55E00", "#56B4E9", "#0072B2"
 
 
 def draw_picks(pixels: FloatArray, picks_xy: FloatArray, scores: FloatArray, diameter_px: float,
-               path: str | Path, truth_xy: FloatArray | None = None, title: str = "") -> None:
+               path: str | Path | None = None, truth_xy: FloatArray | None = None, title: str = "",
+               region: Region | None = None) -> Figure:
     """Draw a micrograph with a circle around each pick.
 
     Parameters
@@ -39,13 +42,14 @@ def draw_picks(pixels: FloatArray, picks_xy: FloatArray, scores: FloatArray, dia
     picks_xy : (n, 2) centres as x, y in pixels of that micrograph.
     scores : (n,) scores, which colour the circles where no truth is given.
     diameter_px : particle diameter; also, where truth is given, twice the distance at which a pick is right.
-    path : image file to write; its suffix says the format.
+    path : image file to write, if any; its suffix says the format.
     truth_xy : (m, 2) known centres; the circles then tell right, false and missed particles apart.
+    region : part in which the truth is known; what does not count (see `metrics.match`) is then left out.
     """
     rows, columns = pixels.shape
     width = 9.0
     figure, (axes,) = _figure(width, width * rows / columns + 0.8, 1)
-    _show_micrograph(axes, pixels, diameter_px)
+    show_micrograph(axes, pixels, diameter_px)
     if truth_xy is None:
         if np.isfinite(scores).any():
             circles = _circles(axes, picks_xy, diameter_px, array=scores, cmap="plasma")
@@ -54,24 +58,29 @@ def draw_picks(pixels: FloatArray, picks_xy: FloatArray, scores: FloatArray, dia
             _circles(axes, picks_xy, diameter_px, edgecolors=SKY)
         found = f"{len(picks_xy)} picks"
     else:
-        found = f"{len(picks_xy)} picks, {len(truth_xy)} particles"
-        groups = _judge(picks_xy, scores, truth_xy, diameter_px / 2)
+        groups = _judge(picks_xy, scores, truth_xy, diameter_px / 2, region)
+        right, false, missed = map(len, groups.values())
+        found = f"{right + false} picks, {right + missed} particles"
+        if region is not None:
+            left, top, end_x, end_y = region
+            axes.plot([left, end_x, end_x, left, left], [top, top, end_y, end_y, top], color=ORANGE, linewidth=1)
         styles = {"right": (GREEN, "solid"), "false": (VERMILION, "solid"), "missed": (SKY, "dashed")}
         for name, (colour, style) in styles.items():
             _circles(axes, groups[name], diameter_px, edgecolors=colour, linestyles=style)
             axes.plot([], [], color=colour, linestyle=style, label=f"{name} ({len(groups[name])})")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
     axes.set_title(f"{title}: {found}" if title else found)
-    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
+    return _save(figure, path)
 
 
-def draw_curve(curves: Curve | Mapping[str, Curve], path: str | Path, threshold: float | None = None) -> None:
+def draw_curve(curves: Curve | Mapping[str, Curve], path: str | Path | None = None,
+               threshold: float | None = None) -> Figure:
     """Draw precision against recall, and the F-scores against the threshold.
 
     Parameters
     ----------
     curves : one curve, or several by name; one without any pick is left out.
-    path : image file to write; its suffix says the format.
+    path : image file to write, if any; its suffix says the format.
     threshold : threshold in use, marked in both panels.
     """
     named = {"": curves} if isinstance(curves, Curve) else curves
@@ -101,17 +110,20 @@ def draw_curve(curves: Curve | Mapping[str, Curve], path: str | Path, threshold:
         axes.grid(alpha=0.3)
         if named:
             axes.legend(loc="lower left", fontsize="small")
-    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
+    return _save(figure, path)
 
 
-def draw_training(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
+def draw_training(history: Sequence[Mapping[str, float]], path: str | Path | None = None) -> Figure:
     """Draw loss and balanced accuracy of the training and validation windows after each epoch.
+
+    Where there are several rounds a dotted line stands between them.
 
     Parameters
     ----------
     history : one mapping per epoch with `loss` and `accuracy`, where a part of the data was held back
-        `validation_loss` and `validation_accuracy`, and where there are several networks `network`; each has a line.
-    path : image file to write; its suffix says the format.
+        `validation_loss` and `validation_accuracy`, and where there are several of them `round` and `network`; each
+        network has a line.
+    path : image file to write, if any; its suffix says the format.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -124,13 +136,17 @@ def draw_training(history: Sequence[Mapping[str, float]], path: str | Path) -> N
                 if np.isfinite(values).any():
                     axes.plot(np.arange(1, len(values) + 1), values, ".-", color=colour,
                               label=label if network == networks[0] else None)
+        rounds = [epoch.get("round", 1) for epoch in history if epoch.get("network", 1) == networks[0]]
+        for at in 1 + np.flatnonzero(np.diff(rounds)):
+            axes.axvline(at + 0.5, color="black", linestyle="dotted", linewidth=1,
+                         label="next round" if rounds[at] == 2 else None)
         axes.set(xlabel="epoch", ylabel=key, title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
     panels[0].set_ylim(bottom=0)
-    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
+    return _save(figure, path)
 
 
 def _figure(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, list[Axes]]:
@@ -141,8 +157,27 @@ def _figure(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, l
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def _show_micrograph(axes: Axes, pixels: FloatArray, diameter_px: float) -> None:
-    """Show a micrograph, row 0 on top, without fine noise and uneven background, which hide the particles."""
+def _save(figure: Figure, path: str | Path | None) -> Figure:
+    """Write a figure into a file, if one is given."""
+    if path is not None:
+        with atomic_path(path) as aside:
+            figure.savefig(aside, dpi=DOTS_PER_INCH, bbox_inches="tight")
+    return figure
+
+
+def contrast_stretched(pixels: FloatArray, diameter_px: float) -> tuple[FloatArray, int]:
+    """Micrograph for the eye: without fine noise and uneven background, which hide the particles.
+
+    Parameters
+    ----------
+    pixels : (rows, columns)
+    diameter_px : particle diameter
+
+    Returns
+    -------
+    shown : (rows // step, columns // step), 0 for black to 1 for white, with 1 % of the pixels clipped at either end
+    step : factor by which it is reduced, so that it is about `DRAWN_LENGTH_PX` long at most
+    """
     from scipy import ndimage
 
     rows, columns = pixels.shape
@@ -151,20 +186,34 @@ def _show_micrograph(axes: Axes, pixels: FloatArray, diameter_px: float) -> None
     small = used.reshape(rows // step, step, columns // step, step).mean(axis=(1, 3), dtype=float)
     small = ndimage.gaussian_filter(small, diameter_px / step / 30) - ndimage.gaussian_filter(small, diameter_px / step)
     low, high = np.percentile(small, (1, 99))
-    height, width = step * np.array(small.shape)
-    axes.imshow(small, cmap="gray", vmin=low, vmax=high, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    return np.clip((small - low) / max(high - low, 1e-12), 0, 1), step
+
+
+def show_micrograph(axes: Axes, pixels: FloatArray, diameter_px: float) -> None:
+    """Show a micrograph, row 0 on top, without fine noise and uneven background, which hide the particles."""
+    rows, columns = pixels.shape
+    shown, step = contrast_stretched(pixels, diameter_px)
+    height, width = step * np.array(shown.shape)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set(xlabel="x (px)", ylabel="y (px)", xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
 
 
-def _judge(picks_xy: FloatArray, scores: FloatArray, truth_xy: FloatArray,
-           distance_px: float) -> dict[str, FloatArray]:
-    """Centres of the right and the false picks and of the missed particles."""
+def _judge(picks_xy: FloatArray, scores: FloatArray, truth_xy: FloatArray, distance_px: float,
+           region: Region | None = None) -> dict[str, FloatArray]:
+    """Centres of the right and the false picks and of the missed particles, as far as they count.
+
+    Parameters are those of `metrics.match`.
+    """
     matches = match(picks_xy, scores, truth_xy, distance_px)
     right = picks_xy[matches.correct]
     distances = np.hypot(*(right[:, None] - truth_xy[None]).transpose(2, 0, 1))
     # The particle of a right pick is the one at the distance that the matching found.
     found = np.abs(distances - matches.errors_px[matches.correct, None]).argmin(axis=1) if len(right) else []
-    return {"right": right, "false": picks_xy[~matches.correct], "missed": np.delete(truth_xy, found, axis=0)}
+    false, missed = picks_xy[~matches.correct], np.delete(truth_xy, found, axis=0)
+    if region is not None:
+        right = right[_inside(truth_xy[found], region)] if len(right) else right
+        false, missed = (points_xy[_inside(points_xy, region)] for points_xy in (false, missed))
+    return {"right": right, "false": false, "missed": missed}
 
 
 def _circles(axes: Axes, centres_xy: FloatArray, diameter_px: float, **style: Any) -> Any:

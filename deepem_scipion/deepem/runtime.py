@@ -11,11 +11,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import platform
 import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,17 @@ def start(number_of_threads: int | None = None) -> str:
         device = f"GPU {gpu}"
     log.info("device: %s", device if backend == "tensorflow" else f"{device} ({_PACKAGES[backend]})")
     return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("scipion-em-deepem", os.environ.get("KERAS_BACKEND", "tensorflow"), "keras", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def threads() -> int:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from .errors import DeepEMError
 
+_WORD = re.compile(r"\s*(\S+)")
 # A quote opens at the start of a word and closes before a blank; within a word it is a letter like others.
-_TOKEN = re.compile(r"""\s*(?:"((?:[^"]|"(?=\S))*)"(?=\s|$)|'((?:[^']|'(?=\S))*)'(?=\s|$)|(\#.*)|(\S+))""")
+_CLOSING = {mark: re.compile(rf"{mark}(?!\S)") for mark in "\"'"}
 _RESERVED = ("_", "#", "'", '"', "data_", "loop_", "save_", "$", "[", "]", ";")
 
 
@@ -89,11 +90,16 @@ def quote(text: str) -> str:
 def _split(line: str) -> list[str]:
     if not any(mark in line for mark in "\"'#"):
         return line.split()
-    fields = []
-    for match in _TOKEN.finditer(line.rstrip()):
-        if match.lastindex == 3:
-            break
-        fields.append(match[match.lastindex or 0])
+    fields, at, closing = [], 0, dict(_CLOSING)
+    while (word := _WORD.match(line, at)) and (mark := word[1][0]) != "#":
+        at = word.end()
+        if mark in closing:
+            if end := closing[mark].search(line, word.start(1) + 1):
+                at = end.end()
+                fields.append(line[word.start(1) + 1:end.start()])
+                continue
+            del closing[mark]  # nor does any later one close
+        fields.append(word[1])
     return fields
 
 

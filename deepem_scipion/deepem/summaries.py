@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .errors import DeepEMError
 from .files import atomic_write
 from .picking import PICKED, REASONS
 
@@ -38,6 +40,8 @@ CONTRAST_CHECKS = 3
 CONTRAST_DEVIATIONS = 3.0
 # Speed is that of the last so many micrographs.
 SPEED_OVER = 100
+# Numbers in a table are below this.
+_MOST = 2.0**53
 
 
 def rejected(counts: Mapping[str, int], candidates: int) -> dict[str, dict[str, Any]]:
@@ -151,27 +155,48 @@ def write_table(path: str | Path, entries: Mapping[str, Mapping[str, Any]]) -> N
 
 
 def append_table(path: str | Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add entries to a table, which is made where there is none; takes as long however long the table is."""
-    with open(path, "a+b") as handle:
-        start = "\t".join(_COLUMNS) + "\n"
-        if handle.seek(0, os.SEEK_END):
-            handle.seek(-1, os.SEEK_END)
-            start = "" if handle.read(1) == b"\n" else "\n"  # a line that an interruption cut short ends here
-        handle.write((start + "".join(map(_line, entries, entries.values()))).encode(errors="surrogateescape"))
+    """Add entries to a table, which is made where there is none; takes as long however long the table is.
+
+    Raises
+    ------
+    DeepEMError
+        The file cannot be written.
+    """
+    try:
+        with open(path, "a+b") as handle:
+            start = "\t".join(_COLUMNS) + "\n"
+            if handle.seek(0, os.SEEK_END):
+                handle.seek(-1, os.SEEK_END)
+                start = "" if handle.read(1) == b"\n" else "\n"  # a line that an interruption cut short ends here
+            handle.write((start + "".join(map(_line, entries, entries.values()))).encode(errors="surrogateescape"))
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be written ({error}). Check the folder, its permissions and the space "
+                          "left.") from error
 
 
 def read_table(path: str | Path) -> dict[str, dict[str, Any]]:
     """Entries by name from a table; empty where there is none.
 
-    Lines that were cut short are left out. Of several entries of a micrograph, as after another attempt, the last one
-    holds.
+    Lines that were cut short or damaged are left out. Of several entries of a micrograph, as after another attempt, the
+    last one holds.
+
+    Raises
+    ------
+    DeepEMError
+        The file cannot be read.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except FileNotFoundError:
         return {}
-    rows = (line.split("\t") for line in lines[1:-1])
-    return {row[0]: _entry(dict(zip(_COLUMNS, row))) for row in rows if len(row) == len(_COLUMNS)}
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
+    entries = {}
+    for row in (line.split("\t") for line in lines[1:-1]):
+        if len(row) == len(_COLUMNS):
+            with suppress(ValueError):
+                entries[row[0]] = _entry(dict(zip(_COLUMNS, row)))
+    return entries
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> str:
@@ -183,17 +208,25 @@ def _line(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _entry(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The entry of a line; raises ValueError where it is damaged."""
     entry: dict[str, Any] = {"path": fields["path"], "status": fields["status"]}
-    if fields["status"] != "ok":
+    done = fields["status"] == "ok"
+    if not done:
         entry["reason"] = fields["reason"]
     for name, kind in _NUMBERS.items():
-        if fields[name]:
-            entry[name] = kind(fields[name])
-    if fields["status"] == "ok":
+        if fields[name] or (done and name == "picks"):
+            entry[name] = _sound(kind(fields[name]))
+    if done:
         entry.setdefault("mean_score", None)
-        entry.update(rejected({reason: int(fields[f"rejected_{reason}"] or 0) for reason in REJECTED},
+        entry.update(rejected({reason: _sound(int(fields[f"rejected_{reason}"] or 0)) for reason in REJECTED},
                               entry.get("candidates", 0)))
     return entry
+
+
+def _sound(value: Any) -> Any:
+    if not abs(value) < _MOST:
+        raise ValueError(f"{value} is no figure of a micrograph")
+    return value
 
 
 _BLANKS = str.maketrans("\t\r\n", "   ")

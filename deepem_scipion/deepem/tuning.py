@@ -334,9 +334,13 @@ def _owned(study_file: Path) -> Iterator[Callable[[], bool]]:
 def _open_study(path: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="deepem",
-                                   direction="maximize", load_if_exists=True, pruner=SameRecipePruner())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="deepem",
+                                    direction="maximize", load_if_exists=True, pruner=SameRecipePruner())
+        dict(study.user_attrs.get("fingerprint", {}))
+        if chosen := choose(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))):
+            report(study.get_trials(deepcopy=False), chosen, [])  # whatever is told of trials is there
+        return study
+    except Exception as error:  # a damaged journal can raise nearly anything inside the library
         raise DeepEMError(f"--study {path}: not the journal of a search, or damaged ({error}); give another file, or "
                           "delete it to begin anew") from error
 

@@ -56,7 +56,7 @@ def _receive(requests: SimpleQueue[bytes]) -> None:
 def _arguments(request: bytes) -> list[str]:
     try:
         found = json.loads(request)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
         raise DeepEMError(f"the request {request.strip().decode(errors='replace')}: expected the arguments of `deepem "

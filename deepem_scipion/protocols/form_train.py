@@ -15,9 +15,10 @@ class TrainForm:
     def _defineParams(self, form):
         self._defineGpuParams(form)
         self._defineInputParams(form)
-        self._defineWaitingParams(form)
+        self._defineMoreInputParams(form)
         self._defineTrainingParams(form)
         self._defineNetworkParams(form)
+        self._defineWaitingParams(form)
         form.addParallelSection(threads=4, mpi=0)
 
     def _defineInputParams(self, form):
@@ -32,6 +33,14 @@ class TrainForm:
                       help="Longest dimension of the particle, usually 80 to 400 Å. Too small a value hides the "
                            "particle's outline from the network, too large a one lets neighbours into the window. With "
                            f"0 it is the box size of the coordinates divided by {BOX_PER_DIAMETER:g}.")
+        form.addParam("doContinue", params.BooleanParam, default=False, label="Continue from a model?",
+                      help="Yes: start with the weights of an earlier model of a similar particle, which saves "
+                           "particles and time. The network's layers are then those of that model.")
+        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", condition="doContinue",
+                      label="Earlier model", help="Model to start with. It is not changed.")
+
+    def _defineMoreInputParams(self, form):
+        form.addSection(label="More examples")
         form.addParam("negativeCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
                       label="Verified non-particles",
                       help="Optional: places on the same micrographs that are not particles, such as ice or carbon "
@@ -46,23 +55,6 @@ class TrainForm:
                       label="More verified non-particles",
                       help="Optional: further sets of places that are not particles, for instance picks of an earlier "
                            "model that you rejected, on these or other micrographs of the same pixel size.")
-        form.addParam("doContinue", params.BooleanParam, default=False, label="Continue from a model?",
-                      help="Yes: start with the weights of an earlier model of a similar particle, which saves "
-                           "particles and time. The network's layers are then those of that model.")
-        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", condition="doContinue",
-                      label="Earlier model", help="Model to start with. It is not changed.")
-
-    def _defineWaitingParams(self, form):
-        form.addSection(label="Streaming")
-        form.addParam("waitMicrographs", params.IntParam, default=0, label="Begin with so many micrographs",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="For coordinates that are still being picked or imported: training begins as soon as so "
-                           "many micrographs have coordinates, with all that are there then; what comes later is left "
-                           "out. If the input ends with fewer, training begins with those. With 0 here and below it "
-                           "waits for the end of the input.")
-        form.addParam("waitParticles", params.IntParam, default=0, label="Begin with so many particles",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Likewise, the number of coordinates. Where both numbers are given both must be reached.")
 
     def _defineTrainingParams(self, form):
         form.addSection(label="Training")
@@ -71,7 +63,7 @@ class TrainForm:
                            "on the validation micrographs are best becomes the model. Worth the time when the usual "
                            "training leaves much to be desired, or before you pick thousands of micrographs. The "
                            "report is beside the model. *Continue* goes on with the search.")
-        form.addParam("tuneMinutes", params.FloatParam, default=60, condition="doTune", label="Minutes for tuning",
+        form.addParam("tuneMinutes", params.FloatParam, default=60, condition="doTune", label="Time for tuning (min)",
                       validators=[params.GT(0, error="should be above 0")],
                       help="Time for the search, in which some ten to a hundred networks should find room: an hour "
                            "without a GPU, half of it with one. The first network is trained in any case. To "
@@ -95,8 +87,8 @@ class TrainForm:
                            "each further round takes about half as long as the first.")
         form.addParam("networks", params.IntParam, default=1, expertLevel=params.LEVEL_ADVANCED,
                       label="Networks to average", validators=[params.GE(1, error="should be at least 1")],
-                      help="So many networks are trained, each with another part of the micrographs kept out, and "
-                           "their scores are averaged. More are a little steadier; training and picking take so "
+                      help="1 to 5. So many networks are trained, each with another part of the micrographs kept out, "
+                           "and their scores are averaged. More are a little steadier; training and picking take so "
                            "many times as long.")
         form.addParam("validationFraction", params.FloatParam, default=0.2, label="Validation fraction",
                       validators=[params.Range(0, 0.9, error="should be from 0 to 0.9")],
@@ -109,27 +101,40 @@ class TrainForm:
                            "another one shows how much the result depends on chance.")
 
     def _defineNetworkParams(self, form):
-        form.addSection(label="Network")
-        form.addParam("preset", params.EnumParam, choices=PRESET_LABELS, default=PRESET_AUTO,
-                      condition="not doContinue", label="Layers",
-                      help="*automatic*: micrographs are reduced and the layers fitted to the particle diameter. "
-                           "*KLH*, *19S*, *26S*, *inflammasome*: windows of 272, 160, 150 and 112 px as in the "
-                           "publication. *custom*: the values below.")
-        custom = {"condition": f"not doContinue and preset == {PRESET_CUSTOM}",
+        group = form.addGroup("Network", condition="not doContinue and not doTune")
+        group.addParam("preset", params.EnumParam, choices=PRESET_LABELS, default=PRESET_AUTO,
+                       label="Layers",
+                       help="*automatic*: micrographs are reduced and the layers fitted to the particle diameter. "
+                            "*KLH*, *19S*, *26S*, *inflammasome*: windows of 272, 160, 150 and 112 px as in the "
+                            "publication. *custom*: the values below.")
+        custom = {"condition": f"preset == {PRESET_CUSTOM}",
                   "expertLevel": params.LEVEL_ADVANCED}
-        form.addParam("boxSize", params.IntParam, default=272, label="Window (working px)", **custom,
-                      help="Side of the network's window, in pixels of the reduced micrograph; about 1.5 diameters. "
-                           "It must fit to kernels and pools without remainder; if it does not, values that do are "
-                           "named.")
-        form.addParam("kernels", params.StringParam, default="51 21 10", label="Kernels (px)", **custom,
-                      help="Sides of the three convolutions. The first should be about a fifth of the window, so "
-                           "that it sees parts of the particle instead of noise.")
-        form.addParam("pools", params.StringParam, default="3 2 2", label="Pools (px)", **custom,
-                      help="Sides of the three averaging cells, 2 or 3. The first is the scan step.")
-        form.addParam("maps", params.StringParam, default="6 12 12", label="Feature maps", **custom,
-                      help="Number of feature maps of the three stages, 4 to 32. More can tell more kinds of views "
-                           "apart; they need more particles and time.")
-        form.addParam("workingSamplingRate", params.FloatParam, default=0, label="Working pixel size (Å)", **custom,
+        group.addParam("boxSize", params.IntParam, default=272, label="Window (working px)", **custom,
+                       help="Side of the network's window, in pixels of the reduced micrograph; about 1.5 diameters. "
+                            "It must fit to kernels and pools without remainder; if it does not, values that do are "
+                            "named.")
+        group.addParam("kernels", params.StringParam, default="51 21 10", label="Kernels (working px)", **custom,
+                       help="Sides of the three convolutions. The first should be about a fifth of the window, so "
+                            "that it sees parts of the particle instead of noise.")
+        group.addParam("pools", params.StringParam, default="3 2 2", label="Pools (working px)", **custom,
+                       help="Sides of the three averaging cells, 2 or 3. The first is the scan step.")
+        group.addParam("maps", params.StringParam, default="6 12 12", label="Feature maps", **custom,
+                       help="Number of feature maps of the three stages, 4 to 32. More can tell more kinds of views "
+                            "apart; they need more particles and time.")
+        group.addParam("workingSamplingRate", params.FloatParam, default=0, label="Working pixel size (Å)", **custom,
+                       validators=[params.GE(0, error="should not be negative")],
+                       help="Micrographs are reduced to this pixel size before the network sees them. 0: the multiple "
+                            "of their own pixel size at which the window measures about 1.5 diameters.")
+
+    def _defineWaitingParams(self, form):
+        form.addSection(label="Streaming")
+        form.addParam("waitMicrographs", params.IntParam, default=0, label="Micrographs to begin with",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="Micrographs are reduced to this pixel size before the network sees them. 0: the multiple "
-                           "of their own pixel size at which the window measures about 1.5 diameters.")
+                      help="For coordinates that are still being picked or imported: training begins as soon as so "
+                           "many micrographs have coordinates, with all that are there then; what comes later is left "
+                           "out. If the input ends with fewer, training begins with those. With 0 here and below it "
+                           "waits for the end of the input.")
+        form.addParam("waitParticles", params.IntParam, default=0, label="Particles to begin with",
+                      validators=[params.GE(0, error="should not be negative")],
+                      help="Likewise, the number of coordinates: 100 are a start, 500 are better. Where both numbers "
+                           "are given both must be reached.")

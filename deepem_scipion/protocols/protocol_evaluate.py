@@ -48,7 +48,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
     micrographs which the picks were made on. If one of them has no pick, all of its particles are missed, also where
     the picker could not read it. Micrographs with a reference but outside of the picked set, and
     micrographs with picks but without any reference particle, are left out; the summary names them. If you looked at
-    micrographs and found no particle there, say so below (*Reference without particles counts*): picks on them are
+    micrographs and found no particle there, say so below (*Count micrographs without particles*): picks on them are
     wrong ones then. In those micrographs that count every particle should be in the reference. Where only a part of
     a micrograph was looked through, give a border or the annotated region; what lies outside does not count.
 
@@ -68,9 +68,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
     *Output*
 
     Figures for each micrograph and over all in figures.json and the curve in curve.png, both in the extra folder of
-    the run. outputCoordinates, if asked for: all picks, also those on micrographs that do not count, with at least
-    the threshold as their score and the least distance, if one was given, and with everything that they carried
-    before.
+    the run; report.html there shows them in a browser, with pictures of micrographs. outputCoordinates, if asked
+    for: all picks, also those on micrographs that do not count, with at least the threshold as their score and the
+    least distance, if one was given, and with everything that they carried before.
     """
 
     _label = "evaluation"
@@ -93,37 +93,39 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                       label="Picked coordinates",
                       help="Picks to judge, with or without scores, on micrographs of the same names. Their pixel size "
                            "may be another one.")
-        form.addParam("distance", params.FloatParam, default=0, label="Matching distance (Å)",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Greatest distance between the centres of a pick and its particle, usually 0.2 to 0.5 "
-                           "particle diameters. 0: half a particle diameter, where the diameter is the box size of the "
-                           "reference coordinates (of the picked ones if those have none) divided by "
-                           f"{BOX_PER_DIAMETER:g}; that is a third of the box size.")
-        form.addParam("minDistance", params.FloatParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-                      label="Least distance (Å)",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Of picks that are nearer to each other than this only the one with the highest score "
-                           "counts, usually half a particle diameter. For picks of programs that mark a particle "
-                           "several times. 0: all picks count.")
-        form.addParam("border", params.FloatParam, default=0, label="Border (Å)",
-                      validators=[params.GE(0, error="should not be negative")],
-                      help="Particles closer to the edge of the micrograph do not count, nor do wrong picks there: "
-                           "half a box where particles at the edge were left out of the reference. 0: all count.")
-        form.addParam("region", params.StringParam, default="", expertLevel=params.LEVEL_ADVANCED,
-                      label="Annotated region (px)",
-                      help="Instead of a border: x and y where the part with reference particles begins, x and y where "
-                           "it ends, in pixels of the micrographs of the reference, for instance 20 20 1220 1180. It "
-                           "is the same for all micrographs. Empty: the whole micrographs.")
-        form.addParam("regionsFile", params.FileParam, default="", expertLevel=params.LEVEL_ADVANCED,
-                      label="File of annotated regions",
-                      help="Where the annotated region differs between micrographs: a text file with the name of the "
-                           "micrograph and the four numbers per line, parted by blanks or tabs, for instance "
-                           "mic_07.mrc 20 20 1220 1180. What follows a # is a comment. For micrographs that are not in "
-                           "the file the region or the border above holds, or they count as a whole.")
-        form.addParam("countEmpty", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
-                      label="Reference without particles counts?",
-                      help="Yes: micrographs of the reference that have no reference particle were looked at and hold "
-                           "none, so all picks on them are wrong. No: they were not looked at and are left out.")
+        group = form.addGroup("Matching")
+        group.addParam("distance", params.FloatParam, default=0, label="Matching distance (Å)",
+                       validators=[params.GE(0, error="should not be negative")],
+                       help="Greatest distance between the centres of a pick and its particle, usually 0.2 to 0.5 "
+                            "particle diameters. 0: half a particle diameter, where the diameter is the box size of "
+                            "the reference coordinates (of the picked ones if those have none) divided by "
+                            f"{BOX_PER_DIAMETER:g}; that is a third of the box size.")
+        group.addParam("minDistance", params.FloatParam, default=0, expertLevel=params.LEVEL_ADVANCED,
+                       label="Least distance (Å)",
+                       validators=[params.GE(0, error="should not be negative")],
+                       help="Of picks that are nearer to each other than this only the one with the highest score "
+                            "counts, usually half a particle diameter. For picks of programs that mark a particle "
+                            "several times. 0: all picks count.")
+        group = form.addGroup("What counts")
+        group.addParam("border", params.FloatParam, default=0, label="Border (Å)",
+                       validators=[params.GE(0, error="should not be negative")],
+                       help="Particles closer to the edge of the micrograph do not count, nor do wrong picks there: "
+                            "half a box where particles at the edge were left out of the reference. 0: all count.")
+        group.addParam("region", params.StringParam, default="", expertLevel=params.LEVEL_ADVANCED,
+                       label="Annotated region (px)",
+                       help="Instead of a border: x and y where the part with reference particles begins, x and y "
+                            "where it ends, in pixels of the micrographs of the reference, for instance 20 20 1220 "
+                            "1180. It is the same for all micrographs. Empty: the whole micrographs.")
+        group.addParam("regionsFile", params.FileParam, default="", expertLevel=params.LEVEL_ADVANCED,
+                       label="File of annotated regions",
+                       help="Where the annotated region differs between micrographs: a text file with the name of the "
+                            "micrograph and the four numbers per line, parted by blanks or tabs, for instance "
+                            "mic_07.mrc 20 20 1220 1180. What follows a # is a comment. For micrographs that are not "
+                            "in the file the region or the border above holds, or they count as a whole.")
+        group.addParam("countEmpty", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
+                       label="Count micrographs without particles?",
+                       help="Yes: micrographs of the reference that have no reference particle were looked at and hold "
+                            "none, so all picks on them are wrong. No: they were not looked at and are left out.")
 
     def _defineThresholdParams(self, form):
         form.addSection(label="Threshold")
@@ -180,9 +182,12 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         mode = self.thresholdMode.get()
         arguments = ["--truth", self._getReferenceDir(), "--picks", self._getPicksDir(),
                      "--distance", repr(distance / pixel), "--min-distance", repr(minDistance / pixel),
-                     "--json", self._getFiguresFile(), "--plot", self._getCurveFile()]
-        pwutils.cleanPath(self._getFiguresFile(), self._getCurveFile(), self._getSummaryFile(), self._getRegionsFile())
+                     "--json", self._getFiguresFile(), "--plot", self._getCurveFile(),
+                     "--report", self._getReportFile()]
+        pwutils.cleanPath(self._getFiguresFile(), self._getCurveFile(), self._getSummaryFile(), self._getRegionsFile(),
+                          self._getReportFile())
         mics = self._getMics(groups["counted"])
+        arguments += ["--micrographs", self._writeMicrographList(self._getResultNames(mics))]
         regions = self._getRegions(pixel, mics)
         if regions:
             names = self._getResultNames(mics)
@@ -292,6 +297,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         elif found.get("regions"):
             summary.append(f"Counted region: a part of its own of {found['regions']} micrographs, see regions.tsv in "
                            "the extra folder")
+        if os.path.exists(self._getReportFile()):
+            summary.append(f"Report for a browser: {self._getReportFile()}")
         return summary + left_out(found)
 
     def _methods(self):
@@ -322,6 +329,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
     def _getCurveFile(self):
         return self._getExtraPath("curve.png")
 
+    def _getReportFile(self):
+        return self._getExtraPath("report.html")
+
     def _getMicrographsFile(self):
         return self._getExtraPath("micrographs.json")
 
@@ -343,8 +353,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         """What the figures depend on beside the coordinates."""
         file = self.regionsFile.get("")
         changed = os.path.getmtime(file) if os.path.exists(file) else None
+        mode = self.thresholdMode.get()
         return [self._getDistance(), self.minDistance.get(), self.border.get(), self.region.get(""), file, changed,
-                self.thresholdMode.get(), self.threshold.get()]
+                mode, self.threshold.get() if mode == THRESHOLD_FIXED else None]
 
     def _getGroups(self):
         """How the micrographs of the two sets belong together, as far as it is known without reading positions."""
@@ -364,6 +375,14 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         """Names of the files of micrographs by their names in Scipion."""
         results = convert.result_names(mics.values())
         return {name: results[mic.getObjId()] for name, mic in mics.items()}
+
+    def _writeMicrographList(self, names):
+        """Write a list of those micrographs in whose pixels the coordinates are; `names` are those of the files."""
+        finest = min(reversed(self._getInputs()), key=lambda pointer: pointer.get().getMicrographs().getSamplingRate())
+        mics = [mic.clone() for mic in finest.get().getMicrographs() if mic.getMicName() in names]
+        path = self._getExtraPath("lists", "micrographs.txt")
+        convert.write_micrograph_list(path, mics, {mic.getObjId(): names[mic.getMicName()] for mic in mics})
+        return path
 
     def _getDistance(self):
         """Matching distance in angstrom, 0 if it is not known."""

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Picking of particles with a trained network."""
 
-import json
 import os
 import tempfile
 from glob import glob
@@ -18,6 +17,8 @@ from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
 from ..deepem.network import BOX_PER_DIAMETER
 from ..deepem.summaries import inverted, read_table, totals
 from .protocol_base import DeepEMProgram, ProgramError
+from .reporting import write_report
+from .reviewing import ReviewedPicks
 
 # The stored number is the position, so new choices go to the end.
 THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
@@ -29,7 +30,7 @@ REASON_WORDS = {"border": "near the border", "deviation": "with an unusual devia
 MOST_LISTED = 5
 
 
-class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
+class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
     """ Picks particles with a DeepEM network that was trained before.
 
     The network looks at every place of a micrograph through a small window and gives it a score from 0 to 1,
@@ -39,10 +40,9 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
 
     *Input*
 
-    Micrographs, which may still be arriving from the microscope, and a model from *deepem_scipion - training*. The
-    micrographs need not have the pixel size of those which the model was trained on, since they are brought to the
-    model's own working pixel size. They should look alike, though: same particle, similar defocus, and
-    contrast of the same sign.
+    Micrographs, which may still be arriving from the microscope, and a model from *deepem_scipion - training*. They
+    are brought to the model's own working pixel size, so that theirs may differ from that of the training. They should
+    look alike, though: same particle, similar defocus, and contrast of the same sign.
 
     *Threshold*
 
@@ -75,10 +75,11 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
     *Figures*
 
     While it runs the summary tells the picks of a micrograph, their mean score, the share of peaks that were not
-    picked and why, and the speed. picks/summary.tsv has this for every micrograph that is done, picks/summary.json
-    also over all, at most a minute old. From ten micrographs on those are named whose number of picks or mean score
-    is further from the median than 3.5 standard deviations (1.4826 times the median absolute deviation). The first
-    three micrographs are also looked at in negative, and a warning is given if these look more like particles.
+    picked and why, and the speed; picks/summary.tsv has this for every micrograph, picks/summary.json also over all,
+    at most a minute old. From ten micrographs on those are named whose number of picks or mean score is further from
+    the median than 3.5 standard deviations (1.4826 times the median absolute deviation). The first three are also
+    looked at in negative, and a warning is given if these look more like particles. At the end report.html in the
+    extra folder shows all of this, with the best, typical and worst micrographs.
 
     *Continue and Restart*
 
@@ -88,8 +89,8 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
     *Output*
 
     outputCoordinates: centres with the score as *_deepemScore*, and as the figure of merit that RELION's extraction
-    passes on to the particles. Files of each micrograph (.box with scores, all candidate peaks, and the score map if
-    asked for) are in the folder picks of the run's extra folder.
+    passes on to the particles. Files of each micrograph are in extra/picks. In *Analyze results* other limits act on
+    all micrographs at once, for a further output; and picks are corrected by hand, for another training.
     """
 
     _label = "picking"
@@ -282,6 +283,9 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         pwutils.makePath(self.getCoordsDir())
         convert.write_failed(self._getFailedFile(), failed)
         convert.write_summary(self.getCoordsDir())
+        problem = write_report(self.getCoordsDir(), self.inputModel.get().getFileName(), self._getReportFile())
+        if problem:
+            self.warning(f"The report {self._getReportFile()} could not be made: {problem}")
         if failed and len(failed) == len(self.micDict):
             name, reason = next(iter(failed.items()))
             raise RuntimeError(f"None of the {len(failed)} micrographs could be picked. {name}: {reason}")
@@ -361,6 +365,8 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
             name, reason = next(iter(failed.items()))
             summary.append(f"*{len(failed)} micrographs failed*, listed in {self._getFailedFile()}. First: {name}: "
                            f"{reason.rstrip('.')}. Continue tries them again.")
+        if os.path.exists(self._getReportFile()):
+            summary.append(f"Report for a browser: {self._getReportFile()}")
         return summary
 
     def _methods(self):
@@ -388,6 +394,9 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
 
     def _getSummaryFile(self):
         return os.path.join(self.getCoordsDir(), "summary.json")
+
+    def _getReportFile(self):
+        return self._getExtraPath("report.html")
 
     def _getMicFailed(self, mic):
         return self._getExtraPath("FAILED", f"mic_{mic.getObjId():06d}.TXT")
@@ -441,8 +450,7 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
             pwutils.cleanPath(self._getFailedFile(), *done, folder)
         # The list of what was stored may be ahead of the output set or behind it after a crash.
         pwutils.cleanPath(self._getAllDone())
-        with open(self._getArgumentsFile(), "w", encoding="utf-8") as file:
-            json.dump(self._getArguments(), file)
+        convert.write_json(self._getArgumentsFile(), self._getArguments())
 
     def _getArgumentsFile(self):
         return self._getExtraPath("arguments.json")
@@ -451,8 +459,7 @@ class ProtDeepEMPick(DeepEMProgram, ProtParticlePickingAuto):
         """True if micrographs were picked with other parameters before."""
         if not (os.path.exists(self._getArgumentsFile()) and glob(self._getExtraPath("DONE", "mic_*.TXT"))):
             return False
-        with open(self._getArgumentsFile(), encoding="utf-8") as file:
-            return json.load(file) != self._getArguments()
+        return convert.read_json(self._getArgumentsFile()) != self._getArguments()
 
     def _getBoxSize(self):
         """Box size in pixels of the micrographs."""

@@ -12,9 +12,10 @@ from pyworkflow import NEW
 from pyworkflow.protocol import STATUS_NEW, STEPS_SERIAL
 
 from .. import convert
-from ..constants import MIN_PARTICLES, MODEL_FILE, PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, RECIPES
+from ..constants import MIN_PARTICLES, MODEL_FILE, PRESET_AUTO, PRESET_CUSTOM, PRESETS, RECIPES
 from ..deepem.errors import DeepEMError
 from ..deepem.network import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
+from ..deepem.samples import sample_file
 from ..objects import DeepEMModel
 from ..plugin import Plugin
 from .form_train import TrainForm
@@ -105,7 +106,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
     def _insertAllSteps(self):
         # By the arguments Continue knows what it has to do again when an input or a parameter was exchanged.
         inputs = [[p.getUniqueId() for p in self._getUsedInputs()], self._getWanted()]
-        training = [self._getArguments(), self.doTune.get(), self.tuneMinutes.get()]
+        training = [self._getArguments(), self.doTune.get(), self.tuneMinutes.get() if self.doTune else None]
         self._insertFunctionStep(self.convertInputStep, *inputs, wait=self._isWaiting(), needsGPU=False)
         self._insertFunctionStep(self.trainStep, *training, *inputs, needsGPU=True)
         self._insertFunctionStep(self.createOutputStep, *training, *inputs, needsGPU=False)
@@ -160,8 +161,8 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
         if not doTune and os.path.exists(self._getModelFile()) and convert.read_json(self._getBegunFile()) == settings:
             self.info("The program has gone on after this run was interrupted, and has finished the model.")
             return
-        # A model of an earlier attempt must not pass for the result of this one.
-        pwutils.cleanPath(self._getModelFile())
+        # What an earlier attempt left must not pass for the result of this one.
+        pwutils.cleanPath(self._getModelFile(), str(sample_file(self._getModelFile())))
         convert.write_json(self._getBegunFile(), settings)
         if doTune:
             pwutils.cleanPath(self._getModelFile() + ".checkpoint")
@@ -193,7 +194,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
             return ["The micrographs of the coordinates are not known."]
         if not self._getDiameter():
             errors.append("The coordinates have no box size to take the particle diameter from. Give the diameter.")
-        elif not self.doContinue:
+        elif not (self.doContinue or self.doTune):
             errors += self._geometryErrors()
         if self.doContinue and self.inputModel.get() is not None \
                 and not os.path.exists(self.inputModel.get().getFileName()):
@@ -413,9 +414,6 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
         if self.doContinue:
             errors.append("Tuning looks for a new network, while continuing from a model keeps that of the model. "
                           "Choose one of the two.")
-        elif self.preset.get() != PRESET_AUTO:
-            errors.append(f"Tuning looks for the layers, while *{PRESET_LABELS[self.preset.get()]}* layers were given. "
-                          f"Set the layers to *{PRESET_LABELS[PRESET_AUTO]}*, or do not tune.")
         if not self.validationFraction.get():
             errors.append("Tuning compares networks by the validation micrographs. Give a validation fraction above 0.")
         return errors + Plugin.validateModules(["optuna"])

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A display without a screen for tests of windows, and pictures of what is on it."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -12,8 +13,23 @@ SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve(
 SIZE = "1500x950"
 
 
+@functools.cache
+def _server():
+    """An X server for as long as this process lives, since Tk never lets go of one; its name, and what keeps it up."""
+    told, tells = os.pipe()
+    alive, _ = os.pipe()  # its other end is closed when this process is no more
+    keeper = subprocess.Popen(["sh", "-c", 'Xvfb "$@" & cat >/dev/null; kill $!', "sh", "-displayfd", str(tells),
+                               "-screen", "0", f"{SIZE}x24", "-nolisten", "tcp"],
+                              stdin=alive, pass_fds=[tells], stderr=subprocess.DEVNULL,
+                              start_new_session=True)
+    os.close(tells)
+    os.close(alive)
+    with open(told) as number:
+        return f":{number.readline().strip()}", keeper
+
+
 class OnDisplay(unittest.TestCase):
-    """Tests in whose class an X server runs, with DISPLAY set; skipped where there is none to start."""
+    """Tests with DISPLAY set to that of an X server of this process; skipped where there is none to start."""
 
     @classmethod
     def setUpClass(cls):
@@ -23,18 +39,10 @@ class OnDisplay(unittest.TestCase):
             import tkinter  # noqa: F401
         except ImportError:
             raise unittest.SkipTest("this Python has no tkinter; on Debian: apt-get install python3-tk") from None
-        told, tells = os.pipe()
-        server = subprocess.Popen(["Xvfb", "-displayfd", str(tells), "-screen", "0", f"{SIZE}x24", "-nolisten", "tcp"],
-                                  pass_fds=[tells], stderr=subprocess.DEVNULL)
-        os.close(tells)
-        cls.addClassCleanup(server.wait)
-        cls.addClassCleanup(server.terminate)
-        with open(told) as number:
-            display = f":{number.readline().strip()}"
         earlier = os.environ.get("DISPLAY")
         cls.addClassCleanup(lambda: os.environ.pop("DISPLAY") if earlier is None
                             else os.environ.update(DISPLAY=earlier))
-        os.environ["DISPLAY"] = display
+        os.environ["DISPLAY"], _ = _server()
         super().setUpClass()
 
 

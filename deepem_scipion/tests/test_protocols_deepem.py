@@ -158,6 +158,11 @@ class TestDeepEMProtocols(BaseTest):
         self.assertTrue(os.path.exists(os.path.join(picks, "second_03.05.02.box")))
         self.assertTrue(os.path.exists(os.path.join(picks, "scores", "first.mrc")))
         self.assertIn(f"Picked: {coordinates.getSize()} particles", protocol.summary())
+        with open(protocol._getExtraPath("report.html"), encoding="utf-8") as file:
+            report = file.read()
+        self.assertIn(f"<dt>picks</dt><dd>{coordinates.getSize()}</dd>", report)
+        self.assertEqual(report.count('src="data:image/jpeg'), 3)  # one for each micrograph
+        self.assertIn(f"Report for a browser: {protocol._getExtraPath('report.html')}", protocol.summary())
 
     def test_hostile_file_names_are_only_names(self):
         folder = os.path.join(self.folder, "hostile")
@@ -469,6 +474,10 @@ class TestDeepEMEvaluation(BaseTest):
         self.assertEqual(overall["truth"], 75)  # those of c are missed, those of e do not count
         with open(protocol._getExtraPath("curve.png"), "rb") as file:
             self.assertTrue(file.read(4).endswith(b"PNG"))
+        with open(protocol._getExtraPath("report.html"), encoding="utf-8") as file:
+            report = file.read()
+        self.assertIn(f"<dt>precision</dt><dd>{overall['precision']:.3f}</dd>", report)
+        self.assertIn("a.mrc is constant", report)  # it was found, and there is nothing to be seen
 
         output = protocol.outputCoordinates
         self.assertEqual(self.rows(output), sorted(

@@ -1,0 +1,68 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Further sets of coordinates from the candidates of a picking run."""
+
+import os
+
+import pyworkflow.utils as pwutils
+from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
+from pyworkflow.object import Pointer
+
+from .. import convert
+
+OUTPUT = ProtParticlePickingOutput.outputCoordinates.name
+
+
+class ReviewedPicks:
+    """Lets a viewer store what other limits make of the candidates. To be inherited together with a picking."""
+
+    def getMicrographsByResult(self):
+        """Copies of the input micrographs by the name of their result files."""
+        # Of those that share a name the last one was picked.
+        mics = {mic.getMicName(): mic.clone() for mic in self.getInputMicrographs()}
+        names = convert.result_names(mics.values())
+        return {names[mic.getObjId()]: mic for mic in mics.values()}
+
+    def registerPicks(self, review, reasons, comment):
+        """Store picks as a further output, outputCoordinates_2 and so on, step by step.
+
+        The .box files from which the coordinates are read, as those of the run itself, are in a folder of their own,
+        picks_2 and so on, beside that of the run.
+
+        Parameters
+        ----------
+        review : Review
+        reasons : (n,) str
+            Of its candidates.
+        comment : str
+            Says where they come from.
+
+        Yields
+        ------
+        int
+            Number of micrographs stored so far. The output is there when no more comes.
+        """
+        if self.isActive():
+            raise RuntimeError("The run has not finished. Register further coordinates when it has.")
+        mics = self.getMicrographsByResult()
+        lost = [result for result in review.names if result not in mics]
+        if lost:
+            raise RuntimeError(f"{len(lost)} micrographs of this run, among them {lost[0]}, are no longer in its input "
+                               "set. Restart the run.")
+        name = self.getNextOutputName(OUTPUT + "_")
+        suffix = name[len(OUTPUT):]
+        folder = self._getExtraPath("picks" + suffix)
+        pwutils.cleanPath(folder)
+        pwutils.makePath(folder)
+        coordinates = self._createSetOfCoordinates(self.inputMicrographs, suffix)
+        for number, result in enumerate(review.names, start=1):
+            path = os.path.join(folder, result + ".box")
+            review.write_picks(result, reasons, path, coordinates.getBoxSize())
+            for item in convert.read_picks(path, mics[result]):
+                coordinates.append(item)
+            yield number
+        coordinates.setObjComment(comment)
+        coordinates.write()
+        self._defineOutputs(**{name: coordinates})
+        self._defineSourceRelation(self.inputMicrographs, Pointer(self, extended=name))
+        self._store()

@@ -1,0 +1,65 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the circles on a micrograph mean, and how many there are."""
+
+import tkinter as tk
+from tkinter import ttk
+
+from ..deepem.picking import BORDER, DEVIATION, DISTANCE, PICKED, THRESHOLD
+from .micrograph_canvas import REASON_COLOURS, score_colour
+
+REASON_WORDS = {PICKED: "picked", THRESHOLD: "below the threshold", DISTANCE: "too near a better one",
+                DEVIATION: "unusual deviation", BORDER: "near the border"}
+NOTE_COLOUR = "#505050"
+
+
+class Legend(ttk.Frame):
+    """A line for each reason: its circle, a button to show or hide it, and numbers here and on all micrographs.
+
+    Parameters
+    ----------
+    master : tk widget
+    onChange : function
+        Called without arguments when something is to be shown or hidden.
+    """
+
+    def __init__(self, master, onChange):
+        super().__init__(master)
+        self.columnconfigure(1, weight=1)
+        for column, text in enumerate(("here", "all"), start=2):
+            ttk.Label(self, text=text, width=8, anchor=tk.E).grid(row=0, column=column, sticky="e")
+        self._shown, self.counts = {}, {}
+        for row, reason in enumerate(REASON_WORDS, start=1):
+            self._sample(reason).grid(row=row, column=0)
+            self._shown[reason] = tk.BooleanVar(self, True)
+            ttk.Checkbutton(self, text=REASON_WORDS[reason], variable=self._shown[reason],
+                            command=onChange).grid(row=row, column=1, sticky="w")
+            self.counts[reason] = [ttk.Label(self, anchor=tk.E) for _ in range(2)]
+            for column, label in enumerate(self.counts[reason], start=2):
+                label.grid(row=row, column=column, sticky="e")
+        ttk.Label(self, text="Picks are as wide as the particle, and the lighter the\nhigher their score.",
+                  foreground=NOTE_COLOUR).grid(row=6, column=0, columnspan=4, sticky="w", pady=(4, 0))
+
+    def isShown(self, reason):
+        """Whether candidates with a reason are to be shown."""
+        return self._shown[reason].get()
+
+    def count(self, here, entries):
+        """Show the numbers of one micrograph and of all, from entries as in `summaries`."""
+        done = [entry for entry in entries if entry["status"] == "ok"]
+        for reason, labels in self.counts.items():
+            for label, entries in zip(labels, ([here], done)):
+                label.configure(text=f"{sum(_number(entry, reason) for entry in entries):,}")
+
+    def _sample(self, reason):
+        canvas = tk.Canvas(self, width=46, height=20, highlightthickness=0)
+        if reason == PICKED:
+            for at, score in enumerate((0.2, 0.6, 1.0)):
+                canvas.create_oval(2 + 14 * at, 3, 16 + 14 * at, 17, outline=score_colour(score), width=2)
+        else:
+            canvas.create_oval(18, 6, 27, 15, outline=REASON_COLOURS[reason], width=2)
+        return canvas
+
+
+def _number(entry, reason):
+    return entry.get("picks", 0) if reason == PICKED else entry.get("rejected", {}).get(reason, 0)

@@ -1,0 +1,98 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a model has learnt, and how: "Analyze results" of the training, and of any model."""
+
+from functools import partial
+
+from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
+
+from ..deepem.cli import describe
+from ..deepem.errors import DeepEMError
+from ..objects import DeepEMModel
+from ..protocols import ProtDeepEMTrain
+from .tabs import TabsWindow, showFigure, showText
+
+# Of the first column of a card's description.
+NAMES_WIDTH = 18
+
+
+class DeepEMTrainViewer(Viewer):
+    """Course of the training, validation, windows, kernels and card of a model."""
+
+    _name = "DeepEM model"
+    _targets = [ProtDeepEMTrain, DeepEMModel]
+    _environments = [DESKTOP_TKINTER]
+
+    def _visualize(self, obj, **kwargs):
+        model = getattr(obj, "outputModel", None) if isinstance(obj, ProtDeepEMTrain) else obj
+        if model is None:
+            return [self.infoMessage("The model is not ready yet. The log of the run tells how far the training is.",
+                                     "DeepEM training")]
+        try:
+            tabs = modelTabs(model.getFileName())
+        except DeepEMError as error:
+            return [self.errorMessage(str(error), "DeepEM model")]
+        return [self.tkWindow(TabsWindow, title=f"DeepEM model: {obj}", tabs=tabs)]
+
+
+def modelTabs(path):
+    """Tabs about a model file, as `TabsWindow` wants them; raises DeepEMError where it cannot be read."""
+    from ..deepem.model import load_model
+
+    model = load_model(path)
+    contents = {"Training": _training, "Validation": _validation, "Windows": partial(_windows, path),
+                "Kernels": _kernels, "Model": _card}
+    return {name: partial(_show, content, model) for name, content in contents.items()}
+
+
+def _show(content, model, frame):
+    try:
+        found = content(model)
+    except DeepEMError as error:
+        found = str(error)
+    (showText if isinstance(found, str) else showFigure)(frame, found)
+
+
+def _training(model):
+    from ..deepem.report import draw_training
+
+    if not model.record.get("history"):
+        return "The model's card does not tell how it was trained."
+    return draw_training(model.record["history"])
+
+
+def _validation(model):
+    from ..deepem.figures import curve_of
+    from ..deepem.report import draw_curve
+
+    validation = model.record.get("validation", {})
+    if not validation.get("curve"):
+        return ("The model was not validated: no micrograph was kept out of the training, or nothing was picked on "
+                "those that were.")
+    figure = draw_curve(curve_of(validation["curve"]), threshold=model.threshold)
+    figure.suptitle(f"Whole micrographs picked: {', '.join(validation['names'][:4])}"
+                    f"{' ...' if len(validation['names']) > 4 else ''} ({validation['on']})")
+    return figure
+
+
+def _windows(path, model):
+    from ..deepem.figures import draw_windows
+    from ..deepem.samples import load_sample, sample_file
+
+    if not sample_file(path).exists():
+        return ("There are no windows to show: they lie beside the model in the run that trained it, if it was trained "
+                "by this version or a later one.")
+    return draw_windows(load_sample(sample_file(path)), model.threshold)
+
+
+def _kernels(model):
+    from ..deepem.figures import draw_kernels
+
+    return draw_kernels(model)
+
+
+def _card(model):
+    versions = ", ".join(f"{name} {number}" for name, number in model.record.get("versions", {}).items())
+    lines = [*describe(model.card()).splitlines(), f"{'made with':{NAMES_WIDTH}}{versions or 'unknown versions'}"]
+    # Columns of blanks are of no use in proportional letters.
+    return "\n".join(f"{line[:NAMES_WIDTH].rstrip()}\t{line[NAMES_WIDTH:]}" for line in lines)

@@ -1,0 +1,135 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choice of threshold, least distance and deviations on a few micrographs that are picked for it."""
+
+import os
+import subprocess
+import tempfile
+from tkinter import ttk
+
+import numpy as np
+from pyworkflow.gui import Window, dialog
+from pyworkflow.gui.gui import centerWindows
+from pyworkflow.viewer import DESKTOP_TKINTER
+from pyworkflow.wizard import Wizard
+
+from .. import convert
+from ..constants import PROGRAM_MODULE
+from ..plugin import Plugin
+from ..protocols import ProtDeepEMPick
+from ..protocols.protocol_base import _last_error
+
+# So many micrographs, spread over the set, are picked.
+TRIED = 6
+POLL_MS = 200
+TITLE = "Limits of the picks"
+
+
+class DeepEMThresholdWizard(Wizard):
+    """Threshold, least distance and range of deviations, tried on some of the micrographs."""
+
+    _targets = [(ProtDeepEMPick, ["thresholdMode", "threshold", "minDistance", "stdRange", "stdLow", "stdHigh"])]
+    _environments = [DESKTOP_TKINTER]
+
+    def show(self, form, *params):
+        protocol = form.protocol
+        if protocol.getInputMicrographs() is None or protocol.inputModel.get() is None:
+            dialog.showWarning(TITLE, "Choose the micrographs and the model first: some of the micrographs are picked, "
+                               "and the limits tried on them.", form.root)
+            return None
+        errors = protocol._validate()
+        if errors:
+            dialog.showError(TITLE, "\n".join(errors), form.root)
+            return None
+        return Trial(form)
+
+
+class Trial(Window):
+    """Picks some micrographs in the background, with a bar and a button to cancel, and then shows them.
+
+    Parameters
+    ----------
+    form : FormWindow
+        Of a ProtDeepEMPick.
+    """
+
+    def __init__(self, form):
+        super().__init__(TITLE, masterWindow=form, minsize=(380, 110))
+        self.form, self.protocol, self.window = form, form.protocol, None
+        self._folder = tempfile.TemporaryDirectory(prefix="deepem-trial-")
+        self.folder = self._folder.name
+        self.mics = spread(self.protocol.getMicrographsByResult(), TRIED)
+        self._process = self._start()
+        self.root.transient(form.root)
+        frame = ttk.Frame(self.root, padding=12)
+        frame.grid(sticky="news")
+        frame.columnconfigure(0, weight=1)
+        self.label = ttk.Label(frame, text=f"Picking {len(self.mics)} micrographs to try limits on...")
+        self.label.grid(row=0, column=0, columnspan=2, sticky="w")
+        self.bar = ttk.Progressbar(frame, length=280, maximum=len(self.mics))
+        self.bar.grid(row=1, column=0, sticky="ew", pady=8)
+        self.cancelButton = ttk.Button(frame, text="Cancel", command=self.root.destroy)
+        self.cancelButton.grid(row=1, column=1, padx=(8, 0))
+        self.root.bind("<Destroy>", self._destroyed)
+        centerWindows(self.root, refWindows=form.root)
+        self.root.deiconify()
+        self._poll()
+
+    def _start(self):
+        names = {mic.getObjId(): name for name, mic in self.mics.items()}
+        listFile = os.path.join(self.folder, "micrographs.txt")
+        convert.write_micrograph_list(listFile, self.mics.values(), names)
+        threads = max(1, self.protocol.getBinThreads())
+        arguments = [argument for argument in self.protocol._getArguments() if argument != "--score-maps"]
+        environ = Plugin.getEnviron(threads)
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.protocol.getGpuList()[:1]))
+        with open(self._log(), "w", encoding="utf-8") as log:
+            return subprocess.Popen([Plugin.getPython(), "-m", PROGRAM_MODULE, "pick", "--micrographs", listFile,
+                                     "--output", self._results(), *arguments, "--score-maps", "--threads",
+                                     str(threads)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environ)
+
+    def _poll(self):
+        if self._process is None:
+            return
+        candidates = os.path.join(self._results(), "candidates")
+        done = len(os.listdir(candidates)) if os.path.isdir(candidates) else 0
+        self.bar.configure(value=done)
+        if done:
+            self.label.configure(text=f"Picking micrographs to try limits on: {done} of {len(self.mics)}")
+        if self._process.poll() is None:
+            self.root.after(POLL_MS, self._poll)
+        elif done and os.path.exists(os.path.join(self._results(), "summary.json")):
+            self._show()
+        else:
+            reason = _last_error(self._log(), 0) or f"the program ended with status {self._process.returncode}"
+            self.root.destroy()
+            dialog.showError(TITLE, f"The micrographs could not be picked: {reason}", self.form.root)
+
+    def _show(self):
+        from .limits_window import LimitsWindow
+
+        self._process = None
+        self.window = LimitsWindow(self.form, self._folder, self.mics)
+        self._folder = None  # it is that window's now
+        self.root.destroy()
+
+    def _destroyed(self, event):
+        if event.widget is self.root and self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if event.widget is self.root and self._folder is not None:
+            self._folder.cleanup()
+
+    def _results(self):
+        return os.path.join(self.folder, "picks")
+
+    def _log(self):
+        return os.path.join(self.folder, "log.txt")
+
+
+def spread(mics, number):
+    """So many of the micrographs, name to Micrograph, evenly spread from the first to the last."""
+    chosen = np.unique(np.linspace(0, len(mics) - 1, min(number, len(mics))).round().astype(int))
+    names = list(mics)
+    return {names[at]: mics[names[at]] for at in chosen}

@@ -1,0 +1,133 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Figures of a model, and the sample of windows that training keeps for them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.figures import GROUPS, curve_of, draw_kernels, draw_windows
+from deepem_scipion.deepem.micrographs import read_micrograph
+from deepem_scipion.deepem.model import load_model
+from deepem_scipion.deepem.report import draw_curve, draw_picks, draw_training
+from deepem_scipion.deepem.samples import KEPT, Sample, keep_sample, load_sample, sample_file, save_sample
+from deepem_scipion.deepem.scoremap import score_map_by_windows
+
+# The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+
+
+@pytest.fixture
+def sample(blob_model):
+    return load_sample(sample_file(blob_model))
+
+
+def group(sample, target, hardest):
+    return np.flatnonzero((sample.targets == target) & (sample.hardest == hardest))
+
+
+def test_training_keeps_windows_as_the_network_sees_them_with_its_scores(blobs, blob_model, sample):
+    model = load_model(blob_model)
+    folder, centres = blobs
+    for target, hardest in GROUPS:
+        assert len(group(sample, target, hardest)) == KEPT
+    for number in range(0, len(sample.pixels), 9):
+        name = sample.names[number]
+        micrograph = read_micrograph(folder / "micrographs" / f"{name}.mrc", model.working_pixel_size_angst,
+                                     window_px=model.window_px)
+        box = model.geometry.box
+        row, col = np.rint(micrograph.to_working_rc(sample.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
+        pixels = micrograph.pixels[row:row + box, col:col + box]
+        np.testing.assert_allclose(sample.pixels[number], pixels, atol=5e-3)
+        plain = score_map_by_windows(pixels, model.geometry, model.networks, 1)
+        assert sample.scores[number] == pytest.approx(plain[0, 0], abs=1e-4)
+        distance = np.hypot(*(centres[name] - sample.centres_xy[number]).T).min()
+        assert distance < 1.5 if sample.targets[number] else distance > 7.5
+
+
+def test_the_hardest_windows_come_worst_first_and_are_no_easier_than_the_others(sample):
+    for target in (1, 0):
+        hard, some = (np.abs(sample.scores[group(sample, target, hardest)] - target) for hardest in (True, False))
+        assert (np.diff(hard) <= 0).all()
+        assert hard[0] >= some.max() and hard.mean() > some.mean()
+
+
+def test_a_sample_that_cannot_be_written_costs_nothing_but_the_sample(tmp_path, blob_model, caplog):
+    nowhere = tmp_path / "nowhere" / "sample.npz"
+    keep_sample(nowhere, load_model(blob_model), [], 0.0, 0)
+    assert "cannot be written" in caplog.text and not nowhere.exists()
+
+
+def test_a_damaged_sample_is_refused_with_its_name(tmp_path, sample):
+    path = tmp_path / "sample.npz"
+    with pytest.raises(DeepEMError, match="sample.npz"):
+        load_sample(path)
+    save_sample(path, sample)
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    with pytest.raises(DeepEMError, match="sample.npz"):
+        load_sample(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(DeepEMError, match="sample.npz"):
+        load_sample(path)
+    save_sample(path, dataclasses.replace(sample, scores=sample.scores[:5]))
+    with pytest.raises(DeepEMError, match="do not belong together"):
+        load_sample(path)
+
+
+def test_windows_are_drawn_in_four_groups_and_tell_where_they_are(sample):
+    figure = draw_windows(sample, 0.5)
+    figure.draw_without_rendering()
+    assert [axes.get_title() for axes in figure.axes] == list(GROUPS.values())
+    axes, box = figure.axes[1], sample.pixels.shape[1]
+    worst = group(sample, 1, True)
+    assert axes.texts[0].get_text() == f"{sample.scores[worst[0]]:.2f}"
+    assert axes.format_coord(box / 2, box / 2).startswith(f"{sample.names[worst[0]]}: x ")
+    assert f"{sample.centres_xy[worst[7], 0]:.0f}" in axes.format_coord(1.6 * box, 1.6 * box)
+    assert axes.format_coord(-5, 3) == "" == axes.format_coord(3, 100 * box)
+
+
+def test_groups_without_windows_are_named(sample):
+    particles = sample.targets == 1
+    few = Sample(*(values[particles] for values in vars(sample).values()))
+    titles = [axes.get_title() for axes in draw_windows(few, 0.5).axes]
+    assert titles[:2] == list(GROUPS.values())[:2] and all(title.endswith(": none") for title in titles[2:])
+    none = Sample(*(values[:0] for values in vars(sample).values()))
+    assert all(axes.get_title().endswith(": none") for axes in draw_windows(none, 0.5).axes)
+
+
+def test_the_kernels_of_each_network_are_drawn_in_a_row(blob_model):
+    model = load_model(blob_model)
+    for networks in (model.networks, 3 * model.networks):
+        figure = draw_kernels(dataclasses.replace(model, networks=networks))
+        figure.draw_without_rendering()
+        images = [axes for axes in figure.axes if axes.images]
+        assert len(images) == len(networks) * model.geometry.maps[0]
+        np.testing.assert_array_equal(images[1].images[0].get_array(), networks[0]["conv1.kernel"][:, :, 0, 1])
+
+
+def test_the_curve_of_the_card_is_drawn_and_none_is_an_empty_one(blob_model):
+    model = load_model(blob_model)
+    curve = curve_of(model.record["validation"]["curve"])
+    assert (np.diff(curve.thresholds) < 0).all() and curve.recall.max() > 0.5
+    line = draw_curve(curve, threshold=model.threshold).axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), curve.recall)
+    assert len(curve_of(None).thresholds) == 0
+
+
+def test_rounds_of_training_are_parted_by_a_line():
+    history = [{"loss": 1.0, "accuracy": 0.5, "round": number, "network": network}
+               for number in (1, 2, 3) for network in (1, 2) for _ in range(4)]
+    for axes in draw_training(history).axes:
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [4.5, 8.5]
+    assert not [line for line in draw_training(history[:8]).axes[0].lines if line.get_linestyle() == ":"]
+
+
+def test_picks_outside_of_the_region_do_not_count():
+    truth = np.array([[30.0, 40.0], [80.0, 40.0], [120.0, 90.0]])
+    picks = np.array([[31.0, 41.0], [121.0, 91.0], [60.0, 80.0], [140.0, 20.0]])
+    figure = draw_picks(np.random.default_rng(0).normal(size=(120, 160)), picks, np.full(4, 0.5), 20.0, truth_xy=truth,
+                        region=(0, 0, 100, 120))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right (1)", "false (1)", "missed (1)"]
