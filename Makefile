@@ -1,10 +1,12 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-#   make demo    train and pick simulated micrographs, and show how well it went
-#   make test    run all tests
-#   make lint    check style and types
-#   make clean   remove what these made
+#   make demo       train and pick simulated micrographs, and show how well it went
+#   make test       run all tests
+#   make test-long   try far more input on what reads files (ten minutes)
+#   make lint       check style and types
+#   make docs       build the documentation in build/docs
+#   make clean      remove what these made
 #
 # Each sets up what it needs in the folder .venv. Needed beforehand: make, Python 3.10 to 3.12 with venv.
 
@@ -14,17 +16,23 @@ STAMP := $(VENV)/.installed
 DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged \
     xvfb=Xvfb chromium=chromium
 
-.PHONY: demo test lint clean test-packages
+.PHONY: demo test test-long lint docs clean test-packages
 
 demo: $(STAMP)
 	$(VENV)/bin/python -m deepem_scipion.demo
 
 test: $(STAMP) test-packages
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+test-long: $(STAMP)
+	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest tests/test_fuzz.py
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: $(STAMP)
+	$(VENV)/bin/python -m sphinx -W -n docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

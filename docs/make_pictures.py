@@ -1,0 +1,194 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes the pictures of these pages: `python docs/make_pictures.py [--work FOLDER]`, in some minutes.
+
+The micrographs are those of the tutorial. They are trained on, picked, extracted and classified in a Scipion project,
+whose windows are then photographed on a display of their own. Needed: Xvfb, RELION and its plugin. What is in the
+folder already is not computed again.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PICTURES = Path(__file__).resolve().parent / "pictures"
+PROJECT = "klh"
+WIDEST, COLOURS, MOST_BYTES = 1100, 48, 145_000
+
+
+def main():
+    """Make all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, help="folder for the project, which is used again where it exists")
+    with tempfile.TemporaryDirectory(prefix="deepem-pictures-") as temporary:
+        work = (parser.parse_args().work or Path(temporary)).resolve()
+        os.environ.update(prepared(work), DEEPEM_SCREENSHOTS=str(work / "screenshots"), NO_COLOR="1")
+        project = scipion_project(work)
+        PICTURES.mkdir(exist_ok=True)
+        runs = {run.getObjLabel(): run for run in project.getRuns()}
+        draw_picks(work, runs["pick"])
+        draw_classes(runs["classify"])
+        photograph_windows(project, runs)
+    for path in sorted(PICTURES.glob("*.png")):
+        sys.stdout.write(f"{path.name}: {path.stat().st_size // 1000} kB\n")
+
+
+def prepared(work):
+    """The environment of a Scipion home in a folder."""
+    from deepem_scipion.demo import prepare_home
+
+    return prepare_home(work / "home")
+
+
+def scipion_project(work):
+    """The project of the tutorial, with training and classification; the working directory becomes its folder."""
+    import pyworkflow as pw
+    from pyworkflow.project import Manager
+
+    pw.Config.getDomain().getProtocols()
+    if Manager().hasProject(PROJECT):
+        project = Manager().loadProject(PROJECT)
+        os.chdir(project.path)
+        return project
+    import pwem.protocols as emprot
+    from relion.protocols import ProtRelionClassify2D, ProtRelionExtractParticles
+
+    from deepem_scipion.deepem.coordinates import read_coordinates
+    from deepem_scipion.deepem.simulate import Scene, write_dataset
+    from deepem_scipion.demo import launch, write_coordinates
+    from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
+    from deepem_scipion.workflows import use_relion
+
+    scene = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=0.1)
+    for seed, part in enumerate(("known", "new"), 1):
+        write_dataset(work / part, scene, 4, seed, n_views=12, prefix=part)
+    use_relion(work)
+    project = Manager().createProject(PROJECT)
+    os.chdir(project.path)
+    threads = len(os.sched_getaffinity(0))
+    mics = {part: launch(project, emprot.ProtImportMicrographs, f"import {part} micrographs",
+                         filesPath=str(work / part / "micrographs"), filesPattern="*.mrc",
+                         samplingRate=scene.pixel_size_angst, voltage=scene.voltage_kv,
+                         sphericalAberration=scene.spherical_aberration_mm,
+                         amplitudeContrast=scene.amplitude_contrast) for part in ("known", "new")}
+    known = read_coordinates(work / "known" / "boxes")
+    coordinates = launch(project, emprot.ProtImportCoordinates, "import coordinates",
+                         {"inputMicrographs": (mics["known"], "outputMicrographs")},
+                         importFrom=emprot.ProtImportCoordinates.IMPORT_FROM_SCIPION, boxSize=60,
+                         filesPath=write_coordinates(work / "known.sqlite", mics["known"].outputMicrographs, known))
+    train = launch(project, ProtDeepEMTrain, "train", {"inputCoordinates": (coordinates, "outputCoordinates")},
+                   particleDiameter=scene.diameter_angst, useGpu=False, numberOfThreads=threads)
+    pick = launch(project, ProtDeepEMPick, "pick", {"inputMicrographs": (mics["new"], "outputMicrographs"),
+                                                    "inputModel": (train, "outputModel")},
+                  useGpu=False, numberOfThreads=1, binThreads=threads)
+    extract = launch(project, ProtRelionExtractParticles, "extract", {"inputCoordinates": (pick, "outputCoordinates")},
+                     boxSize=76, doInvert=True, numberOfMpi=1)
+    launch(project, ProtRelionClassify2D, "classify", {"inputParticles": (extract, "outputParticles")},
+           numberOfClasses=2, numberOfIterations=10, useGradientAlg=False, maskDiameterA=480, doCTF=False,
+           doGpu=False, numberOfMpi=1, numberOfThreads=threads)
+    return project
+
+
+def draw_picks(work, pick):
+    """A micrograph with the picks of a run and the known particles."""
+    from deepem_scipion.deepem import report
+    from deepem_scipion.deepem.coordinates import read_coordinates
+    from deepem_scipion.deepem.micrographs import read_micrograph
+    from deepem_scipion.demo import read_picks
+
+    name = "new_001"
+    truth, picks = read_coordinates(work / "new" / "boxes")[name], read_picks(pick.outputCoordinates)[name]
+    file = work / "screenshots" / "picks.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report.draw_picks(read_micrograph(work / "new" / "micrographs" / f"{name}.mrc").pixels, picks.centres_xy,
+                      picks.scores, 50, file, truth_xy=truth.centres_xy, title=name)
+    keep(file, "picks")
+
+
+def draw_classes(classify):
+    """The averages of the classes, the largest first."""
+    import mrcfile
+    import numpy as np
+    from PIL import Image
+
+    found = [(each.getSize(), *each.getRepresentative().getLocation()) for each in classify.outputClasses]
+    averages = [mrcfile.read(path)[index - 1] for _, index, path in sorted(found, reverse=True)]
+    scaled = [np.clip((image - image.min()) / np.ptp(image), 0, 1) for image in averages]
+    row = np.hstack([np.pad(np.kron(image, np.ones((3, 3))), 4, constant_values=1) for image in scaled])
+    file = Path(os.environ["DEEPEM_SCREENSHOTS"], "classes.png")
+    Image.fromarray((255 * row).astype(np.uint8)).save(file)
+    keep(file, "classes")
+
+
+def photograph_windows(project, runs):
+    """Scipion's window, the forms, and what "Analyze results" shows."""
+    from deepem_scipion.tests.display import OnDisplay
+
+    OnDisplay.setUpClass()
+    try:
+        import pyworkflow.gui.project as gui  # first, else the import of forms is circular
+        from pyworkflow.gui.form import FormWindow
+
+        photograph(gui.ProjectWindow(project.path), "project", size=(1200, 900))
+
+        for label in ("train", "pick"):
+            form = FormWindow("Protocol Run", runs[label], lambda *others: None, None)
+            photograph(form, f"form-{label}")
+            photograph_results(project, runs[label], label)
+    finally:
+        OnDisplay.doClassCleanups()
+
+
+def photograph_results(project, run, label):
+    """The window of the first viewer of a run, and each of its tabs if it has any."""
+    from pyworkflow import Config
+    from pyworkflow.viewer import DESKTOP_TKINTER
+
+    viewer = Config.getDomain().findViewers(run, DESKTOP_TKINTER)[0]
+    window, = viewer(project=project, protocol=run)._visualize(run)
+    notebook = getattr(window, "notebook", None)
+    if notebook is None:
+        photograph(window, f"results-{label}")
+        return
+    for tab in notebook.tabs()[:2]:
+        notebook.select(tab)
+        photograph(window, f"results-{label}-{notebook.tab(tab, 'text').lower()}", close=False)
+    window.root.destroy()
+
+
+def photograph(window, name, close=True, size=(900, 800)):
+    """Show a window until all is drawn, and keep its picture."""
+    from deepem_scipion.tests.display import screenshot
+
+    width, height = getattr(window, "desiredDimensions", lambda: None)() or size
+    window.root.deiconify()
+    window.root.geometry(f"{width}x{height}+0+0")
+    until = time.time() + 3
+    while time.time() < until:
+        window.root.update()
+        time.sleep(0.02)
+    keep(screenshot(name), name)
+    if close:
+        window.root.destroy()
+
+
+def keep(file, name):
+    """Store a picture without its black surroundings, in few colours, and so narrow that its file is small."""
+    from PIL import Image
+
+    picture = Image.open(file).convert("RGB")
+    picture = picture.crop(picture.getbbox())
+    width, stored = min(WIDEST, picture.width), PICTURES / f"{name}.png"
+    while True:
+        smaller = picture.resize((width, round(picture.height * width / picture.width)), Image.LANCZOS)
+        smaller.quantize(COLOURS, dither=Image.Dither.NONE).save(stored, optimize=True)
+        if stored.stat().st_size < MOST_BYTES:
+            return
+        width = round(0.9 * width)
+
+
+if __name__ == "__main__":
+    main()
