@@ -1,0 +1,484 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rows of docs/bad-input.md that no other test is about, and that every row has its test."""
+
+import ast
+import bz2
+import functools
+import gzip
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+
+from deepem_scipion.deepem import cli, imagefiles
+from deepem_scipion.deepem.cli import main
+from deepem_scipion.deepem.coordinates import read_coordinates, write_box
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.micrographs import find_micrographs, read_micrograph
+from deepem_scipion.deepem.model import load_model
+from deepem_scipion.deepem.picking import read_candidates
+from deepem_scipion.deepem.recognition import Picker, pick_micrographs
+from deepem_scipion.deepem.summaries import append_table, read_table
+from deepem_scipion.deepem.training import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ------------------------------------------------------------ the table itself
+def rows():
+    """The last cell of each row of the tables, where the test stands."""
+    lines = (ROOT / "docs" / "bad-input.md").read_text(encoding="utf-8").splitlines()
+    tables = [line for line in lines if line.startswith("|") and not line.startswith(("| Input", "|---"))]
+    return [re.findall(r"`([\w/]+\.py)::(\w+)(?:\[([^]]+)\])?`", line.rsplit("|", 2)[1]) for line in tables]
+
+
+@functools.cache
+def content(file):
+    """Names of the functions of a file, and the texts in it."""
+    nodes = list(ast.walk(ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))))
+    return ({node.name for node in nodes if isinstance(node, ast.FunctionDef)},
+            {node.value for node in nodes if isinstance(node, ast.Constant)})
+
+
+def test_every_row_of_the_table_names_tests_that_exist():
+    assert len(rows()) > 50
+    for tests in rows():
+        assert tests
+        for file, name, case in tests:
+            functions, texts = content(file)
+            assert name in functions and (not case or case in texts), (file, name, case)
+
+
+def test_every_test_here_is_named_in_the_table():
+    named = {name for tests in rows() for file, name, _ in tests if file == Path(__file__).name}
+    here = {name for name in content(Path(__file__).name)[0] if name.startswith("test_") and "_table" not in name}
+    assert named == here
+
+
+# ---------------------------------------------------------------- micrographs
+def noise(rows=30, columns=50):
+    return np.random.default_rng(1).normal(100, 10, (rows, columns)).astype(np.float32)
+
+
+def write_mrc(path, pixels=None):
+    with mrcfile.new(path, noise() if pixels is None else pixels, overwrite=True) as file:
+        file.voxel_size = 4.0
+    return path
+
+
+def refused(path, words):
+    with pytest.raises(DeepEMError) as caught:
+        read_micrograph(path, pixel_size_angst=4.0)
+    assert str(path) in str(caught.value) and words in str(caught.value)
+
+
+def _extended(path):
+    with mrcfile.new(path, noise(8, 9)) as file:
+        file.set_extended_header(np.frombuffer(b"x" * 80, "V1"))
+
+
+WHOLE = {
+    "MRC": lambda path: write_mrc(path, noise(8, 9)), "MRC with extended header": _extended,
+    "gzip": lambda path: path.write_bytes(gzip.compress(write_mrc(path, noise(8, 9)).read_bytes())),
+    "bzip2": lambda path: path.write_bytes(bz2.compress(write_mrc(path, noise(8, 9)).read_bytes())),
+    "TIFF": lambda path: tifffile.imwrite(path, noise(8, 9)),
+    "compressed TIFF": lambda path: tifffile.imwrite(path, noise(8, 9), compression="zlib"),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_micrograph_that_ends_too_early_is_refused_wherever_it_ends(tmp_path, kind):
+    WHOLE[kind](tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    read_micrograph(tmp_path / "whole", pixel_size_angst=4.0)
+    # At the end of compressed files are check sums, on which nothing depends.
+    for end in range(0, len(whole) - (16 if kind in ("gzip", "bzip2") else 0), 7):
+        (tmp_path / "a.mrc").write_bytes(whole[:end])
+        refused(tmp_path / "a.mrc", "")
+
+
+def test_a_mode_that_does_not_go_with_the_length_of_the_file_is_refused(tmp_path):
+    for mode in (1, 6, 12, 0):
+        content = bytearray(write_mrc(tmp_path / "a.mrc").read_bytes())
+        content[12] = mode
+        (tmp_path / "a.mrc").write_bytes(content)
+        refused(tmp_path / "a.mrc", f"holds 4 bytes for each pixel, but its header says mode {mode}")
+    content[12] = 2
+    (tmp_path / "a.mrc").write_bytes(content + b"more")  # what follows the pixels is nobody's concern
+    assert read_micrograph(tmp_path / "a.mrc").input_shape == (30, 50)
+
+
+def test_a_wrong_byte_order_is_found_out_or_refused(tmp_path):
+    right = read_micrograph(write_mrc(tmp_path / "a.mrc", noise())).pixels
+    for order, stamp in ((">", b"DD"), ("<", b"\x11\x11")):  # the stamp says the other one
+        content = bytearray(write_mrc(tmp_path / "a.mrc", noise().astype(f"{order}f4")).read_bytes())
+        content[212:214] = stamp
+        (tmp_path / "a.mrc").write_bytes(content)
+        np.testing.assert_array_equal(read_micrograph(tmp_path / "a.mrc").pixels, right)
+    content = write_mrc(tmp_path / "a.mrc", noise(90, 90)).read_bytes()
+    swapped = np.frombuffer(content[1024:], "<f4").byteswap().tobytes()
+    (tmp_path / "a.mrc").write_bytes(content[:1024] + swapped)  # the header is right, the pixels are not
+    with pytest.raises(DeepEMError, match="not finite numbers|order of its bytes"):
+        read_micrograph(tmp_path / "a.mrc")
+
+
+def test_values_that_no_detector_counts_are_refused_but_a_few_hot_pixels_are_clipped(tmp_path):
+    header = write_mrc(tmp_path / "a.mrc").read_bytes()[:1024]
+    (tmp_path / "a.mrc").write_bytes(header + (1e30 * noise()).tobytes())
+    refused(tmp_path / "a.mrc", "values of up to 1e+32")
+    hot = noise()
+    hot[3, 4] = 3e38
+    (tmp_path / "a.mrc").write_bytes(header + hot.tobytes())
+    assert abs(read_micrograph(tmp_path / "a.mrc").pixels).max() < 10
+
+
+@contextmanager
+def memory(more):
+    """Let this process have only so many bytes more than it has."""
+    with open("/proc/self/statm") as statm:
+        now = int(statm.read().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize("columns, rows, words", [
+    (32_000, 32_000, "32000 x 32000 pixels: the header is damaged"), (10**9, 1, "header is damaged"),
+    (8_000, 8_000, "truncated")])
+def test_absurd_dimensions_in_a_compressed_file_take_no_memory(tmp_path, columns, rows, words):
+    content = bytearray(write_mrc(tmp_path / "a.mrc").read_bytes())
+    content[:8] = np.array([columns, rows], "<i4").tobytes()
+    (tmp_path / "a.mrc").write_bytes(gzip.compress(content))
+    with memory(2**29):
+        refused(tmp_path / "a.mrc", words)
+
+
+def test_what_follows_the_pixels_of_a_compressed_file_takes_no_memory(tmp_path):
+    content = write_mrc(tmp_path / "a.mrc").read_bytes()
+    with gzip.open(tmp_path / "a.mrc", "wb", compresslevel=1) as file:
+        file.write(content)
+        for _ in range(400):
+            file.write(bytes(2**20))
+    with memory(2**28):
+        assert read_micrograph(tmp_path / "a.mrc").input_shape == (30, 50)
+
+
+@contextmanager
+def nobody():
+    """Lose the rights of the superuser, who may read and write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_without_permission_is_refused_with_that_reason(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    paths = {name: closed / name for name in ("a.mrc", "a.box", "a.star", "a.deepem", "a.tsv", "list.txt")}
+    for path in paths.values():
+        path.write_bytes(b"content")
+        path.chmod(0)
+    readers = [(read_micrograph, "a.mrc"), (read_coordinates, "a.box"), (read_coordinates, "a.star"),
+               (load_model, "a.deepem"), (read_candidates, "a.tsv"), (read_table, "a.tsv"),
+               (lambda path: append_table(path, {}), "a.tsv"), (lambda path: find_micrographs([path]), "list.txt")]
+    tmp_path.chmod(0o755)
+    with nobody():
+        for reader, name in readers:
+            with pytest.raises(DeepEMError, match=f"{name}.*(Permission denied|no such .*file)"):
+                reader(paths[name])
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path):
+    (tmp_path / "a.mrc").symlink_to(tmp_path / "gone.mrc")
+    refused(tmp_path / "a.mrc", "no such file")
+    with pytest.raises(DeepEMError, match="holds no micrograph"):
+        find_micrographs([tmp_path])
+
+
+@pytest.mark.parametrize("ending", ["mrc", "tif"])
+def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refused(tmp_path, monkeypatch, ending):
+    first, other = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
+    write = write_mrc if ending == "mrc" else tifffile.imwrite
+    name = "_check_length" if ending == "mrc" else "_tiff_data"
+    unchanged = getattr(imagefiles, name)
+
+    def read_while(change):
+        write(first, noise())
+        write(other, noise(80, 90))
+        with monkeypatch.context() as patch:
+            patch.setattr(imagefiles, name, lambda *arguments: change() or unchanged(*arguments))
+            return read_micrograph(first, pixel_size_angst=4.0).input_shape
+
+    for size in (0, 900, 2000, 6000):
+        with pytest.raises(DeepEMError, match=f"{first}.*(truncated|cannot be read)"):
+            read_while(lambda size=size: os.truncate(first, size))
+    if ending == "mrc":
+        assert read_while(lambda: os.replace(other, first)) == (30, 50)
+    else:
+        with pytest.raises(DeepEMError, match="changed while it was read"):
+            read_while(lambda: os.replace(other, first))
+
+
+# ---------------------------------------------------------------- coordinates
+@pytest.fixture
+def train(blobs, tmp_path, capsys, monkeypatch):
+    """Trains, for a moment only, on a and b with some coordinates; returns exit code and what was told."""
+    monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], updates_per_epoch=3, patch=2))
+
+    def run(coordinates, *more):
+        folder = tmp_path / "coordinates"
+        folder.mkdir(exist_ok=True)
+        for name, places in coordinates.items():
+            write_box(folder / f"{name}.box", np.reshape(places, (-1, 2)), np.full(len(places), np.nan), 24)
+        micrographs = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in "ab"]
+        code = main(["train", "--micrographs", *micrographs, "--coordinates", str(folder), "--diameter", "64",
+                     "--output", str(tmp_path / "m"), "--epochs", "1", *more])
+        told = capsys.readouterr().err
+        assert "fault of its own" not in told and (tmp_path / "m").exists() == (code == 0)
+        return code, told
+
+    return run
+
+
+def test_coordinates_outside_are_left_out_and_counted(train, blobs):
+    far = [(5000, 20), (-900, 20), (1e14, -1e14)]
+    code, told = train({"a": far, "b": far})
+    assert code == 2 and "a: 3 of 3 particles lie outside the micrograph" in told
+    assert "no particle has its whole box within a micrograph" in told
+
+
+def test_coordinates_at_the_border_only_are_refused(train):
+    code, told = train({"a": [(0, 0), (209, 149)], "b": [(0, 70)]})
+    assert code == 2 and "no particle has its whole box within a micrograph" in told and "outside" not in told
+
+
+def test_coordinates_of_some_other_micrographs_are_named_and_cost_nothing(train, blobs):
+    code, told = train({**{name: blobs[1][name] for name in "ab"}, "x": [(50, 50)]}, "--validation-fraction", "0")
+    assert "coordinates of 1 other micrographs are not used: x" in told
+    assert code == 0 or "plateau" in told
+
+
+def test_particles_given_again_and_again_count_once(train, blobs, tmp_path):
+    code, told = train({"a": np.tile(blobs[1]["a"], (50, 1)), "b": blobs[1]["b"]}, "--validation-fraction", "0")
+    assert code == 0, told
+    assert load_model(tmp_path / "m").record["training"]["particles"] == 28
+
+
+def test_a_million_coordinates_are_read_and_a_micrograph_crowded_with_them_is_left_out(train, blobs, tmp_path):
+    places = np.random.default_rng(0).integers([20, 20], [180, 110], (1_000_000, 2))
+    text = "".join(f"{x}\t{y}\t24\t24\n" for x, y in places.tolist())
+    (tmp_path / "coordinates").mkdir()
+    (tmp_path / "coordinates" / "a.box").write_text(text)
+    code, told = train({})
+    assert code == 2 and "left out: " in told
+    assert "a.mrc: of 1000000 particles" in told and "pairs are within" in told
+
+
+def test_columns_of_a_star_file_may_have_any_order(tmp_path):
+    (tmp_path / "a.star").write_text("data_\nloop_\n_rlnCoordinateY #1\n_rlnAutopickFigureOfMerit #2\n"
+                                     "_rlnMicrographName #3\n_rlnCoordinateX #4\n7 0.5 m/b.mrc 3\n")
+    found = read_coordinates(tmp_path / "a.star")["b"]
+    assert found.centres_xy.tolist() == [[3, 7]] and found.scores.tolist() == [0.5]
+
+
+# ------------------------------------------------------------------- training
+def test_training_without_a_particle_is_refused(train):
+    code, told = train({"a": [], "b": []})
+    assert code == 2 and "no particle has its whole box within a micrograph" in told
+
+
+def test_training_with_a_single_particle_ends_with_a_model_or_a_reason(train, blobs):
+    code, told = train({"a": blobs[1]["a"][:1], "b": []})
+    assert code == 0 or "did not leave the plateau" in told, told
+
+
+def test_training_on_crowded_micrographs_without_room_for_others_is_refused(train):
+    crowd = [(x, y) for x in range(4, 206, 8) for y in range(4, 146, 8)]
+    code, told = train({"a": crowd, "b": crowd})
+    assert code == 2 and "no windows of non-particles to train on" in told
+
+
+@pytest.mark.parametrize("option, value, words", [
+    ("--pixel-size", "0", "pixel size 0.0: expected angstrom, above 0"), ("--pixel-size", "-1", "pixel size -1"),
+    ("--pixel-size", "nan", "pixel size nan"), ("--pixel-size", "1e-300", "cannot be resampled"),
+    ("--pixel-size", "1e300", "a particle of 0.0 working pixels"),
+    ("--working-pixel-size", "0", "working pixel size 0"), ("--working-pixel-size", "inf", "working pixel size inf"),
+    ("--working-pixel-size", "1e-300", "at most 200 are possible"), ("--seed", "-1", "seed -1")])
+def test_senseless_numbers_are_refused_before_training(train, blobs, option, value, words):
+    code, told = train({name: blobs[1][name] for name in "ab"}, option, value)
+    assert code == 2 and words in told
+
+
+# -------------------------------------------------------------------- picking
+def pick(model, micrographs, output, *more):
+    return main(["pick", "--model", str(model), "--micrographs", *map(str, micrographs), "--output", str(output),
+                 "--contrast-checks", "0", *more])
+
+
+def failures(folder):
+    return dict(line.split("\t") for line in (folder / "failed.tsv").read_text().splitlines()[1:])
+
+
+@pytest.mark.parametrize("option, value, words", [
+    ("--pixel-size", "0", "pixel size is 0 A"), ("--pixel-size", "-1", "pixel size is -1 A"),
+    ("--border", "nan", "border nan"), ("--min-distance", "nan", "least distance nan"),
+    ("--min-distance", "-5", "least distance -5")])
+def test_senseless_numbers_are_refused_by_picking(blobs, blob_model, tmp_path, capsys, option, value, words):
+    assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path, option, value) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_micrograph_that_does_not_fit_into_the_memory_costs_no_other(blobs, blob_model, tmp_path):
+    micrographs = [blobs[0] / "micrographs" / "d.mrc", tmp_path / "big.mrc", blobs[0] / "micrographs" / "e.mrc"]
+    content = bytearray(micrographs[0].read_bytes()[:1024])
+    content[:8] = np.array([23_000, 23_000], "<i4").tobytes()
+    (tmp_path / "big.mrc").write_bytes(content)
+    os.truncate(tmp_path / "big.mrc", 1024 + 4 * 23_000**2)  # takes no room on most file systems
+    assert pick(blob_model, micrographs[:1], tmp_path / "out") == 0  # so that the libraries have what they need
+    with memory(2**30):
+        assert pick(blob_model, micrographs, tmp_path / "out") == 1
+    assert list(failures(tmp_path / "out")) == ["big"] and "memory" in failures(tmp_path / "out")["big"]
+    assert set(read_coordinates(tmp_path / "out" / "picks.star")) == {"d", "e"}
+
+
+def whole(folder):
+    """Check that all files of a folder with picks are whole, and return the names of the micrographs."""
+    for path in folder.rglob("*.tsv"):
+        assert path.read_bytes().endswith(b"\n")
+        if path.parent.name == "candidates":
+            read_candidates(path)
+    for path in folder.rglob("*.mrc"):
+        read_micrograph(path)
+    return set(read_coordinates(folder)) if list(folder.glob("*.box")) else set()
+
+
+def test_a_micrograph_whose_files_may_not_grow_as_large_fails_and_leaves_no_part_of_one(blobs, blob_model, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        code = pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path, "--threshold", "0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert re.search("d.tsv cannot be written .*File too large", failures(tmp_path)["d"])
+    assert not whole(tmp_path) and not list(tmp_path.glob("candidates/*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(place)],
+                                                    capture_output=True)
+    if not made or made.returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_keeps_what_was_finished_and_says_so(blobs, blob_model, small_disk, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("".join(f"{blobs[0] / 'micrographs' / 'd.mrc'}\tm{i}\n" for i in range(30)))
+    assert pick(blob_model, [tmp_path / "list.txt"], small_disk / "out") in (1, 2)
+    told = capsys.readouterr().err
+    assert "No space left on device" in told and "fault of its own" not in told
+    finished = whole(small_disk / "out")
+    assert 0 < len(finished) < 30
+    assert len({(small_disk / "out" / f"{name}.box").read_bytes() for name in finished}) == 1
+
+
+def test_a_model_that_does_not_fit_on_the_disk_is_refused_and_no_part_of_it_is_left(train, blobs, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        code, told = train({name: blobs[1][name] for name in "ab"}, "--validation-fraction", "0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and "training goes on, but if it is interrupted this epoch is lost" in told
+    assert re.search(r"error: .*m cannot be written .*File too large", told)
+    assert "m" not in [path.name for path in tmp_path.iterdir()]
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(blobs, blob_model, tmp_path, capsys):
+    micrographs = [blobs[0] / "micrographs" / "d.mrc"]
+    (tmp_path / "file").touch()
+    assert pick(blob_model, micrographs, tmp_path / "file") == 2
+    assert "the output folder cannot be made" in capsys.readouterr().err
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed").chmod(0o500)
+    picker = Picker(load_model(blob_model))
+    with nobody(), pytest.raises(DeepEMError, match=r"the output folder cannot be made \(Permission denied\)"):
+        pick_micrographs({}, picker, tmp_path / "closed" / "out")
+
+
+def test_an_output_folder_that_exists_is_written_anew_file_by_file(blobs, blob_model, tmp_path):
+    (tmp_path / "d.box").write_text("old")
+    (tmp_path / "other.box").write_text("1 2 3 4\n")
+    assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path) == 0
+    assert len(read_coordinates(tmp_path / "d.box")["d"].scores) > 5
+    assert (tmp_path / "other.box").read_text() == "1 2 3 4\n"
+
+
+# -------------------------------------------------------------------- signals
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blob_model, tmp_path, number, code):
+    source, out = blobs[0] / "micrographs" / "d.mrc", tmp_path / "out"
+    (tmp_path / "list.txt").write_text("".join(f"{source}\tm{i}\n" for i in range(3000)))
+    process = subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "pick", "--model", str(blob_model),
+                                "--micrographs", str(tmp_path / "list.txt"), "--output", str(out)],
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while not (out / "m3.box").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    finished = whole(out)
+    assert 3 < len(finished) < 3000
+    if number == signal.SIGINT:
+        assert b"interrupted; what was finished is kept" in told
+        summary = json.loads((out / "summary.json").read_text())
+        assert set(summary["micrographs"]) == finished == set(read_table(out / "summary.tsv"))
+        picks = sum(len(found.scores) for found in read_coordinates(out).values())
+        assert len(read_coordinates(out / "picks.star")["d"].scores) == picks
+    (tmp_path / "few.txt").write_text(f"{source}\tm0\n{source}\tm5\n")
+    assert pick(blob_model, [tmp_path / "few.txt"], out) == 0
+    assert (out / "m0.box").read_bytes() == (out / "m5.box").read_bytes()
+    assert json.loads((out / "summary.json").read_text())["picked"] == 2
+
+
+def test_interrupted_training_keeps_the_last_epoch_and_goes_on_from_it(train, blobs, tmp_path, monkeypatch):
+    coordinates = {name: blobs[1][name] for name in "ab"}
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_tell_epoch", interrupt)
+        code, told = train(coordinates, "--epochs", "2", "--validation-fraction", "0")
+    assert code == 130 and "interrupted; what was finished is kept" in told
+    assert (tmp_path / "m.checkpoint").exists()
+    code, told = train(coordinates, "--epochs", "2", "--validation-fraction", "0")
+    assert "going on after epoch 1/2" in told
+    assert code == 0 and not (tmp_path / "m.checkpoint").exists()
