@@ -1,0 +1,53 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every supported Python with the newest and the oldest supported versions of what the package requires.
+
+    pip install nox uv
+    nox -f .ci/noxfile.py                         all of them; interpreters that are not there are skipped
+    nox -f .ci/noxfile.py -s "tests(python='3.12', versions='oldest')" -- tests/test_model.py
+    nox -f .ci/noxfile.py -s audit                known vulnerabilities of the newest versions
+"""
+
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.10", "3.11", "3.12")
+# uv chooses the lowest versions that setup.py allows; its files are compiled, since warnings are errors in the tests.
+RESOLUTION = {"newest": "highest", "oldest": "lowest-direct"}
+# Of the method, a minute or two in all, and those that need Scipion without running a protocol.
+FAST = [f"tests/test_{name}.py" for name in (
+    "convolution", "coordinates", "layers", "metrics", "micrographs", "model", "model_formats", "network", "picking",
+    "plugin", "regions", "report", "summaries", "training")]
+SMOKE = "import pyworkflow as pw; print(pw.Config.getDomain().getProtocols()['ProtDeepEMPick'])"
+
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["tests"]
+
+
+def install(session, resolution):
+    session.chdir(ROOT)
+    session.install("--resolution", resolution, "--compile-bytecode", ".")
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("versions", list(RESOLUTION))
+def tests(session, versions):
+    """Install, look whether it runs and is found, and run the fast tests (or those given)."""
+    install(session, RESOLUTION[versions])
+    session.install("pytest", "hypothesis")
+    session.run("uv", "pip", "list", external=True)
+    session.run("deepem", "--version")
+    session.run("deepem", "info", "tests/models/format-1.deepem")
+    session.run("python", "-W", "ignore", "-c", SMOKE, env={"SCIPION_DOMAIN": "pwem"})
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *(session.posargs or FAST))
+
+
+@nox.session(python=PYTHONS[-1])
+def audit(session):
+    """Look up the newest versions in the list of known vulnerabilities of PyPI."""
+    install(session, RESOLUTION["newest"])
+    session.install("pip-audit")
+    session.run("pip-audit", "--local", *session.posargs)

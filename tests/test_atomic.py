@@ -1,0 +1,264 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files are whole or not there, whenever a run is killed, and a run repeated gives what an undisturbed one gives."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_model_formats as formats
+from pwem.objects import Micrograph
+
+import deepem_scipion
+from deepem_scipion import convert
+from deepem_scipion.deepem import recognition, report, training
+from deepem_scipion.deepem.cli import main
+from deepem_scipion.deepem.coordinates import write_box, write_star
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.metrics import Curve
+from deepem_scipion.deepem.model import load_model, save_model
+from deepem_scipion.deepem.picking import Candidates, write_candidates
+from deepem_scipion.deepem.recognition import Picker, pick_micrographs
+from deepem_scipion.deepem.regions import write_regions
+from deepem_scipion.deepem.summaries import read_table, write_table
+
+MODEL = Path(__file__).parent / "models" / "format-3.deepem"
+TIMES = ("seconds", "finished", "micrographs_per_minute", "seconds_left")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it, and nothing is written any more."""
+
+
+class DiskFull(OSError):
+    """Stands for a file system that fails once."""
+
+
+@contextmanager
+def failing(error, number=0):
+    """Let so many files take their place, and no more, or, if the disk is full, all but the next one."""
+    os_replace, lock, left = os.replace, threading.Lock(), number
+
+    def replace_or_fail(source, target):
+        nonlocal left
+        with lock:
+            left -= 1
+            fails = left == -1 if error is DiskFull else left < 0
+        if fails:
+            raise error
+        os_replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_fail)
+        yield
+
+
+def without_times(content):
+    """JSON values without those that tell how long something took."""
+    if isinstance(content, dict):
+        return {name: without_times(value) for name, value in content.items() if name not in TIMES}
+    return [without_times(value) for value in content] if isinstance(content, list) else content
+
+
+def tree(folder):
+    """Content of all files below a folder by name, without times."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".mrc":
+            content = content[1024:]  # the header tells the time
+        elif path.suffix == ".json":
+            content = without_times(json.loads(content))
+        elif path.name == "summary.tsv":
+            content = without_times(read_table(path))
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def candidates():
+    n = np.arange(4.0)
+    return Candidates(np.stack([n, 2 * n], 1), n / 4, n, n), np.array(["picked"] * 4)
+
+
+CURVE = Curve(*np.array([[0.9, 0.5], [1, 0.8], [0.4, 0.8], [2, 5], [2, 4]]))
+ENTRY = {"path": "/a.mrc", "status": "failed", "reason": "no such file", "finished": 1.0}
+WRITERS = {
+    "boxes": lambda path: write_box(path, np.ones((3, 2)), np.ones(3), 8),
+    "STAR file": lambda path: write_star(path, [("a.mrc", np.ones((3, 2)), np.ones(3))], 1.0),
+    "candidates": lambda path: write_candidates(path, *candidates()),
+    "table": lambda path: write_table(path, {"a": ENTRY}),
+    "regions": lambda path: write_regions(path, {"a": (0, 0, 5, 5)}),
+    "failures": lambda path: recognition._write_failed(path, {"a": "no such file"}),
+    "score map": lambda path: recognition._write_score_map(path, np.ones((3, 4), np.float32), MICROGRAPH, 4),
+    "model": lambda path: save_model(path, load_model(MODEL)),
+    "picks drawn": lambda path: report.draw_picks(np.eye(20), np.ones((1, 2)), np.ones(1), 8.0, path),
+    "curve drawn": lambda path: report.draw_curve(CURVE, path),
+    "training drawn": lambda path: report.draw_training([{"loss": 1.0, "accuracy": 0.5}], path),
+    "JSON of the plugin": lambda path: convert.write_json(path, {"a": list(range(10))}),
+    "failures of the plugin": lambda path: convert.write_failed(path, {"a": "no such file"}),
+    "list of the plugin": lambda path: convert.write_micrograph_list(path, [LISTED], {1: "a"}),
+    "model of the plugin": lambda path: convert.copy_model(MODEL, path),
+}
+LISTED = Micrograph("a.mrc")
+LISTED.setObjId(1)
+
+
+class MICROGRAPH:
+    pixel_size_angst = 4.0
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_an_old_file_stays_until_the_new_one_is_complete(what, tmp_path):
+    path = tmp_path / ("file.png" if "drawn" in what else "file")
+    path.write_text("old")
+    with failing(Killed), pytest.raises(Killed):
+        WRITERS[what](path)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
+    WRITERS[what](path)
+    assert path.read_bytes() != b"old" and os.listdir(tmp_path) == [path.name]
+
+
+# Not read by another step as long as they are not complete, each for the reason given.
+OTHERWISE = {
+    "demo.py": "a mark says whether the simulated micrographs are complete; hosts.conf is written anew each time",
+    "simulate.py": "the same micrographs",
+    "summaries.py": "a table grows by lines, and a line that was cut short is not read",
+    "tuning.py": "opened for a lock, not for writing",
+    "wizard_threshold.py": "a log for people",
+}
+WRITING = r"\.(write_text|write_bytes|tofile|savefig|save|savetxt|savez|savez_compressed)$|^mrcfile\.(new|write)$"
+
+
+def writes(path):
+    """Calls in a source file that write a file, apart from those to a path or handle of `files`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name, arguments = ast.unparse(node.func), [ast.unparse(argument) for argument in node.args]
+        aside = arguments[:1] in (["aside"], ["handle"], ["file"], ["content"])
+        opened = name == "open" and len(arguments) > 1 and re.search("[wax+]", arguments[1])
+        if not aside and (opened or re.search(WRITING, name)):
+            yield f"{name}({', '.join(arguments)})"
+
+
+def test_every_file_that_a_step_reads_is_written_aside():
+    package = Path(deepem_scipion.__file__).parent
+    found = {path.name: calls for path in package.rglob("*.py") if "tests" not in path.relative_to(package).parts
+             and (calls := list(writes(path)))}
+    assert set(found) == set(OTHERWISE), found
+
+
+@pytest.fixture(scope="module")
+def micrographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("micrographs")
+    return {f"mic{number}": formats.write_micrograph(folder, number) for number in range(4)}
+
+
+@pytest.fixture(scope="module")
+def picker():
+    pytest.importorskip("tensorflow")
+    return Picker(load_model(MODEL))
+
+
+@pytest.mark.parametrize("error", [Killed, DiskFull])
+def test_picking_again_after_an_interruption_gives_what_an_undisturbed_run_gives(micrographs, picker, tmp_path, error):
+    def run(folder):
+        return pick_micrographs({name: micrographs[name] for name in ("mic0", "mic1")}, picker, folder, score_maps=True)
+
+    run(tmp_path / "clean")
+    clean = tree(tmp_path / "clean")
+    assert len(clean) == 10
+    for number in range(len(clean)):
+        folder = tmp_path / str(number)
+        with failing(error, number), suppress(Killed, DeepEMError):
+            run(folder)
+        left = tree(folder)
+        assert len(left) == number if error is Killed else len(left) >= len(clean) - 3
+        whole = left if error is Killed else {name: left[name] for name in left if name.endswith((".box", ".mrc"))}
+        assert whole == {name: clean[name] for name in whole}
+        run(folder)
+        assert tree(folder) == clean
+
+
+def test_training_again_after_an_interruption_gives_what_an_undisturbed_one_gives(micrographs, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setitem(training.RECIPES, "default", replace(training.RECIPES["default"], updates_per_epoch=3))
+    monkeypatch.setattr(training, "PLATEAU_LOSS", 9)  # so few updates lead nowhere
+    boxes, clean, killed = (tmp_path / name for name in ("boxes", "clean", "killed"))
+    for folder in (boxes, clean, killed):
+        folder.mkdir()
+    for number in (1, 2, 3):
+        write_box(boxes / f"mic{number}.box", np.array(formats.centres_of(number), float), np.full(6, np.nan), 24)
+
+    def run(folder):
+        return main(["train", "--micrographs", *(str(micrographs[f"mic{n}"]) for n in (1, 2, 3)), "--coordinates",
+                     str(boxes), "--diameter", "64", "--epochs", "2", "--output", str(folder / "model")])
+
+    def outcome(folder):
+        model = load_model(folder / "model")
+        return without_times(model.card()), {name: value.tolist() for name, value in model.networks[0].items()}, sorted(
+            path.name for path in folder.iterdir())
+
+    written, os_replace = [], os.replace
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", lambda source, target: (written.append(target), os_replace(source, target)))
+        assert run(clean) == 0
+    with failing(Killed, len(written) - 1), pytest.raises(Killed):
+        run(killed)
+    assert outcome(clean)[2] != sorted(os.listdir(killed))
+    assert run(killed) == 0
+    assert outcome(killed) == outcome(clean)
+
+
+def test_evaluation_again_after_an_interruption_gives_what_an_undisturbed_one_gives(tmp_path):
+    for name in ("truth", "picks"):
+        (tmp_path / name).mkdir()
+        write_box(tmp_path / name / "a.box", np.array([[20, 30], [40, 50.0]]), np.array([0.5, 0.9]), 8)
+
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        return main(["evaluate", "--truth", str(tmp_path / "truth"), "--picks", str(tmp_path / "picks"), "--distance",
+                     "4", "--json", str(folder / "a.json"), "--plot", str(folder / "a.png")])
+
+    assert run(tmp_path / "clean") == 0
+    for number in (0, 1):
+        with failing(Killed, number), pytest.raises(Killed):
+            run(tmp_path / str(number))
+        assert len(tree(tmp_path / str(number))) == number
+        assert run(tmp_path / str(number)) == 0
+        assert tree(tmp_path / str(number)) == tree(tmp_path / "clean")
+
+
+def test_results_of_a_batch_that_is_collected_twice_are_what_they_would_have_been(micrographs, picker, tmp_path):
+    batches = {name: tmp_path / name for name in ("first", "second")}
+    for folder, mics in zip(batches.values(), (("mic0", "mic1"), ("mic2",))):
+        pick_micrographs({mic: micrographs[mic] for mic in mics}, picker, folder, score_maps=True)
+
+    def collect(target, name):
+        shutil.copytree(batches[name], tmp_path / "attempt", dirs_exist_ok=True)  # as picked anew
+        convert.collect_results(str(tmp_path / "attempt"), str(target))
+        shutil.rmtree(tmp_path / "attempt")
+
+    def run(target):
+        for name in batches:
+            collect(target, name)
+        convert.write_summary(str(target))
+
+    run(tmp_path / "clean")
+    clean = tree(tmp_path / "clean")
+    assert len(clean) == 11 and len(clean["summary.tsv"]) == 3
+    for number in range(12):
+        target = tmp_path / f"killed-{number}"
+        with failing(Killed, number), pytest.raises(Killed):
+            run(target)
+        assert not {name for name in tree(target) if name not in clean}
+        run(target)
+        assert tree(target) == clean
