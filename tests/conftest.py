@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fixtures of all tests of the method."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from deepem_scipion.deepem.coordinates import write_box
 # Speed belongs in benchmarks; and a run of the tests must not depend on chance.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logging():
+    """What one test sets, as the program does with --quiet, is not there for the next."""
+    yield
+    for name in ("deepem", "deepem_scipion"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

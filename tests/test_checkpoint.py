@@ -236,7 +236,8 @@ def test_outright_killed_program_goes_on_and_writes_the_model_that_it_would_have
     assert done.returncode == 0 and "round 1, network 1: going on after epoch " in done.stderr, done.stderr
     assert "epoch 1/2:" not in done.stderr and "epoch 2/2:" in done.stderr
     assert main([*options, str(tmp_path / "whole")]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "m", "m.windows.npz", "whole", "whole.windows.npz"]
     one, other = (load_model(tmp_path / name) for name in ("m", "whole"))
     assert_same(one.networks[0], other.networks[0])
     assert without_time(one.record["history"]) == without_time(other.record["history"])
@@ -245,11 +246,11 @@ def test_outright_killed_program_goes_on_and_writes_the_model_that_it_would_have
 @pytest.mark.parametrize("fresh", [True, False])
 def test_option_fresh_forgets_what_an_interrupted_run_left(blobs, tmp_path, monkeypatch, fresh):
     found = []
-    monkeypatch.setattr(learning, "train_model", lambda *arguments: found.append(arguments[-1].exists()) or 1 / 0)
-    (tmp_path / "m.checkpoint").touch()
-    with pytest.raises(ZeroDivisionError):
-        main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
-              "--diameter", "64", "--output", str(tmp_path / "m"), *["--fresh"] * fresh])
+    checkpoint = tmp_path / "m.checkpoint"
+    monkeypatch.setattr(learning, "train_model", lambda *arguments: found.append(checkpoint.exists()) or 1 / 0)
+    checkpoint.touch()
+    assert main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m"), *["--fresh"] * fresh]) == 2
     assert found == [not fresh]
 
 

@@ -130,7 +130,7 @@ def test_training_works_in_streaming_and_does_not_wait_for_complete_sets(tmp_pat
     assert not any(step.isWaiting() for step in protocol._steps)
 
 
-@pytest.mark.parametrize("name, value", [("epochs", 3), ("particleDiameter", 50), ("seed", 1), ("tuneMinutes", 5),
+@pytest.mark.parametrize("name, value", [("epochs", 3), ("particleDiameter", 50), ("seed", 1), ("doTune", True),
                                          ("waitMicrographs", 1), ("inputCoordinates", None), ("recipe", 1)])
 def test_continue_after_a_change_does_everything_again_that_depends_on_it(tmp_path, monkeypatch, name, value):
     protocol, _ = train_form(tmp_path, monkeypatch)
