@@ -447,7 +447,9 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
     (tmp_path / "list.txt").write_text("".join(f"{source}\tm{i}\n" for i in range(3000)))
     process = subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "pick", "--model", str(blob_model),
                                 "--micrographs", str(tmp_path / "list.txt"), "--output", str(out)],
-                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                               # Shells start what runs in the background with this signal ignored.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not (out / "m3.box").exists():
         assert process.poll() is None
         time.sleep(0.02)

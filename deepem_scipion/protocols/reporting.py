@@ -27,8 +27,8 @@ def write_report(folder, model, path):
     """
     try:
         done = subprocess.run([Plugin.getPython(), "-m", PROGRAM_MODULE, "report", folder, "--model", model,
-                               "--output", path], env=Plugin.getEnviron(), capture_output=True, text=True,
-                              errors="replace", check=False)
+                               "--output", path], env={**Plugin.getEnviron(), "CUDA_VISIBLE_DEVICES": ""},
+                              capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"status {done.returncode}"
