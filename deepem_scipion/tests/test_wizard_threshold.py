@@ -7,13 +7,14 @@ import time
 from unittest import mock
 
 import pyworkflow.gui.project  # noqa: F401  # before the forms, which import it in a circle
+from pwem.objects import CTFModel
 from pyworkflow import Config
 from pyworkflow.gui import dialog
 from pyworkflow.gui.form import FormWindow
 from pyworkflow.viewer import DESKTOP_TKINTER
 
 from deepem_scipion.protocols import ProtDeepEMPick
-from deepem_scipion.wizards.wizard_threshold import spread
+from deepem_scipion.wizards.wizard_threshold import by_defocus, spread
 
 from .display import screenshot
 from .workflow import WithWorkflow
@@ -79,6 +80,21 @@ class TestThresholdWizard(WithWorkflow):
         self.assertFalse(window.root.winfo_exists())
         self.assertFalse(os.path.exists(trial.folder))
         screenshot("wizard-threshold-form")
+
+    def test_micrographs_are_spread_over_their_defocus_where_the_project_knows_it(self):
+        protocol = self.form().protocol
+        mics = protocol.getMicrographsByResult()
+        self.assertEqual(list(by_defocus(mics, self.proj)), ["first", "second_03.05.02", "third"])
+        estimation = self.labelled("CTF", self.importMicrographs(self.folder))
+        ctfs = estimation._createSetOfCTF()
+        for mic, defocus in zip(mics.values(), (20000, 30000, 10000)):
+            ctf = CTFModel(defocusU=defocus + 100, defocusV=defocus - 100, defocusAngle=0)
+            ctf.setMicrograph(mic)
+            ctfs.append(ctf)
+        ctfs.setMicrographs(protocol.inputMicrographs)
+        estimation._defineOutputs(outputCTF=ctfs)
+        self.assertEqual(list(by_defocus(mics, self.proj)), ["third", "first", "second_03.05.02"])
+        self.assertEqual(list(spread(by_defocus(mics, self.proj), 2)), ["third", "second_03.05.02"])
 
     def test_what_was_not_changed_stays_and_deviations_can_be_turned_off(self):
         form = self.form(minDistance=70, thresholdMode=1)

@@ -8,6 +8,7 @@ import tempfile
 from tkinter import ttk
 
 import numpy as np
+from pwem.objects import SetOfCTF
 from pyworkflow.gui import Window, dialog
 from pyworkflow.gui.gui import centerWindows
 from pyworkflow.viewer import DESKTOP_TKINTER
@@ -58,7 +59,7 @@ class Trial(Window):
         self.form, self.protocol, self.window = form, form.protocol, None
         self._folder = tempfile.TemporaryDirectory(prefix="deepem-trial-")
         self.folder = self._folder.name
-        self.mics = spread(self.protocol.getMicrographsByResult(), TRIED)
+        self.mics = spread(by_defocus(self.protocol.getMicrographsByResult(), self.protocol.getProject()), TRIED)
         self._process = self._start()
         self.root.transient(form.root)
         frame = ttk.Frame(self.root, padding=12)
@@ -126,6 +127,24 @@ class Trial(Window):
 
     def _log(self):
         return os.path.join(self.folder, "log.txt")
+
+
+def by_defocus(mics, project):
+    """The micrographs, name to Micrograph, by rising defocus if the project knows it, otherwise in their own order.
+
+    Those without a defocus are left out if enough others have one.
+    """
+    defocus = {}
+    for run in project.getRuns():
+        for _, ctfs in run.iterOutputAttributes(SetOfCTF):
+            for ctf in ctfs:
+                mean = (ctf.getDefocusU() + ctf.getDefocusV()) / 2
+                if ctf.getMicrograph() is not None and 0 < mean < np.inf:
+                    defocus[ctf.getMicrograph().getMicName()] = mean
+    known = {name: mic for name, mic in mics.items() if mic.getMicName() in defocus}
+    if len(known) < min(TRIED, len(mics)):
+        return mics
+    return dict(sorted(known.items(), key=lambda item: defocus[item[1].getMicName()]))
 
 
 def spread(mics, number):
