@@ -43,7 +43,7 @@ setup(
         "scipion-pyworkflow>=3.11",
         "scipion-em>=3.11",
         "tensorflow>=2.17,<3",
-        "keras>=3.3",
+        "keras>=3.7",
         "numpy>=1.24",
         "scipy>=1.9",
         "mrcfile>=1.4",

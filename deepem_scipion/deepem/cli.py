@@ -24,9 +24,9 @@ from .errors import DeepEMError
 
 if TYPE_CHECKING:
     from .coordinates import Coordinates
-    from .learning import Plan
     from .model import Model
     from .network import Geometry
+    from .plan import Plan
     from .regions import Region
 
 log = logging.getLogger("deepem")
@@ -138,8 +138,8 @@ def _labels(options: argparse.Namespace) -> tuple[dict[str, Coordinates], dict[s
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from .learning import Plan
     from .model import load_model
+    from .plan import Plan
 
     if options.given_negatives_only and not (options.negatives or options.more_negatives):
         raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")

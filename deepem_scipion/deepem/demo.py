@@ -16,11 +16,12 @@ import numpy as np
 
 from .coordinates import Coordinates, read_coordinates
 from .errors import DeepEMError
-from .learning import Plan, train_model
+from .learning import train_model
 from .metrics import curve, evaluate, match, pool
 from .micrographs import find_micrographs, read_micrograph
 from .model import read_card, save_model
 from .picking import BORDER, DEVIATION, LEAST_DISTANCE, PICKED, Limits, read_candidates, select
+from .plan import Plan
 from .recognition import Picker, pick_micrographs
 from .report import draw_curve, draw_picks, draw_training
 from .simulate import Scene, write_dataset

@@ -301,5 +301,5 @@ def _border_distances(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndar
     rows, cols = micrograph.pixels.shape
     top, bottom, left, right = padding_margins(micrograph.pixels, LEAST_PADDING)
     r, c = centres_rc.T + 0.5
-    distances = np.minimum.reduce([r - top, rows - bottom - r, c - left, cols - right - c])
+    distances: np.ndarray = np.minimum.reduce([r - top, rows - bottom - r, c - left, cols - right - c])
     return distances * micrograph.scale

@@ -152,8 +152,9 @@ def compiled(function: Callable[..., Any], *shapes: tuple[int | None, ...]) -> C
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, [tf.TensorSpec(shape) for shape in shapes],
-                           autograph=False).get_concrete_function()
+        traced = tf.function(function, [tf.TensorSpec(shape) for shape in shapes], autograph=False)
+        faster: Callable[..., Any] = traced.get_concrete_function()
+        return faster
     if backend == "jax":
         import jax
 
@@ -191,7 +192,8 @@ def _start_jax(threads: int | None) -> str | None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     import jax
 
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # else all blocks wait for one thread
+    # Else all blocks wait for one thread.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
     device = jax.devices()[0]
     return None if device.platform == "cpu" else str(device.device_kind)
 

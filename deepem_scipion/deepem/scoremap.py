@@ -275,7 +275,8 @@ class _Stage:
                            len(convolution.bias))
             with runtime.direct_at_a_time():
                 pooled = whole(block[np.newaxis], convolution.beside, convolution.bias)
-        return runtime.to_numpy(pooled)[0]
+        image: np.ndarray = runtime.to_numpy(pooled)[0]
+        return image
 
     def _cells(self, side: int) -> int:
         """Whole cells that hold `side` pooled pixels of every class."""

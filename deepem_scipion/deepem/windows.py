@@ -163,7 +163,8 @@ def collect_windows(labelled: Sequence[LabelledMicrograph], box: int, diameter_p
 def corners_within(centres_rc: np.ndarray, box: int, shape: tuple[int, ...]) -> np.ndarray:
     """First row and column, (n, 2) int, of the windows around centres, without those that leave the image."""
     corners = np.rint(np.asarray(centres_rc).reshape(-1, 2) - (box - 1) / 2).astype(int)
-    return corners[((corners >= 0) & (corners + box <= np.array(shape[:2]))).all(axis=1)]
+    inside: np.ndarray = corners[((corners >= 0) & (corners + box <= np.array(shape[:2]))).all(axis=1)]
+    return inside
 
 
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
@@ -245,7 +246,8 @@ def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> Labelled
 
     def inside(centres_rc: np.ndarray) -> np.ndarray:
         along = centres_rc[:, axis]
-        return centres_rc[(along >= begin - 0.5) & (along < end - 0.5)] - shift
+        moved: np.ndarray = centres_rc[(along >= begin - 0.5) & (along < end - 0.5)] - shift
+        return moved
 
     pixels = item.pixels[begin:end] if axis == 0 else item.pixels[:, begin:end]
     return LabelledMicrograph(replace(item.micrograph, pixels=pixels), inside(item.particles_rc),
