@@ -59,11 +59,14 @@ def test_card_is_read_without_the_weights_and_names_its_format(tmp_path, model):
     assert card["format"] == MODEL_FORMAT
 
 
-def test_model_of_an_earlier_format_has_its_micrographs_normalised_as_a_whole(tmp_path, model):
-    card = {name: value for name, value in model.card().items() if name not in ("normalised_by", "networks")}
+def test_model_of_an_earlier_format_has_its_micrographs_normalised_as_a_whole_and_resampled_by_area(tmp_path, model):
+    later = ("normalised_by", "resampled_by", "networks")
+    card = {name: value for name, value in model.card().items() if name not in later}
     save_file(model.networks[0], tmp_path / "m", metadata={"deepem_card": json.dumps({**card, "format": 1})})
     assert model.window_px == GEOMETRY.box
+    assert model.resampled_by == "lanczos"
     assert load_model(tmp_path / "m").window_px is None
+    assert load_model(tmp_path / "m").resampled_by == "area"
 
 
 def test_missing_file_is_refused(tmp_path):
@@ -102,8 +105,8 @@ def test_newer_format_is_refused_with_the_advice_to_update(tmp_path, model):
 
 @pytest.mark.parametrize("changes", [
     {"diameter_angst": -1}, {"diameter_angst": "wide"}, {"diameter_angst": None}, {"working_pixel_size_angst": 0},
-    {"normalised_by": "chance"}, {"threshold": float("nan")}, {"std_range": [1]}, {"std_range": None},
-    {"scan_step": 0}, {"geometry": {}},
+    {"normalised_by": "chance"}, {"resampled_by": "chance"}, {"threshold": float("nan")}, {"std_range": [1]},
+    {"std_range": None}, {"scan_step": 0}, {"geometry": {}},
     {"geometry": {"box": 29, "kernels": [5, 3, 2], "pools": [2, 2, 2], "maps": [6, 12, 12]}},
     {"geometry": {"box": 28, "kernels": "532", "pools": [2, 2, 2], "maps": [6, 12, 12]}}, {"geometry": [1, 2]}])
 def test_senseless_card_is_refused(tmp_path, model, changes):

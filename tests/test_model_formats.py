@@ -14,10 +14,10 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.micrographs import read_micrograph
 from deepem_scipion.deepem.model import MODEL_FORMAT, load_model, read_card, save_model
 from deepem_scipion.deepem.picking import PICKED
 from deepem_scipion.deepem.recognition import Picker
+from deepem_scipion.deepem.resampling import area_means, lanczos
 
 MODELS = Path(__file__).parent / "models"
 FORMATS = range(1, MODEL_FORMAT + 1)
@@ -64,14 +64,21 @@ def test_a_model_scores_and_picks_as_the_version_that_wrote_it_did(number, tmp_p
     expected = json.loads((MODELS / f"format-{number}.json").read_text())
     model = load_model(MODELS / f"format-{number}.deepem")
     assert (len(model.networks), model.window_px) == (expected["networks"], expected["window_px"])
-    micrograph = read_micrograph(write_micrograph(tmp_path, 0), model.working_pixel_size_angst,
-                                 window_px=model.window_px)
+    micrograph = model.read_micrograph(write_micrograph(tmp_path, 0))
     candidates, reasons, scores = Picker(model).pick(micrograph)
     np.testing.assert_allclose(scores, expected["score_map"], atol=TOLERANCE)
     np.testing.assert_allclose(candidates.centres_xy[reasons == PICKED], expected["picks_xy"], atol=0.01)
     np.testing.assert_allclose(candidates.scores[reasons == PICKED], expected["scores"], atol=TOLERANCE)
     distances = np.hypot(*(np.array(expected["picks_xy"])[:, None] - centres_of(0)).transpose(2, 0, 1))
     assert (distances.min(axis=0) < DIAMETER_PX / 4).all()  # it is a model worth keeping
+
+
+@pytest.mark.parametrize("number, resampler", [(1, area_means), (2, area_means), (3, area_means), (4, lanczos)])
+def test_a_model_has_finer_pixels_resampled_as_by_the_version_that_wrote_it(number, resampler, tmp_path):
+    model = replace(load_model(MODELS / f"format-{number}.deepem"), working_pixel_size_angst=7.0)
+    resampled = resampler(pixels_of(0), 7 / PIXEL_ANGST)  # has no outliers
+    found = model.read_micrograph(write_micrograph(tmp_path, 0)).pixels
+    assert found.shape == resampled.shape and np.corrcoef(found.ravel(), resampled.ravel())[0, 1] > 1 - 1e-6
 
 
 @pytest.mark.parametrize("number", FORMATS)

@@ -15,7 +15,7 @@ import pytest
 
 from deepem_scipion.deepem import recognition, runtime
 from deepem_scipion.deepem.coordinates import read_coordinates
-from deepem_scipion.deepem.model import load_model
+from deepem_scipion.deepem.model import Model, load_model
 from deepem_scipion.deepem.recognition import Picker, at_a_time, pick_micrographs
 from deepem_scipion.deepem.summaries import read_table
 
@@ -92,13 +92,13 @@ def test_summary_star_file_and_progress_have_the_order_of_the_input(paths, picke
 
 
 def test_so_many_micrographs_are_worked_on_at_once_as_said(blobs, picker, monkeypatch, tmp_path):
-    together, read = threading.Barrier(3), recognition.read_micrograph
+    together, read = threading.Barrier(3), Model.read_micrograph
 
     def meet(*arguments):
         together.wait(60)  # broken, and so an error, unless three come
         return read(*arguments)
 
-    monkeypatch.setattr(recognition, "read_micrograph", meet)
+    monkeypatch.setattr(Model, "read_micrograph", meet)
     paths = {str(n): blobs[0] / "micrographs" / "a.mrc" for n in range(6)}
     assert not pick(monkeypatch, 3, paths, picker, tmp_path).failed
 

@@ -30,9 +30,9 @@ from deepem_scipion.deepem.network import Geometry
 from deepem_scipion.tests.no_network import guard
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
-CARD = {"format": 3, "normalised_by": "windows", "geometry": GEOMETRY.as_dict(), "networks": 1,
-        "working_pixel_size_angst": 4.5, "diameter_angst": 120.0, "scan_step": 4, "std_range": [0.5, 1.5],
-        "threshold": 0.75}
+CARD = {"format": 4, "normalised_by": "windows", "resampled_by": "lanczos", "networks": 1,
+        "geometry": GEOMETRY.as_dict(), "working_pixel_size_angst": 4.5, "diameter_angst": 120.0, "scan_step": 4,
+        "std_range": [0.5, 1.5], "threshold": 0.75}
 HEADER = '{"conv1.kernel": {"dtype": "F32", "shape": [%s], "data_offsets": [0, %d]}}'
 
 

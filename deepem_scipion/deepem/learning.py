@@ -17,7 +17,7 @@ from .calibration import contrast_of, std_range_of
 from .checkpoint import Checkpoint
 from .coordinates import Coordinates
 from .errors import DeepEMError
-from .micrographs import Micrograph, read_micrograph, read_pixel_size
+from .micrographs import Micrograph, read_pixel_size
 from .model import Model
 from .plan import Plan, check, choose_geometry
 from .recognition import check_size
@@ -82,8 +82,9 @@ def train_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordin
     check(plan)
     geometry, working_angst, step = choose_geometry(plan, first_pixel_size(micrographs, particles, plan))
     diameter_px = plan.diameter_angst / working_angst
-    normalised_by = plan.start.normalised_by if plan.start else "windows"
-    model = Model(geometry, (), working_angst, plan.diameter_angst, step, (0.0, 0.0), 0.5, normalised_by=normalised_by)
+    model = Model(geometry, (), working_angst, plan.diameter_angst, step, (0.0, 0.0), 0.5)
+    if plan.start:
+        model = replace(model, normalised_by=plan.start.normalised_by, resampled_by=plan.start.resampled_by)
     labelled = _read(micrographs, particles, negatives or {}, incomplete, plan, model)
     border = _border(labelled, model)
     windows = collect_windows(labelled, geometry.box, diameter_px, border, 0, np.random.default_rng(plan.seed))
@@ -155,8 +156,7 @@ def _read(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates],
     near = POSITIVE_DISTANCE * model.diameter_px
     for name in sorted(set(micrographs) & set(particles)):
         try:
-            micrograph = read_micrograph(micrographs[name], model.working_pixel_size_angst, plan.pixel_size_angst, name,
-                                         model.window_px)
+            micrograph = model.read_micrograph(micrographs[name], plan.pixel_size_angst, name)
             check_size(micrograph, model.geometry.box)
             known, others = (_usable(micrograph, coordinates[name].centres_xy, what, near) if name in coordinates
                              else NOWHERE for coordinates, what in ((particles, "particles"),

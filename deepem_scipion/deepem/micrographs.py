@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Micrographs as the network sees them: found, read, cleaned of outliers, resampled and normalised.
 
-Training and picking both go through `read_micrograph`, so that they see the same pixels.
+Training and picking both go through `Model.read_micrograph` and so through `read_micrograph`: they see the same pixels.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Micrograph:
 
 def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = None,
                     pixel_size_angst: float | None = None, name: str | None = None,
-                    window_px: int | None = None) -> Micrograph:
+                    window_px: int | None = None, resampled_by: str = "lanczos") -> Micrograph:
     """Read a micrograph, clip outliers, resample it to the working pixel size and normalise it.
 
     Parameters
@@ -89,6 +89,7 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     name : default: the name of the file without its last extension
     window_px : side, in working pixels, of windows that are to have mean 0 and standard deviation 1, typically (in
         the median); default: the micrograph as a whole has
+    resampled_by : {"lanczos", "area"}, see `resampling.resample`
 
     Raises
     ------
@@ -127,7 +128,7 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
         raise DeepEMError(f"{path} holds values of up to {largest:.1g}. Expected those of a micrograph: its header or "
                           "the order of its bytes is wrong, or it is damaged. Write it again, or leave it out.")
     if scale != 1.0:
-        pixels = resample(pixels, scale)
+        pixels = resample(pixels, scale, resampled_by)
         clip_outliers(pixels)
     _normalise(path, pixels, window_px)
     name = micrograph_name(path) if name is None else name

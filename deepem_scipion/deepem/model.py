@@ -19,9 +19,12 @@ import numpy as np
 from .errors import DeepEMError
 from .files import atomic_write
 from .metrics import Curve, steady_threshold
+from .micrographs import Micrograph, read_micrograph
 from .network import Geometry
+from .resampling import RESAMPLERS
 
-MODEL_FORMAT = 3  # formats 1 and 2: micrographs were normalised as a whole; format 1: one network
+# Up to format 3 micrographs were resampled by area means, up to 2 normalised as a whole; format 1: one network.
+MODEL_FORMAT = 4
 _CARD = "deepem_card"
 _RECORD = {"training": dict, "validation": dict, "rounds": list, "history": list, "versions": dict}
 _NUMBERS = ("working_pixel_size_angst", "diameter_angst", "threshold")
@@ -42,6 +45,7 @@ class Model:
     threshold : suggested least score (best F2, eq. 8, on validation micrographs)
     record : everything else the card tells: contrast, recipe, seed, history, validation, training, versions
     normalised_by : "windows", or "micrograph" for models of earlier formats (see `window_px`)
+    resampled_by : "lanczos", or "area" for models of earlier formats (see `resampling.resample`)
     """
 
     geometry: Geometry
@@ -53,6 +57,7 @@ class Model:
     threshold: float
     record: dict[str, Any] = field(default_factory=dict)
     normalised_by: str = "windows"
+    resampled_by: str = "lanczos"
 
     @property
     def diameter_px(self) -> float:
@@ -63,6 +68,12 @@ class Model:
     def window_px(self) -> int | None:
         """Side of the windows by which micrographs are normalised, see `micrographs.read_micrograph`."""
         return self.geometry.box if self.normalised_by == "windows" else None
+
+    def read_micrograph(self, path: str | Path, pixel_size_angst: float | None = None,
+                        name: str | None = None) -> Micrograph:
+        """Read a micrograph as the networks want it; arguments and errors as for `micrographs.read_micrograph`."""
+        return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.window_px,
+                               self.resampled_by)
 
     def threshold_for(self, wanted: str) -> float:
         """Threshold that did best by some measure on the validation micrographs.
@@ -107,6 +118,7 @@ class Model:
         return {
             "format": MODEL_FORMAT,
             "normalised_by": self.normalised_by,
+            "resampled_by": self.resampled_by,
             "geometry": self.geometry.as_dict(),
             "networks": len(self.networks),
             "working_pixel_size_angst": self.working_pixel_size_angst,
@@ -145,18 +157,21 @@ def load_model(path: str | Path) -> Model:
         low, high = (_finite(value) for value in card["std_range"])
         step, count = int(card["scan_step"]), int(card.get("networks", 1))
         normalised_by = str(card.get("normalised_by", "micrograph"))
+        resampled_by = str(card.get("resampled_by", "area"))
         _check_record(card)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
-    if not 1 <= step < 2**31 or count < 1 or low > high or normalised_by not in ("windows", "micrograph"):
+    if (not 1 <= step < 2**31 or count < 1 or low > high or normalised_by not in ("windows", "micrograph")
+            or resampled_by not in RESAMPLERS):
         raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, deviations from "
-                          f"{low} to {high}, normalised by {normalised_by!r}); train the model again")
+                          f"{low} to {high}, normalised by {normalised_by!r}, resampled by {resampled_by!r}); train "
+                          "the model again")
     networks = tuple({name: read(_array(name, number), shape) for name, shape in geometry.weight_shapes().items()}
                      for number in range(count))
-    known = {"format", "geometry", "networks", "scan_step", "std_range", "normalised_by", *_NUMBERS}
+    known = {"format", "geometry", "networks", "scan_step", "std_range", "normalised_by", "resampled_by", *_NUMBERS}
     record = {key: value for key, value in card.items() if key not in known}
-    return Model(geometry, networks, scan_step=step, std_range=(low, high), normalised_by=normalised_by, record=record,
-                 **numbers)
+    return Model(geometry, networks, scan_step=step, std_range=(low, high), normalised_by=normalised_by,
+                 resampled_by=resampled_by, record=record, **numbers)
 
 
 def _array(name: str, network: int) -> str:

@@ -21,7 +21,7 @@ from . import runtime
 from .coordinates import Optics, can_name, write_box, write_star
 from .errors import DeepEMError
 from .files import atomic_path, atomic_write
-from .micrographs import Micrograph, read_micrograph
+from .micrographs import Micrograph
 from .model import Model
 from .network import BOX_PER_DIAMETER
 from .picking import LEAST_DISTANCE, PICKED, Candidates, Limits, find_candidates, pad, select, write_candidates
@@ -195,8 +195,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: Path, bo
 
     def pick(name: str, path: Path) -> _Picked:
         began = time.perf_counter()
-        micrograph = read_micrograph(path, picker.model.working_pixel_size_angst, pixel_size_angst, name,
-                                     picker.model.window_px)
+        micrograph = picker.model.read_micrograph(path, pixel_size_angst, name)
         candidates, reasons, scores = picker.pick(micrograph)
         _write_micrograph(output, micrograph, candidates, reasons, _box(picker, micrograph, box_px))
         if score_maps:
