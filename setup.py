@@ -48,6 +48,7 @@ setup(
         "scipy>=1.9",
         "mrcfile>=1.4",
         "tifffile>=2023.3.15",
+        "imagecodecs>=2023.3.16",
         "pillow>=9.1",
         "safetensors>=0.4.4",
         "threadpoolctl>=3",

@@ -22,8 +22,8 @@ from .constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION,
 
 PACKAGE = __package__
 DISTRIBUTION = "scipion-em-deepem"
-REQUIRED_MODULES = ("tensorflow", "keras", "numpy", "scipy", "mrcfile", "tifffile", "PIL", "safetensors",
-                    "threadpoolctl")
+REQUIRED_MODULES = ("tensorflow", "keras", "numpy", "scipy", "mrcfile", "tifffile", "imagecodecs", "PIL",
+                    "safetensors", "threadpoolctl")
 _SECONDS_TO_ANSWER = 60
 
 

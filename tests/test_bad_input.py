@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import imagecodecs
 import mrcfile
 import numpy as np
 import pytest
@@ -168,6 +169,47 @@ def test_absurd_dimensions_in_a_compressed_file_take_no_memory(tmp_path, columns
     (tmp_path / "a.mrc").write_bytes(gzip.compress(content))
     with memory(2**29):
         refused(tmp_path / "a.mrc", words)
+
+
+COMPRESSIONS = ["lzw", "zlib", "packbits", "lzma", "zstd"]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_tiff_that_inflates_beyond_its_sizes_takes_no_memory(tmp_path, compression):
+    encode = getattr(imagecodecs, f"{compression}_encode")
+    honest = noise(64, 64).astype(np.uint8)
+    bomb = b"\x81\0" * 2**21 if compression == "packbits" else encode(bytes(2**28))  # each of its pairs is 128 bytes
+
+    def write(strip):
+        tifffile.imwrite(tmp_path / "a.tif", iter([strip]), shape=honest.shape, dtype="u1", compression=compression,
+                         rowsperstrip=64)
+
+    write(encode(honest.tobytes()))
+    assert read_micrograph(tmp_path / "a.tif", pixel_size_angst=4.0).input_shape == (64, 64)
+    write(bomb)
+    with memory(2**27):
+        refused(tmp_path / "a.tif", "")
+
+
+def test_a_tiff_with_absurd_tiles_or_strips_that_overlap_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), tile=(32, 32), compression="zlib")
+    for tag, value, words in (("TileWidth", 2**18, "header is damaged"), ("TileByteCounts", None, "truncated")):
+        shutil.copy(tmp_path / "a.tif", tmp_path / "b.tif")
+        with tifffile.TiffFile(tmp_path / "b.tif", mode="r+b") as file:
+            tags = file.pages[0].tags
+            tags[tag].overwrite(value or [max(tags["TileOffsets"].value) - 8] * 4)
+            if value is None:
+                tags["TileOffsets"].overwrite([8] * 4)
+        with memory(2**27):
+            refused(tmp_path / "b.tif", words)
+
+
+@pytest.mark.parametrize("compression", [6, 34712, 65000])
+def test_a_tiff_whose_compression_has_sizes_of_its_own_is_refused(tmp_path, compression):
+    tifffile.imwrite(tmp_path / "a.tif", noise(64, 64).astype(np.uint8))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(compression)
+    refused(tmp_path / "a.tif", f"compression {compression}. Expected one of")
 
 
 def test_what_follows_the_pixels_of_a_compressed_file_takes_no_memory(tmp_path):

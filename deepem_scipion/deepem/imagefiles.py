@@ -31,6 +31,10 @@ MAX_EXTENDED_BYTES = 2**27
 
 _MRC_HEADER_BYTES = 1024
 _MRC_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+# Those whose output is bounded by what the strip or tile holds by its sizes.
+_TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA",
+                      50000: "Zstandard"}
+_LARGEST_TILE = 2**22  # pixels; a tile that is larger than this and than the image is damage
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 
@@ -202,11 +206,19 @@ def _tiff_header(path: Path) -> ImageHeader:
         shape, dtype = tiff.series[0].shape, tiff.series[0].dtype
         page = tiff.pages[0]
         last_byte = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
+        bytes_used, compression, piece = sum(page.databytecounts), int(page.compression), page.chunks
     if dtype is None or dtype.kind not in "uif":
         raise DeepEMError(f"{path} has pixels of type {dtype}. Expected integers or real numbers.")
     _check_shape(path, shape)
-    if path.stat().st_size < last_byte:
-        raise DeepEMError(f"{path} is truncated: {path.stat().st_size} bytes found, {last_byte} expected. "
+    if compression not in _TIFF_COMPRESSIONS:
+        raise DeepEMError(f"{path} is a TIFF of compression {compression}. Expected one of "
+                          f"{', '.join(sorted(set(_TIFF_COMPRESSIONS.values())))}: write it again with one of these.")
+    if math.prod(piece) > max(math.prod(shape), _LARGEST_TILE):
+        raise DeepEMError(f"{path} claims tiles of {_by(piece)} pixels: the header is damaged. "
+                          "Copy or write the file again.")
+    if path.stat().st_size < max(last_byte, bytes_used):
+        raise DeepEMError(f"{path} is truncated: {path.stat().st_size} bytes found, "
+                          f"{max(last_byte, bytes_used)} expected. "
                           "Copy or write the file again.")
     return ImageHeader((shape[-2], shape[-1]), None)
 
