@@ -3,6 +3,9 @@
 """Figures of a model, and the sample of windows that training keeps for them."""
 
 import dataclasses
+import io
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -75,6 +78,24 @@ def test_a_damaged_sample_is_refused_with_its_name(tmp_path, sample):
     save_sample(path, dataclasses.replace(sample, scores=sample.scores[:5]))
     with pytest.raises(DeepEMError, match="do not belong together"):
         load_sample(path)
+
+
+def test_a_sample_that_inflates_to_gigabytes_is_refused_without_memory(tmp_path):
+    path = tmp_path / "sample.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**15, 2**14)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, \
+            archive.open("pixels.npy", "w") as member:
+        member.write(header.getvalue())
+        for _ in range(2**9):
+            member.write(bytes(2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DeepEMError, match="sample.npz cannot be read"):
+            load_sample(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_windows_are_drawn_in_four_groups_and_tell_where_they_are(sample):

@@ -26,6 +26,8 @@ SCORED = 256
 SCORED_PIXELS = 2_000_000
 KEPT = 18
 AT_A_TIME = 64
+# The kept windows of the largest preset have 11 MB.
+MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def load_sample(path: str | Path) -> Sample:
     try:
         # Opened here, since NumPy leaves a file open that is no archive.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            if (size := sum(member.file_size for member in file.zip.infolist())) > MOST_BYTES:
+                raise ValueError(f"it claims {size} bytes, expected at most {MOST_BYTES}")
             found = {name: file[name] for name in Sample.__dataclass_fields__}
     except Exception as error:  # a damaged file can raise nearly anything inside the libraries
         raise DeepEMError(f"{path} cannot be read as a sample of windows ({error})") from error
