@@ -98,10 +98,14 @@ def test_scipion_finds_the_installed_plugin(installed, tmp_path):
     assert problems == "[]"
 
 
-@pytest.mark.skipif("DEEPEM_LONG_TESTS" not in os.environ, reason="takes minutes and gigabytes; set DEEPEM_LONG_TESTS")
 def test_the_wheel_installs_into_an_empty_environment_with_all_that_it_requires(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
+    # One small requirement is asked for first: only an index out of reach skips, nothing that is wrong with the wheel.
+    asked = subprocess.run([str(python), "-m", "pip", "--retries", "1", "--timeout", "20", "download", "--quiet",
+                            "--no-deps", "--dest", str(tmp_path / "asked"), "mrcfile"], capture_output=True, text=True)
+    if asked.returncode:
+        pytest.skip(f"the package index is out of reach: {asked.stderr.strip()[-300:]}")
     run(python, "-m", "pip", "install", "--quiet", wheel)
     run(python, "-m", "pip", "check")
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
