@@ -4,6 +4,7 @@
 #   make demo       train and pick simulated micrographs, and show how well it went
 #   make test       run all tests
 #   make test-long   try far more input on what reads files (ten minutes)
+#   make mutation   see whether tests notice changes of picking, metrics and coordinates
 #   make lint       check style and types
 #   make docs       build the documentation in build/docs
 #   make clean      remove what these made
@@ -15,8 +16,10 @@ STAMP := $(VENV)/.installed
 # Programs that some tests use, as package=program; without them those tests are skipped.
 DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged \
     xvfb=Xvfb chromium=chromium
+# Of a hundred changes of the code, made one by one, so many must make a test fail.
+LEAST_MUTATION_SCORE := 85
 
-.PHONY: demo test test-long lint docs clean test-packages
+.PHONY: demo test test-long mutation lint docs clean test-packages
 
 demo: $(STAMP)
 	$(VENV)/bin/python -m deepem_scipion.demo
@@ -27,6 +30,16 @@ test: $(STAMP) test-packages
 test-long: $(STAMP)
 	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest tests/test_fuzz.py
 
+mutation: $(STAMP)
+	rm -rf mutants
+	$(VENV)/bin/mutmut run
+	$(VENV)/bin/mutmut export-cicd-stats
+	@$(VENV)/bin/python -c 'import json; \
+	    found = json.load(open("mutants/mutmut-cicd-stats.json")); \
+	    score = 100 * (found["killed"] + found["timeout"]) / found["total"]; \
+	    print("%.1f %% of %d mutants noticed, expected %s %%" % (score, found["total"], $(LEAST_MUTATION_SCORE))); \
+	    raise SystemExit(score < $(LEAST_MUTATION_SCORE))'
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -35,7 +48,7 @@ docs: $(STAMP)
 	$(VENV)/bin/python -m sphinx -W -n docs build/docs
 
 clean:
-	rm -rf $(VENV) build dist demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist mutants demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.py pyproject.toml

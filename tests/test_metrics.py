@@ -142,6 +142,26 @@ def test_the_threshold_changes_the_plain_figures_only():
     assert metrics.evaluate(truth, picks, 5, threshold=0.9)["overall"]["picks"] == 1
 
 
+def test_every_figure_of_a_cut_is_that_of_the_picks_above_it_for_each_micrograph_too():
+    truth = {"a": coordinates([(10, 10), (90, 90), (50, 50), (50, 10)])}
+    picks = {"a": coordinates([(10, 10), (90, 93), (30, 70), (70, 30), (50, 50)], [0.9, 0.8, 0.7, 0.6, 0.3])}
+    found = metrics.evaluate(truth, picks, 5, threshold=0.5)
+    for figures in (found["overall"], found["micrographs"]["a"]):
+        assert (figures["truth"], figures["picks"], figures["right"]) == (4, 4, 2)
+        assert figures["precision"] == figures["recall"] == figures["F1"] == figures["F2"] == 0.5
+        assert figures["error_px"] == 1.5
+    found = metrics.evaluate(truth, picks, 5, threshold=0.75)["overall"]
+    assert (found["precision"], found["recall"]) == (1, 0.5)
+    assert found["F1"] == pytest.approx(2 / 3) and found["F2"] == pytest.approx(5 / 9)
+    assert found["best_F2"] == {"F2": pytest.approx(5 / 7), "precision": 0.6, "recall": 0.75, "threshold": 0.3}
+
+
+def test_without_any_pick_the_best_figures_are_0():
+    found = metrics.evaluate({"a": coordinates([(10, 10)])}, {"a": coordinates([])}, 5)["overall"]
+    for beta in (1, 2):
+        assert found[f"best_F{beta}"] == {f"F{beta}": 0, "precision": 0, "recall": 0, "threshold": None}
+
+
 def test_the_threshold_of_the_best_f_score_is_found_over_all_micrographs():
     truth = {"a": coordinates([[0, 0], [100, 0]]), "b": coordinates([[0, 0]])}
     picks = {"a": coordinates([[1, 0], [97, 4], [50, 50]], [0.9, 0.7, 0.65]), "b": coordinates([[0, 30]], [0.6])}
