@@ -48,7 +48,7 @@ setup(
         "scipy>=1.9",
         "mrcfile>=1.4",
         "tifffile>=2023.3.15",
-        "imagecodecs>=2023.3.16",
+        "imagecodecs>=2023.3.16,<2026",
         "pillow>=9.1",
         "safetensors>=0.4.4",
         "threadpoolctl>=3",
