@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The paper's studies: noise, crowded micrographs, choice of the threshold, number of training particles.
 
-    python benchmarks/studies.py [--studies snr crowded threshold size] [--data FOLDER] [--recipes NAME ...]
+    python benchmarks/studies.py [--studies snr larger crowded threshold size] [--data FOLDER] [--recipes NAME ...]
                                  [--seeds N ...] [--threads N] [--fresh]
 
 snr        simulated micrographs of a ribosome with ever more noise (Fig. 6), and what a matched filter finds there that
            knows the particle: where it fails, noise sets the limit
+larger     the first of these noises with more micrographs and a larger network
 crowded    simulated micrographs with touching particles, and with ice and carbon (Fig. 5), with and without the
            deviation filter
 threshold  F2 against the threshold on validation and on test micrographs of the real sets (Fig. 3e)
@@ -59,6 +60,8 @@ NOISY = Scene(shape=(2048, 2048), pixel_size_angst=2.5, diameter_angst=250.0, n_
 COARSE = replace(NOISY, shape=(1024, 1024), pixel_size_angst=5.0)
 NOISE_LEVELS = (NOISY, replace(NOISY, snr=0.005), replace(NOISY, snr=0.001), COARSE)
 NOISY_PARTS = {"training": (16, 1), "test": (8, TEST_SEED)}
+LARGER_PARTS = {**NOISY_PARTS, "training": (48, 1)}
+LARGER = ("--maps", "12", "24", "24", "--epochs", "30")
 # The matched filter works on this pixel size, has this many in-plane angles and picks so many of the test micrographs.
 FILTER_PIXEL_ANGST, FILTER_ANGLES, FILTERED = 10.0, 48, 4
 
@@ -196,10 +199,24 @@ def numbers(figures):
     return [f"{figures[key]:.3f}" if key in figures else "-" for key in ("AP", "F1", "precision", "recall")]
 
 
-def trained_on_noise(work, folder, scene, recipe, seed, options):
+def larger(options):
+    """More micrographs and a larger network against noise: table."""
+    rows = [("training micrographs", "picked by", "AP", "best F1", "P", "R", "training s")]
+    folder = simulated("larger", NOISY, LARGER_PARTS, options)
+    for recipe, seed in runs(options):
+        work = folder / f"{recipe}-{seed}"
+        figures = part(work, {"scene": NOISY, "parts": LARGER_PARTS, "recipe": RECIPES[recipe], "options": LARGER},
+                       lambda work=work, recipe=recipe, seed=seed: trained_on_noise(
+                           work, folder, NOISY, recipe, seed, options, LARGER), options.fresh)
+        rows.append((LARGER_PARTS["training"][0], f"{recipe}, seed {seed}, {' '.join(LARGER)}", *numbers(figures),
+                     f"{figures['seconds']:.0f}"))
+    return table(*rows)
+
+
+def trained_on_noise(work, folder, scene, recipe, seed, options, more=()):
     """Train on simulated micrographs and pick others; figures."""
     card, seconds = train(work, micrographs_of(folder / "training"), folder / "training" / "boxes",
-                          scene.diameter_angst, recipe, seed, options.more)
+                          scene.diameter_angst, recipe, seed, [*more, *options.more])
     if card is None:
         return {"seconds": seconds}
     picks = pick(work, micrographs_of(folder / "test"), options.more)
@@ -513,7 +530,7 @@ def cut_out(folder, name, known, region, number, output):
     return len(centres_xy)
 
 
-STUDIES = {"snr": snr, "crowded": crowded, "threshold": threshold, "size": size}
+STUDIES = {"snr": snr, "larger": larger, "crowded": crowded, "threshold": threshold, "size": size}
 
 
 def main():
