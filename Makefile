@@ -3,7 +3,7 @@
 #
 #   make demo       train and pick simulated micrographs, and show how well it went
 #   make test       run all tests
-#   make test-long   try far more input on what reads files (ten minutes)
+#   make test-long   try far more input on what reads files (twenty minutes)
 #   make mutation   see whether tests notice changes of picking, metrics and coordinates
 #   make lint       check style and types
 #   make docs       build the documentation in build/docs
@@ -28,7 +28,7 @@ test: $(STAMP) test-packages
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-long: $(STAMP)
-	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest tests/test_fuzz.py
+	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest tests/test_fuzz.py tests/test_guided.py
 
 mutation: $(STAMP)
 	rm -rf mutants

@@ -1,0 +1,43 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fuzzing of one reader of files, guided by what of its code is reached (atheris, that is libFuzzer).
+
+    python tests/guided.py READER FOLDER_OF_INPUTS ... [-runs=N] [-max_total_time=SECONDS] [-seed=N]
+
+READER is one of the keys of `READERS`. New inputs of interest go to the first of the folders. `test_guided.py` runs
+this; `test_fuzz.py` has the checks and whole files to begin with.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["deepem_scipion.deepem"]):
+    from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_table, use
+
+# Name of a reader: name of the file that it reads, and the check.
+READERS = {
+    "mrc": ("a.mrc", both),
+    "tiff": ("a.tif", both),
+    "box": ("a.box", check_coordinates),
+    "star": ("a.star", check_coordinates),
+    "regions": ("regions.txt", lambda path: read_regions(path, {"a": "a", "b": "b"})),
+    "candidates": ("c.tsv", read_candidates),
+    "summary": ("t.tsv", read_table),
+    "model": ("m", use),
+}
+
+
+def main():
+    """Fuzz until libFuzzer has had enough, or something else than a DeepEMError is raised."""
+    name, reader = READERS[sys.argv[1]]
+    with tempfile.TemporaryDirectory(prefix="deepem-guided-") as folder:
+        path = Path(folder, name)
+        atheris.Setup([sys.argv[0], *sys.argv[2:]], lambda content: read(reader, path, content))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
