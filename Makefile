@@ -3,8 +3,10 @@
 #
 #   make demo       train and pick simulated micrographs, and show how well it went
 #   make test       run all tests
-#   make test-long   try far more input on what reads files (twenty minutes)
+#   make test-long  the three following, an hour or more:
+#   make fuzz       try far more input on what reads files
 #   make mutation   see whether tests notice changes of picking, metrics and coordinates
+#   make versions   other Pythons that are there, the oldest and the newest versions of what is required
 #   make lint       check style and types
 #   make docs       build the documentation in build/docs
 #   make clean      remove what these made
@@ -16,19 +18,23 @@ STAMP := $(VENV)/.installed
 # Programs that some tests use, as package=program; without them those tests are skipped.
 DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged \
     xvfb=Xvfb chromium=chromium
+# Of a hundred lines and branches of the method the tests must run so many.
+LEAST_COVERAGE := 95
 # Of a hundred changes of the code, made one by one, so many must make a test fail.
 LEAST_MUTATION_SCORE := 85
 
-.PHONY: demo test test-long mutation lint docs clean test-packages
+.PHONY: demo test test-long fuzz mutation versions lint docs clean test-packages
 
 demo: $(STAMP)
 	$(VENV)/bin/python -m deepem_scipion.demo
 
 test: $(STAMP) test-packages
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=$(LEAST_COVERAGE)
 
-test-long: $(STAMP)
-	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest tests/test_fuzz.py tests/test_guided.py
+test-long: fuzz mutation versions
+
+fuzz: $(STAMP)
+	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest -rP --hypothesis-show-statistics tests/test_fuzz.py tests/test_guided.py
 
 mutation: $(STAMP)
 	rm -rf mutants
@@ -40,6 +46,9 @@ mutation: $(STAMP)
 	    print("%.1f %% of %d mutants noticed, expected %s %%" % (score, found["total"], $(LEAST_MUTATION_SCORE))); \
 	    raise SystemExit(score < $(LEAST_MUTATION_SCORE))'
 
+versions: $(STAMP)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/nox -f .ci/noxfile.py
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -48,7 +57,7 @@ docs: $(STAMP)
 	$(VENV)/bin/python -m sphinx -W -n docs build/docs
 
 clean:
-	rm -rf $(VENV) build dist mutants demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .ci/.nox build dist mutants demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.py pyproject.toml

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every supported Python with the newest and the oldest supported versions of what the package requires.
 
-    pip install nox uv
-    nox -f .ci/noxfile.py                         all of them; interpreters that are not there are skipped
-    nox -f .ci/noxfile.py -s "tests(python='3.12', versions='oldest')" -- tests/test_model.py
+    make versions                                 all of them; interpreters that are not there are skipped
+    nox -f .ci/noxfile.py -s "tests-3.12(versions='oldest')" -- tests/test_model.py
     nox -f .ci/noxfile.py -s audit                known vulnerabilities of the newest versions
 """
 

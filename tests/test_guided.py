@@ -5,6 +5,7 @@
 With DEEPEM_FUZZ=long in the environment each reader is fuzzed for a minute, with other inputs each time.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,4 +55,6 @@ def test_guided_inputs_are_read_or_refused(reader, tmp_path):
     said = done.stdout.decode(errors="replace")
     faults = [path.read_bytes() for path in tmp_path.glob("fault-*")]
     assert done.returncode == 0 and not faults, f"{faults}\n{said[-4000:]}"
-    assert "Is the code instrumented" not in said and "\nDone " in said, said[-4000:]
+    amount = re.search(r"^Done \d+ runs.*", said, re.MULTILINE)
+    assert "Is the code instrumented" not in said and amount, said[-4000:]
+    sys.stdout.write(f"{reader}: {amount[0]}\n")  # how much was tried, for `make fuzz`

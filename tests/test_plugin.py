@@ -147,7 +147,7 @@ def test_information_about_an_empty_form_is_harmless(protocols):
 
 
 def test_every_source_file_names_its_licence():
-    made = {".venv", "build", "mutants", "results"}  # by tools and benchmarks
+    made = {".venv", ".nox", "build", "mutants", "results"}  # by tools and benchmarks
     files = [path for path in ROOT.rglob("*.py") if not made & set(path.relative_to(ROOT).parts)]
     assert files
     without = [path for path in files if path.stat().st_size and "SPDX-License-Identifier: GPL-3.0-or-later"
