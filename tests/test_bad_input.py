@@ -204,6 +204,21 @@ def test_a_tiff_with_absurd_tiles_or_strips_that_overlap_is_refused(tmp_path):
             refused(tmp_path / "b.tif", words)
 
 
+@pytest.mark.parametrize("pages, words", [(1, "circular"), (3, "circular"), (150, "more than 1000 images")])
+def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pages, words):
+    images = noise(pages * 8, 8).reshape(pages, 8, 8)
+    tifffile.imwrite(tmp_path / "a.tif", images, photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        first, last = file.pages[0].offset, file.pages[-1].offset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    following = last + 2 + 12 * int.from_bytes(content[last:last + 2], "little")
+    assert content[following:following + 4] == bytes(4)
+    content[following:following + 4] = first.to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(content)
+    with memory(2**27):
+        refused(tmp_path / "a.tif", words)
+
+
 @pytest.mark.parametrize("compression", [6, 34712, 65000])
 def test_a_tiff_whose_compression_has_sizes_of_its_own_is_refused(tmp_path, compression):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64).astype(np.uint8))

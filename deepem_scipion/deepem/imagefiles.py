@@ -15,7 +15,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +35,7 @@ _MRC_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA",
                       50000: "Zstandard"}
 _LARGEST_TILE = 2**22  # pixels; a tile that is larger than this and than the image is damage
+_MOST_PAGES = 1000
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 
@@ -229,13 +230,19 @@ def _tiff_data(path: Path) -> np.ndarray:
     return data
 
 
-def _tiff(path: Path) -> Any:
+@contextmanager
+def _tiff(path: Path) -> Iterator[Any]:
     import tifffile
 
     # What it would complain about is either harmless or raised by us with the file's name.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
     # In these three flavours a file may name others, which would be read in its place.
-    return tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False)
+    with tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False) as tiff:
+        with suppress(IndexError):
+            tiff.pages[_MOST_PAGES]  # pages that name one another in a circle never end
+            raise DeepEMError(f"{path} holds more than {_MOST_PAGES} images (a stack or a movie), or its header is "
+                              "damaged. Expected one grey image: average the frames, or split the stack.")
+        yield tiff
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
