@@ -12,6 +12,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -204,8 +205,8 @@ def test_a_tiff_with_absurd_tiles_or_strips_that_overlap_is_refused(tmp_path):
             refused(tmp_path / "b.tif", words)
 
 
-@pytest.mark.parametrize("pages, words", [(1, "circular"), (3, "circular"), (150, "more than 1000 images")])
-def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pages, words):
+@pytest.mark.parametrize("pages", [1, 3, 150])
+def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pages):
     images = noise(pages * 8, 8).reshape(pages, 8, 8)
     tifffile.imwrite(tmp_path / "a.tif", images, photometric="minisblack", metadata=None)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -216,7 +217,26 @@ def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pa
     content[following:following + 4] = first.to_bytes(4, "little")
     (tmp_path / "a.tif").write_bytes(content)
     with memory(2**27):
-        refused(tmp_path / "a.tif", words)
+        refused(tmp_path / "a.tif", "in a circle")
+
+
+def test_a_tiff_of_more_pages_than_any_movie_has_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", noise(1001 * 2, 2).reshape(1001, 2, 2), photometric="minisblack")
+    refused(tmp_path / "a.tif", "more than 1000 images")
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("name, kind, values",
+                         [("ImageWidth", 4, 10**6), ("ImageLength", 2, 1), ("SamplesPerPixel", 3, 2)])
+def test_a_tiff_whose_sizes_are_several_numbers_or_text_takes_no_memory(tmp_path, name, kind, values, big):
+    tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), bigtiff=big, byteorder=">")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        place = file.pages[0].tags[name].offset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[place + 2:place + (12 if big else 8)] = struct.pack(">HQ" if big else ">HI", kind, values)
+    (tmp_path / "a.tif").write_bytes(content)
+    with memory(2**27):
+        refused(tmp_path / "a.tif", f"{values} values of type {kind} for {name}")
 
 
 @pytest.mark.parametrize("compression", [6, 34712, 65000])

@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +36,11 @@ _MRC_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA",
                       50000: "Zstandard"}
 _LARGEST_TILE = 2**22  # pixels; a tile that is larger than this and than the image is damage
-_MOST_PAGES = 1000
+_MOST_PAGES, _MOST_TAGS = 1000, 4096
+# Tags that sizes are computed from, and the types of whole numbers.
+_TIFF_SIZES = {256: "ImageWidth", 257: "ImageLength", 277: "SamplesPerPixel", 322: "TileWidth", 323: "TileLength",
+               32997: "ImageDepth", 32998: "TileDepth"}
+_TIFF_WHOLE_NUMBERS = {1, 3, 4, 16}
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 
@@ -236,13 +241,39 @@ def _tiff(path: Path) -> Iterator[Any]:
 
     # What it would complain about is either harmless or raised by us with the file's name.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    # In these three flavours a file may name others, which would be read in its place.
-    with tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False) as tiff:
-        with suppress(IndexError):
-            tiff.pages[_MOST_PAGES]  # pages that name one another in a circle never end
-            raise DeepEMError(f"{path} holds more than {_MOST_PAGES} images (a stack or a movie), or its header is "
-                              "damaged. Expected one grey image: average the frames, or split the stack.")
-        yield tiff
+    with open(path, "rb") as stream:
+        _check_tags(path, stream)
+        # In the first three flavours a file may name others, which would be read in its place; the last has other tags.
+        with tifffile.TiffFile(stream, is_ome=False, is_mmstack=False, is_ndtiff=False, is_ndpi=False) as tiff:
+            yield tiff
+
+
+def _check_tags(path: Path, stream: IO[bytes]) -> None:
+    """Raise DeepEMError where pages never end or a size is no number, for which the library takes any time and memory.
+
+    What ends too early is left to the library, which reads it or says what is wrong.
+    """
+    order, big = "<" if stream.read(2) == b"II" else ">", stream.read(2) in (b"+\0", b"\0+")
+    count, entry, following = (struct.Struct(order + form) for form in (("Q", "HHQ8x", "Q") if big else
+                                                                        ("H", "HHI4x", "I")))
+    stream.seek(8 if big else 4)
+    seen: set[int] = set()
+    with suppress(struct.error):
+        while offset := following.unpack(stream.read(following.size))[0]:
+            if offset in seen:
+                raise DeepEMError(f"{path} is a TIFF whose pages name one another in a circle: the header is damaged. "
+                                  "Copy or write the file again.")
+            if len(seen) == _MOST_PAGES:
+                raise DeepEMError(f"{path} holds more than {_MOST_PAGES} images (a stack or a movie). Expected one "
+                                  "grey image: average the frames, or split the stack.")
+            seen.add(offset)
+            stream.seek(offset)
+            tags = stream.read(min(count.unpack(stream.read(count.size))[0], _MOST_TAGS) * entry.size)
+            for tag, kind, values in entry.iter_unpack(tags):
+                if tag in _TIFF_SIZES and (values != 1 or kind not in _TIFF_WHOLE_NUMBERS):
+                    raise DeepEMError(f"{path} is a TIFF with {values} values of type {kind} for {_TIFF_SIZES[tag]}. "
+                                      "Expected one whole number: the header is damaged. Copy or write the file again.")
+    stream.seek(0)
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
