@@ -62,8 +62,8 @@ _rlnMicrographName #3
 COORDINATES_ONLY = "data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
 
 points = st.lists(st.tuples(st.floats(-500, 20000), st.floats(-500, 20000), st.floats(0, 1)), max_size=8)
-names = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), blacklist_characters="/\""), min_size=1).filter(
-    lambda name: name.strip("."))  # the extension of "..mrc" belongs to the name
+letters = st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp"), blacklist_characters="/\"")
+names = st.text(letters, min_size=1).filter(lambda name: name.strip("."))  # in "..mrc" the extension is the name
 
 
 # --------------------------------------------------------------------- .box
