@@ -251,15 +251,16 @@ def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, 
 def test_one_micrograph_is_enough_to_train_on(blobs, tmp_path):
     assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--epochs", "4", "--validation-fraction",
-                 "0.3"]) == 0
+                 "0.3", "--maps", "4", "5", "6"]) == 0
     card = load_model(tmp_path / "m").card()
-    assert card["validation"]["particles"] > 0
+    assert card["validation"]["particles"] > 0 and card["geometry"]["maps"] == [4, 5, 6]
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--diameter", "-5"], "diameter"), (["--diameter", "4"], "at least 8"), (["--box", "24"], "need each other"),
     (["--box", "25", "--kernels", "5", "4", "2", "--pools", "2", "2", "2"], "nearest"),
-    (["--epochs", "0"], "epochs 0"), (["--given-negatives-only"], "needs --negatives"),
+    (["--maps", "0", "5", "5"], "at least 1"), (["--epochs", "0"], "epochs 0"),
+    (["--given-negatives-only"], "needs --negatives"),
     (["--preset", "klh", "--diameter", "3000"], "smaller than the network's window"),
     (["--validation-fraction", "1.5"], "validation fraction"), (["--diameter", "nan"], "diameter")])
 def test_impossible_training_is_refused_in_words(blobs, tmp_path, capsys, arguments, message):

@@ -36,6 +36,10 @@ def test_automatic_geometry_reduces_by_a_whole_factor():
     assert step == 2
 
 
+def test_the_automatic_geometry_has_as_many_maps_as_are_asked_for():
+    assert choose_geometry(Plan(120.0, maps=(12, 24, 24)), 1.5)[0] == Geometry(40, (9, 5, 3), (2, 2, 2), (12, 24, 24))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_scan_in_steps_of_20_px_and_reduce_to_a_box_of_one_and_a_half_diameters(name):
     geometry, working, step = choose_geometry(Plan(400.0, preset=name), 0.5)

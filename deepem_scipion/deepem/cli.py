@@ -139,15 +139,17 @@ def _labels(options: argparse.Namespace) -> tuple[dict[str, Coordinates], dict[s
 
 def _plan(options: argparse.Namespace) -> Plan:
     from .model import load_model
+    from .network import MAPS
     from .plan import Plan
 
     if options.given_negatives_only and not (options.negatives or options.more_negatives):
         raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")
-    if options.continue_from and (options.preset or options.box or options.working_pixel_size):
-        raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, --box "
-                          "and --working-pixel-size")
+    if options.continue_from and (options.preset or options.box or options.maps or options.working_pixel_size):
+        raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, "
+                          "--box, --maps and --working-pixel-size")
     return Plan(
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
+        maps=tuple(options.maps or MAPS),
         working_pixel_size_angst=options.working_pixel_size, pixel_size_angst=options.pixel_size, recipe=options.recipe,
         epochs=options.epochs, given_negatives_only=options.given_negatives_only, seed=options.seed,
         validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
@@ -160,11 +162,10 @@ def _geometry(options: argparse.Namespace) -> Geometry | None:
     from .network import PRESETS, Geometry
 
     parts = (options.box, options.kernels, options.pools, options.maps)
-    if not any(parts):
+    if not any(parts if options.preset else parts[:3]):
         return None
     if not options.preset and not all(parts[:3]):
-        raise DeepEMError("--box, --kernels, --pools and --maps need each other: give the first three, or a --preset "
-                          "to start from")
+        raise DeepEMError("--box, --kernels and --pools need each other: give all three, or a --preset to start from")
     start = PRESETS[options.preset] if options.preset else Geometry(40, (9, 5, 3), (2, 2, 2))
     return Geometry(options.box or start.box, *(tuple(given or default) for given, default in zip(
         parts[1:], (start.kernels, start.pools, start.maps))))

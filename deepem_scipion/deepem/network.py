@@ -35,6 +35,10 @@ NEAR_PX = 1000
 NORMALISATION_MOMENTUM = 0.9
 
 
+# Feature maps of the three stages (Fig. 1).
+MAPS: Triple = (6, 12, 12)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Sizes of the network's layers.
@@ -56,7 +60,7 @@ class Geometry:
     box: int
     kernels: Triple
     pools: Triple
-    maps: Triple = (6, 12, 12)
+    maps: Triple = MAPS
 
     def __post_init__(self) -> None:
         for name in ("kernels", "pools", "maps"):
@@ -139,7 +143,7 @@ PRESETS: dict[str, Geometry] = {
 PRESET_STEP = 20
 
 
-def auto_geometry(diameter_px: float) -> Geometry:
+def auto_geometry(diameter_px: float, maps: Triple = MAPS) -> Geometry:
     """Geometry for a particle of a given diameter, in working pixels.
 
     The box is about 1.5 diameters, pools are 2, 2, 2, and the kernels are those which fit without
@@ -150,11 +154,13 @@ def auto_geometry(diameter_px: float) -> Geometry:
     ----------
     diameter_px : float
         Particle diameter in pixels of the working image.
+    maps : three ints
+        Feature maps of the three stages.
 
     Raises
     ------
     DeepEMError
-        Where the particle is too small or too large, see `check_diameter`.
+        Where the particle is too small or too large, see `check_diameter`, or a number of maps is not at least 1.
     """
     check_diameter(diameter_px)
     target = BOX_PER_DIAMETER * diameter_px
@@ -170,7 +176,7 @@ def auto_geometry(diameter_px: float) -> Geometry:
             if best is None or cost < best[0] - 1e-12:
                 best = (cost, box, kernels)
     assert best is not None  # kernels of 1 to 3 px fit every box of 12 px and more
-    return Geometry(best[1], best[2], pools)
+    return Geometry(best[1], best[2], pools, maps)
 
 
 def check_diameter(diameter_px: float) -> None:

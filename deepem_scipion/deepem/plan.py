@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .calibration import STD_MARGIN
 from .errors import DeepEMError
 from .model import Model
-from .network import BOX_PER_DIAMETER, PRESET_STEP, PRESETS, Geometry, auto_binning, auto_geometry
+from .network import BOX_PER_DIAMETER, MAPS, PRESET_STEP, PRESETS, Geometry, Triple, auto_binning, auto_geometry
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Plan:
     diameter_angst : particle diameter
     preset : name in `PRESETS`, or None for the automatic geometry
     geometry : instead of the preset's or automatic one
+    maps : feature maps of the three stages of the automatic geometry
     working_pixel_size_angst : instead of the automatic one
     pixel_size_angst : of the micrographs, instead of what their headers say
     recipe : name in `RECIPES`
@@ -39,6 +40,7 @@ class Plan:
     diameter_angst: float
     preset: str | None = None
     geometry: Geometry | None = None
+    maps: Triple = MAPS
     working_pixel_size_angst: float | None = None
     pixel_size_angst: float | None = None
     recipe: str = "default"
@@ -95,5 +97,5 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, floa
         working = pixel_size_angst * max(
             1, round(BOX_PER_DIAMETER * plan.diameter_angst / pixel_size_angst / geometry.box))
     if geometry is None:
-        geometry = auto_geometry(plan.diameter_angst / working)
+        geometry = auto_geometry(plan.diameter_angst / working, plan.maps)
     return geometry, working, PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step

@@ -29,6 +29,11 @@ def _filled(pointers):
     return [pointer for pointer in pointers if pointer.get() is not None]
 
 
+def _numbers(text):
+    """Whole numbers in a text parameter."""
+    return [int(word) for word in text.get("").replace(",", " ").split()]
+
+
 class DeepEMTrainOutput(enum.Enum):
     outputModel = DeepEMModel
 
@@ -360,9 +365,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
 
     def _getCustomLayers(self):
         """Box, and lists of kernels, pools and maps as the user gave them."""
-        lists = [[int(word) for word in text.get("").replace(",", " ").split()]
-                 for text in (self.kernels, self.pools, self.maps)]
-        return self.boxSize.get(), *lists
+        return self.boxSize.get(), _numbers(self.kernels), _numbers(self.pools), _numbers(self.maps)
 
     def _geometryErrors(self):
         """What the method has against the layers or the diameter."""
@@ -371,7 +374,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
                 Geometry(*self._getCustomLayers())
             elif self.preset.get() == PRESET_AUTO:
                 working = self._getSamplingRate() * auto_binning(self._getDiameter(), self._getSamplingRate())
-                auto_geometry(self._getDiameter() / working)
+                auto_geometry(self._getDiameter() / working, _numbers(self.maps))
         except (DeepEMError, ValueError) as error:
             return [f"Network: {error}"]
         return []
@@ -448,7 +451,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
         if self.doContinue:
             return ["--continue-from", self.inputModel.get().getFileName()]
         if self.preset.get() == PRESET_AUTO:
-            return []
+            return ["--maps", *map(str, _numbers(self.maps))]
         if self.preset.get() != PRESET_CUSTOM:
             return ["--preset", PRESETS[self.preset.get()]]
         box, kernels, pools, maps = self._getCustomLayers()

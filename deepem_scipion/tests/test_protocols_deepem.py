@@ -334,6 +334,14 @@ class TestDeepEMProtocols(BaseTest):
         protocol.particleDiameter.set(100)
         self.assertIn("does not fit", "\n".join(protocol.validate()))
 
+    def test_feature_maps_of_the_automatic_layers_are_those_of_the_form(self):
+        protocol = self.newProtocol(ProtDeepEMTrain, maps="12, 24 24", particleDiameter=100)
+        self.assertEqual(protocol._getNetworkArguments(), ["--maps", "12", "24", "24"])
+        protocol.inputCoordinates.set(self.importCoordinates(self.mics, {TRAINING[0]: [(100, 100)]}).outputCoordinates)
+        self.assertNotIn("Network:", "\n".join(protocol.validate()))
+        protocol.maps.set("12 24")
+        self.assertIn("three whole numbers", "\n".join(protocol.validate()))
+
     def test_another_pixel_size_than_in_training_raises_a_warning(self):
         protocol = self.pick(self.mics, launch=False)
         self.assertEqual(protocol.warnings(), [])
