@@ -14,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["deepem_scipion.deepem"]):
+with atheris.instrument_imports(include=["deepem_scipion.deepem", "tifffile"]):
     from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_table, use
 
 # Name of a reader: name of the file that it reads, and the check.

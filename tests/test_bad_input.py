@@ -227,7 +227,8 @@ def test_a_tiff_of_more_pages_than_any_movie_has_is_refused(tmp_path):
 
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("name, kind, values",
-                         [("ImageWidth", 4, 10**6), ("ImageLength", 2, 1), ("SamplesPerPixel", 3, 2)])
+                         [("ImageWidth", 4, 10**6), ("ImageLength", 2, 1), ("ImageLength", 1, 1),
+                          ("SamplesPerPixel", 3, 2)])
 def test_a_tiff_whose_sizes_are_several_numbers_or_text_takes_no_memory(tmp_path, name, kind, values, big):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), bigtiff=big, byteorder=">")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -237,6 +238,18 @@ def test_a_tiff_whose_sizes_are_several_numbers_or_text_takes_no_memory(tmp_path
     (tmp_path / "a.tif").write_bytes(content)
     with memory(2**27):
         refused(tmp_path / "a.tif", f"{values} values of type {kind} for {name}")
+
+
+# A clear code, and then one that stands for nothing yet: the decoder would read wherever a forgotten pointer leads.
+@pytest.mark.parametrize("stream", [b"\x80\x4b\x20\x10\x0b\x4b", b"\0\x03\x10\xff"])
+def test_a_tiff_whose_lzw_codes_lead_out_of_the_decoders_memory_is_refused(tmp_path, stream):
+    tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), compression="lzw")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        place = file.pages[0].dataoffsets[0]
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[place:place + len(stream)] = stream
+    (tmp_path / "a.tif").write_bytes(content)
+    refused(tmp_path / "a.tif", "its LZW compression is damaged")
 
 
 @pytest.mark.parametrize("compression", [6, 34712, 65000])

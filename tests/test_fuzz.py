@@ -141,7 +141,8 @@ def tiff(**how):
 
 MRCS = [mrc(), mrc(">f4"), mrc("<i1"), mrc("<i2"), mrc(">u2"), mrc("<f2"), mrc(extended=b"x" * 48)]
 TIFFS = [tiff(), tiff(byteorder=">"), tiff(bigtiff=True), tiff(dtype="u2", rowsperstrip=2), tiff(compression="zlib"),
-         tiff(compression="lzw"), tiff(tile=(16, 16)),
+         tiff(compression="lzw"), tiff(tile=(16, 16)), tiff(compression="packbits"), tiff(compression="lzma"),
+         tiff(compression="zstd"), tiff(compression="lzw", dtype="u2", predictor=True, rowsperstrip=2),
          tiff(dtype="u1", description="a", metadata={"axes": "YX"})]
 
 

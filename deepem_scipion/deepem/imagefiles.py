@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import DeepEMError
+from .lzw import can_be_decoded
 
 # Five times the largest camera of today: a header that claims more is damaged, and must not take memory.
 MAX_PIXELS = 2**29
@@ -35,12 +36,13 @@ _MRC_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 # Those whose output is bounded by what the strip or tile holds by its sizes.
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA",
                       50000: "Zstandard"}
+_LZW = 5
 _LARGEST_TILE = 2**22  # pixels; a tile that is larger than this and than the image is damage
 _MOST_PAGES, _MOST_TAGS = 1000, 4096
-# Tags that sizes are computed from, and the types of whole numbers.
+# Tags that sizes are computed from, and the types of whole numbers; bytes the library takes for text.
 _TIFF_SIZES = {256: "ImageWidth", 257: "ImageLength", 277: "SamplesPerPixel", 322: "TileWidth", 323: "TileLength",
                32997: "ImageDepth", 32998: "TileDepth"}
-_TIFF_WHOLE_NUMBERS = {1, 3, 4, 16}
+_TIFF_WHOLE_NUMBERS = {3, 4, 16}
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UNPACKERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 
@@ -231,8 +233,22 @@ def _tiff_header(path: Path) -> ImageHeader:
 
 def _tiff_data(path: Path) -> np.ndarray:
     with _tiff(path) as tiff:
+        for page in tiff.series[0].pages:
+            if page is not None and int(page.compression) == _LZW:
+                _check_lzw(path, page, tiff.filehandle)
         data: np.ndarray = tiff.series[0].asarray()
     return data
+
+
+def _check_lzw(path: Path, page: Any, stream: Any) -> None:
+    """Raise DeepEMError where a page has a strip that would make the decoder read beyond its memory."""
+    sound = page.keyframe.fillorder == 1
+    for offset, length in zip(page.dataoffsets, page.databytecounts):
+        stream.seek(offset)
+        sound = sound and can_be_decoded(stream.read(length))
+    if not sound:
+        raise DeepEMError(f"{path} cannot be read: its LZW compression is damaged. Copy or write the file again, or "
+                          "write it without compression.")
 
 
 @contextmanager
