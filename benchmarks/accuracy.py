@@ -128,8 +128,8 @@ def thresholds(results):
 
 def without_worst(results):
     """Lines of the table of figures without the micrograph that fares worst."""
-    yield from ("", "| set | recipe | seed | distance px | worst | its AP | mean AP of all | AP without it | best F1 | P | "
-                "R |",
+    yield from ("", "| set | recipe | seed | distance px | worst | its AP | mean AP of all | AP without it | best F1 | "
+                "P | R |",
                 "|---|---|---|---|---|---|---|---|---|---|---|")
     for result in results:
         areas = result["AP"]
