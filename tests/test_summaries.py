@@ -81,6 +81,14 @@ def test_a_line_that_was_cut_short_costs_no_other(tmp_path, kept):
     assert [name for name in read_table(table) if name != "b"] == ["a", "c"]
 
 
+@pytest.mark.parametrize("kept", ["evidence", "negative_evidence"])
+def test_contrast_is_told_by_micrographs_with_both_figures_of_it(kept):
+    whole = entry() | {"evidence": 9.0, "negative_evidence": 3.0}
+    damaged = entry() | {kept: 100.0}
+    assert totals({"a": whole, "b": damaged})["contrast"]["micrographs"] == 1
+    assert totals({"b": damaged})["contrast"] is None
+
+
 # ---- totals ----
 
 def test_totals_are_means_over_the_micrographs_and_their_candidates():

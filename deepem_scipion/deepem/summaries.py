@@ -93,7 +93,8 @@ def contrast(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     are small. So the contrast is called inverted where the second is greater by more than chance, the deviation of
     counted things being the square root of their number.
     """
-    checked = [entry for entry in entries.values() if entry.get("negative_evidence") is not None]
+    checked = [entry for entry in entries.values()
+               if entry.get("evidence") is not None and entry.get("negative_evidence") is not None]
     if not checked:
         return None
     as_is, negative = (sum(entry[key] for entry in checked) for key in ("evidence", "negative_evidence"))
