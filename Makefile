@@ -3,7 +3,7 @@
 #
 #   make demo       train and pick simulated micrographs, and show how well it went
 #   make test       run all tests
-#   make test-long  the three following, an hour or more:
+#   make test-long  the three following, three quarters of an hour:
 #   make fuzz       try far more input on what reads files
 #   make mutation   see whether tests notice changes of picking, metrics and coordinates
 #   make versions   other Pythons that are there, the oldest and the newest versions of what is required

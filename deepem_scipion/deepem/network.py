@@ -31,13 +31,10 @@ BOX_PER_DIAMETER = 1.5
 KERNEL_SHARES = (0.22, 0.30, 0.45)
 # No farther than this from a box that does not fit is one looked for that does.
 NEAR_PX = 1000
-# Means and deviations over batches are averaged over about 1 / (1 - this) of them.
-NORMALISATION_MOMENTUM = 0.9
-
-
 # Feature maps of the three stages (Fig. 1).
 MAPS: Triple = (6, 12, 12)
-
+# Means and deviations over batches are averaged over about 1 / (1 - this) of them.
+NORMALISATION_MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Geometry:
