@@ -36,6 +36,7 @@ MAPS: Triple = (6, 12, 12)
 # Means and deviations over batches are averaged over about 1 / (1 - this) of them.
 NORMALISATION_MOMENTUM = 0.9
 
+
 @dataclass(frozen=True)
 class Geometry:
     """Sizes of the network's layers.
