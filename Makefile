@@ -26,7 +26,7 @@ LEAST_MUTATION_SCORE := 85
 .PHONY: demo test test-long fuzz mutation versions lint docs clean test-packages
 
 demo: $(STAMP)
-	$(VENV)/bin/python -m deepem_scipion.demo
+	$(VENV)/bin/python -m deepem_scipion.headless.demo
 
 test: $(STAMP) test-packages
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=$(LEAST_COVERAGE)

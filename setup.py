@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
     package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
-                                     "deepem/*.j2"]},
+                                     "deepem/report/*.j2"]},
     install_requires=[
         "scipion-pyworkflow>=3.11",
         "scipion-em>=3.11",
@@ -68,7 +68,7 @@ setup(
                 "sphinx>=8.1", "myst-parser>=4", "sphinx-argparse>=0.5", "furo"],
     },
     entry_points={
-        "console_scripts": ["deepem = deepem_scipion.deepem.cli:main"],
+        "console_scripts": ["deepem = deepem_scipion.deepem.commands.main:main"],
         "pyworkflow.plugin": ["deepem_scipion = deepem_scipion"],
     },
 )

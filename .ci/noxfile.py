@@ -17,7 +17,7 @@ PYTHONS = ("3.10", "3.11", "3.12")
 RESOLUTION = {"newest": "highest", "oldest": "lowest-direct"}
 # Of the method, a minute or two in all, and those that need Scipion without running a protocol.
 FAST = [f"tests/test_{name}.py" for name in (
-    "convolution", "coordinates", "layers", "metrics", "micrographs", "model", "model_formats", "network", "picking",
+    "convolution", "coordinates", "layers", "metrics", "micrographs", "model", "network", "picking",
     "plugin", "regions", "report", "summaries", "training")]
 SMOKE = "import pyworkflow as pw; print(pw.Config.getDomain().getProtocols()['ProtDeepEMPick'])"
 
@@ -39,7 +39,6 @@ def tests(session, versions):
     session.install("pytest", "hypothesis")
     session.run("uv", "pip", "list", external=True)
     session.run("deepem", "--version")
-    session.run("deepem", "info", "tests/models/format-1.deepem")
     session.run("python", "-W", "ignore", "-c", SMOKE, env={"SCIPION_DOMAIN": "pwem"})
     # What old versions warn of among themselves is not ours to mend.
     quiet = ["-W", "ignore::DeprecationWarning"] if versions == "oldest" else []

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Accuracy on real annotated micrographs: train on some, pick the others, compare with the annotation.
 
-    python benchmarks/accuracy.py [--data FOLDER] [--sets NAME ...] [--recipes NAME ...] [--seeds N ...] [--folds 3]
+    python benchmarks/accuracy.py [--data FOLDER] [--sets NAME ...] [--training-presets NAME ...] [--seeds N ...] [--folds 3]
                                   [--train N] [--options ...]
 
 The split goes by name: the first micrographs in alphabetical order are trained on (4 of apoferritin, 8 of
@@ -54,11 +54,11 @@ def splits(names, n_train, folds):
             for fold in range(folds)]
 
 
-def run(folder, data, recipe, seed, folds, work, options=()):
+def run(folder, data, training_preset, seed, folds, work, options=()):
     """Train and pick; figures at each distance, seconds of training and seconds per picked micrograph."""
-    from deepem_scipion.deepem.cli import main
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.metrics import evaluate
+    from deepem_scipion.deepem.commands.main import main
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.evaluation.metrics import evaluate
 
     names = sorted(path.stem for path in (folder / data.images).glob("*.mrc"))
     truth, picks, auto, train_s, pick_s = {}, {}, [], 0.0, 0.0
@@ -66,7 +66,7 @@ def run(folder, data, recipe, seed, folds, work, options=()):
         model, output = work / f"{fold}.deepem", work / f"picks{fold}"
         began = time.perf_counter()
         done = main(["train", "--micrographs", *files(folder, training, data.images), "--coordinates",
-                     str(folder / "boxes"), "--diameter", str(data.diameter_angst), "--recipe", recipe, "--seed",
+                     str(folder / "boxes"), "--diameter", str(data.diameter_angst), "--training-preset", training_preset, "--seed",
                      str(seed), "--output", str(model), *options])
         train_s += time.perf_counter() - began
         began = time.perf_counter()
@@ -91,8 +91,8 @@ def run(folder, data, recipe, seed, folds, work, options=()):
 
 def at_auto(model, truth, picks, data):
     """Threshold that a model suggests; precision and recall there by its card and on the micrographs picked."""
-    from deepem_scipion.deepem.metrics import evaluate
-    from deepem_scipion.deepem.model import read_card
+    from deepem_scipion.deepem.evaluation.metrics import evaluate
+    from deepem_scipion.deepem.model.files import read_card
 
     card = read_card(model)
     found = evaluate(truth, {name: picks[name] for name in truth}, data.distances_px[0], data.region, card["threshold"])
@@ -110,7 +110,7 @@ def row(result):
     """Lines of the table, one for each distance."""
     for distance, overall in result["figures"].items():
         best, f2 = overall["best_F1"], overall["best_F2"]["F2"]
-        yield (f"| {result['set']} | {result['recipe']} | {result['seed']} | {distance} | {best['F1']:.3f} | "
+        yield (f"| {result['set']} | {result['training_preset']} | {result['seed']} | {distance} | {best['F1']:.3f} | "
                f"{best['precision']:.3f} | {best['recall']:.3f} | {overall['AP']:.3f} | {f2:.3f} | "
                f"{overall['error_px']:.1f} | {result['train_s']:.0f} | {result['pick_s']:.2f} |")
 
@@ -122,7 +122,7 @@ def thresholds(results):
     for result in results:
         for fold, auto in enumerate(result["auto"], 1):
             cells = [f"{value:.3f}" for pair in zip(auto["validation"], auto["test"]) for value in pair]
-            yield " | ".join([f"| {result['set']}", result["recipe"], str(result["seed"]), str(fold),
+            yield " | ".join([f"| {result['set']}", result["training_preset"], str(result["seed"]), str(fold),
                               f"{auto['threshold']:.3f}", *cells]) + " |"
 
 
@@ -137,7 +137,7 @@ def without_worst(results):
             best = overall["best_F1"]
             cells = [areas[result["worst"]], sum(areas.values()) / len(areas), overall["AP"], best["F1"],
                      best["precision"], best["recall"]]
-            yield " | ".join([f"| {result['set']}", result["recipe"], str(result["seed"]), distance, result["worst"],
+            yield " | ".join([f"| {result['set']}", result["training_preset"], str(result["seed"]), distance, result["worst"],
                               *(f"{value:.3f}" for value in cells)]) + " |"
 
 
@@ -147,7 +147,7 @@ def main():
     default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
     parser.add_argument("--sets", nargs="+", choices=[*SETS, *FRAMES], default=list(SETS))
-    parser.add_argument("--recipes", nargs="+", default=["paper", "default"])
+    parser.add_argument("--training-presets", nargs="+", default=["paper", "default"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--train", type=int, help="number of micrographs to train on")
@@ -162,17 +162,17 @@ def main():
              "pick s per micrograph |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     results = []
     for name in options.sets:
-        for recipe in options.recipes:
+        for training_preset in options.training_presets:
             for seed in options.seeds:
                 data = {**SETS, **FRAMES}[name]
                 if options.train:
                     data = replace(data, train=options.train)
-                words = [name, recipe, seed, options.folds, *([options.train] if options.train else []),
+                words = [name, training_preset, seed, options.folds, *([options.train] if options.train else []),
                          *(word.strip("-") for word in options.options)]
                 work = RESULTS / "accuracy" / "-".join(map(str, words))
                 work.mkdir(parents=True, exist_ok=True)
-                result = {"set": name, "recipe": recipe, "seed": seed, "folds": options.folds,
-                          **run(options.data / (data.of or name), data, recipe, seed, options.folds, work,
+                result = {"set": name, "training_preset": training_preset, "seed": seed, "folds": options.folds,
+                          **run(options.data / (data.of or name), data, training_preset, seed, options.folds, work,
                                 options.options)}
                 results.append(result)
                 lines += row(result)

@@ -34,8 +34,8 @@ OTHERS = (0.7, 0.9)  # other least correlations, to show how much the share depe
 
 def tasks(options):
     """What the pickers get to do, and the annotation."""
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.micrographs import read_pixel_size
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.micrographs.micrograph import read_pixel_size
 
     folder, data = options.data / "apoferritin", SETS["apoferritin"]
     names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
@@ -50,7 +50,7 @@ def tasks(options):
 
 def picked(options):
     """Centres by micrograph for each kind of picks; the task."""
-    from deepem_scipion.deepem.model import read_card
+    from deepem_scipion.deepem.model.files import read_card
 
     ours, theirs = tasks(options)
     program = deepem(options)
@@ -71,7 +71,7 @@ def flat(picks):
 
 def extract(work, folder, rows, task):
     """Particles in RELION's polarity and normalisation; the path of their STAR file."""
-    from deepem_scipion.deepem.coordinates import write_star
+    from deepem_scipion.deepem.coordinates.star import write_star
 
     shutil.rmtree(work, ignore_errors=True)
     (work / "mics").mkdir(parents=True)
@@ -113,7 +113,7 @@ def classify(work, task, options):
 
 def class_numbers(path):
     """Number of the class of every particle, from 1."""
-    from deepem_scipion.deepem.starfiles import read_tables
+    from deepem_scipion.deepem.coordinates.startables import read_tables
 
     table = next(table for table in read_tables(path) if "rlnClassNumber" in table.labels)
     column = table.labels.index("rlnClassNumber")

@@ -144,7 +144,7 @@ def registration(options):
     from pwem.objects import SetOfCoordinates
 
     from deepem_scipion import convert
-    from deepem_scipion.deepem.coordinates import write_box
+    from deepem_scipion.deepem.coordinates.box import write_box
     from deepem_scipion.protocols import ProtDeepEMPick
 
     image = Path("image.mrc").resolve()

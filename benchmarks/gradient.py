@@ -18,18 +18,18 @@ def seconds_per_update(geometry, updates):
     """Median seconds of an update, and the number of patches in it."""
     import numpy as np
 
-    from deepem_scipion.deepem.examples import LEAST_BATCH, PIXELS_PER_BATCH
-    from deepem_scipion.deepem.network import build_network
-    from deepem_scipion.deepem.training import RECIPES, compile_network
+    from deepem_scipion.deepem.network.architecture import build_network
+    from deepem_scipion.deepem.training.batches import MIN_BATCH, PIXELS_PER_BATCH
+    from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network
 
-    recipe = RECIPES["default"]
-    side = geometry.box + geometry.pools[0] * geometry.pools[1] * geometry.pools[2] * (recipe.patch - 1)
-    batch = max(LEAST_BATCH, min(recipe.batch, PIXELS_PER_BATCH // side**2))
+    training_preset = TRAINING_PRESETS["default"]
+    side = geometry.box + geometry.pools[0] * geometry.pools[1] * geometry.pools[2] * (training_preset.patch - 1)
+    batch = max(MIN_BATCH, min(training_preset.batch, PIXELS_PER_BATCH // side**2))
     rng = np.random.default_rng(0)
     patches = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
-    targets = rng.integers(-1, 2, (batch, recipe.patch, recipe.patch, 1)).astype(np.float32)
+    targets = rng.integers(-1, 2, (batch, training_preset.patch, training_preset.patch, 1)).astype(np.float32)
     network = build_network(geometry, whole=True)
-    compile_network(network, recipe, 100)
+    compile_network(network, training_preset, 100)
     network.train_on_batch(patches, targets)
     taken = []
     for _ in range(updates):
@@ -42,14 +42,14 @@ def seconds_per_update(geometry, updates):
 def main():
     """Time both and print the table."""
     from deepem_scipion.deepem import runtime
-    from deepem_scipion.deepem.network import PRESETS
+    from deepem_scipion.deepem.network.geometry import PRESETS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--updates", type=int, default=2)
     options = parser.parse_args()
     runtime.start()
-    from deepem_scipion.deepem import layers
+    from deepem_scipion.deepem.network import layers
 
     large = layers.LARGE_KERNEL
     print("| preset | patches | ours, s | TensorFlow's, s | ratio |\n|---|---|---|---|---|")

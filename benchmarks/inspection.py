@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How many "false" picks are particles that nobody marked: sheets for judging by eye, without knowing what is what.
 
-    python benchmarks/accuracy.py --sets empiar10017 --recipes default --folds 3
+    python benchmarks/accuracy.py --sets empiar10017 --training-presets default --folds 3
     python benchmarks/inspection.py sheets [--set NAME] [--smooth PX]
     python benchmarks/inspection.py count ANSWERS [--set NAME]
 
@@ -30,12 +30,12 @@ OUT = RESULTS / "inspection"
 
 def picks_of(name, truth):
     """Picks of the three folds, the threshold of the best F1, and the figures there."""
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.metrics import evaluate
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.evaluation.metrics import evaluate
 
     folder = RESULTS / "accuracy" / f"{name}-default-0-3"
     if not (folder / "picks2").is_dir():
-        sys.exit(f"no picks in {folder}: run `python benchmarks/accuracy.py --sets {name} --recipes default --folds 3` "
+        sys.exit(f"no picks in {folder}: run `python benchmarks/accuracy.py --sets {name} --training-presets default --folds 3` "
                  "before")
     picks = {key: value for fold in range(3) for key, value in read_coordinates(folder / f"picks{fold}").items()}
     return picks, evaluate(truth, picks, SETS[name].distances_px[0], SETS[name].region)["overall"]["best_F1"]
@@ -45,8 +45,8 @@ def places_of(name, data, rng):
     """Micrograph, x, y and kind of all squares, in random order."""
     from scipy.spatial import cKDTree
 
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.metrics import match
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.evaluation.matching import match
 
     truth = read_coordinates(data / name / "boxes")
     picks, best = picks_of(name, truth)
@@ -92,7 +92,7 @@ def draw(name, data, places, smooth_px):
 
 def count(name, data, answers):
     """Print how many squares of each kind were taken for particles, and what follows."""
-    from deepem_scipion.deepem.coordinates import read_coordinates
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
 
     key = json.loads((OUT / f"{name}-key.json").read_text())
     particles = {int(word) for word in answers.read_text().split()}

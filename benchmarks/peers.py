@@ -191,7 +191,7 @@ def log(options, neighbour):
     def pick(task):
         import mrcfile
 
-        from deepem_scipion.deepem.coordinates import read_coordinates
+        from deepem_scipion.deepem.coordinates.read import read_coordinates
 
         links = task.link(task.test)
         for link in links:  # as float32, since RELION 3.1 takes the unsigned 16 bits of apoferritin for signed ones
@@ -222,7 +222,7 @@ def deepem(options):
     program = [sys.executable, "-m", "deepem_scipion.deepem"]
 
     def pick(task):
-        from deepem_scipion.deepem.coordinates import read_coordinates
+        from deepem_scipion.deepem.coordinates.read import read_coordinates
 
         threads = ["--threads", options.threads]
         spent = run([*program, "train", "--micrographs", *files(task.folder, task.training), "--coordinates",
@@ -249,8 +249,8 @@ PROGRAMS = {
 
 def results_of(key, program, name, options):
     """Picks and seconds of all folds, those that are there already read from their files."""
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.micrographs import read_pixel_size
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.micrographs.micrograph import read_pixel_size
 
     folder, data = options.data / name, SETS[name]
     names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
@@ -277,8 +277,9 @@ def results_of(key, program, name, options):
 
 def rows_of(program, name, results, options):
     """Figures of one program and set, one row for each distance."""
-    from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates
-    from deepem_scipion.deepem.metrics import evaluate
+    from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.evaluation.metrics import evaluate
 
     known = read_coordinates(options.data / name / "boxes")
     picks = {micrograph: Coordinates(np.reshape(rows, (-1, 3))[:, :2], np.reshape(rows, (-1, 3))[:, 2], None)

@@ -32,9 +32,10 @@ def main():
 
 def write_run(folder, n_micrographs, n_candidates):
     """Write candidates and summary as `deepem pick` does, and one micrograph."""
-    from deepem_scipion.deepem.picking import Limits, select, write_candidates
-    from deepem_scipion.deepem.recognition import _entry
-    from deepem_scipion.deepem.summaries import totals, write_table
+    from deepem_scipion.deepem.picking.candidates import write_candidates
+    from deepem_scipion.deepem.picking.run import _entry
+    from deepem_scipion.deepem.picking.selection import Limits, select
+    from deepem_scipion.deepem.picking.summary import totals, write_table
 
     rng = np.random.default_rng(0)
     image, limits, entries = folder / "micrograph.mrc", Limits(0.5, DIAMETER_PX / 2, (0.8, 1.2)), {}
@@ -47,14 +48,14 @@ def write_run(folder, n_micrographs, n_candidates):
         write_candidates(folder / "candidates" / f"mic_{number:05d}.tsv", candidates, reasons)
         entries[f"mic_{number:05d}"] = _entry(image, candidates, reasons)
     write_table(folder / "summary.tsv", entries)
-    settings = {"threshold": limits.threshold, "least_distance_angst": limits.least_distance_px * PIXEL_ANGST,
+    settings = {"threshold": limits.threshold, "min_distance_angst": limits.min_distance_px * PIXEL_ANGST,
                 "std_range": limits.std_range, "border_angst": 0, "working_pixel_size_angst": 6.0, "scan_step": 4}
     (folder / "summary.json").write_text(json.dumps({**settings, **totals(entries), "micrographs": entries}))
 
 
 def some_candidates(rng, number):
     """Candidates about as dense as local maxima of a score map."""
-    from deepem_scipion.deepem.picking import Candidates
+    from deepem_scipion.deepem.picking.candidates import Candidates
 
     cells = int(np.ceil(np.sqrt(2 * number)))
     places = rng.permutation(cells**2)[:number]

@@ -38,7 +38,7 @@ RUN, WORKER = "pw_protocol_run.py", "worker"  # ends of words in command lines
 
 def simulate(folder, number, seed):
     """Micrographs with some particles, of several sizes; their files in the order of arrival."""
-    from deepem_scipion.deepem.simulate import Scene, write_dataset
+    from deepem_scipion.deepem.simulation.scene import Scene, write_dataset
 
     files = []
     for index, shape in enumerate(SHAPES):
@@ -240,7 +240,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the program that picks")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    from deepem_scipion.demo import prepare_home
+    from deepem_scipion.headless.demo import prepare_home
 
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()

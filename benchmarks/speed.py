@@ -39,14 +39,14 @@ EMPIAR_DIAMETER_ANGST = 191
 
 def geometry_of(name):
     """Network of a preset, or of the automatic rule."""
-    from deepem_scipion.deepem.network import AUTO_DIAMETER_PX, PRESETS, auto_geometry
+    from deepem_scipion.deepem.network.geometry import AUTO_DIAMETER_PX, PRESETS, auto_geometry
 
     return PRESETS.get(name) or auto_geometry(AUTO_DIAMETER_PX)
 
 
 def some_weights(geometry):
     """Weights of a network that has not been trained; times do not depend on them."""
-    from deepem_scipion.deepem.network import build_network, get_weights, widen_start
+    from deepem_scipion.deepem.network.architecture import build_network, get_weights, widen_start
 
     network = build_network(geometry)
     widen_start(network)
@@ -76,7 +76,8 @@ def convolutions(options):
     """Each layer of each network: direct and by Fourier transforms, and what the estimate says."""
     import tensorflow as tf
 
-    from deepem_scipion.deepem import convolution, runtime
+    from deepem_scipion.deepem import runtime
+    from deepem_scipion.deepem.network import convolution
 
     figures = []
     for name, (shape, _) in SCANS.items():
@@ -120,7 +121,7 @@ def operations(geometry, shape, step):
     """Floating-point operations of all four rotations: window by window, and with shared direct convolutions."""
     import math
 
-    from deepem_scipion.deepem.scoremap import scan_shape
+    from deepem_scipion.deepem.network.scan import scan_shape
 
     rows, cols = scan_shape(shape, geometry.box, step)
     plain, shared, channels = 0, 0, 1
@@ -144,8 +145,8 @@ def limit_flops():
 
 def scan(options):
     """The fast scan against the window-by-window network, on the same random micrograph."""
-    from deepem_scipion.deepem.network import build_network, set_weights
-    from deepem_scipion.deepem.scoremap import Scanner, scan_shape
+    from deepem_scipion.deepem.network.architecture import build_network, set_weights
+    from deepem_scipion.deepem.network.scan import Scanner, scan_shape
 
     limit = limit_flops()
     figures = []
@@ -267,17 +268,17 @@ def training(options):
     """Seconds per epoch: recipes as we train them, and the recipe `paper` with plain Keras layers and `fit`."""
     import keras
 
-    from deepem_scipion.deepem.examples import LEAST_BATCH, PIXELS_PER_BATCH
-    from deepem_scipion.deepem.network import build_network
-    from deepem_scipion.deepem.training import RECIPES, compile_network, half_mean_squared_error
+    from deepem_scipion.deepem.network.architecture import build_network
+    from deepem_scipion.deepem.training.batches import MIN_BATCH, PIXELS_PER_BATCH
+    from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network, half_mean_squared_error
 
     rng = np.random.default_rng(0)
     figures = []
     for name, n_windows in (("klh", 1600), ("19s", 1600), ("26s", 1600), ("inflammasome", 1600), ("auto", 10000)):
-        geometry, recipe = geometry_of(name), RECIPES["paper"]
-        updates = -(-4 * n_windows // recipe.batch)
+        geometry, training_preset = geometry_of(name), TRAINING_PRESETS["paper"]
+        updates = -(-4 * n_windows // training_preset.batch)
         timed_updates = {"klh": 1, "auto": 100}.get(name, 5)
-        pixels = rng.normal(size=(recipe.batch * timed_updates, geometry.box, geometry.box, 1)).astype(np.float32)
+        pixels = rng.normal(size=(training_preset.batch * timed_updates, geometry.box, geometry.box, 1)).astype(np.float32)
         targets = rng.integers(0, 2, (len(pixels), 1)).astype(np.float32)
         plain = keras.Sequential([keras.Input((geometry.box, geometry.box, 1))])
         for kernel, pool, maps in zip(geometry.kernels, geometry.pools, geometry.maps):
@@ -287,17 +288,17 @@ def training(options):
         plain.add(keras.layers.Dense(1, activation="sigmoid"))
         plain.compile(keras.optimizers.SGD(1.0), half_mean_squared_error)
         ours = build_network(geometry, whole=True)
-        compile_network(ours, recipe, 100)
+        compile_network(ours, training_preset, 100)
 
-        def epoch(network=ours, pixels=pixels, targets=targets, batch=recipe.batch):
+        def epoch(network=ours, pixels=pixels, targets=targets, batch=training_preset.batch):
             for first in range(0, len(pixels), batch):
                 network.train_on_batch(pixels[first:first + batch], targets[first:first + batch, :, None, None])
 
         patches = build_network(geometry, whole=True)
-        default = RECIPES["default"]
+        default = TRAINING_PRESETS["default"]
         compile_network(patches, default, 100)
         side = geometry.box + int(np.prod(geometry.pools)) * (default.patch - 1)
-        batch = max(LEAST_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))
+        batch = max(MIN_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))
         patch = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
         labels = rng.integers(-1, 2, (batch, default.patch, default.patch, 1)).astype(np.float32)
 

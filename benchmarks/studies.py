@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The paper's studies: noise, crowded micrographs, choice of the threshold, number of training particles.
 
-    python benchmarks/studies.py [--studies snr larger crowded threshold size] [--data FOLDER] [--recipes NAME ...]
+    python benchmarks/studies.py [--studies snr larger crowded threshold size] [--data FOLDER] [--training-presets NAME ...]
                                  [--seeds N ...] [--threads N] [--fresh]
 
 snr        simulated micrographs of a ribosome with ever more noise (Fig. 6), and what a matched filter finds there that
@@ -33,17 +33,21 @@ import mrcfile
 import numpy as np
 from accuracy import SETS, files, splits
 
-from deepem_scipion.deepem import simulate
-from deepem_scipion.deepem.cli import main as deepem
-from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates, write_box
-from deepem_scipion.deepem.metrics import average_precision, curve, evaluate, f_beta, match, match_all, pool
-from deepem_scipion.deepem.micrographs import read_micrograph, read_pixel_size
-from deepem_scipion.deepem.model import read_card
-from deepem_scipion.deepem.picking import LEAST_DISTANCE, PICKED, Candidates, Limits, select
-from deepem_scipion.deepem.report import BLUE, GREEN, ORANGE, SKY, VERMILION, draw_picks
-from deepem_scipion.deepem.simulate import Scene, contrast_transfer, simulate_micrograph, write_dataset
-from deepem_scipion.deepem.training import RECIPES
-from deepem_scipion.deepem.volumes import project, random_orientations, read_volume
+from deepem_scipion.deepem.commands.main import main as deepem
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.evaluation.matching import match, match_all, pool
+from deepem_scipion.deepem.evaluation.metrics import average_precision, curve, evaluate, f_beta
+from deepem_scipion.deepem.micrographs.micrograph import read_micrograph, read_pixel_size
+from deepem_scipion.deepem.model.files import read_card
+from deepem_scipion.deepem.picking.candidates import Candidates
+from deepem_scipion.deepem.picking.selection import MIN_DISTANCE, PICKED, Limits, select
+from deepem_scipion.deepem.report.plots import BLUE, GREEN, ORANGE, SKY, VERMILION, draw_picks
+from deepem_scipion.deepem.simulation import scene as simulate
+from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph, write_dataset
+from deepem_scipion.deepem.simulation.volumes import project, random_orientations, read_volume
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
@@ -94,11 +98,11 @@ def part(folder, settings, make, fresh):
     return figures
 
 
-def train(folder, micrographs, boxes, diameter_angst, recipe, seed, options):
+def train(folder, micrographs, boxes, diameter_angst, training_preset, seed, options):
     """Train a model; its card, or None where training failed, and seconds."""
     began = time.perf_counter()
     failed = deepem(["train", "--micrographs", *micrographs, "--coordinates", str(boxes), "--diameter",
-                     str(diameter_angst), "--recipe", recipe, "--seed", str(seed), "--output", str(folder / "model"),
+                     str(diameter_angst), "--training-preset", training_preset, "--seed", str(seed), "--output", str(folder / "model"),
                      *options])
     return None if failed else read_card(folder / "model"), time.perf_counter() - began
 
@@ -143,7 +147,7 @@ def micrographs_of(folder):
 
 def runs(options):
     """All pairs of recipe and seed."""
-    return [(recipe, seed) for recipe in options.recipes for seed in options.seeds]
+    return [(training_preset, seed) for training_preset in options.training_presets for seed in options.seeds]
 
 
 def table(*rows):
@@ -174,12 +178,12 @@ def snr(options):
         bound = part(folder / "filter", {"scene": scene, "filter": (FILTER_PIXEL_ANGST, FILTER_ANGLES, FILTERED)},
                      lambda scene=scene, folder=folder: filtered(scene, folder / "test", options), options.fresh)
         found = {}
-        for recipe, seed in runs(options):
-            work = folder / f"{recipe}-{seed}"
-            found[f"{recipe}, seed {seed}"] = part(
-                work, {"scene": scene, "parts": NOISY_PARTS, "recipe": RECIPES[recipe]},
-                lambda work=work, recipe=recipe, seed=seed, folder=folder, scene=scene: trained_on_noise(
-                    work, folder, scene, recipe, seed, options), options.fresh)
+        for training_preset, seed in runs(options):
+            work = folder / f"{training_preset}-{seed}"
+            found[f"{training_preset}, seed {seed}"] = part(
+                work, {"scene": scene, "parts": NOISY_PARTS, "training_preset": TRAINING_PRESETS[training_preset]},
+                lambda work=work, training_preset=training_preset, seed=seed, folder=folder, scene=scene: trained_on_noise(
+                    work, folder, scene, training_preset, seed, options), options.fresh)
         for picker, figures in {**found, "matched filter": bound}.items():
             rows.append((f"{scene.pixel_size_angst:g}", f"{scene.snr:g}", f"{bound['d']:.1f}", picker,
                          *numbers(figures), f"{figures['seconds']:.0f}" if "seconds" in figures else ""))
@@ -203,20 +207,20 @@ def larger(options):
     """More micrographs and a larger network against noise: table."""
     rows = [("training micrographs", "picked by", "AP", "best F1", "P", "R", "training s")]
     folder = simulated("larger", NOISY, LARGER_PARTS, options)
-    for recipe, seed in runs(options):
-        work = folder / f"{recipe}-{seed}"
-        figures = part(work, {"scene": NOISY, "parts": LARGER_PARTS, "recipe": RECIPES[recipe], "options": LARGER},
-                       lambda work=work, recipe=recipe, seed=seed: trained_on_noise(
-                           work, folder, NOISY, recipe, seed, options, LARGER), options.fresh)
-        rows.append((LARGER_PARTS["training"][0], f"{recipe}, seed {seed}, {' '.join(LARGER)}", *numbers(figures),
+    for training_preset, seed in runs(options):
+        work = folder / f"{training_preset}-{seed}"
+        figures = part(work, {"scene": NOISY, "parts": LARGER_PARTS, "training_preset": TRAINING_PRESETS[training_preset], "options": LARGER},
+                       lambda work=work, training_preset=training_preset, seed=seed: trained_on_noise(
+                           work, folder, NOISY, training_preset, seed, options, LARGER), options.fresh)
+        rows.append((LARGER_PARTS["training"][0], f"{training_preset}, seed {seed}, {' '.join(LARGER)}", *numbers(figures),
                      f"{figures['seconds']:.0f}"))
     return table(*rows)
 
 
-def trained_on_noise(work, folder, scene, recipe, seed, options, more=()):
+def trained_on_noise(work, folder, scene, training_preset, seed, options, more=()):
     """Train on simulated micrographs and pick others; figures."""
     card, seconds = train(work, micrographs_of(folder / "training"), folder / "training" / "boxes",
-                          scene.diameter_angst, recipe, seed, [*more, *options.more])
+                          scene.diameter_angst, training_preset, seed, [*more, *options.more])
     if card is None:
         return {"seconds": seconds}
     picks = pick(work, micrographs_of(folder / "test"), options.more)
@@ -282,7 +286,7 @@ def matched_filter(scene, views, pixels):
     peaks = np.argwhere(best == ndimage.maximum_filter(best, 5))
     centres_xy, scores = peaks[:, ::-1] * (side / grid), best[tuple(peaks.T)].astype(float)
     candidates = Candidates(centres_xy, scores, np.zeros(len(scores)), np.full(len(scores), np.inf))
-    kept = select(candidates, Limits(-np.inf, LEAST_DISTANCE * scene.diameter_px)) == PICKED
+    kept = select(candidates, Limits(-np.inf, MIN_DISTANCE * scene.diameter_px)) == PICKED
     return centres_xy[kept], scores[kept], math.sqrt(np.mean(energies))
 
 
@@ -309,19 +313,19 @@ def _disc_deviation(scene, views):
 
 def crowded(options):
     """Touching particles, ice and carbon: two tables and two pictures."""
-    groups = [("micrographs", "recipe", "seed", "deviation filter", "touching: P", "touching: R", "single: P",
+    groups = [("micrographs", "training_preset", "seed", "deviation filter", "touching: P", "touching: R", "single: P",
                "single: R", "false on ice and carbon", "false elsewhere")]
     for name, scene in {"crowded": CROWDED, "contaminated": CONTAMINATED}.items():
         folder = simulated(f"crowded/{name}", scene, CROWDED_PARTS, options)
-        for recipe, seed in runs(options):
-            work = folder / f"{recipe}-{seed}"
-            found = part(work, {"scene": scene, "parts": CROWDED_PARTS, "recipe": RECIPES[recipe]},
-                         lambda work=work, recipe=recipe, seed=seed, folder=folder, scene=scene: trained_on_crowds(
-                             work, folder, scene, recipe, seed, options), options.fresh)
+        for training_preset, seed in runs(options):
+            work = folder / f"{training_preset}-{seed}"
+            found = part(work, {"scene": scene, "parts": CROWDED_PARTS, "training_preset": TRAINING_PRESETS[training_preset]},
+                         lambda work=work, training_preset=training_preset, seed=seed, folder=folder, scene=scene: trained_on_crowds(
+                             work, folder, scene, training_preset, seed, options), options.fresh)
             if not found:
-                groups.append((name, recipe, seed, "training failed", *["-"] * 6))
+                groups.append((name, training_preset, seed, "training failed", *["-"] * 6))
             for std_range, figures in found.items():
-                groups.append((name, recipe, seed, "on" if std_range == "auto" else "off",
+                groups.append((name, training_preset, seed, "on" if std_range == "auto" else "off",
                                *(f"{figures[key]:.3f}" for key in (
                                    "touching_precision", "touching_recall", "single_precision", "single_recall")),
                                f"{figures['false_on_dirt']:.1f}", f"{figures['false_elsewhere']:.1f}"))
@@ -331,10 +335,10 @@ def crowded(options):
     return table(*groups)
 
 
-def trained_on_crowds(work, folder, scene, recipe, seed, options):
+def trained_on_crowds(work, folder, scene, training_preset, seed, options):
     """Train on simulated micrographs, pick others with and without the deviation filter; figures of both."""
     card, _ = train(work, micrographs_of(folder / "training"), folder / "training" / "boxes", scene.diameter_angst,
-                    recipe, seed, options.more)
+                    training_preset, seed, options.more)
     if card is None:
         return {}
     truth = read_coordinates(folder / "test" / "boxes")
@@ -382,9 +386,9 @@ def by_group(scene, truth, picks, dirt):
         counts["elsewhere"] += int((~right & ~near & ~dirt[name][row, column]).sum())
     figures = {"false_on_dirt": counts["dirt"] / len(truth), "false_elsewhere": counts["elsewhere"] / len(truth)}
     for group in ("touching", "single"):
-        n_right = counts[f"{group}_right"]
-        figures[f"{group}_recall"] = n_right / max(counts[group], 1)
-        figures[f"{group}_precision"] = n_right / max(n_right + counts[f"{group}_false"], 1)
+        n_true_positives = counts[f"{group}_right"]
+        figures[f"{group}_recall"] = n_true_positives / max(counts[group], 1)
+        figures[f"{group}_precision"] = n_true_positives / max(n_true_positives + counts[f"{group}_false"], 1)
     return {**figures, "particles": counts["touching"] + counts["single"], "touching": counts["touching"]}
 
 
@@ -409,25 +413,25 @@ def draw_example(folder, picks, scene, path):
 
 def threshold(options):
     """F2 against the threshold on validation and on test micrographs of the real sets: plot and table."""
-    rows = [("set", "recipe", "seed", "threshold", "P validation", "P test", "difference, points", "R validation",
+    rows = [("set", "training_preset", "seed", "threshold", "P validation", "P test", "difference, points", "R validation",
              "R test", "difference, points", "F2 validation", "F2 test", "best F2 test")]
     figure, panels = new_figure(8.6, 3.6, len(SETS))
     for axes, (name, data) in zip(panels, SETS.items()):
-        for (recipe, seed), colour in zip(runs(options), (BLUE, VERMILION, GREEN, ORANGE, SKY) * len(runs(options))):
-            work = RESULTS / "threshold" / f"{name}-{recipe}-{seed}"
-            found = part(work, {"set": data, "recipe": RECIPES[recipe]},
-                         lambda work=work, name=name, data=data, recipe=recipe, seed=seed: trained_on_set(
-                             work, options.data / name, data, recipe, seed, options), options.fresh)
+        for (training_preset, seed), colour in zip(runs(options), (BLUE, VERMILION, GREEN, ORANGE, SKY) * len(runs(options))):
+            work = RESULTS / "threshold" / f"{name}-{training_preset}-{seed}"
+            found = part(work, {"set": data, "training_preset": TRAINING_PRESETS[training_preset]},
+                         lambda work=work, name=name, data=data, training_preset=training_preset, seed=seed: trained_on_set(
+                             work, options.data / name, data, training_preset, seed, options), options.fresh)
             for style, which in (("dashed", "validation"), ("solid", "test")):
                 points = {key: np.array(values) for key, values in found[which]["curve"].items()}
                 axes.plot(points["threshold"], f_beta(points["precision"], points["recall"], 2), color=colour,
-                          linestyle=style, label=f"{recipe}, {which}" if seed == options.seeds[0] else None)
+                          linestyle=style, label=f"{training_preset}, {which}" if seed == options.seeds[0] else None)
             axes.axvline(found["threshold"], color=colour, linestyle="dotted",
-                         label=f"{recipe}, threshold `auto`" if seed == options.seeds[0] else None)
+                         label=f"{training_preset}, threshold `auto`" if seed == options.seeds[0] else None)
             given, seen = found["validation"], found["test"]
             cells = [f"{given[key]:.3f}|{seen[key]:.3f}|{100 * (seen[key] - given[key]):+.1f}".split("|")
                      for key in ("precision", "recall")]
-            rows.append((name, recipe, seed, f"{found['threshold']:.3f}", *cells[0], *cells[1], f"{given['F2']:.3f}",
+            rows.append((name, training_preset, seed, f"{found['threshold']:.3f}", *cells[0], *cells[1], f"{given['F2']:.3f}",
                          f"{seen['F2']:.3f}", f"{seen['best_F2']:.3f}"))
         axes.set(xlabel="threshold (score)", ylabel="F2", title=name, xlim=(0, 1), ylim=(0.5, 1))
         axes.grid(alpha=0.3)
@@ -436,11 +440,11 @@ def threshold(options):
     return table(*rows)
 
 
-def trained_on_set(work, folder, data, recipe, seed, options):
+def trained_on_set(work, folder, data, training_preset, seed, options):
     """Train on the first micrographs of a real set and pick the others; figures at the automatic threshold."""
     names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
     (training, test), = splits(names, data.train, 0)
-    card, _ = train(work, files(folder, training), folder / "boxes", data.diameter_angst, recipe, seed, options.more)
+    card, _ = train(work, files(folder, training), folder / "boxes", data.diameter_angst, training_preset, seed, options.more)
     if card is None:
         sys.exit(f"training on {folder.name} failed")
     truth = {name: known for name, known in read_coordinates(folder / "boxes").items() if name in test}
@@ -458,23 +462,23 @@ def trained_on_set(work, folder, data, recipe, seed, options):
 
 def size(options):
     """Number of training particles of the real sets: plot and table."""
-    rows = [("set", "recipe", "seed", "particles", "held out (sum)", "AP", "best F1", "P", "R", "training s")]
+    rows = [("set", "training_preset", "seed", "particles", "held out (sum)", "AP", "best F1", "P", "R", "training s")]
     figure, panels = new_figure(8.6, 3.6, len(SETS))
     for axes, (name, data) in zip(panels, SETS.items()):
-        for recipe, colour in zip(options.recipes, (BLUE, VERMILION, GREEN, ORANGE, SKY)):
+        for training_preset, colour in zip(options.training_presets, (BLUE, VERMILION, GREEN, ORANGE, SKY)):
             for seed in options.seeds:
                 points = []
                 for number in SIZES[name]:
-                    work = RESULTS / "size" / f"{name}-{number or 'all'}-{recipe}-{seed}"
-                    found = part(work, {"set": data, "micrographs": SIZE_MICROGRAPHS, "recipe": RECIPES[recipe]},
-                                 lambda work=work, name=name, data=data, number=number, recipe=recipe, seed=seed:
-                                 trained_on_some(work, options.data / name, data, number, recipe, seed, options),
+                    work = RESULTS / "size" / f"{name}-{number or 'all'}-{training_preset}-{seed}"
+                    found = part(work, {"set": data, "micrographs": SIZE_MICROGRAPHS, "training_preset": TRAINING_PRESETS[training_preset]},
+                                 lambda work=work, name=name, data=data, number=number, training_preset=training_preset, seed=seed:
+                                 trained_on_some(work, options.data / name, data, number, training_preset, seed, options),
                                  options.fresh)
-                    rows.append((name, recipe, seed, found["particles"], found.get("validation", "-"), *numbers(found),
+                    rows.append((name, training_preset, seed, found["particles"], found.get("validation", "-"), *numbers(found),
                                  f"{found['seconds']:.0f}"))
                     points.append((found["particles"], found.get("AP", np.nan), found.get("F1", np.nan)))
                 counts, areas, scores = zip(*points)
-                label = [f"{recipe}, {what}" if seed == options.seeds[0] else None for what in ("best F1", "AP")]
+                label = [f"{training_preset}, {what}" if seed == options.seeds[0] else None for what in ("best F1", "AP")]
                 axes.plot(counts, scores, "o-", color=colour, label=label[0])
                 axes.plot(counts, areas, "s--", color=colour, fillstyle="none", label=label[1])
         axes.set(xlabel="training particles", title=name, xscale="log")
@@ -484,7 +488,7 @@ def size(options):
     return table(*rows)
 
 
-def trained_on_some(work, folder, data, number, recipe, seed, options):
+def trained_on_some(work, folder, data, number, training_preset, seed, options):
     """Train on a number of particles of a real set (None: all) and pick the test micrographs; figures."""
     names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
     (training, test), = splits(names, data.train, 0)
@@ -492,7 +496,7 @@ def trained_on_some(work, folder, data, number, recipe, seed, options):
     known = read_coordinates(folder / "boxes")
     n_particles = sum(cut_out(folder, name, known[name], data.region, number and number // len(training), work / "data")
                       for name in training)
-    card, seconds = train(work, micrographs_of(work / "data"), work / "data" / "boxes", data.diameter_angst, recipe,
+    card, seconds = train(work, micrographs_of(work / "data"), work / "data" / "boxes", data.diameter_angst, training_preset,
                           seed, options.more)
     found = {"particles": n_particles, "seconds": seconds}
     if card is None:
@@ -539,7 +543,7 @@ def main():
     default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets and the ribosome")
-    parser.add_argument("--recipes", nargs="+", default=["default", "paper"])
+    parser.add_argument("--training-presets", nargs="+", default=["default", "paper"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--fresh", action="store_true", help="repeat what was done before")

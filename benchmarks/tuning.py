@@ -41,9 +41,9 @@ def run(folder, data, seed, options, work):
 
 def judged(folder, data, model, test, threads, output):
     """Figures of a model on the test micrographs at each distance, what its card tells, seconds per micrograph."""
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.metrics import evaluate
-    from deepem_scipion.deepem.model import read_card
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.evaluation.metrics import evaluate
+    from deepem_scipion.deepem.model.files import read_card
 
     call(["pick", "--model", str(model), "--micrographs", *files(folder, test), "--threshold", "0", "--output",
           str(output), *threads])
@@ -52,7 +52,7 @@ def judged(folder, data, model, test, threads, output):
     truth, picks = {name: known[name] for name in test}, read_coordinates(output)
     figures = {str(px): evaluate(truth, picks, px, data.region)["overall"] for px in data.distances_px}
     return {"figures": figures, "geometry": card["geometry"], "working_pixel_size_angst":
-            card["working_pixel_size_angst"], "recipe": card["recipe"], "validation_AP": card["validation"]["AP"],
+            card["working_pixel_size_angst"], "training_preset": card["training_preset"], "validation_AP": card["validation"]["AP"],
             "tuning": card.get("tuning"),
             "pick_s": sum(entry["seconds"] for entry in summary["micrographs"].values()) / len(test)}
 
@@ -67,7 +67,7 @@ def rows(result):
     """Lines of the table, one for each distance."""
     sizes = {name: "/".join(map(str, result["geometry"][name])) for name in ("kernels", "pools", "maps")}
     settings = (f"{result['working_pixel_size_angst']:.4g} A, box {result['geometry']['box']}, {sizes['kernels']}, "
-                f"pools {sizes['pools']}, maps {sizes['maps']}, {result['recipe']}")
+                f"pools {sizes['pools']}, maps {sizes['maps']}, {result['training_preset']}")
     trials = result["tuning"]["trials"] if result["tuning"] else 1
     for distance, overall in result["figures"].items():
         best = overall["best_F1"]

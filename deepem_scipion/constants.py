@@ -15,7 +15,7 @@ PROGRAM_MODULE = "deepem_scipion.deepem"
 PRESET_AUTO, PRESET_CUSTOM = 0, 5
 PRESETS = ("auto", "klh", "19s", "26s", "inflammasome", "custom")
 PRESET_LABELS = ("automatic", "KLH", "19S", "26S", "inflammasome", "custom")
-RECIPES = ("default", "paper")
+TRAINING_PRESETS = ("default", "paper")
 
 STD_AUTO, STD_OFF, STD_CUSTOM = 0, 1, 2
 STD_CHOICES = ("automatic", "off", "custom")

@@ -16,12 +16,14 @@ from pwem.objects import Coordinate
 from pyworkflow.object import Float, Integer
 
 from .constants import PROGRAM_MODULE
-from .deepem.coordinates import Coordinates, read_coordinates, write_box
+from .deepem.atomic import atomic_path, atomic_write
+from .deepem.coordinates.box import write_box
+from .deepem.coordinates.coordinates import Coordinates
+from .deepem.coordinates.read import read_coordinates
+from .deepem.coordinates.suppression import non_maximum_suppression
 from .deepem.errors import DeepEMError
-from .deepem.files import atomic_path, atomic_write
-from .deepem.micrographs import read_shape
-from .deepem.picking import thinned
-from .deepem.summaries import CONTRAST_CHECKS, append_table, read_table, totals, write_table
+from .deepem.micrographs.micrograph import read_shape
+from .deepem.picking.summary import CONTRAST_CHECKS, append_table, read_table, totals, write_table
 from .objects import DeepEMModel
 from .plugin import Plugin
 
@@ -213,7 +215,7 @@ def too_near(coordinates, min_distance_px):
     Returns
     -------
     set of int
-        Those that are left out if of neighbours only the best is kept, see `picking.thinned`.
+        Those that are left out if of neighbours only the best is kept, see `picking.non_maximum_suppression`.
     """
     if min_distance_px <= 0:
         return set()
@@ -224,7 +226,7 @@ def too_near(coordinates, min_distance_px):
                                                          score_of(item, attribute)))
     found = set()
     for table in (np.array(each, float) for each in rows.values()):
-        found |= set(table[~thinned(table[:, 1:3], table[:, 3], min_distance_px), 0].astype(int).tolist())
+        found |= set(table[~non_maximum_suppression(table[:, 1:3], table[:, 3], min_distance_px), 0].astype(int).tolist())
     return found
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The parser of the command line as the generated page shows it."""
 
-from deepem_scipion.deepem.arguments import build_parser
+from deepem_scipion.deepem.commands.parser import build_parser
 
 
 def documented_parser():

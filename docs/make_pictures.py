@@ -16,7 +16,7 @@ from pathlib import Path
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 PROJECT = "klh"
-WIDEST, COLOURS, MOST_BYTES = 1100, 48, 145_000
+WIDEST, COLOURS, MAX_BYTES = 1100, 48, 145_000
 
 
 def main():
@@ -38,7 +38,7 @@ def main():
 
 def prepared(work):
     """The environment of a Scipion home in a folder."""
-    from deepem_scipion.demo import prepare_home
+    from deepem_scipion.headless.demo import prepare_home
 
     return prepare_home(work / "home")
 
@@ -56,11 +56,11 @@ def scipion_project(work):
     import pwem.protocols as emprot
     from relion.protocols import ProtRelionClassify2D, ProtRelionExtractParticles
 
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.simulate import Scene, write_dataset
-    from deepem_scipion.demo import launch, write_coordinates
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.simulation.scene import Scene, write_dataset
+    from deepem_scipion.headless.demo import launch, write_coordinates
+    from deepem_scipion.headless.workflows import use_relion
     from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
-    from deepem_scipion.workflows import use_relion
 
     scene = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=0.1)
     for seed, part in enumerate(("known", "new"), 1):
@@ -94,10 +94,10 @@ def scipion_project(work):
 
 def draw_picks(work, pick):
     """A micrograph with the picks of a run and the known particles."""
-    from deepem_scipion.deepem import report
-    from deepem_scipion.deepem.coordinates import read_coordinates
-    from deepem_scipion.deepem.micrographs import read_micrograph
-    from deepem_scipion.demo import read_picks
+    from deepem_scipion.deepem.coordinates.read import read_coordinates
+    from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
+    from deepem_scipion.deepem.report import plots as report
+    from deepem_scipion.headless.demo import read_picks
 
     name = "new_001"
     truth, picks = read_coordinates(work / "new" / "boxes")[name], read_picks(pick.outputCoordinates)[name]
@@ -185,7 +185,7 @@ def keep(file, name):
     while True:
         smaller = picture.resize((width, round(picture.height * width / picture.width)), Image.LANCZOS)
         smaller.quantize(COLOURS, dither=Image.Dither.NONE).save(stored, optimize=True)
-        if stored.stat().st_size < MOST_BYTES:
+        if stored.stat().st_size < MAX_BYTES:
             return
         width = round(0.9 * width)
 

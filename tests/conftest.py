@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from deepem_scipion.deepem.coordinates import write_box
+from deepem_scipion.deepem.coordinates.box import write_box
 
 # Speed belongs in benchmarks; and a run of the tests must not depend on chance.
 settings.register_profile("project", deadline=None, derandomize=True)
@@ -71,7 +71,7 @@ def blobs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def blob_model(blobs):
     """Model file trained on a, b and c by the command line."""
-    from deepem_scipion.deepem.cli import main
+    from deepem_scipion.deepem.commands.main import main
 
     folder, _ = blobs
     micrographs = [str(folder / "micrographs" / f"{name}.mrc") for name in "abc"]

@@ -13,8 +13,9 @@ from pwem.objects import Coordinate, SetOfCoordinates
 from pyworkflow import Config
 from pyworkflow.project import Manager
 
-from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates
-from deepem_scipion.deepem.metrics import evaluate
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.evaluation.metrics import evaluate
 
 PIXEL_ANGST = 1.5
 DISTANCE_PX = 31

@@ -12,24 +12,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
-import test_model_formats as formats
 from pwem.objects import Micrograph
 
 import deepem_scipion
 from deepem_scipion import convert
-from deepem_scipion.deepem import recognition, report, training
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import write_box, write_star
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.regions import write_regions
+from deepem_scipion.deepem.coordinates.star import write_star
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.metrics import Curve
-from deepem_scipion.deepem.model import load_model, save_model
-from deepem_scipion.deepem.picking import Candidates, write_candidates
-from deepem_scipion.deepem.recognition import Picker, pick_micrographs
-from deepem_scipion.deepem.regions import write_regions
-from deepem_scipion.deepem.summaries import read_table, write_table
+from deepem_scipion.deepem.evaluation.metrics import Curve
+from deepem_scipion.deepem.model.files import load_model, save_model
+from deepem_scipion.deepem.picking import run as recognition
+from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
+from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.run import pick_micrographs
+from deepem_scipion.deepem.picking.summary import read_table, write_table
+from deepem_scipion.deepem.report import plots as report
+from deepem_scipion.deepem.training import fit as training
 
+SHAPE, PIXEL_ANGST, DIAMETER_PX = (100, 140), 4.0, 16
 MODEL = Path(__file__).parent / "models" / "format-3.deepem"
 TIMES = ("seconds", "finished", "micrographs_per_minute", "seconds_left")
 
@@ -40,6 +45,33 @@ class Killed(BaseException):
 
 class DiskFull(OSError):
     """Stands for a file system that fails once."""
+
+
+def centres_of(number):
+    """Six places (x, y) that differ from micrograph to micrograph."""
+    return [(22 + 47 * column + 5 * ((number + row) % 3), 24 + 50 * row + 4 * ((number + column) % 3))
+            for row in range(2) for column in range(3)]
+
+
+def pixels_of(number):
+    """Dark discs in noise that comes from whole numbers, so that it is the same wherever it is computed."""
+    rows, cols = np.indices(SHAPE, np.uint64)
+    pixels = np.zeros(SHAPE)
+    for term in range(4):
+        mixed = (rows * 73856093) ^ (cols * 19349663) ^ np.uint64(83492791 * (4 * number + term + 1))
+        mixed = (mixed ^ (mixed >> np.uint64(13))) * np.uint64(2654435761) % np.uint64(2**32)
+        mixed = (mixed ^ (mixed >> np.uint64(16))) * np.uint64(2246822519) % np.uint64(2**32)
+        pixels += mixed / 2.0**32
+    for x, y in centres_of(number):
+        pixels -= 1.2 * (np.hypot(cols - float(x), rows - float(y)) < DIAMETER_PX / 2)
+    return pixels.astype(np.float32)
+
+
+def write_micrograph(folder, number):
+    path = folder / f"mic{number}.mrc"
+    with mrcfile.new(path, pixels_of(number)) as file:
+        file.voxel_size = PIXEL_ANGST
+    return path
 
 
 @contextmanager
@@ -159,7 +191,7 @@ def test_every_file_that_a_step_reads_is_written_aside():
 @pytest.fixture(scope="module")
 def micrographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("micrographs")
-    return {f"mic{number}": formats.write_micrograph(folder, number) for number in range(4)}
+    return {f"mic{number}": write_micrograph(folder, number) for number in range(4)}
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +222,13 @@ def test_picking_again_after_an_interruption_gives_what_an_undisturbed_run_gives
 
 def test_training_again_after_an_interruption_gives_what_an_undisturbed_one_gives(micrographs, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
-    monkeypatch.setitem(training.RECIPES, "default", replace(training.RECIPES["default"], updates_per_epoch=3))
-    monkeypatch.setattr(training, "PLATEAU_LOSS", 9)  # so few updates lead nowhere
+    monkeypatch.setitem(training.TRAINING_PRESETS, "default", replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3))
+    monkeypatch.setattr(training, "CONVERGENCE_LOSS", 9)  # so few updates lead nowhere
     boxes, clean, killed = (tmp_path / name for name in ("boxes", "clean", "killed"))
     for folder in (boxes, clean, killed):
         folder.mkdir()
     for number in (1, 2, 3):
-        write_box(boxes / f"mic{number}.box", np.array(formats.centres_of(number), float), np.full(6, np.nan), 24)
+        write_box(boxes / f"mic{number}.box", np.array(centres_of(number), float), np.full(6, np.nan), 24)
 
     def run(folder):
         return main(["train", "--micrographs", *(str(micrographs[f"mic{n}"]) for n in (1, 2, 3)), "--coordinates",

@@ -26,16 +26,20 @@ import numpy as np
 import pytest
 import tifffile
 
-from deepem_scipion.deepem import cli, imagefiles
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import read_coordinates, write_box
+from deepem_scipion.deepem.commands import main as cli
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.micrographs import find_micrographs, read_micrograph
-from deepem_scipion.deepem.model import load_model
-from deepem_scipion.deepem.picking import read_candidates
-from deepem_scipion.deepem.recognition import Picker, pick_micrographs
-from deepem_scipion.deepem.summaries import append_table, read_table
-from deepem_scipion.deepem.training import RECIPES
+from deepem_scipion.deepem.micrographs import images as imagefiles
+from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.picking.candidates import read_candidates
+from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.run import pick_micrographs
+from deepem_scipion.deepem.picking.summary import append_table, read_table
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -334,7 +338,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
 @pytest.fixture
 def train(blobs, tmp_path, capsys, monkeypatch):
     """Trains, for a moment only, on a and b with some coordinates; returns exit code and what was told."""
-    monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], updates_per_epoch=3, patch=2))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, patch=2))
 
     def run(coordinates, *more):
         folder = tmp_path / "coordinates"

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from test_training import blob_windows, quick, run
 
-from deepem_scipion.deepem import learning, recursion, training
-from deepem_scipion.deepem.checkpoint import Checkpoint
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.learning import train_model
-from deepem_scipion.deepem.model import load_model
-from deepem_scipion.deepem.plan import Plan
-from deepem_scipion.deepem.training import ATTEMPTS, RECIPES, Fit, State
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training import rounds as recursion
+from deepem_scipion.deepem.training import train as learning
+from deepem_scipion.deepem.training.checkpoint import Checkpoint
+from deepem_scipion.deepem.training.fit import ATTEMPTS, TRAINING_PRESETS, Fit, State
+from deepem_scipion.deepem.training.plan import Plan
+from deepem_scipion.deepem.training.train import train_model
 
 
 class Killed(Exception):
@@ -48,19 +50,19 @@ def without_time(history):
     return [{key: value for key, value in record.items() if not key.startswith("seconds")} for record in history]
 
 
-@pytest.mark.parametrize("recipe", [quick(epochs=5), replace(RECIPES["paper"], epochs=5)], ids=["default", "paper"])
-def test_fit_that_goes_on_from_a_file_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "PLATEAU_LOSS", 2.0)  # five epochs are few
+@pytest.mark.parametrize("training_preset", [quick(epochs=5), replace(TRAINING_PRESETS["paper"], epochs=5)], ids=["default", "paper"])
+def test_fit_that_goes_on_from_a_file_ends_with_the_same_weights(training_preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CONVERGENCE_LOSS", 2.0)  # five epochs are few
     data = blob_windows(40), blob_windows(20, seed=1)
-    whole = run(*data, recipe=recipe, seed=3)
+    whole = run(*data, training_preset=training_preset, seed=3)
     progress, _ = until(3)
     with pytest.raises(Killed):
-        run(*data, recipe=recipe, seed=3, progress=progress,
+        run(*data, training_preset=training_preset, seed=3, progress=progress,
             keep=lambda state: Checkpoint(tmp_path / "c").keep("a fit", state))
     state = Checkpoint(tmp_path / "c").state("a fit")
     assert len(state.history) == 3
     progress, told = until(9)
-    found = run(*data, recipe=recipe, seed=3, progress=progress, state=state)
+    found = run(*data, training_preset=training_preset, seed=3, progress=progress, state=state)
     assert_same(found.weights, whole.weights)
     assert without_time(found.history) == without_time(whole.history)
     assert (found.best_epoch, len(told)) == (whole.best_epoch, 2)
@@ -75,7 +77,7 @@ def test_attempt_that_was_on_the_plateau_is_not_gone_on_with(monkeypatch):
     def seeds(state=None):
         states = []
         with pytest.raises(DeepEMError, match="plateau"):
-            run(blob_windows(16), recipe=quick(epochs=2), seed=7, state=state, keep=states.append)
+            run(blob_windows(16), training_preset=quick(epochs=2), seed=7, state=state, keep=states.append)
         return states, [state.seed for state in states]
 
     states, found = seeds()
@@ -93,7 +95,7 @@ def data(blobs):
 def test_training_goes_on_wherever_it_was_interrupted_and_repeats_no_finished_round(data, tmp_path, caplog,
                                                                                     monkeypatch):
     caplog.set_level("INFO")
-    monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], updates_per_epoch=40))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=40))
     plan = Plan(64.0, epochs=4, rounds=2, error_cutoff=0.0)
     whole = train_model(*data, plan)
     told = []
@@ -181,7 +183,7 @@ def test_checkpoint_of_another_training_is_left_aside_and_the_log_tells_why(data
 
 
 def test_checkpoint_of_another_version_or_recipe_is_left_aside(goes_on, caplog, monkeypatch):
-    monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], rate=0.5))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], rate=0.5))
     assert not goes_on() and "(values of the recipe)" in caplog.text
     monkeypatch.setattr(learning, "versions", lambda: {"keras": "0"})
     assert not goes_on() and "(versions)" in caplog.text
@@ -237,7 +239,7 @@ def test_outright_killed_program_goes_on_and_writes_the_model_that_it_would_have
     assert "epoch 1/2:" not in done.stderr and "epoch 2/2:" in done.stderr
     assert main([*options, str(tmp_path / "whole")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "m", "m.windows.npz", "whole", "whole.windows.npz"]
+        "m", "m.examples.npz", "whole", "whole.examples.npz"]
     one, other = (load_model(tmp_path / name) for name in ("m", "whole"))
     assert_same(one.networks[0], other.networks[0])
     assert without_time(one.record["history"]) == without_time(other.record["history"])

@@ -14,15 +14,18 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.arguments import PRESETS as PRESET_NAMES
-from deepem_scipion.deepem.arguments import RECIPES as RECIPE_NAMES
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates, write_box
-from deepem_scipion.deepem.metrics import evaluate
-from deepem_scipion.deepem.model import load_model
-from deepem_scipion.deepem.network import PRESETS
-from deepem_scipion.deepem.picking import Limits, read_candidates, select
-from deepem_scipion.deepem.training import RECIPES
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import PRESETS as PRESET_NAMES
+from deepem_scipion.deepem.commands.parser import TRAINING_PRESETS as RECIPE_NAMES
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.evaluation.metrics import evaluate
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.network.geometry import PRESETS
+from deepem_scipion.deepem.picking.candidates import read_candidates
+from deepem_scipion.deepem.picking.selection import Limits, select
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 
 
 def pick(model, micrographs, output, *more):
@@ -233,11 +236,11 @@ def test_info_prints_the_card_for_people(blob_model, capsys):
 def test_paper_recipe_and_explicit_geometry_reach_the_card(blobs, tmp_path):
     network = ["--box", "22", "--kernels", "5", "4", "2", "--pools", "2", "2", "2", "--maps", "3", "4", "5"]
     assert main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
-                 "--diameter", "64", "--output", str(tmp_path / "m"), "--recipe", "paper", *network, "--epochs", "150",
+                 "--diameter", "64", "--output", str(tmp_path / "m"), "--training-preset", "paper", *network, "--epochs", "150",
                  "--seed", "3"]) == 0
     model = load_model(tmp_path / "m")
     assert (model.geometry.box, model.geometry.kernels, model.geometry.maps) == (22, (5, 4, 2), (3, 4, 5))
-    assert model.record["recipe"] == "paper" and model.record["seed"] == 3
+    assert model.record["training_preset"] == "paper" and model.record["seed"] == 3
 
 
 def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, tmp_path):
@@ -369,11 +372,11 @@ def test_evaluate_refuses_senseless_options_in_words(judged, capsys, options, me
 
 
 def test_choices_of_the_command_line_are_those_of_the_method():
-    assert set(PRESET_NAMES) == set(PRESETS) and set(RECIPE_NAMES) == set(RECIPES)
+    assert set(PRESET_NAMES) == set(PRESETS) and set(RECIPE_NAMES) == set(TRAINING_PRESETS)
 
 
 def test_help_and_info_start_without_tensorflow(blob_model):
-    code = ("import sys; from deepem_scipion.deepem.cli import main; main(['info', sys.argv[1]]);"
+    code = ("import sys; from deepem_scipion.deepem.commands.main import main; main(['info', sys.argv[1]]);"
             "assert not {'tensorflow', 'keras', 'matplotlib', 'scipy'} & set(sys.modules), sys.modules.keys()")
     subprocess.run([sys.executable, "-c", code, str(blob_model)], check=True, stdout=subprocess.DEVNULL)
 
@@ -403,7 +406,7 @@ def test_output_folder_that_cannot_be_made_is_refused(blobs, blob_model, tmp_pat
 
 def labels_given_to_training(blobs, monkeypatch, *options):
     """Particles, non-particles and names of incomplete micrographs that `deepem train` hands on."""
-    from deepem_scipion.deepem import learning
+    from deepem_scipion.deepem.training import train as learning
 
     class Enough(BaseException):  # no error of which the program would make a message
         pass
@@ -431,8 +434,8 @@ def test_further_sets_are_added_and_mark_their_other_micrographs_as_incomplete(b
 
 
 def test_training_learns_from_a_micrograph_with_non_particles_only(blobs):
-    from deepem_scipion.deepem.learning import train_model
-    from deepem_scipion.deepem.plan import Plan
+    from deepem_scipion.deepem.training.plan import Plan
+    from deepem_scipion.deepem.training.train import train_model
 
     folder, centres = blobs
     particles = {name: Coordinates(centres[name], np.full(14, np.nan), 24.0) for name in "ab"}
@@ -441,4 +444,4 @@ def test_training_learns_from_a_micrograph_with_non_particles_only(blobs):
     model = train_model({name: micrograph((folder, centres), name) for name in "abc"}, {**particles, "c": none},
                         Plan(64.0, epochs=1), {"c": twice}, incomplete={"c"})
     assert model.record["training"]["names"] == ["a", "c"] or model.record["training"]["names"] == ["b", "c"]
-    assert model.record["training"]["given_non_particles"] == 2  # of two at nearly the same place one counts
+    assert model.record["training"]["given_negatives"] == 2  # of two at nearly the same place one counts

@@ -13,14 +13,14 @@ import sys
 
 import pytest
 
-from deepem_scipion.deepem.arguments import SHELLS, build_parser
-from deepem_scipion.deepem.cli import main
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import SHELLS, build_parser
 
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]
 # A program that tells, warns and fails as the commands do, without what takes them seconds to start.
 SCENE = """
 import logging, time
-from deepem_scipion.deepem import console
+from deepem_scipion.deepem.commands import console
 console.start(debug=False, quiet={quiet})
 with console.progress({total}) as tell:
     for done in (1, 2, 3):
@@ -122,7 +122,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_debug_shows_where(monkeypa
     def fail(path):
         raise error
 
-    monkeypatch.setattr("deepem_scipion.deepem.model.load_model", fail)
+    monkeypatch.setattr("deepem_scipion.deepem.model.files.load_model", fail)
     assert main(["info", "model"]) == 2
     told = capsys.readouterr().err
     assert words in told and len(told.splitlines()) == 1
@@ -199,7 +199,7 @@ def test_bash_completes_commands_options_choices_and_files(tmp_path):
     script = subprocess.run([*PROGRAM, "--print-completion", "bash"], capture_output=True, text=True, check=True).stdout
     (tmp_path / "complete").write_text(script)
     (tmp_path / "boxes").mkdir()
-    for words, expected in ((["tr"], "train"), (["train", "--recipe", "p"], "paper"),
+    for words, expected in ((["tr"], "train"), (["train", "--training-preset", "p"], "paper"),
                             (["pick", "--std"], "--std-range"), (["train", "--coordinates", "bo"], "boxes")):
         line = shlex.join(["deepem", *words])
         code = (f"source ./complete; function=$(complete -p deepem | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n"

@@ -8,8 +8,8 @@ import scipy.signal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem import convolution
-from deepem_scipion.deepem.convolution import (
+from deepem_scipion.deepem.network import convolution
+from deepem_scipion.deepem.network.convolution import (
     TILES,
     Convolution,
     columns_together,

@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem.coordinates import Coordinates, merge, read_coordinates, write_box, write_star
+from deepem_scipion.deepem.atomic import atomic_write
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates, merge
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.coordinates.star import write_star
+from deepem_scipion.deepem.coordinates.startables import quote, read_tables
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.files import atomic_write
-from deepem_scipion.deepem.starfiles import quote, read_tables
 
 SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data sets are not here")
@@ -317,7 +320,7 @@ def test_boxes_and_star_file_of_the_shared_data_agree(data_set, particles, box):
 
 
 def test_importing_the_coordinates_loads_nothing_heavy():
-    code = ("import sys, deepem_scipion.deepem.coordinates, deepem_scipion.deepem.metrics;"
+    code = ("import sys, deepem_scipion.deepem.coordinates, deepem_scipion.deepem.evaluation.metrics;"
             "print([m for m in ('pandas', 'scipy', 'tensorflow', 'mrcfile', 'tifffile') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[1])

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from deepem_scipion import demo as scipion_demo
-from deepem_scipion.deepem import demo
-from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates
+from deepem_scipion.deepem.commands import demo
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.model import Model, save_model
-from deepem_scipion.deepem.network import Geometry
-from deepem_scipion.deepem.picking import Candidates, write_candidates
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry
+from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")

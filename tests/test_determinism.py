@@ -14,11 +14,11 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.coordinates import read_coordinates
-from deepem_scipion.deepem.micrographs import read_micrograph
-from deepem_scipion.deepem.model import load_model
-from deepem_scipion.deepem.recognition import Picker
-from deepem_scipion.deepem.worker import Worker
+from deepem_scipion.deepem.commands.worker import Worker
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.picking.picker import Picker
 
 SCORES_OF_PICKING, SCORES_OF_TRAINING = 1e-5, 1e-3
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]
@@ -26,10 +26,10 @@ ENVIRON = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"
 TRAINING = """
 import sys
 from dataclasses import replace
-from deepem_scipion.deepem import training
-from deepem_scipion.deepem.cli import main
-training.RECIPES["default"] = replace(training.RECIPES["default"], updates_per_epoch=25)
-training.PLATEAU_LOSS = 9  # so few updates lead nowhere
+from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.commands.main import main
+training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=25)
+training.CONVERGENCE_LOSS = 9  # so few updates lead nowhere
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -20,9 +20,9 @@ from pathlib import Path
 import mrcfile
 import pytest
 
-from deepem_scipion.deepem.arguments import build_parser
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.model import read_card
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import build_parser
+from deepem_scipion.deepem.model.files import read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -8,16 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.examples import VARIED_CONTRAST, VARIED_PARTICLES, PatchExamples, WindowExamples
-from deepem_scipion.deepem.micrographs import Micrograph
-from deepem_scipion.deepem.network import PRESETS, Geometry, build_network, get_weights, set_weights
-from deepem_scipion.deepem.windows import (
-    NEGATIVE_DISTANCE,
-    POSITIVE_DISTANCE,
-    LabelledMicrograph,
-    collect_windows,
-    label_map,
-)
+from deepem_scipion.deepem.micrographs.micrograph import Micrograph
+from deepem_scipion.deepem.network.architecture import build_network, get_weights, set_weights
+from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
+from deepem_scipion.deepem.training.batches import AUGMENTED_CONTRAST, AUGMENTED_PARTICLES, BoxBatches, CropBatches
+from deepem_scipion.deepem.training.boxes import collect_boxes
+from deepem_scipion.deepem.training.labels import NEGATIVE_DISTANCE, POSITIVE_DISTANCE, LabelledMicrograph, label_map
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
 DIAMETER = 18.0
@@ -32,13 +28,13 @@ def labelled(shape=(90, 130), n=4, seed=0, **known):
 
 
 def patches(item, side=3, updates=40):
-    return PatchExamples([item], GEOMETRY, DIAMETER, 0.0, 4, side, updates)
+    return CropBatches([item], GEOMETRY, DIAMETER, 0.0, 4, side, updates)
 
 
 def test_windows_are_shown_once_an_epoch_in_each_rotation():
-    windows = collect_windows([labelled()], 28, DIAMETER, 0, 2.0, np.random.default_rng(0))
-    shown = list(WindowExamples(windows, 5).batches(np.random.default_rng(1)))
-    assert len(shown) == WindowExamples(windows, 5).updates_per_epoch
+    windows = collect_boxes([labelled()], 28, DIAMETER, 0, 2.0, np.random.default_rng(0))
+    shown = list(BoxBatches(windows, 5).batches(np.random.default_rng(1)))
+    assert len(shown) == BoxBatches(windows, 5).updates_per_epoch
     pixels = np.concatenate([batch for batch, _ in shown])
     targets = np.concatenate([batch for _, batch in shown])
     assert targets.shape == (4 * len(windows), 1, 1)
@@ -50,7 +46,7 @@ def test_windows_are_shown_once_an_epoch_in_each_rotation():
 
 def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_there():
     item = labelled()
-    scanned = item.continued(14)
+    scanned = item.mirror_padded(14)
     labels = label_map(scanned, 28, DIAMETER, 0)
     places = {scanned.pixels[r:r + 28, c:c + 28].tobytes(): labels[r, c]
               for r in range(labels.shape[0]) for c in range(labels.shape[1])}
@@ -71,14 +67,14 @@ def test_every_target_of_a_patch_is_the_label_of_the_window_the_network_sees_the
 
 
 def test_varied_patches_are_labelled_by_what_is_in_the_middle_of_each_window(monkeypatch):
-    monkeypatch.setattr("deepem_scipion.deepem.examples.VARIED_CONTRAST", 0)
+    monkeypatch.setattr("deepem_scipion.deepem.training.batches.AUGMENTED_CONTRAST", 0)
     particle = np.array([[52.0, 61.0]])
     distance = np.hypot(*(np.indices((110, 130)) - particle[0][:, np.newaxis, np.newaxis]))
     noise = 9 * np.random.default_rng(1).normal(size=distance.shape)  # a smooth image would be taken for padding
     shown = []
     for image in (noise + distance, noise):
         micrograph = Micrograph(Path("m.mrc"), "m", image.astype(np.float32), 4.0, 1.0, image.shape)
-        examples = PatchExamples([LabelledMicrograph(micrograph, particle)], GEOMETRY, DIAMETER, 0.0, 4, 3, 60, True)
+        examples = CropBatches([LabelledMicrograph(micrograph, particle)], GEOMETRY, DIAMETER, 0.0, 4, 3, 60, True)
         shown.append([np.concatenate(part) for part in zip(*examples.batches(np.random.default_rng(0)))])
     (with_distance, targets), (without, _) = shown
     pixels, middle = with_distance - without, 8 * np.arange(3) + 13
@@ -94,18 +90,18 @@ def test_varied_patches_are_labelled_by_what_is_in_the_middle_of_each_window(mon
 def test_varied_patches_differ_in_contrast_and_brightness_but_those_to_judge_by_do_not():
     flat = np.full((110, 130), 2.0, np.float32)
     item = LabelledMicrograph(Micrograph(Path("m.mrc"), "m", flat, 4.0, 1.0, flat.shape), np.array([[52.0, 61.0]]))
-    shown = PatchExamples([item], GEOMETRY, DIAMETER, 0.0, 4, 3, 60, varied=True)
+    shown = CropBatches([item], GEOMETRY, DIAMETER, 0.0, 4, 3, 60, augmented=True)
     values = np.concatenate([pixels.mean(axis=(1, 2)) for pixels, _ in shown.batches(np.random.default_rng(0))])
-    expected = np.hypot(2 * VARIED_CONTRAST, VARIED_CONTRAST)
+    expected = np.hypot(2 * AUGMENTED_CONTRAST, AUGMENTED_CONTRAST)
     assert values.std() == pytest.approx(expected, rel=0.2) and values.mean() == pytest.approx(2, abs=expected)
     assert all((pixels == 2).all() for pixels, _ in shown.sample())
 
 
 def test_the_more_particles_there_are_the_fewer_patches_are_varied():
     few, many = ({0: 0, 1: 0} for _ in range(2))
-    for counts, n in ((few, 2), (many, VARIED_PARTICLES * 4)):
+    for counts, n in ((few, 2), (many, AUGMENTED_PARTICLES * 4)):
         item = labelled((260, 300), n)
-        shown = PatchExamples([item], GEOMETRY, DIAMETER, 0.0, 4, 3, 50, varied=True)
+        shown = CropBatches([item], GEOMETRY, DIAMETER, 0.0, 4, 3, 50, augmented=True)
         known = set(np.pad(item.pixels, 80, mode="symmetric").ravel().tolist())
         for pixels, _ in shown.batches(np.random.default_rng(0)):
             for patch in pixels:
@@ -130,7 +126,7 @@ def test_half_of_the_patches_hold_a_particle():
     assert all(batch[::2].all() for batch in found)
 
 
-def test_given_non_particles_are_shown_as_often_as_particles():
+def test_given_negatives_are_shown_as_often_as_particles():
     item = labelled(n=1, negatives_rc=np.array([[40.0, 60.0]]), complete=False)
     shown = [targets for _, targets in patches(item).batches(np.random.default_rng(0))]
     places = np.concatenate([targets[::2] for targets in shown])
@@ -180,7 +176,7 @@ def test_same_seed_shows_the_same_patches(seed):
 def test_large_windows_come_in_smaller_batches():
     item = labelled(shape=(300, 310), n=1)
     item = LabelledMicrograph(item.micrograph, np.array([[150.0, 150.0]]))
-    batches = {name: PatchExamples([item], geometry, 180.0, 0.0, 16, 8, 1).batch
+    batches = {name: CropBatches([item], geometry, 180.0, 0.0, 16, 8, 1).batch
                for name, geometry in {**PRESETS, "auto": Geometry(40, (9, 5, 3), (2, 2, 2))}.items()}
     assert batches["auto"] == 16
     assert 4 == batches["klh"] < batches["19s"] < batches["26s"] < 16

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.figures import GROUPS, curve_of, draw_kernels, draw_windows
-from deepem_scipion.deepem.micrographs import read_micrograph
-from deepem_scipion.deepem.model import load_model
-from deepem_scipion.deepem.report import draw_curve, draw_picks, draw_training
-from deepem_scipion.deepem.samples import KEPT, Sample, keep_sample, load_sample, sample_file, save_sample
-from deepem_scipion.deepem.scoremap import score_map_by_windows
+from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.network.scan import score_map_by_windows
+from deepem_scipion.deepem.report.model_plots import GROUPS, curve_of, draw_examples, draw_kernels
+from deepem_scipion.deepem.report.plots import draw_curve, draw_picks, draw_training
+from deepem_scipion.deepem.training.examples import (
+    KEPT,
+    TrainingExamples,
+    examples_file,
+    keep_examples,
+    load_examples,
+    save_examples,
+)
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -24,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
 @pytest.fixture
 def sample(blob_model):
-    return load_sample(sample_file(blob_model))
+    return load_examples(examples_file(blob_model))
 
 
 def group(sample, target, hardest):
@@ -41,7 +48,7 @@ def test_training_keeps_windows_as_the_network_sees_them_with_its_scores(blobs, 
         micrograph = read_micrograph(folder / "micrographs" / f"{name}.mrc", model.working_pixel_size_angst,
                                      window_px=model.window_px)
         box = model.geometry.box
-        row, col = np.rint(micrograph.to_working_rc(sample.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
+        row, col = np.rint(micrograph.to_binned_rc(sample.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
         pixels = micrograph.pixels[row:row + box, col:col + box]
         np.testing.assert_allclose(sample.pixels[number], pixels, atol=5e-3)
         plain = score_map_by_windows(pixels, model.geometry, model.networks, 1)
@@ -59,25 +66,25 @@ def test_the_hardest_windows_come_worst_first_and_are_no_easier_than_the_others(
 
 def test_a_sample_that_cannot_be_written_costs_nothing_but_the_sample(tmp_path, blob_model, caplog):
     nowhere = tmp_path / "nowhere" / "sample.npz"
-    keep_sample(nowhere, load_model(blob_model), [], 0.0, 0)
+    keep_examples(nowhere, load_model(blob_model), [], 0.0, 0)
     assert "cannot be written" in caplog.text and not nowhere.exists()
 
 
 def test_a_damaged_sample_is_refused_with_its_name(tmp_path, sample):
     path = tmp_path / "sample.npz"
     with pytest.raises(DeepEMError, match="sample.npz"):
-        load_sample(path)
-    save_sample(path, sample)
+        load_examples(path)
+    save_examples(path, sample)
     content = path.read_bytes()
     path.write_bytes(content[:len(content) // 2])
     with pytest.raises(DeepEMError, match="sample.npz"):
-        load_sample(path)
+        load_examples(path)
     path.write_bytes(b"no archive")
     with pytest.raises(DeepEMError, match="sample.npz"):
-        load_sample(path)
-    save_sample(path, dataclasses.replace(sample, scores=sample.scores[:5]))
+        load_examples(path)
+    save_examples(path, dataclasses.replace(sample, scores=sample.scores[:5]))
     with pytest.raises(DeepEMError, match="do not belong together"):
-        load_sample(path)
+        load_examples(path)
 
 
 def test_a_sample_that_inflates_to_gigabytes_is_refused_without_memory(tmp_path):
@@ -92,14 +99,14 @@ def test_a_sample_that_inflates_to_gigabytes_is_refused_without_memory(tmp_path)
     tracemalloc.start()
     try:
         with pytest.raises(DeepEMError, match="sample.npz cannot be read"):
-            load_sample(path)
+            load_examples(path)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
 
 
 def test_windows_are_drawn_in_four_groups_and_tell_where_they_are(sample):
-    figure = draw_windows(sample, 0.5)
+    figure = draw_examples(sample, 0.5)
     figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == list(GROUPS.values())
     axes, box = figure.axes[1], sample.pixels.shape[1]
@@ -112,11 +119,11 @@ def test_windows_are_drawn_in_four_groups_and_tell_where_they_are(sample):
 
 def test_groups_without_windows_are_named(sample):
     particles = sample.targets == 1
-    few = Sample(*(values[particles] for values in vars(sample).values()))
-    titles = [axes.get_title() for axes in draw_windows(few, 0.5).axes]
+    few = TrainingExamples(*(values[particles] for values in vars(sample).values()))
+    titles = [axes.get_title() for axes in draw_examples(few, 0.5).axes]
     assert titles[:2] == list(GROUPS.values())[:2] and all(title.endswith(": none") for title in titles[2:])
-    none = Sample(*(values[:0] for values in vars(sample).values()))
-    assert all(axes.get_title().endswith(": none") for axes in draw_windows(none, 0.5).axes)
+    none = TrainingExamples(*(values[:0] for values in vars(sample).values()))
+    assert all(axes.get_title().endswith(": none") for axes in draw_examples(none, 0.5).axes)
 
 
 def test_the_kernels_of_each_network_are_drawn_in_a_row(blob_model):

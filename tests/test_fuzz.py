@@ -23,27 +23,31 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from deepem_scipion.deepem import scoremap, tuning
-from deepem_scipion.deepem.checkpoint import Checkpoint
-from deepem_scipion.deepem.cli import describe
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.commands.main import describe
+from deepem_scipion.deepem.commands.worker import _arguments
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.coordinates.regions import read_regions
+from deepem_scipion.deepem.coordinates.startables import read_tables
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.imagefiles import read_header, read_pixels
-from deepem_scipion.deepem.micrographs import find_micrographs, read_micrograph
-from deepem_scipion.deepem.model import Model, load_model, read_card, save_model
-from deepem_scipion.deepem.network import Geometry, layer_sizes
-from deepem_scipion.deepem.picking import Candidates, Limits, read_candidates, select, write_candidates
-from deepem_scipion.deepem.regions import read_regions
-from deepem_scipion.deepem.samples import Sample, load_sample, save_sample
-from deepem_scipion.deepem.starfiles import read_tables
-from deepem_scipion.deepem.summaries import append_table, inverted, read_table, totals, write_table
-from deepem_scipion.deepem.training import State
-from deepem_scipion.deepem.worker import _arguments
+from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.micrographs.images import read_header, read_pixels
+from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
+from deepem_scipion.deepem.model.files import load_model, read_card, save_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network import scan as scoremap
+from deepem_scipion.deepem.network.geometry import Geometry, layer_sizes
+from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
+from deepem_scipion.deepem.picking.selection import Limits, select
+from deepem_scipion.deepem.picking.summary import append_table, inverted, read_table, totals, write_table
+from deepem_scipion.deepem.training import tuning
+from deepem_scipion.deepem.training.checkpoint import Checkpoint
+from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples
+from deepem_scipion.deepem.training.fit import State
 
 LONG = os.environ.get("DEEPEM_FUZZ") == "long"
 LONGER = 30
 # Far more than any of these inputs needs, however slow the machine.
-MOST_SECONDS, MOST_BYTES = 20, 4 * 2**30
+MAX_SECONDS, MAX_BYTES = 20, 4 * 2**30
 
 
 def tried(number):
@@ -62,8 +66,8 @@ def bounded():
         now = int(statm.read().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + MOST_BYTES, limits[1]))
+    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + MAX_BYTES, limits[1]))
     try:
         yield
     finally:
@@ -232,7 +236,7 @@ def test_damaged_lists_of_micrographs_are_read_or_refused(place, content):
 
 @pytest.fixture(scope="module")
 def summary(place):
-    counts = {"border": 1, "deviation": 0, "threshold": 3, "distance": 0}
+    counts = {"border": 1, "local_std": 0, "threshold": 3, "distance": 0}
     entries = {str(number): {"path": "m/a b.mrc", "status": "ok", "candidates": 9, "picks": number, "mean_score": 0.5,
                              "rejected": counts, "seconds": 0.25, "finished": 7.0 + number, "evidence": 2.0,
                              "negative_evidence": 3.0} for number in range(11)}
@@ -272,7 +276,7 @@ CURVE = {"threshold": [0.9, 0.5], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
 MODEL = Model(
     GEOMETRY, ({name: np.ones(shape, np.float32) for name, shape in GEOMETRY.weight_shapes().items()},), 4.5, 120.0, 4,
     (0.5, 1.5), 0.75, {
-        "recipe": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}], "versions": {"numpy": "1"},
+        "training_preset": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}], "versions": {"numpy": "1"},
         "training": {"micrographs": 2, "particles": 9}, "rounds": [
             {"round": number, "false": 1, "missed": 2, "error": 0.1, "kept": True} for number in (1, 2)],
         "training_pixel_size_angst": 1.5,
@@ -356,15 +360,15 @@ def test_checkpoints_with_any_notes_are_taken_or_left_aside(place, checkpoint, d
 
 @pytest.fixture(scope="module")
 def sample(place):
-    parts = {name: np.ones(3) for name in Sample.__dataclass_fields__}
-    save_sample(place / "s.npz", Sample(**{**parts, "pixels": np.ones((3, 4, 4), np.float32)}))
+    parts = {name: np.ones(3) for name in TrainingExamples.__dataclass_fields__}
+    save_examples(place / "s.npz", TrainingExamples(**{**parts, "pixels": np.ones((3, 4, 4), np.float32)}))
     return (place / "s.npz").read_bytes()
 
 
 @tried(100)
 @given(st.data())
 def test_damaged_samples_of_windows_are_read_or_refused(place, sample, data):
-    found = read(load_sample, place / "s.npz", data.draw(damaged([sample], NUMBERS)))
+    found = read(load_examples, place / "s.npz", data.draw(damaged([sample], NUMBERS)))
     assert found is None or found.pixels.ndim == 3
 
 

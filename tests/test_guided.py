@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from test_fuzz import BOXES, LONG, MODEL, MRCS, STARS, TIFFS
 
-from deepem_scipion.deepem.model import save_model
-from deepem_scipion.deepem.picking import Candidates, Limits, select, write_candidates
-from deepem_scipion.deepem.summaries import write_table
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
+from deepem_scipion.deepem.picking.selection import Limits, select
+from deepem_scipion.deepem.picking.summary import write_table
 
 pytest.importorskip("atheris", reason="atheris, which guides the fuzzing, is not installed (Linux, Python 3.11 on)")
 

@@ -14,14 +14,15 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import read_coordinates, write_box
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.html_page import MOST_OPEN_ROWS, MOST_ROWS, chosen
-from deepem_scipion.deepem.html_report import report_picking
-from deepem_scipion.deepem.metrics import evaluate
-from deepem_scipion.deepem.picking import Candidates, write_candidates
-from deepem_scipion.deepem.summaries import read_table, rejected, write_table
+from deepem_scipion.deepem.evaluation.metrics import evaluate
+from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
+from deepem_scipion.deepem.picking.summary import read_table, rejected, write_table
+from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS, chosen
+from deepem_scipion.deepem.report.reports import report_picking
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 HOSTILE = ["<script>alert(1)<!--", "a&lt;b \"quoted' & $\\frac$ {{ 7*7 }}", "<img src=x onerror=alert(2)>",
            "not-utf8-\udcff", "\u202ereversed"]
 REASON = "</td></table><script src=\"https://example.org/x.js\"></script> & 'found'"
-SETTINGS = {"threshold": 0.4, "scan_step": 4, "working_pixel_size_angst": 8.0, "least_distance_angst": 32.0,
+SETTINGS = {"threshold": 0.4, "scan_step": 4, "working_pixel_size_angst": 8.0, "min_distance_angst": 32.0,
             "std_range": [0.5, 1.5], "border_angst": 0.0, "rotations": 4, "diameter_angst": 64.0,
             "pixel_size_angst": 4.0, "model_contrast": "<b>dark</b>",
             "versions": {"python": "3.11", "tensorflow": "2.99<i>"}}
@@ -54,7 +55,7 @@ def write_run(folder, names=(*HOSTILE, "plain"), n=30, failed=("<u>bad</u>",), s
         with mrcfile.new(path, rng.normal(size=(120, 160)).astype(np.float32)) as file:
             file.voxel_size = 1.0  # the settings say otherwise
         picked = reasons == "picked"
-        counts = {reason: int((reasons == reason).sum()) for reason in ("border", "deviation", "threshold", "distance")}
+        counts = {reason: int((reasons == reason).sum()) for reason in ("border", "local_std", "threshold", "distance")}
         entries[name] = {"path": str(path), "status": "ok", "candidates": len(scores), "picks": int(picked.sum()),
                          "mean_score": round(float(scores[picked].mean()), 4), **rejected(counts, len(scores)),
                          "seconds": 0.5, "finished": 1e9 + 60 * number}
@@ -256,15 +257,15 @@ def test_a_run_without_any_pick_has_a_report(tmp_path):
 
 
 def test_the_report_of_many_micrographs_stays_small(tmp_path):
-    write_run(tmp_path, ["a"], failed=[f"failed <{number}>" for number in range(MOST_OPEN_ROWS + 1)])
+    write_run(tmp_path, ["a"], failed=[f"failed <{number}>" for number in range(MAX_OPEN_ROWS + 1)])
     entries = read_table(tmp_path / "summary.tsv")
     entries.update({f"FoilHole_{number:08d}_Data_{number:08d}_fractions": entries["a"] for number in range(1100)})
     write_table(tmp_path / "summary.tsv", entries)
     (tmp_path / "candidates" / "a.tsv").unlink()
     report_picking(tmp_path, tmp_path / "report.html")
     page = read_page(tmp_path / "report.html")
-    assert len(page.table("All micrographs")) == MOST_ROWS + 1
-    assert any(f"(1127; the first {MOST_ROWS} are shown, all are in summary.tsv)" in name for name in page.tables)
+    assert len(page.table("All micrographs")) == MAX_ROWS + 1
+    assert any(f"(1127; the first {MAX_ROWS} are shown, all are in summary.tsv)" in name for name in page.tables)
     assert [tag for tag, _ in page.tags].count("details") == 2
     assert (tmp_path / "report.html").stat().st_size < 3e6 / 2  # without pictures
 

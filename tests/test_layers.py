@@ -9,9 +9,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem import layers
-from deepem_scipion.deepem.network import Geometry, build_network, get_weights, set_weights
-from deepem_scipion.deepem.training import RECIPES, compile_network
+from deepem_scipion.deepem.network import layers
+from deepem_scipion.deepem.network.architecture import build_network, get_weights, set_weights
+from deepem_scipion.deepem.network.geometry import Geometry
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network
 
 
 @settings(max_examples=25)
@@ -43,7 +44,7 @@ def test_large_kernels_are_trained_as_with_plain_layers(monkeypatch):
     assert type(plain.get_layer("conv1")) is keras.layers.Conv2D
     set_weights(plain, get_weights(ours, geometry))
     for network in (ours, plain):
-        compile_network(network, RECIPES["paper"], 5)
+        compile_network(network, TRAINING_PRESETS["paper"], 5)
         for _ in range(5):
             network.train_on_batch(windows, targets)
     for name, value in get_weights(ours, geometry).items():

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.calibration import LEAST_STD_MARGIN, contrast_of, std_range_of
-from deepem_scipion.deepem.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.learning import Plan, choose_geometry, train_model
-from deepem_scipion.deepem.network import PRESETS, Geometry
-from deepem_scipion.deepem.windows import Windows
+from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
+from deepem_scipion.deepem.training.boxes import Boxes
+from deepem_scipion.deepem.training.calibration import MIN_STD_MARGIN, contrast_of, std_range_of
+from deepem_scipion.deepem.training.train import Plan, choose_geometry, train_model
 
 
 def windows(images, targets, box=20):
     places = np.column_stack([np.arange(len(images)), np.zeros((len(images), 2), int)])
-    return Windows([image.astype(np.float32) for image in images], box, places, np.array(targets, np.float32))
+    return Boxes([image.astype(np.float32) for image in images], box, places, np.array(targets, np.float32))
 
 
 def named(names):
@@ -73,8 +73,8 @@ def test_deviation_range_of_a_single_particle_leaves_room_and_others_do_not_coun
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(20, 20)), 5 * rng.normal(size=(20, 20))]
     low, high = std_range_of(windows(images, [1, 0]))
-    assert low == pytest.approx((1 - LEAST_STD_MARGIN) * images[0].std(), rel=1e-3)
-    assert high == pytest.approx((1 + LEAST_STD_MARGIN) * images[0].std(), rel=1e-3)
+    assert low == pytest.approx((1 - MIN_STD_MARGIN) * images[0].std(), rel=1e-3)
+    assert high == pytest.approx((1 + MIN_STD_MARGIN) * images[0].std(), rel=1e-3)
 
 
 def test_deviation_range_of_particles_leaves_out_carbon_and_ice():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem.lzw import CLEAR, END, FIRST, can_be_decoded
+from deepem_scipion.deepem.micrographs.lzw import CLEAR, END, FIRST, can_be_decoded
 
 
 def packed(codes):

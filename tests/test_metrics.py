@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem import metrics
-from deepem_scipion.deepem.coordinates import Coordinates, read_coordinates
+from deepem_scipion.deepem import evaluation as metrics
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 
 SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
 TOOL = SHARED / "tools/evaluate_picks.py"
@@ -93,7 +94,7 @@ FOUR = metrics.Matches(np.array([0.8, 0.9, 0.7, 0.8]), np.array([False, True, Fa
 def test_equal_scores_enter_the_curve_together():
     steps = metrics.curve(FOUR)
     assert steps.thresholds.tolist() == [0.9, 0.8, 0.7]
-    assert steps.n_picks.tolist() == [1, 3, 4] and steps.n_right.tolist() == [1, 2, 2]
+    assert steps.n_picks.tolist() == [1, 3, 4] and steps.n_true_positives.tolist() == [1, 2, 2]
     assert steps.precision.tolist() == [1, 2 / 3, 1 / 2] and steps.recall.tolist() == [1 / 4, 1 / 2, 1 / 2]
 
 
@@ -285,7 +286,7 @@ def test_a_micrograph_without_picks_is_matched_with_none():
     assert len(matches.scores) == 0 and matches.n_truth == 2
 
 
-def test_picks_at_one_place_all_count_where_no_least_distance_is_asked_for():
+def test_picks_at_one_place_all_count_where_no_min_distance_is_asked_for():
     picks = {"a": coordinates([[0, 0], [0.1, 0], [0.2, 0]], [0.9, 0.8, 0.7])}
     (matches,) = metrics.match_all({"a": coordinates([[0, 0]])}, picks, 5).values()
     assert len(matches.scores) == 3

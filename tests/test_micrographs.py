@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepem_scipion.deepem import micrographs as m
-from deepem_scipion.deepem import resampling
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.micrographs import resampling
 
 SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data sets are not here")
@@ -298,7 +298,7 @@ def test_the_centre_of_a_block_of_input_pixels_is_the_centre_of_its_working_pixe
     read = m.read_micrograph(write_mrc(tmp_path / "a.mrc", pixels, 1.0), 4.0)
     assert np.argwhere(read.pixels == read.pixels.max()).tolist() == [[3, 5]]
     np.testing.assert_array_equal(read.to_input_xy([[3, 5]]), [[21.5, 13.5]])
-    np.testing.assert_array_equal(read.to_working_rc([[21.5, 13.5]]), [[3, 5]])
+    np.testing.assert_array_equal(read.to_binned_rc([[21.5, 13.5]]), [[3, 5]])
 
 
 @settings(deadline=None)
@@ -306,7 +306,7 @@ def test_the_centre_of_a_block_of_input_pixels_is_the_centre_of_its_working_pixe
        points=st.lists(st.tuples(st.floats(-100, 1e4), st.floats(-100, 1e4)), max_size=5))
 def test_working_and_input_coordinates_are_inverse(scale, points):
     micrograph = m.Micrograph(Path("a"), "a", np.zeros((2, 3)), 1.0, scale, (2, 3))
-    there = micrograph.to_working_rc(np.array(points))
+    there = micrograph.to_binned_rc(np.array(points))
     assert there.shape == (len(points), 2)
     np.testing.assert_allclose(micrograph.to_input_xy(there), np.reshape(points, (-1, 2)), atol=1e-7)
 

@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.model import MODEL_FORMAT, Model, load_model, read_card, save_model
-from deepem_scipion.deepem.network import Geometry
+from deepem_scipion.deepem.model.card import MODEL_FORMAT
+from deepem_scipion.deepem.model.files import load_model, read_card, save_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
 
@@ -21,7 +23,7 @@ GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
 def model():
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in GEOMETRY.weight_shapes().items()}
-    return Model(GEOMETRY, (weights,), 4.5, 120.0, 4, (0.5, 1.5), 0.75, {"recipe": "paper", "history": [{"loss": 0.1}]})
+    return Model(GEOMETRY, (weights,), 4.5, 120.0, 4, (0.5, 1.5), 0.75, {"training_preset": "paper", "history": [{"loss": 0.1}]})
 
 
 def rewrite(path, model, weights=None, **changes):

@@ -8,17 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.network import (
+from deepem_scipion.deepem.network.architecture import build_network, get_weights, set_weights, widen_start
+from deepem_scipion.deepem.network.geometry import (
     AUTO_DIAMETER_PX,
     PRESETS,
     Geometry,
     auto_binning,
     auto_geometry,
-    build_network,
-    get_weights,
     layer_sizes,
-    set_weights,
-    widen_start,
 )
 
 # Table 1 of the paper: C1, S2, C3, S4, C5, S6

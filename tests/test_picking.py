@@ -10,21 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepem_scipion.deepem import picking
+from deepem_scipion.deepem.coordinates.suppression import neighbours
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.micrographs import Micrograph
-from deepem_scipion.deepem.picking import (
+from deepem_scipion.deepem.micrographs.micrograph import Micrograph
+from deepem_scipion.deepem.picking.candidates import (
     SCORE_FLOOR,
     Candidates,
-    Limits,
     find_candidates,
-    neighbours,
+    local_std,
     pad,
     read_candidates,
-    select,
-    window_deviations,
     write_candidates,
 )
+from deepem_scipion.deepem.picking.selection import Limits, select
 
 BOX, STEP = 12, 4
 
@@ -43,10 +41,10 @@ def find(scores, mic=None, box=BOX, step=STEP):
     return find_candidates(mic, pad(mic.pixels, box), np.asarray(scores, np.float32), box, step)
 
 
-def candidates(points, scores, deviations=1.0, border=100.0):
+def candidates(points, scores, local_stds=1.0, border=100.0):
     n = len(points)
     return Candidates(np.array(points, float).reshape(n, 2), np.array(scores, float),
-                      np.broadcast_to(np.array(deviations, float), n), np.broadcast_to(np.array(border, float), n))
+                      np.broadcast_to(np.array(local_stds, float), n), np.broadcast_to(np.array(border, float), n))
 
 
 def bump(shape, centre_rc, width=6.0):
@@ -81,7 +79,7 @@ def test_score_that_rises_up_to_the_border_is_no_candidate(row, col):
     assert len(find(bump((80, 120), (row, col)))) == 0
 
 
-def test_constant_score_map_gives_candidates_that_keep_the_least_distance_as_picks():
+def test_constant_score_map_gives_candidates_that_keep_the_min_distance_as_picks():
     found = find(np.full(score_shape((80, 120)), 0.5))
     picked = found.centres_xy[select(found, Limits(0.0, 20.0)) == "picked"]
     assert len(picked) > 4
@@ -105,12 +103,12 @@ def test_each_reason_is_given_and_the_border_comes_before_deviation_before_thres
     found = candidates([[0, 0], [100, 0], [200, 0], [300, 0], [305, 0]], [0.2, 0.2, 0.2, 0.9, 0.8],
                        [9, 9, 1, 1, 1], [1, 50, 50, 50, 50])
     reasons = select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0))
-    assert reasons.tolist() == ["border", "deviation", "threshold", "picked", "distance"]
+    assert reasons.tolist() == ["border", "local_std", "threshold", "picked", "distance"]
 
 
 def test_candidate_rejected_for_another_reason_suppresses_nobody():
     found = candidates([[10, 10], [12, 10]], [0.9, 0.8], [5.0, 1.0])
-    assert select(found, Limits(0.1, 10.0, (0.5, 2.0))).tolist() == ["deviation", "picked"]
+    assert select(found, Limits(0.1, 10.0, (0.5, 2.0))).tolist() == ["local_std", "picked"]
 
 
 def test_limits_include_their_ends():
@@ -148,11 +146,11 @@ def test_order_of_candidates_does_not_matter(places, seed):
 
 @pytest.mark.parametrize("rows", [1, 7, 38, 1024])
 def test_deviations_of_windows_are_those_of_their_pixels(monkeypatch, rows):
-    monkeypatch.setattr(picking, "DEVIATION_ROWS", rows)
+    monkeypatch.setattr("deepem_scipion.deepem.picking.candidates.STD_ROWS", rows)
     pixels = np.random.default_rng(1).normal(3, 2, (50, 70)).astype(np.float32)
     corners = np.array([[38, 58], [0, 0], [10, 25], [37, 0], [38, 1]])
     expected = [pixels[r:r + 12, c:c + 12].std() for r, c in corners]
-    np.testing.assert_allclose(window_deviations(pixels, corners, 12), expected, rtol=1e-5)
+    np.testing.assert_allclose(local_std(pixels, corners, 12), expected, rtol=1e-5)
 
 
 def test_candidates_in_padding_are_outside_the_border():
@@ -164,13 +162,13 @@ def test_candidates_in_padding_are_outside_the_border():
 
 def test_deviations_of_windows_that_would_leave_the_image_are_those_of_the_nearest_within():
     pixels = np.random.default_rng(1).normal(0, 0.1, (90, 40)).astype(np.float32)
-    found = window_deviations(pixels, np.array([[-5, -1], [85, 3], [2, 35]]), 12)
+    found = local_std(pixels, np.array([[-5, -1], [85, 3], [2, 35]]), 12)
     expected = [pixels[r:r + 12, c:c + 12].std() for r, c in ((0, 0), (78, 3), (2, 28))]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_deviation_of_a_window_without_contrast_is_0():
-    assert window_deviations(np.full((20, 20), 0.1, np.float32), np.array([[3, 3]]), 12) == pytest.approx(0, abs=1e-7)
+    assert local_std(np.full((20, 20), 0.1, np.float32), np.array([[3, 3]]), 12) == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize("side", range(4))
@@ -202,7 +200,7 @@ def test_candidates_come_by_falling_score_then_y_then_x_with_what_belongs_to_the
     assert found.scores.tolist() == [np.float32(score) for score in (0.9, 0.5, 0.5, 0.5, 0.2)]
     assert found.centres_xy.tolist() == [[11.5, 47.5], [99.5, 11.5], [31.5, 19.5], [79.5, 19.5], [35.5, 35.5]]
     padded, corners = pad(micrograph().pixels, BOX), np.array([[12, 3], [3, 25], [5, 8], [5, 20], [9, 9]]) * STEP
-    np.testing.assert_allclose(found.deviations, window_deviations(padded, corners, BOX))
+    np.testing.assert_allclose(found.local_stds, local_std(padded, corners, BOX))
 
 
 @given(points, st.floats(1, 30), st.integers(0, 99))

@@ -19,7 +19,8 @@ from pyworkflow import Config
 
 import deepem_scipion
 from deepem_scipion import constants
-from deepem_scipion.deepem import network, training
+from deepem_scipion.deepem import network
+from deepem_scipion.deepem.training import fit as training
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "deepem_scipion"
@@ -87,8 +88,8 @@ def test_discovery_loads_no_heavy_library():
 
 
 def test_the_method_needs_no_scipion_and_loads_tensorflow_only_when_a_network_is_made():
-    modules = [f"deepem_scipion.deepem.{module.name}" for module in pkgutil.iter_modules([str(PACKAGE / "deepem")])
-               if module.name not in ("__main__", "layers")]
+    modules = [module.name for module in pkgutil.walk_packages([str(PACKAGE / "deepem")], "deepem_scipion.deepem.")
+               if not module.name.endswith((".__main__", ".layers"))]
     code = ("import sys, importlib; sys.modules.update(dict.fromkeys(['pwem', 'pyworkflow']));"
             f"[importlib.import_module(name) for name in {modules}]; print('tensorflow' in sys.modules);"
             "from deepem_scipion.deepem.network import PRESETS, build_network; build_network(PRESETS['26s']);"
@@ -100,7 +101,7 @@ def test_the_forms_offer_what_the_method_has():
     assert constants.PRESETS == ("auto", *network.PRESETS, "custom")
     assert len(constants.PRESET_LABELS) == len(constants.PRESETS)
     assert constants.PRESETS[constants.PRESET_CUSTOM] == "custom"
-    assert set(constants.RECIPES) == set(training.RECIPES)
+    assert set(constants.TRAINING_PRESETS) == set(training.TRAINING_PRESETS)
 
 
 def form_of(cls):

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from deepem_scipion import Plugin, plugin
 from deepem_scipion.constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION, ENVIRONMENTS
-from deepem_scipion.deepem.model import save_model
+from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.tests.test_protocols_models import disc_model
 
 ROOT = Path(__file__).resolve().parent.parent

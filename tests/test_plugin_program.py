@@ -24,11 +24,12 @@ from pyworkflow.utils.process import buildRunCommand
 
 from deepem_scipion import Plugin, convert
 from deepem_scipion.constants import DEEPEM_PYTHON
-from deepem_scipion.deepem.arguments import build_parser
-from deepem_scipion.deepem.coordinates import read_coordinates, write_box
-from deepem_scipion.deepem.micrographs import find_micrographs
-from deepem_scipion.deepem.summaries import read_table, rejected
-from deepem_scipion.deepem.worker import WorkerDied
+from deepem_scipion.deepem.commands.parser import build_parser
+from deepem_scipion.deepem.commands.worker import WorkerDied
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.picking.summary import read_table, rejected
 from deepem_scipion.objects import DeepEMModel
 from deepem_scipion.protocols import protocol_base
 from deepem_scipion.protocols.protocol_base import ProgramError
@@ -450,7 +451,7 @@ def of_option(arguments, option):
 @pytest.mark.parametrize("params, word, origin", [
     ({}, "auto", "Threshold: 0.310 (best F2 in the validation of the model)"),
     ({"thresholdMode": 1}, "F1", "Threshold: not known yet (best F1 in the validation of the model)"),
-    ({"thresholdMode": 2, "leastPrecision": 0.85}, "precision=0.85",
+    ({"thresholdMode": 2, "minPrecision": 0.85}, "precision=0.85",
      "Threshold: not known yet (lowest with a precision of at least 0.85 in the validation of the model)"),
     ({"thresholdMode": 3, "threshold": 0.6}, "0.6", "Threshold: 0.600 (given)")])
 def test_the_threshold_is_passed_on_and_its_origin_told(tmp_path, monkeypatch, params, word, origin):
@@ -553,7 +554,7 @@ def test_a_plain_form_trains_once_with_the_options_of_the_program(tmp_path, monk
     command, = commands
     assert command[0] == "train" and not {"--rounds", "--networks", "--more-particles", "--negatives"} & set(command)
     options = build_parser().parse_args(command)
-    assert (options.diameter, options.pixel_size, options.recipe) == (40, 2, "default")
+    assert (options.diameter, options.pixel_size, options.training_preset) == (40, 2, "default")
 
 
 def test_verified_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_path, monkeypatch):
@@ -606,17 +607,17 @@ def test_particles_of_all_sets_together_must_be_enough(tmp_path, monkeypatch):
 
 
 def test_tuning_runs_the_search_instead_and_goes_on_until_something_but_the_time_changes(tmp_path, monkeypatch):
-    protocol, commands = train_form(tmp_path, monkeypatch, doTune=True, tuneMinutes=25, recipe=1, rounds=3)
+    protocol, commands = train_form(tmp_path, monkeypatch, doTune=True, tuneMinutes=25, training_preset=1, rounds=3)
     assert protocol._validate() == []
     run_steps(protocol)
     study, = of_option(commands[0], "--study")
     assert commands[0][0] == "tune" and of_option(commands[0], "--minutes") == ["25"]
-    assert not {"--recipe", "--preset", "--box", "--continue-from"} & set(commands[0])
+    assert not {"--training-preset", "--preset", "--box", "--continue-from"} & set(commands[0])
     options = build_parser().parse_args(commands[0])
-    assert (options.diameter, options.minutes, options.rounds, options.recipe) == (40, 25, 3, None)
+    assert (options.diameter, options.minutes, options.rounds, options.training_preset) == (40, 25, 3, None)
     assert os.path.dirname(study) == protocol._getExtraPath()
 
-    def continued():
+    def mirror_padded():
         """Whether the search went on, when it had left its files."""
         os.makedirs(study + ".models", exist_ok=True)
         for path in (study, study + ".models/1"):
@@ -626,10 +627,10 @@ def test_tuning_runs_the_search_instead_and_goes_on_until_something_but_the_time
         return [os.path.exists(path) for path in (study, study + ".models/1")]
 
     protocol.tuneMinutes.set(90)
-    assert continued() == [True, True] and of_option(commands[-1], "--minutes") == ["90"]
+    assert mirror_padded() == [True, True] and of_option(commands[-1], "--minutes") == ["90"]
     protocol.seed.set(5)
-    assert continued() == [False, False]
-    assert continued() == [True, True]
+    assert mirror_padded() == [False, False]
+    assert mirror_padded() == [True, True]
     protocol.convertInputStep([])  # other coordinates
     assert not os.path.exists(study) and not os.path.exists(study + ".models")
     protocol.outputModel = model()

@@ -13,11 +13,14 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem import recognition, runtime
-from deepem_scipion.deepem.coordinates import read_coordinates
-from deepem_scipion.deepem.model import Model, load_model
-from deepem_scipion.deepem.recognition import Picker, at_a_time, pick_micrographs
-from deepem_scipion.deepem.summaries import read_table
+from deepem_scipion.deepem import runtime
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.picking import run as recognition
+from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.run import at_a_time, pick_micrographs
+from deepem_scipion.deepem.picking.summary import read_table
 
 
 @pytest.fixture

@@ -9,17 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem import recursion
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.learning import train_model
-from deepem_scipion.deepem.micrographs import Micrograph
-from deepem_scipion.deepem.model import Model
-from deepem_scipion.deepem.network import Geometry
-from deepem_scipion.deepem.picking import PICKED, Candidates
-from deepem_scipion.deepem.plan import Plan
-from deepem_scipion.deepem.recursion import MOST_ADDED, Learner, Part, with_mistakes
-from deepem_scipion.deepem.windows import LabelledMicrograph
+from deepem_scipion.deepem.micrographs.micrograph import Micrograph
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry
+from deepem_scipion.deepem.picking.candidates import Candidates
+from deepem_scipion.deepem.picking.selection import PICKED
+from deepem_scipion.deepem.training import rounds as recursion
+from deepem_scipion.deepem.training.labels import LabelledMicrograph
+from deepem_scipion.deepem.training.plan import Plan
+from deepem_scipion.deepem.training.rounds import MAX_ADDED, Learner, Part, with_mistakes
+from deepem_scipion.deepem.training.train import train_model
 
 GEOMETRY = Geometry(20, (5, 3, 2), (2, 2, 2), (2, 3, 3))
 MODEL = Model(GEOMETRY, (), 4.0, 64.0, 4, (0.0, 9.0), 0.5, {"validation": {}})
@@ -66,11 +67,11 @@ def test_false_picks_teach_nothing_where_not_all_particles_are_marked():
 def test_false_picks_are_limited_to_a_share_of_the_particles_the_surest_first():
     false = [(90, 15 + 20 * number, 0.6 + 0.01 * number) for number in range(5)]
     taught = with_mistakes(picker_of([(20, 20, 0.9), *false]), micrograph(), 0.0)
-    assert len(taught.negatives_rc) == round(MOST_ADDED * len(PARTICLES)) == 2
+    assert len(taught.negatives_rc) == round(MAX_ADDED * len(PARTICLES)) == 2
     np.testing.assert_allclose(taught.negatives_rc[:, 1], [95, 75])
 
 
-def test_given_non_particles_stay_and_an_empty_micrograph_changes_nothing():
+def test_given_negatives_stay_and_an_empty_micrograph_changes_nothing():
     given = np.array([[40.0, 40.0]])
     taught = with_mistakes(picker_of([(20, 20, 0.9), (85, 90, 0.7)]), micrograph(negatives_rc=given), 0.0)
     np.testing.assert_allclose(taught.negatives_rc, [[40, 40], [85, 90]])

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.network import Geometry, build_network, get_weights, set_weights
-from deepem_scipion.deepem.training import RECIPES, compile_network, half_mean_squared_error
+from deepem_scipion.deepem.network.architecture import build_network, get_weights, set_weights
+from deepem_scipion.deepem.network.geometry import Geometry
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network, half_mean_squared_error
 
 GEOMETRIES = {"box40_pools222": Geometry(40, (9, 5, 3), (2, 2, 2)),
               "box44_pools322": Geometry(44, (9, 5, 3), (3, 2, 2))}
@@ -29,7 +30,7 @@ def test_ten_updates_agree_with_the_toolbox_of_the_authors(name, shared_data):
     geometry, reference = GEOMETRIES[name], np.load(shared_data / "reference_training" / f"{name}.npz")
     network = build_network(geometry)
     set_weights(network, reference_weights(reference, "initial"))
-    compile_network(network, RECIPES["paper"], 10)
+    compile_network(network, TRAINING_PRESETS["paper"], 10)
     windows = reference["windows"][..., np.newaxis].astype(np.float32)
     targets = reference["targets"][:, np.newaxis].astype(np.float32)
     np.testing.assert_allclose(np.asarray(network(windows))[:, 0], reference["output_initial"], atol=1e-5)
@@ -47,8 +48,8 @@ def test_one_update_goes_down_the_slope_found_by_finite_differences():
     targets = np.array([0, 1, 0, 1, 1, 0], np.float32)[:, np.newaxis]
     network = build_network(geometry, seed=1)
     before = get_weights(network, geometry)
-    recipe = dataclasses.replace(RECIPES["paper"], batch=6)
-    compile_network(network, recipe, 1)
+    training_preset = dataclasses.replace(TRAINING_PRESETS["paper"], batch=6)
+    compile_network(network, training_preset, 1)
     network.train_on_batch(windows, targets)
     moved = {key: value - before[key] for key, value in get_weights(network, geometry).items()}
 
@@ -60,5 +61,5 @@ def test_one_update_goes_down_the_slope_found_by_finite_differences():
         direction = np.random.default_rng(1).choice([-1, 1], value.shape).astype(np.float32)
         step = 1e-2
         slope = (loss({**before, key: value + step * direction}) - loss({**before, key: value - step * direction}))
-        expected = -recipe.rate * slope / (2 * step)
+        expected = -training_preset.rate * slope / (2 * step)
         assert (moved[key] * direction).sum() == pytest.approx(expected, rel=0.02, abs=2e-5), key

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepem_scipion.deepem.coordinates.regions import read_regions, write_regions
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.regions import read_regions, write_regions
 
 NAMES = {name: name for name in ("a", "b", "May08_03.05.02", "two words 7", "#odd")}
 

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.metrics import Matches, curve
-from deepem_scipion.deepem.report import draw_curve, draw_picks, draw_training
+from deepem_scipion.deepem.evaluation.matching import Matches
+from deepem_scipion.deepem.evaluation.metrics import curve
+from deepem_scipion.deepem.report.plots import draw_curve, draw_picks, draw_training
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -51,7 +52,7 @@ def test_picks_right_false_and_missed_particles_have_their_colours(tmp_path, mic
 
 
 def test_a_second_pick_on_a_particle_is_false_and_only_unfound_particles_are_missed():
-    from deepem_scipion.deepem.report import _judge
+    from deepem_scipion.deepem.report.plots import _judge
 
     groups = _judge(PICKS, SCORES, TRUTH, DIAMETER / 2)
     np.testing.assert_array_equal(groups["right"], PICKS[:2])
@@ -109,7 +110,7 @@ def test_training_is_drawn_with_and_without_validation(tmp_path, suffix):
 
 
 def test_drawing_neither_needs_nor_loads_pyplot(tmp_path):
-    script = ("import sys; from deepem_scipion.deepem.report import draw_training; "
+    script = ("import sys; from deepem_scipion.deepem.report.plots import draw_training; "
               f"assert 'matplotlib' not in sys.modules; draw_training([], {str(tmp_path / 'a.png')!r}); "
               "assert 'matplotlib.pyplot' not in sys.modules")
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,24 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem.coordinates import read_coordinates, write_box
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.coordinates.suppression import non_maximum_suppression
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.micrographs import Micrograph
-from deepem_scipion.deepem.picking import (
-    PICKED,
-    REASONS,
+from deepem_scipion.deepem.micrographs.micrograph import Micrograph
+from deepem_scipion.deepem.picking.candidates import (
     Candidates,
-    Limits,
     find_candidates,
     pad,
     read_candidates,
-    select,
-    thinned,
     write_candidates,
 )
-from deepem_scipion.deepem.recognition import _entry
-from deepem_scipion.deepem.review import HISTOGRAM_BINS, read_picture, read_review, read_score_map
-from deepem_scipion.deepem.summaries import totals, write_table
+from deepem_scipion.deepem.picking.review import HISTOGRAM_BINS, read_picture, read_review, read_score_map
+from deepem_scipion.deepem.picking.run import _entry
+from deepem_scipion.deepem.picking.selection import PICKED, REASONS, Limits, select
+from deepem_scipion.deepem.picking.summary import totals, write_table
 
 PIXEL_ANGST = 2.0
 LIMITS = Limits(0.5, 30.0, (0.8, 1.2), 10.0)
@@ -53,7 +51,7 @@ def write_run(folder, sizes=(60, 0, 45, 80)):
         entries[name] = _entry(Path(f"{name}.mrc"), found[name], reasons)
     entries["broken"] = {"path": "broken.mrc", "status": "failed", "reason": "truncated"}
     write_table(folder / "summary.tsv", entries)
-    limits = {"threshold": LIMITS.threshold, "least_distance_angst": LIMITS.least_distance_px * PIXEL_ANGST,
+    limits = {"threshold": LIMITS.threshold, "min_distance_angst": LIMITS.min_distance_px * PIXEL_ANGST,
               "std_range": LIMITS.std_range, "border_angst": LIMITS.border_px * PIXEL_ANGST}
     (folder / "summary.json").write_text(json.dumps({**limits, "micrographs": entries}))
     return found
@@ -72,9 +70,9 @@ def greedy(candidates, limits):
     picks = []
     order = sorted(range(len(candidates)), key=lambda i: (-candidates.scores[i], *candidates.centres_xy[i, ::-1]))
     for i in order:
-        near = any(np.hypot(*(candidates.centres_xy[i] - candidates.centres_xy[j])) < limits.least_distance_px
+        near = any(np.hypot(*(candidates.centres_xy[i] - candidates.centres_xy[j])) < limits.min_distance_px
                    for j in picks)
-        if (candidates.scores[i] >= limits.threshold and low <= candidates.deviations[i] <= high
+        if (candidates.scores[i] >= limits.threshold and low <= candidates.local_stds[i] <= high
                 and candidates.border_px[i] >= limits.border_px and not near):
             picks.append(i)
     return sorted(picks)
@@ -172,7 +170,7 @@ def test_points_of_equal_score_on_a_grid_are_thinned_row_by_row():
     points = Candidates(np.stack([x.ravel(), y.ravel()], axis=1), 0.5 * ones, ones, ones)
     order = np.random.default_rng(1).permutation(x.size)
     stays = np.empty(x.size, bool)
-    stays[order] = thinned(points.centres_xy[order], points.scores[order], 2.5)
+    stays[order] = non_maximum_suppression(points.centres_xy[order], points.scores[order], 2.5)
     assert np.flatnonzero(stays).tolist() == greedy(points, Limits(0, 2.5))
 
 

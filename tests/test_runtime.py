@@ -15,9 +15,10 @@ import pytest
 import tensorflow as tf
 from test_scoremap import random_weights
 
-from deepem_scipion.deepem import runtime, scoremap
+from deepem_scipion.deepem import runtime
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.network import PRESETS, Geometry
+from deepem_scipion.deepem.network import scan as scoremap
+from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
 MIB = 2**20

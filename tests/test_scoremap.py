@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem import runtime, scoremap
+from deepem_scipion.deepem import runtime
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.network import PRESETS, Geometry
+from deepem_scipion.deepem.network import scan as scoremap
+from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
 
 
 def random_weights(geometry, seed=0):

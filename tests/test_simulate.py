@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.simulate import Scene, contrast_transfer, simulate_micrograph, write_dataset
-from deepem_scipion.deepem.volumes import Volume, klh_like_volume, project, random_orientations, read_volume
+from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph, write_dataset
+from deepem_scipion.deepem.simulation.volumes import (
+    Volume,
+    klh_like_volume,
+    project,
+    random_orientations,
+    read_volume,
+)
 
 SMALL = Scene(shape=(160, 224), pixel_size_angst=16.0, n_particles=8, snr=math.inf)
 QUARTER_TURN = Rotation.from_euler("z", 90, degrees=True)

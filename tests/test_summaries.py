@@ -8,23 +8,23 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.arguments import build_parser
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.summaries import (
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import build_parser
+from deepem_scipion.deepem.picking.summary import (
     CONTRAST_CHECKS,
-    LEAST_TO_COMPARE,
+    MIN_TO_COMPARE,
     append_table,
     inverted,
+    outliers,
     read_table,
     rejected,
-    suspicious,
     totals,
     write_table,
 )
 
 
 def entry(picks=100, mean_score=0.9, finished=0.0, **more):
-    counts = {"border": 10, "deviation": 0, "threshold": 30, "distance": 0}
+    counts = {"border": 10, "local_std": 0, "threshold": 30, "distance": 0}
     return {"path": "mics/a b.mrc", "status": "ok", "candidates": picks + 40, "picks": picks,
             "mean_score": mean_score if picks else None, **rejected(counts, picks + 40), "seconds": 0.25,
             "finished": finished, **more}
@@ -95,7 +95,7 @@ def test_totals_are_means_over_the_micrographs_and_their_candidates():
     found = totals({"a": entry(100, 0.9, 10.0), "b": entry(60, 0.5, 16.0), "bad": FAILED})
     assert (found["picked"], found["failed"], found["picks"], found["picks_per_micrograph"]) == (2, 1, 160, 80)
     assert found["mean_score"] == pytest.approx((100 * 0.9 + 60 * 0.5) / 160)
-    assert found["rejected_share"] == {"border": round(20 / 240, 4), "deviation": 0, "threshold": 0.25, "distance": 0}
+    assert found["rejected_share"] == {"border": round(20 / 240, 4), "local_std": 0, "threshold": 0.25, "distance": 0}
     assert found["seconds"] == 0.25
     assert found["micrographs_per_minute"] == pytest.approx(60 * 2 / 8.5, abs=0.1)
 
@@ -116,32 +116,32 @@ def test_speed_is_that_of_the_last_micrographs():
 # ---- suspicious micrographs ----
 
 def test_micrographs_of_chance_are_not_suspicious_and_odd_ones_are(counts):
-    assert suspicious(of(counts)) == {}
-    found = suspicious(of([*counts, 3, 0, 300]))
+    assert outliers(of(counts)) == {}
+    found = outliers(of([*counts, 3, 0, 300]))
     assert found == {"30": "few picks (3, median 101)", "31": "few picks (0, median 101)",
                      "32": "many picks (300, median 101)"}
 
 
 def test_a_mean_score_unlike_the_others_is_suspicious(counts):
     scores = np.random.default_rng(1).normal(0.9, 0.01, 30).tolist()
-    assert suspicious(of(counts, scores)) == {}
-    found = suspicious(of([*counts, 101, 2], [*scores, 0.5, 0.52]))
+    assert outliers(of(counts, scores)) == {}
+    found = outliers(of([*counts, 101, 2], [*scores, 0.5, 0.52]))
     assert found == {"30": "low scores (0.50, median 0.90)", "31": "few picks (2, median 101), low scores "
                      "(0.52, median 0.90)"}
 
 
 def test_many_odd_micrographs_do_not_make_themselves_usual(counts):
-    found = suspicious(of([*counts, *[5] * 12]))
+    found = outliers(of([*counts, *[5] * 12]))
     assert set(found) == {str(number) for number in range(30, 42)}
 
 
 def test_where_all_micrographs_are_alike_a_small_difference_is_not_suspicious():
-    assert suspicious(of([100] * 20 + [90], [0.9] * 20 + [0.88])) == {}
+    assert outliers(of([100] * 20 + [90], [0.9] * 20 + [0.88])) == {}
 
 
 def test_few_micrographs_do_not_tell_what_is_usual():
-    assert suspicious(of([100] * (LEAST_TO_COMPARE - 2) + [0])) == {}
-    assert suspicious(of([100] * (LEAST_TO_COMPARE - 1) + [0])) == {str(LEAST_TO_COMPARE - 1): "few picks (0, median "
+    assert outliers(of([100] * (MIN_TO_COMPARE - 2) + [0])) == {}
+    assert outliers(of([100] * (MIN_TO_COMPARE - 1) + [0])) == {str(MIN_TO_COMPARE - 1): "few picks (0, median "
                                                                     "100)"}
 
 

@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem import training
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.examples import WindowExamples
-from deepem_scipion.deepem.network import Geometry, build_network
-from deepem_scipion.deepem.training import RECIPES, fit
-from deepem_scipion.deepem.windows import Windows
+from deepem_scipion.deepem.network.architecture import build_network
+from deepem_scipion.deepem.network.geometry import Geometry
+from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training.batches import BoxBatches
+from deepem_scipion.deepem.training.boxes import Boxes
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, fit
 
 GEOMETRY = Geometry(24, (5, 5, 2), (2, 2, 2), (3, 4, 4))
 
@@ -26,18 +27,18 @@ def blob_windows(n, seed=0):
     targets = np.zeros(n, np.float32)
     targets[::2] = 1
     places = np.column_stack([np.arange(n), np.zeros((n, 2), int)])
-    return Windows(list(images), 24, places, targets)
+    return Boxes(list(images), 24, places, targets)
 
 
 def quick(**changes):
     """A recipe for single windows that is done in seconds."""
-    return dataclasses.replace(RECIPES["default"], **{"patch": 0, "batch": 32, "epochs": 12, "rate": 0.01, **changes})
+    return dataclasses.replace(TRAINING_PRESETS["default"], **{"patch": 0, "batch": 32, "epochs": 12, "rate": 0.01, **changes})
 
 
-def run(windows, validation=None, recipe=None, **more):
-    recipe = recipe or quick()
-    examples = [WindowExamples(part, recipe.batch) if part else None for part in (windows, validation)]
-    return fit(*examples, GEOMETRY, recipe, **more)
+def run(windows, validation=None, training_preset=None, **more):
+    training_preset = training_preset or quick()
+    examples = [BoxBatches(part, training_preset.batch) if part else None for part in (windows, validation)]
+    return fit(*examples, GEOMETRY, training_preset, **more)
 
 
 def test_network_learns_to_tell_blobs_from_noise():
@@ -48,7 +49,7 @@ def test_network_learns_to_tell_blobs_from_noise():
 def test_epoch_with_the_best_average_precision_on_validation_is_kept(monkeypatch):
     found_precisions = iter([0.5, 0.8, 0.6, 0.7])
 
-    def assess(network, sample, recipe):
+    def assess(network, sample, training_preset):
         precision = next(found_precisions) if len(sample[0][0]) == 8 else 0.0
         return {"loss": 0.1, "relative_loss": 0.1, "accuracy": 0.9, "average_precision": precision}
 
@@ -73,7 +74,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others():
 def test_run_on_the_plateau_is_begun_again_with_another_seed_and_says_so(monkeypatch, caplog):
     attempts = []
 
-    def assess(network, sample, recipe):
+    def assess(network, sample, training_preset):
         return {"loss": 0.1, "relative_loss": 0.999 if attempts[-1] < 9 else 0.9, "accuracy": 0.5,
                 "average_precision": 0.5}
 
@@ -97,7 +98,7 @@ def test_network_that_has_once_left_the_plateau_is_not_begun_again(monkeypatch):
 
 def test_network_that_cannot_learn_ends_with_an_error_that_tells_what_to_do():
     with pytest.raises(DeepEMError, match="did not leave the plateau.*Check coordinates"):
-        run(blob_windows(16), recipe=quick(rate=1e-9, wide_start=False, normalised=False), epochs=1)
+        run(blob_windows(16), training_preset=quick(rate=1e-9, wide_start=False, normalised=False), epochs=1)
 
 
 @pytest.mark.parametrize("target, missing", [(0, "particles"), (1, "non-particles")])
@@ -110,7 +111,7 @@ def test_training_without_particles_or_without_others_is_refused(target, missing
 
 def test_training_goes_on_from_given_weights():
     start = run(blob_windows(80), seed=1)
-    further = run(blob_windows(80), recipe=quick(later_rate=1e-6), epochs=1, seed=5, start=start.weights)
+    further = run(blob_windows(80), training_preset=quick(later_rate=1e-6), epochs=1, seed=5, start=start.weights)
     np.testing.assert_allclose(further.weights["conv1.kernel"], start.weights["conv1.kernel"], atol=1e-3)
 
 
@@ -134,15 +135,15 @@ def test_accuracy_is_balanced_and_the_best_constant_answer_has_a_relative_loss_o
     windows.targets[0] = 1
     network = build_network(GEOMETRY, whole=True)
     kernel = np.zeros(network.get_layer("dense").kernel.shape)
-    for recipe in (RECIPES["paper"], RECIPES["default"]):
+    for training_preset in (TRAINING_PRESETS["paper"], TRAINING_PRESETS["default"]):
         network.get_layer("dense").set_weights([kernel, np.log([1 / 19])])
-        found = training.assess(network, WindowExamples(windows, 8).sample(), recipe)
+        found = training.assess(network, BoxBatches(windows, 8).sample(), training_preset)
         assert found["accuracy"] == 0.5
         assert found["relative_loss"] == pytest.approx(1, abs=1e-5)
 
 
 def test_training_that_goes_on_from_weights_takes_smaller_steps():
     start = run(blob_windows(40), epochs=4).weights
-    moved = [np.abs(run(blob_windows(40), recipe=quick(later_rate=rate), epochs=1, start=start).weights["conv1.kernel"]
+    moved = [np.abs(run(blob_windows(40), training_preset=quick(later_rate=rate), epochs=1, start=start).weights["conv1.kernel"]
                     - start["conv1.kernel"]).max() for rate in (1e-4, 1e-2)]
     assert 0 < moved[0] < moved[1] / 10

@@ -11,7 +11,7 @@ from pyworkflow.object import Set
 from test_plugin_program import FIRST, coordinate_set, of_option, train_form
 
 from deepem_scipion.constants import MIN_PARTICLES
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.protocols.waiting import as_it_is_now
 
 
@@ -131,7 +131,7 @@ def test_training_works_in_streaming_and_does_not_wait_for_complete_sets(tmp_pat
 
 
 @pytest.mark.parametrize("name, value", [("epochs", 3), ("particleDiameter", 50), ("seed", 1), ("doTune", True),
-                                         ("waitMicrographs", 1), ("inputCoordinates", None), ("recipe", 1)])
+                                         ("waitMicrographs", 1), ("inputCoordinates", None), ("training_preset", 1)])
 def test_continue_after_a_change_does_everything_again_that_depends_on_it(tmp_path, monkeypatch, name, value):
     protocol, _ = train_form(tmp_path, monkeypatch)
 

@@ -17,17 +17,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from deepem_scipion.deepem import tuning
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.coordinates import read_coordinates
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.learning import Plan, choose_geometry
-from deepem_scipion.deepem.metrics import evaluate
-from deepem_scipion.deepem.micrographs import find_micrographs
-from deepem_scipion.deepem.model import Model, load_model
-from deepem_scipion.deepem.network import Geometry, auto_geometry
-from deepem_scipion.deepem.training import RECIPES
-from deepem_scipion.deepem.tuning import Budget, choose, nearest_geometry, plan_of, scan_cost, search_space, tune_model
+from deepem_scipion.deepem.evaluation.metrics import evaluate
+from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry, auto_geometry
+from deepem_scipion.deepem.training import tuning
+from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
+from deepem_scipion.deepem.training.train import Plan, choose_geometry
+from deepem_scipion.deepem.training.tuning import (
+    Budget,
+    choose,
+    nearest_geometry,
+    plan_of,
+    scan_cost,
+    search_space,
+    tune_model,
+)
 
 PIXEL_ANGST = 2.0  # diameter 64 A: 32 px, to be searched as they are or reduced by 2
 PLAN = Plan(64.0, pixel_size_angst=PIXEL_ANGST)
@@ -68,7 +77,7 @@ def trained(monkeypatch):
 @pytest.fixture
 def brief(monkeypatch):
     """The recipe `default` with fewer updates: enough for blobs."""
-    monkeypatch.setitem(RECIPES, "default", replace(RECIPES["default"], updates_per_epoch=40, patch=4))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=40, patch=4))
 
 
 def trials_of(path):
@@ -84,12 +93,12 @@ def arguments(blobs, output, *more, names="abc"):
 
 def test_search_writes_a_model_that_picks_its_card_and_a_report(blobs, brief, tmp_path, capsys):
     output = tmp_path / "m.deepem"
-    assert main(arguments(blobs, output, "--trials", "2", "--recipe", "default", "--maps", "6", "12", "12")) == 0
+    assert main(arguments(blobs, output, "--trials", "2", "--training-preset", "default", "--maps", "6", "12", "12")) == 0
     assert "optimistic" in capsys.readouterr().out
     found = load_model(output).record["tuning"]
     assert found["trials"] == 2 and found["complete"] + found["stopped"] + found["failed"] == 2
     assert found["AP"] >= found["best_AP"] - tuning.EQUAL_AP and found["best_AP"] >= found["baseline_AP"] > 0.5
-    assert found["parameters"]["recipe"] == "default" and found["parameters"]["maps"] == "6/12/12"
+    assert found["parameters"]["training_preset"] == "default" and found["parameters"]["maps"] == "6/12/12"
     text = (tmp_path / "m.deepem.tuning.md").read_text()
     assert "optimistic" in text or "Nothing was gained" in text
     assert (tmp_path / "m.deepem.tuning.png").read_bytes().startswith(b"\x89PNG")
@@ -126,7 +135,7 @@ def test_every_suggestion_is_a_geometry_that_fits_near_what_was_wanted(diameter_
     assert "/".join(map(str, geometry.pools)) == values["pools"]
     wanted = max(12, values["box"] * diameter_px)
     assert abs(geometry.box - wanted) <= 0.1 * wanted + 1
-    assert found.recipe == values["recipe"] and found.std_margin == values["std_margin"]
+    assert found.training_preset == values["training_preset"] and found.std_margin == values["std_margin"]
 
 
 def test_working_pixel_sizes_are_whole_multiples_around_the_automatic_one():
@@ -140,9 +149,9 @@ def test_working_pixel_sizes_are_whole_multiples_around_the_automatic_one():
 
 def test_given_values_are_not_searched(data, trained, tmp_path):
     plan = replace(PLAN, working_pixel_size_angst=3.0)
-    tune_model(*data, plan, tmp_path / "m", budget=Budget(trials=6), fixed={"pools": "3/2/2", "recipe": "paper"})
+    tune_model(*data, plan, tmp_path / "m", budget=Budget(trials=6), fixed={"pools": "3/2/2", "training_preset": "paper"})
     assert {plan.working_pixel_size_angst for plan in trained} == {3.0}
-    assert {plan.recipe for plan in trained} == {"paper"}
+    assert {plan.training_preset for plan in trained} == {"paper"}
     assert {plan.geometry.pools for plan in trained} == {(3, 2, 2)}
     assert len({plan.geometry.maps for plan in trained}) > 1
 
@@ -190,7 +199,7 @@ def test_study_of_other_data_is_refused(data, trained, tmp_path):
     with pytest.raises(DeepEMError, match="negatives"):
         tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=1), negatives=particles)
     with pytest.raises(DeepEMError, match="fixed"):
-        tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=1), fixed={"recipe": "paper"})
+        tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=1), fixed={"training_preset": "paper"})
 
 
 def test_file_that_is_no_study_is_refused(data, trained, tmp_path):
@@ -321,8 +330,8 @@ def test_killed_trial_is_no_result_and_a_killed_baseline_is_repeated(data, train
 
 
 def test_outright_killed_run_keeps_the_best_model_and_can_go_on(blobs, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "MOST_COST", 1e9)
-    options = arguments(blobs, tmp_path / "m", "--epochs", "1", "--recipe", "default", names="ab")
+    monkeypatch.setattr(tuning, "MAX_COST", 1e9)
+    options = arguments(blobs, tmp_path / "m", "--epochs", "1", "--training-preset", "default", names="ab")
     command = [sys.executable, "-m", "deepem_scipion.deepem", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -361,7 +370,7 @@ def test_model_that_was_second_at_first_is_still_there_when_it_is_chosen(data, t
 
 
 def test_trials_that_would_be_slow_to_pick_with_are_not_trained(data, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "MOST_COST", 1.0)
+    monkeypatch.setattr(tuning, "MAX_COST", 1.0)
     tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=10))
     trials = trials_of(tmp_path / "m.study")
     slow = [trial for trial in trials if trial.user_attrs["cost"] > 1]
@@ -378,15 +387,15 @@ def test_cost_of_the_scan_grows_with_kernels_maps_and_fineness():
 
 def test_trial_is_stopped_where_it_is_below_the_median_of_its_recipe():
     study = optuna.create_study(direction="maximize")
-    kind = {"recipe": optuna.distributions.CategoricalDistribution(["default", "paper"])}
+    kind = {"training_preset": optuna.distributions.CategoricalDistribution(["default", "paper"])}
 
-    def trial(recipe, values, state=TrialState.COMPLETE):
+    def trial(training_preset, values, state=TrialState.COMPLETE):
         value = values[-1] if state == TrialState.COMPLETE else None
-        return optuna.trial.create_trial(value=value, state=state, params={"recipe": recipe}, distributions=kind,
+        return optuna.trial.create_trial(value=value, state=state, params={"training_preset": training_preset}, distributions=kind,
                                          intermediate_values=dict(zip((20, 40, 60), values)))
 
-    def stops(recipe, *values):
-        return tuning.SameRecipePruner().prune(study, trial(recipe, values, TrialState.RUNNING))
+    def stops(training_preset, *values):
+        return tuning.SameRecipePruner().prune(study, trial(training_preset, values, TrialState.RUNNING))
 
     study.add_trials([trial("default", (0.5, last - 0.1, last)) for last in (0.7, 0.8)])
     assert not stops("default", 0.1, 0.2)  # too few to compare with
@@ -411,7 +420,7 @@ def test_poor_trial_is_stopped_early_and_the_baseline_never(data, tmp_path, monk
         return model_of(plan, level)
 
     monkeypatch.setattr(tuning, "train_model", train)
-    tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=5), fixed={"recipe": "default", "maps": "6/12/12"})
+    tune_model(*data, PLAN, tmp_path / "m", budget=Budget(trials=5), fixed={"training_preset": "default", "maps": "6/12/12"})
     assert epochs == [7, 7, 7, 7, 2]
     states = [trial.state for trial in trials_of(tmp_path / "m.study")]
     assert states == [TrialState.COMPLETE] * 4 + [TrialState.PRUNED]
@@ -469,7 +478,7 @@ def test_summary_is_plain_numbers_and_names_the_chosen_trial(data, trained, tmp_
 
 
 def test_other_commands_do_not_import_the_search():
-    code = ("import sys; from deepem_scipion.deepem.cli import main\n"
+    code = ("import sys; from deepem_scipion.deepem.commands.main import main\n"
             "try: main(['tune', '--help'])\n"
             "except SystemExit: assert not {'optuna', 'tensorflow'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -21,12 +21,13 @@ import tifffile
 from safetensors.numpy import save
 
 import deepem_scipion
-from deepem_scipion.deepem.checkpoint import Checkpoint
+from deepem_scipion.deepem.atomic import atomic_path, atomic_write
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.files import atomic_path, atomic_write
-from deepem_scipion.deepem.imagefiles import read_pixels
-from deepem_scipion.deepem.model import Model, save_model
-from deepem_scipion.deepem.network import Geometry
+from deepem_scipion.deepem.micrographs.images import read_pixels
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry
+from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.tests.no_network import guard
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
@@ -196,7 +197,7 @@ def test_a_micrograph_shows_only_what_is_in_its_own_file(tmp_path, flavour):
     b"\xff\xfe\n", b'{"op_code": 0, "study_name": [], "directions": "x", "worker_id": {}}\n'],
     ids=lambda content: content[:12].hex())
 def test_a_damaged_study_is_refused_or_empty_and_nothing_else_happens(tmp_path, content):
-    tuning = pytest.importorskip("deepem_scipion.deepem.tuning")
+    tuning = pytest.importorskip("deepem_scipion.deepem.training.tuning")
     (tmp_path / "study").write_bytes(content)
     try:
         assert tuning._open_study(tmp_path / "study").get_trials() == []
@@ -250,11 +251,11 @@ EVERYTHING = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from deepem_scipion.deepem import training
-from deepem_scipion.deepem.cli import main
-from deepem_scipion.deepem.tuning import _open_study
-training.RECIPES["default"] = replace(training.RECIPES["default"], updates_per_epoch=3)
-training.PLATEAU_LOSS = 9  # so few updates lead nowhere
+from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.training.tuning import _open_study
+training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3)
+training.CONVERGENCE_LOSS = 9  # so few updates lead nowhere
 mics, boxes, model = sys.argv[1:]
 train = ["--micrographs", *[f"{mics}/{name}.mrc" for name in "abc"], "--coordinates", boxes, "--diameter", "64"]
 assert main(["train", *train, "--epochs", "1", "--output", "model"]) == 0
@@ -319,10 +320,10 @@ def test_a_training_that_is_asked_to_stop_leaves_nothing_but_its_checkpoint(blob
     code = textwrap.dedent("""
         import sys
         from dataclasses import replace
-        from deepem_scipion.deepem import training
-        from deepem_scipion.deepem.cli import main
-        training.RECIPES["default"] = replace(training.RECIPES["default"], updates_per_epoch=3)
-        training.PLATEAU_LOSS = 9
+        from deepem_scipion.deepem.training import fit as training
+        from deepem_scipion.deepem.commands.main import main
+        training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3)
+        training.CONVERGENCE_LOSS = 9
         sys.exit(main(sys.argv[1:]))""")
     process = subprocess.Popen(
         [sys.executable, "-c", code, "train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates",

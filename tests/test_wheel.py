@@ -78,7 +78,7 @@ def test_the_wheel_says_what_it_is_and_how_it_is_found(wheel):
     version, = re.findall(r'__version__ = "(.*)"', (ROOT / "deepem_scipion" / "__init__.py").read_text())
     assert f"\nName: scipion-em-deepem\nVersion: {version}\n" in metadata
     assert "\nRequires-Python: " in metadata and "\nRequires-Dist: scipion-em>=" in metadata
-    assert dict(entries["console_scripts"]) == {"deepem": "deepem_scipion.deepem.cli:main"}
+    assert dict(entries["console_scripts"]) == {"deepem": "deepem_scipion.deepem.commands.main:main"}
     assert dict(entries["pyworkflow.plugin"]) == {"deepem_scipion": "deepem_scipion"}
 
 

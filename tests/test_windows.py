@@ -10,20 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem.micrographs import Micrograph
-from deepem_scipion.deepem.windows import (
+from deepem_scipion.deepem.micrographs.micrograph import Micrograph
+from deepem_scipion.deepem.training.boxes import collect_boxes, corners_within
+from deepem_scipion.deepem.training.labels import (
     NEGATIVE_DISTANCE,
     POSITIVE_DISTANCE,
     UNKNOWN,
     LabelledMicrograph,
     annotated_border,
-    collect_windows,
-    corners_within,
     free_places,
     label_map,
-    split_by_area,
-    split_micrographs,
 )
+from deepem_scipion.deepem.training.split import split_by_area, split_micrographs
 
 
 def labelled(pixels, particles_rc, negatives_rc=(), name="m", **known):
@@ -40,14 +38,14 @@ def noise(shape, seed=0):
 def test_window_is_centred_on_the_particle_to_half_a_pixel(box):
     pixels = noise((40, 60))
     pixels[12, 33] = 100
-    windows = collect_windows([labelled(pixels, [[12, 33]])], box, 4, 0, 0, np.random.default_rng(0))
+    windows = collect_boxes([labelled(pixels, [[12, 33]])], box, 4, 0, 0, np.random.default_rng(0))
     at = np.argwhere(windows.cut(np.array([0]))[0] == 100)[0]
     assert np.abs(at - (box - 1) / 2).max() <= 0.5
 
 
 def test_particles_whose_box_leaves_the_micrograph_are_counted_and_left_out():
     item = labelled(noise((40, 60)), [[20, 30], [2, 30], [20, 58], [37.6, 30]])
-    windows = collect_windows([item], 10, 4, 0, 0, np.random.default_rng(0))
+    windows = collect_boxes([item], 10, 4, 0, 0, np.random.default_rng(0))
     assert (windows.targets == 1).sum() == 1
     assert windows.left_out == 3
 
@@ -58,7 +56,7 @@ def test_non_particles_keep_away_from_particles_borders_and_padding(box, diamete
     pixels = rng.normal(size=(70, 90))
     pixels[:9] = pixels[9]
     particles = rng.uniform(0, [69, 89], (5, 2))
-    windows = collect_windows([labelled(pixels, particles)], box, diameter, border, 8.0, rng)
+    windows = collect_boxes([labelled(pixels, particles)], box, diameter, border, 8.0, rng)
     corners = windows.places[windows.targets == 0][:, 1:]
     centres = corners + (box - 1) / 2
     if len(corners):
@@ -69,31 +67,31 @@ def test_non_particles_keep_away_from_particles_borders_and_padding(box, diamete
         assert (np.array([69, 89]) - centres).min() >= border - 1
 
 
-def test_given_non_particles_are_used_beside_random_ones_or_alone():
+def test_given_negatives_are_used_beside_random_ones_or_alone():
     item = labelled(noise((80, 80)), [[20, 20], [20, 60]], [[60, 60], [1, 1]])
-    both = collect_windows([item], 10, 8, 0, 3.0, np.random.default_rng(0))
-    alone = collect_windows([item], 10, 8, 0, 0.0, np.random.default_rng(0))
+    both = collect_boxes([item], 10, 8, 0, 3.0, np.random.default_rng(0))
+    alone = collect_boxes([item], 10, 8, 0, 0.0, np.random.default_rng(0))
     assert (both.targets == 0).sum() == 1 + 6
     assert (alone.targets == 0).sum() == 1
 
 
 def test_crowded_micrograph_gives_as_many_non_particles_as_it_has_room_for(caplog):
     particles = [[r, c] for r in range(5, 60, 8) for c in range(5, 60, 8)]
-    windows = collect_windows([labelled(noise((60, 60)), particles)], 10, 24, 0, 3.0, np.random.default_rng(0))
+    windows = collect_boxes([labelled(noise((60, 60)), particles)], 10, 24, 0, 3.0, np.random.default_rng(0))
     assert not (windows.targets == 0).any()
     assert "room for 0 non-particles" in caplog.text
 
 
 def test_same_seed_gives_the_same_windows():
     item = labelled(noise((80, 80)), [[20, 20], [50, 60]])
-    first, again = (collect_windows([item], 10, 8, 0, 5.0, np.random.default_rng(3)).places for _ in range(2))
+    first, again = (collect_boxes([item], 10, 8, 0, 5.0, np.random.default_rng(3)).places for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
 def test_deviations_are_those_of_the_pixels():
-    windows = collect_windows([labelled(noise((50, 50)), [[20, 20], [30, 12]])], 8, 4, 0, 2.0, np.random.default_rng(0))
+    windows = collect_boxes([labelled(noise((50, 50)), [[20, 20], [30, 12]])], 8, 4, 0, 2.0, np.random.default_rng(0))
     expected = [windows.cut(np.array([i]))[0].std() for i in range(len(windows))]
-    np.testing.assert_allclose(windows.deviations(chunk=4), expected, rtol=1e-5)
+    np.testing.assert_allclose(windows.local_stds(chunk=4), expected, rtol=1e-5)
 
 
 @given(st.integers(1, 40), st.floats(0, 0.99), st.integers(1, 6), st.integers(0, 99))
@@ -121,7 +119,7 @@ def test_single_micrograph_is_split_by_area_without_a_shared_pixel(shape):
         assert values <= {float(pixels[int(r), int(c)]) for r, c in particles}
 
 
-def test_border_without_annotation_is_the_least_distance_of_a_particle_from_it():
+def test_border_without_annotation_is_the_min_distance_of_a_particle_from_it():
     items = [labelled(noise((100, 120)), [[50, 30], [70, 60]]), labelled(noise((100, 120)), [[40, 99]])]
     assert annotated_border(items) == 20
     assert annotated_border([labelled(noise((10, 10)), [])]) == 0
@@ -152,7 +150,7 @@ def test_labels_follow_the_distance_to_the_nearest_particle(box, diameter, seed)
     assert (labels[between] == UNKNOWN).all()
 
 
-def test_given_non_particles_are_labelled_even_where_nothing_else_is():
+def test_given_negatives_are_labelled_even_where_nothing_else_is():
     item = labelled(noise((60, 60)), [[20, 20]], [[40, 40], [26, 26]])
     labels = label_map(replace(item, complete=False), 10, 16, 0)
     assert labels[35, 35] == 0 and labels[21, 21] == 0  # the latter is near a particle
@@ -170,9 +168,9 @@ def test_nothing_is_known_around_what_may_be_an_unmarked_particle():
 
 def test_missed_particles_come_twice_and_micrographs_not_wholly_marked_give_no_random_non_particles():
     item = labelled(noise((60, 60)), [[20, 20], [40, 30]], missed_rc=np.array([[40.0, 30.0]]))
-    targets = collect_windows([item], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
+    targets = collect_boxes([item], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
     assert (targets == 1).sum() == 3 and (targets == 0).sum() == 2
-    targets = collect_windows([replace(item, complete=False)], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
+    targets = collect_boxes([replace(item, complete=False)], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
     assert (targets == 1).sum() == 3 and (targets == 0).sum() == 0
 
 
@@ -180,7 +178,7 @@ def test_missed_particles_come_twice_and_micrographs_not_wholly_marked_give_no_r
 def test_labels_of_a_continued_micrograph_are_its_own_and_go_on_to_its_edge(border):
     item = labelled(noise((50, 60)), [[20, 25], [4, 40]], [[35, 45]])
     labels = label_map(item, 10, 8, border)
-    further = label_map(item.continued(5), 10, 8, border)
+    further = label_map(item.mirror_padded(5), 10, 8, border)
     np.testing.assert_array_equal(further[5:-5, 5:-5], labels)
     centres = np.indices(further.shape).transpose(1, 2, 0) + 4.5 - 5
     outside = (centres < border - 1).any(axis=2) | (centres > np.array([50, 60]) - border).any(axis=2)
@@ -192,5 +190,5 @@ def test_labels_of_a_continued_micrograph_are_its_own_and_go_on_to_its_edge(bord
 def test_windows_of_a_continued_micrograph_keep_clear_of_padding():
     pixels = noise((60, 70))
     pixels[:, :10] = pixels[:, 10:11]
-    labels = label_map(labelled(pixels, [[30, 40]]).continued(5), 10, 8, 0)
+    labels = label_map(labelled(pixels, [[30, 40]]).mirror_padded(5), 10, 8, 0)
     assert (labels[:, :15] == UNKNOWN).all() and (labels[:, 15:20] == 0).any()

@@ -1,3 +1,25 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DeepEM: the method, on arrays and files, without Scipion."""
+"""DeepEM: the method, on arrays and files, without Scipion.
+
+The folders are in the order of the data: `micrographs`, `coordinates`, `evaluation`, `network`, `model`, `picking`,
+`training`, `simulation`, `report`, `commands`. Each imports only those before it.
+"""
+
+from .lazy import attach
+
+__getattr__, __all__ = attach(__name__, {
+    "errors": ["DeepEMError"],
+    "micrographs.find": ["find_micrographs"],
+    "micrographs.micrograph": ["Micrograph", "read_micrograph"],
+    "coordinates.coordinates": ["Coordinates"],
+    "coordinates.read": ["read_coordinates"],
+    "evaluation.metrics": ["evaluate"],
+    "model.model": ["Model"],
+    "model.files": ["load_model", "save_model"],
+    "picking.picker": ["Picker"],
+    "picking.run": ["pick_micrographs"],
+    "picking.selection": ["Limits"],
+    "training.plan": ["Plan"],
+    "training.train": ["train_model"],
+})

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # What a thread of a processor, or a GPU, convolves and pools at a time.
 BLOCK_BYTES = {"CPU": 12 * 2**20, "GPU": 512 * 2**20}
-LEAST_BLOCK_BYTES = 2**20
+MIN_BLOCK_BYTES = 2**20
 _PACKAGES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 _GPU_HINTS = {"tensorflow": "is tensorflow[and-cuda] installed?", "jax": "is jax[cuda12] installed?",
               "torch": "was PyTorch installed with CUDA?"}
@@ -137,7 +137,7 @@ def halve_blocks(error: Exception, tried: int) -> bool:
         if block_bytes() < tried:
             return True
         smaller = tried // 2
-        if smaller < LEAST_BLOCK_BYTES:
+        if smaller < MIN_BLOCK_BYTES:
             return False
         _block_bytes = smaller
     log.warning("out of memory; going on with blocks of %g MiB", smaller / 2**20)

@@ -4,8 +4,8 @@
 
 from pyworkflow.protocol import params
 
-from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, RECIPES
-from ..deepem.network import BOX_PER_DIAMETER
+from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, TRAINING_PRESETS
+from ..deepem.network.geometry import BOX_PER_DIAMETER
 
 
 class TrainForm:
@@ -68,7 +68,7 @@ class TrainForm:
                       help="Time for the search, in which some ten to a hundred networks should find room: an hour "
                            "without a GPU, half of it with one. The first network is trained in any case. To "
                            "search longer raise it and use *Continue*.")
-        form.addParam("recipe", params.EnumParam, choices=RECIPES, default=0, display=params.EnumParam.DISPLAY_HLIST,
+        form.addParam("trainingPreset", params.EnumParam, choices=TRAINING_PRESETS, default=0, display=params.EnumParam.DISPLAY_HLIST,
                       condition="not doTune", label="Recipe",
                       help="*default*: current optimiser, minutes. *paper*: the procedure of the publication, for "
                            "comparison; slower.")

@@ -15,7 +15,7 @@ from pyworkflow.constants import QUEUE_FOR_JOBS
 from pyworkflow.protocol import params
 
 from ..constants import PROGRAM_MODULE
-from ..deepem.worker import Worker, WorkerDied
+from ..deepem.commands.worker import Worker, WorkerDied
 from ..plugin import Plugin
 
 # Device files of GPUs on Linux: NVIDIA, AMD, and under Windows. Asking TensorFlow would take seconds and memory here.

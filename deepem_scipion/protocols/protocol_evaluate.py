@@ -12,10 +12,10 @@ from pyworkflow import BETA
 from pyworkflow.protocol import STEPS_SERIAL, params
 
 from .. import convert
+from ..deepem.coordinates.regions import checked_region, read_regions, write_regions
 from ..deepem.errors import DeepEMError
-from ..deepem.micrographs import read_shape
-from ..deepem.network import BOX_PER_DIAMETER
-from ..deepem.regions import checked_region, read_regions, write_regions
+from ..deepem.micrographs.micrograph import read_shape
+from ..deepem.network.geometry import BOX_PER_DIAMETER
 from .groups import left_out, listed, names_of, sort_out
 from .protocol_base import DeepEMProgram
 
@@ -289,8 +289,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                     f"{found['distance_angst']:.1f} Å ({found['distance_angst'] / pixel:.1f} px of {pixel:.2f} Å), the "
                     "nearest pair first among equal scores")
         least = found.get("min_distance_angst")  # not there in runs of earlier versions
-        thinned = f"; of picks nearer to each other than {least:.1f} Å only the best" if least else ""
-        summary.append(matching + thinned)
+        non_maximum_suppression = f"; of picks nearer to each other than {least:.1f} Å only the best" if least else ""
+        summary.append(matching + non_maximum_suppression)
         if found["region_px"]:
             x0, y0, x1, y1 = (round(value, 1) for value in found["region_px"])
             summary.append(f"Counted region: {x0:g} to {x1:g} px in x, {y0:g} to {y1:g} px in y")
@@ -306,9 +306,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         if not found:
             return []
         figures, least = found["figures"], found.get("min_distance_angst")
-        thinned = f", thinned to a least distance of {least:.0f} Å," if least else ""
+        non_maximum_suppression = f", thinned to a least distance of {least:.0f} Å," if least else ""
         return [f"On {len(found['counted'])} micrographs {figures['picks']} picks ({self._getThresholdWords(found)})"
-                f"{thinned} were matched one to one, by falling score, with {figures['truth']} reference particles "
+                f"{non_maximum_suppression} were matched one to one, by falling score, with {figures['truth']} reference particles "
                 f"within {found['distance_angst']:.0f} Å. The precision was {figures['precision']:.2f}, the recall "
                 f"{figures['recall']:.2f} and the average precision {figures['AP']:.2f}, determined with the program "
                 "deepem [Zhu2017]."]

@@ -12,7 +12,7 @@ from pyworkflow.protocol import STEPS_SERIAL, params
 
 from .. import convert
 from ..constants import MODEL_FILE
-from ..deepem.cli import describe
+from ..deepem.commands.main import describe
 from ..objects import DeepEMModel
 
 

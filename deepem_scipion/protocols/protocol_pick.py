@@ -14,8 +14,8 @@ from pyworkflow.protocol import STEPS_PARALLEL, params
 
 from .. import convert
 from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
-from ..deepem.network import BOX_PER_DIAMETER
-from ..deepem.summaries import inverted, read_table, totals
+from ..deepem.network.geometry import BOX_PER_DIAMETER
+from ..deepem.picking.summary import inverted, read_table, totals
 from .protocol_base import DeepEMProgram, ProgramError
 from .reporting import write_report
 from .reviewing import ReviewedPicks
@@ -24,10 +24,10 @@ from .reviewing import ReviewedPicks
 THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
 THRESHOLD_CHOICES = ("auto (best F2)", "best F1", "given precision", "fixed value")
 
-REASON_WORDS = {"border": "near the border", "deviation": "with an unusual deviation",
+REASON_WORDS = {"border": "near the border", "local_std": "with an unusual deviation",
                 "threshold": "below the threshold", "distance": "near a better one"}
 # Names of micrographs in a line of the summary.
-MOST_LISTED = 5
+MAX_LISTED = 5
 
 
 class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
@@ -124,7 +124,7 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
                            "of particles that were found) in which recall counts more. *best F1*: likewise, both "
                            "counting alike. *given precision*: the lowest that had the precision below in the "
                            "validation. *fixed value*: the score below.")
-        form.addParam("leastPrecision", params.FloatParam, default=0.9,
+        form.addParam("minPrecision", params.FloatParam, default=0.9,
                       condition=f"thresholdMode == {THRESHOLD_PRECISION}", label="Precision",
                       validators=[params.Range(0, 1, error="should be from 0 to 1")],
                       help="Share of the picks that should be particles, usually 0.8 to 0.95. On other micrographs it "
@@ -422,12 +422,12 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
                 words.append(text.format(found[key]))
         lines = [", ".join(words), "Peaks not picked: " + ", ".join(
             f"{100 * share:.1f} % {REASON_WORDS[reason]}" for reason, share in found["rejected_share"].items())]
-        odd = found["suspicious"]
+        odd = found["outliers"]
         if odd:
             lines.append(f"*{len(odd)} micrographs are unlike the others:* "
-                         + "; ".join(f"{name}: {what}" for name, what in list(odd.items())[:MOST_LISTED])
-                         + (f"; and {len(odd) - MOST_LISTED} more, see suspicious in {self._getSummaryFile()}"
-                            if len(odd) > MOST_LISTED else ""))
+                         + "; ".join(f"{name}: {what}" for name, what in list(odd.items())[:MAX_LISTED])
+                         + (f"; and {len(odd) - MAX_LISTED} more, see suspicious in {self._getSummaryFile()}"
+                            if len(odd) > MAX_LISTED else ""))
         problem = inverted({**convert.read_json(self._getSummaryFile()), **found})
         return lines + [f"*Warning:* {problem}."] * bool(problem)
 
@@ -480,7 +480,7 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
         """Where the threshold comes from."""
         return {THRESHOLD_AUTO: "best F2 in the validation of the model",
                 THRESHOLD_F1: "best F1 in the validation of the model",
-                THRESHOLD_PRECISION: f"lowest with a precision of at least {self.leastPrecision.get():g} in the "
+                THRESHOLD_PRECISION: f"lowest with a precision of at least {self.minPrecision.get():g} in the "
                                      "validation of the model",
                 THRESHOLD_FIXED: "given"}[self.thresholdMode.get()]
 
@@ -504,7 +504,7 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
                      "--pixel-size", f"{self.getInputMicrographs().getSamplingRate():.6g}",
                      "--box", str(self._getBoxSize()),
                      "--threshold", {THRESHOLD_AUTO: "auto", THRESHOLD_F1: "F1",
-                                     THRESHOLD_PRECISION: f"precision={self.leastPrecision.get():g}",
+                                     THRESHOLD_PRECISION: f"precision={self.minPrecision.get():g}",
                                      THRESHOLD_FIXED: f"{self.threshold.get():g}"}[self.thresholdMode.get()],
                      "--border", f"{self.border.get():g}",
                      "--rotations", "4" if self.averageRotations else "1"]

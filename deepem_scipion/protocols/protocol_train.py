@@ -12,10 +12,10 @@ from pyworkflow import NEW
 from pyworkflow.protocol import STATUS_NEW, STEPS_SERIAL
 
 from .. import convert
-from ..constants import MIN_PARTICLES, MODEL_FILE, PRESET_AUTO, PRESET_CUSTOM, PRESETS, RECIPES
+from ..constants import MIN_PARTICLES, MODEL_FILE, PRESET_AUTO, PRESET_CUSTOM, PRESETS, TRAINING_PRESETS
 from ..deepem.errors import DeepEMError
-from ..deepem.network import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
-from ..deepem.samples import sample_file
+from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
+from ..deepem.training.examples import examples_file
 from ..objects import DeepEMModel
 from ..plugin import Plugin
 from .form_train import TrainForm
@@ -167,7 +167,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
             self.info("The program has gone on after this run was interrupted, and has finished the model.")
             return
         # What an earlier attempt left must not pass for the result of this one.
-        pwutils.cleanPath(self._getModelFile(), str(sample_file(self._getModelFile())))
+        pwutils.cleanPath(self._getModelFile(), str(examples_file(self._getModelFile())))
         convert.write_json(self._getBegunFile(), settings)
         if doTune:
             pwutils.cleanPath(self._getModelFile() + ".checkpoint")
@@ -423,7 +423,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
 
     def _getRecipeWords(self):
         """How the network was trained, for a text."""
-        return "recipe as found by tuning" if self.doTune else f"recipe {RECIPES[self.recipe.get()]}"
+        return "recipe as found by tuning" if self.doTune else f"recipe {TRAINING_PRESETS[self.trainingPreset.get()]}"
 
     def _getArguments(self):
         """Arguments of the program for training and tuning, all but the number of threads and the time."""
@@ -445,7 +445,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, EMProtocol):
             arguments += ["--networks", str(self.networks.get())]
         if self.doTune:
             return arguments
-        return [*arguments, "--recipe", RECIPES[self.recipe.get()], *self._getNetworkArguments()]
+        return [*arguments, "--training-preset", TRAINING_PRESETS[self.trainingPreset.get()], *self._getNetworkArguments()]
 
     def _getNetworkArguments(self):
         if self.doContinue:

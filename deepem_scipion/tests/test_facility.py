@@ -28,8 +28,8 @@ from pyworkflow.tests import BaseTest
 
 from deepem_scipion import facility
 from deepem_scipion.constants import PROGRAM_MODULE
+from deepem_scipion.headless.workflows import FIELD, TEMPLATES, fill
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
-from deepem_scipion.workflows import FIELD, TEMPLATES, fill
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "facility.md"
 SECONDS = 240
@@ -80,7 +80,7 @@ class TestTemplates(unittest.TestCase):
 
     def test_the_command_fills_every_field_of_the_template(self):
         options = facility.parse(["--micrographs", ".", "--pixel-size", "1.5", "--model", "m", "--project", "p"])
-        with mock.patch("deepem_scipion.deepem.model.read_card", return_value={"diameter_angst": 120}):
+        with mock.patch("deepem_scipion.deepem.model.files.read_card", return_value={"diameter_angst": 120}):
             values = facility.values_of(options)
         aliases = {alias for _, alias in FIELD.findall((TEMPLATES / "facility.json.template").read_text())}
         self.assertEqual(set(values), aliases)

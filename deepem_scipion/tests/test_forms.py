@@ -12,7 +12,7 @@ from pyworkflow.object import Float, Integer, Pointer, PointerList
 from pyworkflow.protocol import LEVEL_ADVANCED, params
 
 from deepem_scipion import protocols
-from deepem_scipion.deepem.network import BOX_PER_DIAMETER
+from deepem_scipion.deepem.network.geometry import BOX_PER_DIAMETER
 from deepem_scipion.protocols import (
     ProtDeepEMEvaluate,
     ProtDeepEMExportModel,

@@ -26,8 +26,8 @@ from pyworkflow.protocol import MODE_RESTART
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.convert import read_failed
-from deepem_scipion.deepem.coordinates import Coordinates
-from deepem_scipion.deepem.metrics import evaluate
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.protocols.protocol_base import GPU_DEVICES
 

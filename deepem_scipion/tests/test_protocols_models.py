@@ -19,12 +19,13 @@ from pwem.protocols import ProtImportMicrographs
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.deepem.model import Model, save_model
-from deepem_scipion.deepem.network import Geometry
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.protocols import ProtDeepEMExportModel, ProtDeepEMImportModel, ProtDeepEMPick
 from deepem_scipion.tests.test_protocols_deepem import DIAMETER_PX, PIXEL_ANGST, simulate
 
-RECORD = {"contrast": "dark", "recipe": "default", "seed": 7, "training_pixel_size_angst": PIXEL_ANGST,
+RECORD = {"contrast": "dark", "trainingPreset": "default", "seed": 7, "training_pixel_size_angst": PIXEL_ANGST,
           "training": {"micrographs": 3, "names": ["a", "b", "c"], "particles": 72},
           "validation": {"particles": 24, "precision": 0.91, "recall": 0.82, "F1": 0.86, "AP": 0.84, "on": "b"}}
 

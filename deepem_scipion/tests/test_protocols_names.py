@@ -25,7 +25,7 @@ from pyworkflow.protocol.executor import StepExecutor
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion import Plugin
-from deepem_scipion.deepem.model import save_model
+from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.protocols import (
     ProtDeepEMEvaluate,
     ProtDeepEMExportModel,

@@ -20,10 +20,10 @@ from pwem.protocols import ProtImportMicrographs
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.deepem.simulate import Scene, write_dataset
-from deepem_scipion.deepem.starfiles import read_tables
-from deepem_scipion.demo import launch
-from deepem_scipion.workflows import fill, load, run_all, use_relion
+from deepem_scipion.deepem.coordinates.startables import read_tables
+from deepem_scipion.deepem.simulation.scene import Scene, write_dataset
+from deepem_scipion.headless.demo import launch
+from deepem_scipion.headless.workflows import fill, load, run_all, use_relion
 
 SCENE = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=1.0)
 BINNED_ANGST = 2 * SCENE.pixel_size_angst

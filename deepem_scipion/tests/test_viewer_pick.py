@@ -16,9 +16,10 @@ from pyworkflow import Config
 from pyworkflow.object import Pointer
 from pyworkflow.viewer import DESKTOP_TKINTER, MessageView
 
-from deepem_scipion.deepem.picking import Limits, read_candidates, select
-from deepem_scipion.deepem.review import read_settings
-from deepem_scipion.deepem.summaries import append_table
+from deepem_scipion.deepem.picking.candidates import read_candidates
+from deepem_scipion.deepem.picking.review import read_settings
+from deepem_scipion.deepem.picking.selection import Limits, select
+from deepem_scipion.deepem.picking.summary import append_table
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 
 from .display import screenshot
@@ -62,7 +63,7 @@ class TestPickViewer(WithWorkflow):
     def limits(self, **changes):
         settings = read_settings(self.pick.getCoordsDir())
         return Limits(**{"threshold": settings["threshold"], "std_range": tuple(settings["std_range"]),
-                         "least_distance_px": settings["least_distance_angst"] / PIXEL_ANGST, **changes})
+                         "min_distance_px": settings["min_distance_angst"] / PIXEL_ANGST, **changes})
 
     def test_it_begins_with_the_picks_of_the_run(self):
         window = self.open()
@@ -81,17 +82,17 @@ class TestPickViewer(WithWorkflow):
     def test_sliders_act_on_all_micrographs_at_once(self):
         window = self.open()
         middle = float(np.median(window.review.candidates.scores))
-        low, high = np.percentile(window.review.candidates.deviations, (0, 80))
+        low, high = np.percentile(window.review.candidates.local_stds, (0, 80))
         self.move(window, "distance", 140.04)
         self.move(window, "high", high)
         self.move(window, "low", low)
         window.panel.set("threshold", middle)  # the scores differ by less than a step of the slider
         self.wait(window, lambda: window._refreshing is None)
-        limits = self.limits(threshold=middle, least_distance_px=140 / PIXEL_ANGST,
+        limits = self.limits(threshold=middle, min_distance_px=140 / PIXEL_ANGST,
                              std_range=(round(low, 3), round(high, 3)))
         expected = self.stored(limits)
         self.assertEqual({reason for each in expected.values() for reason in each},
-                         {"picked", "threshold", "deviation", "distance"})
+                         {"picked", "threshold", "local_std", "distance"})
         for name, reasons in expected.items():
             self.assertEqual(window.reasons[window.review.part(name)].tolist(), reasons.tolist())
             self.assertEqual(window.table.values(name)[1], (reasons == "picked").sum())
@@ -102,7 +103,7 @@ class TestPickViewer(WithWorkflow):
         window.panel._ranged.set(False)
         window.panel._rangeToggled()
         self.wait(window, lambda: window._refreshing is None)
-        self.assertFalse((window.reasons == "deviation").any())
+        self.assertFalse((window.reasons == "local_std").any())
         window.buttons["Back to the run's limits"].invoke()
         self.assertEqual(window.reasons.tolist(), window.review.reasons.tolist())
 

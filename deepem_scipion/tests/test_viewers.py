@@ -8,7 +8,7 @@ import tkinter as tk
 from pyworkflow import Config
 from pyworkflow.viewer import DESKTOP_TKINTER, MessageView
 
-from deepem_scipion.deepem.samples import sample_file
+from deepem_scipion.deepem.training.examples import examples_file
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMTrain
 
 from .display import screenshot
@@ -50,7 +50,7 @@ class TestViewers(WithWorkflow):
             self.assertIn("keras", card)
 
     def test_a_tab_without_data_says_why(self):
-        path = sample_file(self.train.outputModel.getFileName())
+        path = examples_file(self.train.outputModel.getFileName())
         os.rename(path, f"{path}.away")
         self.addCleanup(os.rename, f"{path}.away", path)
         windows = dict(self.tabs(self.open(self.train), "old-training"))["Windows"]

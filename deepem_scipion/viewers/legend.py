@@ -5,11 +5,11 @@
 import tkinter as tk
 from tkinter import ttk
 
-from ..deepem.picking import BORDER, DEVIATION, DISTANCE, PICKED, THRESHOLD
+from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, PICKED, THRESHOLD
 from .micrograph_canvas import REASON_COLOURS, score_colour
 
 REASON_WORDS = {PICKED: "picked", THRESHOLD: "below the threshold", DISTANCE: "too near a better one",
-                DEVIATION: "unusual deviation", BORDER: "near the border"}
+                LOCAL_STD: "unusual deviation", BORDER: "near the border"}
 NOTE_COLOUR = "#505050"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .micrograph_canvas import score_colour
 
 # Least distances up to so many particle diameters can be tried.
-MOST_DISTANCE = 1.5
+MAX_DISTANCE = 1.5
 # Name of the slider: label, digits shown.
 SLIDERS = {"threshold": ("Threshold on the score", 3), "distance": ("Least distance (Å)", 1),
            "low": ("Deviation from", 3), "high": ("Deviation to", 3)}
@@ -53,15 +53,15 @@ class LimitPanel(ttk.Frame):
             scale.grid(row=row + 1, column=0, columnspan=2, sticky="ew")
             self._fields[key], self._scales[key] = field, scale
 
-    def start(self, limits, diameter, deviations):
+    def start(self, limits, diameter, local_stds):
         """Show the limits of a run; `diameter` in Å and the deviations of all candidates say how far sliders reach."""
         self._base = limits
-        low, high = limits.std_range or ((deviations.min(), deviations.max()) if len(deviations) else (0, 2))
-        most = np.percentile(deviations, 99.9) if len(deviations) else 2
-        distance = limits.least_distance_px * self._pixelSize
+        low, high = limits.std_range or ((local_stds.min(), local_stds.max()) if len(local_stds) else (0, 2))
+        most = np.percentile(local_stds, 99.9) if len(local_stds) else 2
+        distance = limits.min_distance_px * self._pixelSize
         self._values = {"threshold": limits.threshold, "distance": distance, "low": float(low), "high": float(high)}
         self._ranged.set(limits.std_range is not None)
-        ends = {"threshold": 1, "distance": max(MOST_DISTANCE * diameter, distance)}
+        ends = {"threshold": 1, "distance": max(MAX_DISTANCE * diameter, distance)}
         for key, scale in self._scales.items():
             scale.configure(from_=0, to=ends.get(key, float(max(1.2 * most, high))))
         self._show()
@@ -69,9 +69,9 @@ class LimitPanel(ttk.Frame):
     def limits(self):
         """Limits that are set; those of the run as they were as long as nothing was changed."""
         distance_px = self._values["distance"] / self._pixelSize
-        if self._values["distance"] == self._base.least_distance_px * self._pixelSize:
-            distance_px = self._base.least_distance_px  # exactly
-        return replace(self._base, threshold=self._values["threshold"], least_distance_px=distance_px,
+        if self._values["distance"] == self._base.min_distance_px * self._pixelSize:
+            distance_px = self._base.min_distance_px  # exactly
+        return replace(self._base, threshold=self._values["threshold"], min_distance_px=distance_px,
                        std_range=(self._values["low"], self._values["high"]) if self._ranged.get() else None)
 
     def set(self, key, value):

@@ -7,17 +7,17 @@ import tkinter as tk
 import numpy as np
 from PIL import Image, ImageTk
 
-from ..deepem.picking import BORDER, DEVIATION, DISTANCE, THRESHOLD
-from ..deepem.report import BLUE, GREEN, SKY
+from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, THRESHOLD
+from ..deepem.report.plots import BLUE, GREEN, SKY
 
 PURPLE = "#CC79A7"  # the reddish purple of Okabe and Ito
-REASON_COLOURS = {BORDER: BLUE, DEVIATION: PURPLE, THRESHOLD: SKY, DISTANCE: GREEN}
+REASON_COLOURS = {BORDER: BLUE, LOCAL_STD: PURPLE, THRESHOLD: SKY, DISTANCE: GREEN}
 # Of scores 0, 1/2 and 1; between them it is a mixture. None of the other colours is among them.
 SCORE_COLOURS = np.array([(0x8C, 0x2D, 0x04), (0xF1, 0x6A, 0x13), (0xFF, 0xF0, 0x80)])
 BACKGROUND = "#303030"
 # Circles of rejected candidates are that much smaller than particles.
 REJECTED_SIZE = 0.3
-MOST_ZOOM = 16.0
+MAX_ZOOM = 16.0
 
 
 def score_colour(score):
@@ -83,7 +83,7 @@ class MicrographCanvas(tk.Canvas):
         """Zoom by a factor about a place on the screen."""
         if self._zoom is None:
             return
-        zoom = float(np.clip(self._zoom * factor, self._fit(), MOST_ZOOM * self._fit()))
+        zoom = float(np.clip(self._zoom * factor, self._fit(), MAX_ZOOM * self._fit()))
         self._origin += np.array((x, y)) * (1 / self._zoom - 1 / zoom)
         self._zoom = zoom
         self.redraw()

@@ -41,10 +41,10 @@ class PickWindow(ReviewWindow):
         if self.review is None:
             return
         limits, pixel = self.panel.limits(), self.pixelSize
-        deviations = "any" if limits.std_range is None else "{:.3g} to {:.3g}".format(*limits.std_range)
+        local_stds = "any" if limits.std_range is None else "{:.3g} to {:.3g}".format(*limits.std_range)
         picks = sum(entry.get("picks", 0) for entry in self.entries.values())
         comment = (f"{picks} picks with a score of at least {limits.threshold:.4g}, a least distance of "
-                   f"{limits.least_distance_px * pixel:.4g} Å, a deviation of {deviations}, at least "
+                   f"{limits.min_distance_px * pixel:.4g} Å, a deviation of {local_stds}, at least "
                    f"{limits.border_px * pixel:.4g} Å from the border")
         self.buttons[REGISTER].state(["disabled"])
         self.progress.configure(maximum=max(1, len(self.review.names)), value=0)

@@ -12,18 +12,18 @@ import numpy as np
 from pyworkflow.gui import Window
 
 from ..deepem.errors import DeepEMError
-from ..deepem.micrographs import read_shape
-from ..deepem.picking import PICKED, REASONS
-from ..deepem.review import read_picture, read_review, read_score_map, read_settings
-from ..deepem.summaries import read_table, suspicious, totals
+from ..deepem.micrographs.micrograph import read_shape
+from ..deepem.picking.review import read_picture, read_review, read_score_map, read_settings
+from ..deepem.picking.selection import PICKED, REASONS
+from ..deepem.picking.summary import outliers, read_table, totals
 from .legend import NOTE_COLOUR, REASON_WORDS, Legend
-from .limit_panel import MOST_DISTANCE, Histogram, LimitPanel
+from .limit_panel import MAX_DISTANCE, Histogram, LimitPanel
 from .micrograph_canvas import REASON_COLOURS, REJECTED_SIZE, MicrographCanvas, score_colour
 from .micrograph_table import MicrographTable
 
 WIDTH, HEIGHT = 1400, 880
 # Pictures of micrographs that were looked at stay in memory.
-MOST_PICTURES = 12
+MAX_PICTURES = 12
 POLL_MS = 15
 
 
@@ -65,7 +65,7 @@ class ReviewWindow(Window):
         self._showEntries(read_table(os.path.join(folder, "summary.tsv")))
         if self.entries:
             self.table.select(next(iter(self.entries)))
-        self.inBackground(partial(read_review, folder, pixelSize, MOST_DISTANCE * diameter), self._reviewRead)
+        self.inBackground(partial(read_review, folder, pixelSize, MAX_DISTANCE * diameter), self._reviewRead)
 
     def desiredDimensions(self):
         return min(WIDTH, self.root.winfo_screenwidth()), min(HEIGHT, self.root.winfo_screenheight())
@@ -159,13 +159,13 @@ class ReviewWindow(Window):
     # -------------------------- limits ---------------------------------------
     def _reviewRead(self, review):
         self.review = review
-        self.panel.start(review.limits, self.diameter, review.candidates.deviations)
+        self.panel.start(review.limits, self.diameter, review.candidates.local_stds)
         self.status.configure(text="")
         self.refresh()
 
     def _reset(self):
         if self.review is not None:
-            self.panel.start(self.review.limits, self.diameter, self.review.candidates.deviations)
+            self.panel.start(self.review.limits, self.diameter, self.review.candidates.local_stds)
             self.refresh()
 
     def refreshSoon(self):
@@ -186,7 +186,7 @@ class ReviewWindow(Window):
 
     def _showEntries(self, entries):
         self.entries = entries
-        found, self.odd = totals(entries), suspicious(entries)
+        found, self.odd = totals(entries), outliers(entries)
         self.table.setEntries(entries, self.odd)
         lines = [f"{found['picks']:,} picks in {found['picked']:,} micrographs"]
         if found["picks"]:
@@ -237,7 +237,7 @@ class ReviewWindow(Window):
 
     def _pictureRead(self, key, found):
         self._pictures[key] = found
-        while len(self._pictures) > MOST_PICTURES:
+        while len(self._pictures) > MAX_PICTURES:
             del self._pictures[next(iter(self._pictures))]
         if key == (self.current, self.scoreMap.get()):
             picture, shape = found
@@ -265,7 +265,7 @@ class ReviewWindow(Window):
         candidates = self.review.candidates
         x, y = candidates.centres_xy[at]
         self.pointed.configure(text=f"x {x:.0f}, y {y:.0f}: score {candidates.scores[at]:.3f}, deviation "
-                                    f"{candidates.deviations[at]:.2f}, {REASON_WORDS[self.reasons[at]]}")
+                                    f"{candidates.local_stds[at]:.2f}, {REASON_WORDS[self.reasons[at]]}")
 
     def _arrow(self, lines, event):
         if event.widget is not self.table.tree:  # which moves by itself

@@ -10,7 +10,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from .. import convert
 from ..deepem.errors import DeepEMError
-from ..deepem.figures import curve_of
+from ..deepem.report.model_plots import curve_of
 from ..protocols import ProtDeepEMEvaluate
 from .tabs import TabsWindow, showFigure, showText
 
@@ -65,11 +65,11 @@ class Evaluation:
 
     def draw(self, name):
         """Figure of the micrograph whose results have this name; raises DeepEMError where it cannot be read."""
-        from ..deepem.coordinates import read_coordinates
-        from ..deepem.micrographs import read_micrograph
-        from ..deepem.picking import thinned
-        from ..deepem.regions import read_regions
-        from ..deepem.report import draw_picks
+        from ..deepem.coordinates.read import read_coordinates
+        from ..deepem.coordinates.regions import read_regions
+        from ..deepem.coordinates.suppression import non_maximum_suppression
+        from ..deepem.micrographs.micrograph import read_micrograph
+        from ..deepem.report.plots import draw_picks
 
         protocol, summary = self.protocol, self.summary
         mics = protocol._getMics(summary["counted"])
@@ -78,7 +78,7 @@ class Evaluation:
         scale = summary["pixel_size_angst"] / rate  # pixels of the micrograph per pixel of the files
         truth, picks = (read_coordinates(os.path.join(folder, name + ".box"))[name]
                         for folder in (protocol._getReferenceDir(), protocol._getPicksDir()))
-        stays = thinned(picks.centres_xy, picks.scores, (summary.get("min_distance_angst") or 0) / rate / scale)
+        stays = non_maximum_suppression(picks.centres_xy, picks.scores, (summary.get("min_distance_angst") or 0) / rate / scale)
         if summary["threshold"] is not None:
             stays &= picks.scores >= summary["threshold"]
         regions = protocol._getRegionsFile()
@@ -114,7 +114,7 @@ class CurvesFrame(ttk.Frame):
 
     def draw(self):
         """Draw the curves that are chosen."""
-        from ..deepem.report import draw_curve
+        from ..deepem.report.plots import draw_curve
 
         chosen = [each for each, variable in self.chosen.items() if variable.get()]
         if len(chosen) == 1:

@@ -6,7 +6,7 @@ from functools import partial
 
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
-from ..deepem.cli import describe
+from ..deepem.commands.main import describe
 from ..deepem.errors import DeepEMError
 from ..objects import DeepEMModel
 from ..protocols import ProtDeepEMTrain
@@ -37,7 +37,7 @@ class DeepEMTrainViewer(Viewer):
 
 def modelTabs(path):
     """Tabs about a model file, as `TabsWindow` wants them; raises DeepEMError where it cannot be read."""
-    from ..deepem.model import load_model
+    from ..deepem.model.files import load_model
 
     model = load_model(path)
     contents = {"Training": _training, "Validation": _validation, "Windows": partial(_windows, path),
@@ -54,7 +54,7 @@ def _show(content, model, frame):
 
 
 def _training(model):
-    from ..deepem.report import draw_training
+    from ..deepem.report.plots import draw_training
 
     if not model.record.get("history"):
         return "The model's card does not tell how it was trained."
@@ -62,8 +62,8 @@ def _training(model):
 
 
 def _validation(model):
-    from ..deepem.figures import curve_of
-    from ..deepem.report import draw_curve
+    from ..deepem.report.model_plots import curve_of
+    from ..deepem.report.plots import draw_curve
 
     validation = model.record.get("validation", {})
     if not validation.get("curve"):
@@ -76,17 +76,17 @@ def _validation(model):
 
 
 def _windows(path, model):
-    from ..deepem.figures import draw_windows
-    from ..deepem.samples import load_sample, sample_file
+    from ..deepem.report.model_plots import draw_examples
+    from ..deepem.training.examples import examples_file, load_examples
 
-    if not sample_file(path).exists():
+    if not examples_file(path).exists():
         return ("There are no windows to show: they lie beside the model in the run that trained it, if it was trained "
                 "by this version or a later one.")
-    return draw_windows(load_sample(sample_file(path)), model.threshold)
+    return draw_examples(load_examples(examples_file(path)), model.threshold)
 
 
 def _kernels(model):
-    from ..deepem.figures import draw_kernels
+    from ..deepem.report.model_plots import draw_kernels
 
     return draw_kernels(model)
 

@@ -12,7 +12,7 @@ from ..viewers.review_window import ReviewWindow
 
 USE = "Use these limits"
 # In the form 0 stands for half a particle diameter.
-LEAST_DISTANCE_ANGST = 0.1
+MIN_DISTANCE_ANGST = 0.1
 
 
 class LimitsWindow(ReviewWindow):
@@ -55,8 +55,8 @@ class LimitsWindow(ReviewWindow):
         if limits.threshold != given.threshold:
             self.form.setVar("thresholdMode", THRESHOLD_FIXED)
             self.form.setVar("threshold", float(f"{limits.threshold:.6g}"))
-        if limits.least_distance_px != given.least_distance_px:
-            distance = max(limits.least_distance_px * self.pixelSize, LEAST_DISTANCE_ANGST)
+        if limits.min_distance_px != given.min_distance_px:
+            distance = max(limits.min_distance_px * self.pixelSize, MIN_DISTANCE_ANGST)
             self.form.setVar("minDistance", float(f"{distance:.6g}"))
         if limits.std_range != given.std_range:
             self.form.setVar("stdRange", STD_OFF if limits.std_range is None else STD_CUSTOM)

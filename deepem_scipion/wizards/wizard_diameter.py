@@ -135,7 +135,7 @@ class SizeDialog(dialog.Dialog):
     # -------------------------- micrographs ----------------------------------
     def _go(self, mics, places):
         """Show another micrograph, or another particle on it."""
-        from ..deepem.micrographs import read_micrograph
+        from ..deepem.micrographs.micrograph import read_micrograph
 
         self.number, self.place = (self.number + mics) % len(self.mics), self.place + places if not mics else 0
         mic = self.mics[self.number]
@@ -158,7 +158,7 @@ class SizeDialog(dialog.Dialog):
         """Draw the part of the micrograph around the circle."""
         from matplotlib.patches import Circle, Rectangle
 
-        from ..deepem.report import ORANGE, SKY, show_micrograph
+        from ..deepem.report.plots import ORANGE, SKY, show_micrograph
 
         self.figure.clear()
         self.axes = self.figure.add_axes((0, 0, 1, 1))

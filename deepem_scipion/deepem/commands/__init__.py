@@ -1,0 +1,10 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program `deepem`: its arguments and one module for each command."""
+
+from ..lazy import attach
+
+__getattr__, __all__ = attach(__name__, {
+    "main": ["main"],
+    "parser": ["build_parser"],
+})

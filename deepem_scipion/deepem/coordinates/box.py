@@ -1,0 +1,65 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""EMAN2 .box files.
+
+The only place where corners of boxes are converted to centres and back.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import atomic_write
+from ..errors import DeepEMError
+from .coordinates import Coordinates, gather, parse_number
+
+
+def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:
+    """Write an EMAN2 .box file: corner x, corner y, width, height and, where there is any, the score.
+
+    Parameters
+    ----------
+    path : the file, replaced as a whole
+    centres_xy : (n, 2) pixels of the input micrograph
+    scores : (n,) ; NaN: none
+    box_px : side of the boxes, rounded to whole pixels
+
+    Notes
+    -----
+    Corners are whole numbers, chosen so that corner + size / 2 is within half a pixel of the centre.
+    """
+    size = round(box_px)
+    corners = np.rint(np.reshape(centres_xy, (-1, 2)) - size / 2).astype(int)
+    scored = not np.all(np.isnan(scores))
+    with atomic_write(path) as handle:
+        for (x, y), score in zip(corners, scores, strict=True):
+            handle.write(f"{x}\t{y}\t{size}\t{size}" + (f"\t{score:.6g}\n" if scored else "\n"))
+
+
+def read_box(path: Path) -> Coordinates:
+    particles, sizes = [], set()
+    lengths: dict[bool, int] = {}
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
+            for number, line in enumerate(handle, 1):
+                fields = line.split("#")[0].split()
+                if not fields:
+                    continue
+                if len(fields) < 4:
+                    raise DeepEMError(f"{path}, line {number}: expected 'x y width height [score]', "
+                                      f"found {line.strip()!r}.")
+                x, y, width, height = (parse_number(path, number, text) for text in fields[:4])
+                score = parse_number(path, number, fields[4], missing=True) if len(fields) > 4 else math.nan
+                lengths[len(fields) > 4] = number
+                particles.append((x + width / 2, y + height / 2, score))
+                sizes.add((width, height))
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(lengths) > 1:
+        raise DeepEMError(f"{path}: line {lengths[True]} has a score, line {lengths[False]} has none. "
+                          "Expected all or none to have one.")
+    width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
+    return gather(particles, width if width == height and width > 0 else None)

@@ -1,0 +1,112 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""RELION .star files of particle coordinates."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import atomic_write
+from ..errors import DeepEMError
+from ..micrographs.find import micrograph_name
+from .coordinates import Coordinates, gather, parse_number
+from .names import micrograph_of
+from .startables import StarTable, quote, read_tables
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Optics:
+    """What RELION wants to know of the microscope before it opens a file; picking does not use it.
+
+    Attributes
+    ----------
+    voltage_kv, spherical_aberration_mm, amplitude_contrast
+    """
+
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.1
+
+
+def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
+               pixel_size_angst: float, optics: Optics = Optics()) -> None:
+    """Write one RELION 3.1 file with the particles of all micrographs.
+
+    Parameters
+    ----------
+    path : the file, replaced as a whole
+    entries : for each micrograph its path, (n, 2) centres in its own pixels and (n,) scores
+    pixel_size_angst : pixel size of the input micrographs
+    optics : of all micrographs
+
+    Raises
+    ------
+    DeepEMError
+        The file cannot be written, or the path of a micrograph cannot be expressed in it.
+    """
+    microscope = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize",
+                  "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+    particles = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit",
+                 "rlnOpticsGroup")
+    with atomic_write(path) as handle:
+        handle.write(_star_header("optics", microscope))
+        handle.write(f"opticsGroup1 1 {pixel_size_angst:.6f} {pixel_size_angst:.6f} {optics.voltage_kv:g} "
+                     f"{optics.spherical_aberration_mm:g} {optics.amplitude_contrast:g}\n")
+        handle.write(_star_header("particles", particles))
+        for micrograph, centres_xy, scores in entries:
+            name = quote(str(micrograph))
+            for (x, y), score in zip(np.reshape(centres_xy, (-1, 2)), scores, strict=True):
+                handle.write(f"{name} {x:.6f} {y:.6f} {score:.6g} 1\n")
+        handle.write("\n")
+
+
+def can_name(micrograph: str | Path) -> bool:
+    """Whether a micrograph's path can stand in a STAR file; if not, this is logged."""
+    try:
+        quote(str(micrograph))
+    except DeepEMError as error:
+        log.warning("left out of the STAR file: %s", error)
+        return False
+    return True
+
+
+def _star_header(name: str, labels: Iterable[str]) -> str:
+    columns = "".join(f"_{label} #{number}\n" for number, label in enumerate(labels, 1))
+    return f"\n# version 30001\n\ndata_{name}\n\nloop_\n{columns}"
+
+
+def read_star(path: Path) -> dict[str, Coordinates]:
+    wanted = {"rlnCoordinateX", "rlnCoordinateY"}
+    table = next((table for table in read_tables(path) if wanted <= set(table.labels)), None)
+    if table is None:
+        raise DeepEMError(f"{path}: no table has _rlnCoordinateX and _rlnCoordinateY. Expected coordinates.")
+    named = "rlnMicrographName" in table.labels
+    found: dict[str, list[tuple[float, float, float]]] = {} if named else {micrograph_of(path): []}
+    for name, particle in zip(_micrograph_names(path, table, named), _particles(path, table), strict=True):
+        found.setdefault(name, []).append(particle)
+    return {name: gather(particles, None) for name, particles in found.items()}
+
+
+def _micrograph_names(path: Path, table: StarTable, named: bool) -> list[str]:
+    if not named:
+        return [micrograph_of(path)] * len(table.rows)
+    column = table.labels.index("rlnMicrographName")
+    return [micrograph_name(re.sub(r"^\d+@", "", fields[column])) for _, fields in table.rows]
+
+
+def _particles(path: Path, table: StarTable) -> Iterable[tuple[float, float, float]]:
+    x, y = table.labels.index("rlnCoordinateX"), table.labels.index("rlnCoordinateY")
+    scored = "rlnAutopickFigureOfMerit" in table.labels
+    merit = table.labels.index("rlnAutopickFigureOfMerit") if scored else None
+    for number, fields in table.rows:
+        score = math.nan if merit is None else parse_number(path, number, fields[merit], missing=True)
+        yield parse_number(path, number, fields[x]), parse_number(path, number, fields[y]), score

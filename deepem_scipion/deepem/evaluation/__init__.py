@@ -1,0 +1,10 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Evaluation: picks compared with reference coordinates."""
+
+from ..lazy import attach
+
+__getattr__, __all__ = attach(__name__, {
+    "matching": ["Matches", "match", "match_all", "pool"],
+    "metrics": ["Curve", "average_precision", "best_threshold", "curve", "evaluate", "f_beta", "steady_threshold", "summarise"],
+})

@@ -1,0 +1,46 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Public names of a package that are imported when they are first used.
+
+Scipion imports the plugin at start-up, and the command line answers `--help`: neither should wait for scientific
+libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def attach(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
+    """Make the names of a package's modules available in the package itself.
+
+    Parameters
+    ----------
+    package : str
+        Name of the package, `__name__` in its `__init__`.
+    names : mapping of str to sequence of str
+        Module of the package to the public names that it defines.
+
+    Returns
+    -------
+    getter : callable
+        To be the package's `__getattr__`.
+    public : list of str
+        To be the package's `__all__`.
+
+    Examples
+    --------
+    >>> getter, public = attach("deepem_scipion.deepem", {"errors": ["DeepEMError"]})
+    >>> public, getter("DeepEMError").__name__
+    (['DeepEMError'], 'DeepEMError')
+    """
+    modules = {name: module for module, public in names.items() for name in public}
+
+    def getter(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return getter, sorted(modules)

@@ -1,0 +1,13 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Micrographs: finding the files, reading, resampling and normalising them."""
+
+from ..lazy import attach
+
+__getattr__, __all__ = attach(__name__, {
+    "find": ["find_micrographs", "micrograph_name"],
+    "images": ["ImageHeader", "read_header", "read_pixels"],
+    "micrograph": ["Micrograph", "clip_outliers", "read_micrograph", "read_pixel_size", "read_shape"],
+    "padding": ["padding_margins"],
+    "resampling": ["resample"],
+})

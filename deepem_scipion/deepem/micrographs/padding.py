@@ -1,0 +1,49 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Padding at the borders of a micrograph, which is not image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Lines repeated in padding correlate more than this even after JPEG compression, lines of real image less.
+_STREAK_CORRELATION = 0.8
+# A smoothed image hardly changes over its first few lines: that is no padding yet.
+MIN_PADDING = 8
+
+
+def padding_margins(pixels: np.ndarray, least: int = 1) -> tuple[int, int, int, int]:
+    """Measure padding that is no image: constant lines, or the outermost line repeated up to the border.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) image
+    least : fewer lines than this count as none (see `MIN_PADDING`)
+
+    Returns
+    -------
+    (top, bottom, left, right) : lines of padding on each side, at most half of the image. Without padding
+        they are 0, or the few lines over which a smoothed image hardly changes.
+
+    Notes
+    -----
+    Lines are compared by the steps from pixel to pixel, in which a gradient or a carbon edge, alike in many
+    lines, counts for little.
+    """
+    flat_below = 1e-3 * float(pixels.std())
+    sides = pixels, pixels[::-1], pixels.T, pixels.T[::-1]
+    top, bottom, left, right = (_padding_lines(side[:(len(side) + 1) // 2], flat_below) for side in sides)
+    top, bottom, left, right = (lines if lines >= least else 0 for lines in (top, bottom, left, right))
+    return top, bottom, left, right
+
+
+def _padding_lines(lines: np.ndarray, flat_below: float) -> int:
+    """Count the lines of padding at the beginning of `lines`, (n, length)."""
+    flat = lines.std(axis=1) <= flat_below
+    if flat[0]:
+        return len(flat) if flat.all() else int(np.argmin(flat))
+    steps = np.diff(lines, axis=1)
+    steps -= steps.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(steps, axis=1)
+    alike = steps[1:] @ steps[0] > _STREAK_CORRELATION * norms[0] * norms[1:]
+    return len(alike) if alike.all() else int(np.argmin(alike))

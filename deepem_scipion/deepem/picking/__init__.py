@@ -1,0 +1,13 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Picking: from a micrograph and a model to particle coordinates, and the results folder."""
+
+from ..lazy import attach
+
+__getattr__, __all__ = attach(__name__, {
+    "candidates": ["Candidates", "find_candidates"],
+    "selection": ["Limits", "REASONS", "select"],
+    "picker": ["Picker"],
+    "run": ["pick_micrographs"],
+    "review": ["Review", "read_review"],
+})

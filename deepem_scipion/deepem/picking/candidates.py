@@ -1,0 +1,179 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Candidates: the local maxima of a score map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import atomic_write
+from ..errors import DeepEMError
+from ..micrographs.micrograph import Micrograph
+from ..micrographs.padding import MIN_PADDING, padding_margins
+
+# Maxima of the score map below this are not kept: they could never be picks.
+SCORE_FLOOR = 0.01
+# Deviations of windows are found in bands of so many rows.
+STD_ROWS = 1024
+_COLUMNS = ("x", "y", "score", "local_std", "border_distance", "reason")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Local maxima of the score map of one micrograph.
+
+    Attributes
+    ----------
+    centres_xy : (n, 2) float64
+        Centres in pixels of the input micrograph.
+    scores : (n,) float64
+        Score at the maximum, 0 to 1.
+    deviations : (n,) float64
+        Standard deviation of the window's pixels, in units of the normalised micrograph.
+    border_px : (n,) float64
+        Distance of the centre from the nearest border of the image (padding does not count as image), in pixels of
+        the input micrograph; negative within padding.
+    """
+
+    centres_xy: np.ndarray
+    scores: np.ndarray
+    local_stds: np.ndarray
+    border_px: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def pad_width(box: int) -> int:
+    """Pixels by which a micrograph is continued on each side, so that windows centred near its border exist."""
+    return box // 2
+
+
+def pad(pixels: np.ndarray, box: int) -> np.ndarray:
+    """Continue an image by its mirror image, `pad_width` pixels on each side."""
+    return np.pad(pixels, pad_width(box), mode="symmetric")
+
+
+def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarray, box: int, step: int) -> Candidates:
+    """Local maxima of a score map, placed between the scan's steps.
+
+    Parameters
+    ----------
+    micrograph : Micrograph
+    padded : (rows + 2 p, cols + 2 p) float32
+        Its pixels, continued by `pad`.
+    scores : (n_rows, n_cols) float32
+        Score map of `padded`.
+    box, step : int
+        In working pixels.
+
+    Returns
+    -------
+    Candidates
+        Maxima above `SCORE_FLOOR` that no neighbour exceeds, by falling score.
+
+    Notes
+    -----
+    A parabola through the maximum and its two neighbours, along rows and along columns, gives the place to a
+    fraction of the step. The rim of the map is left out: nobody knows whether its scores still rise beyond.
+    """
+    from scipy.ndimage import maximum_filter
+
+    peaks = (scores == maximum_filter(scores, 3, mode="nearest")) & (scores > SCORE_FLOOR)
+    at = np.argwhere(peaks[1:-1, 1:-1]) + 1
+    corners_rc = (at + _offsets(scores, at)) * step
+    centres_rc = corners_rc + (box - 1) / 2 - pad_width(box)
+    values = scores[at[:, 0], at[:, 1]].astype(np.float64)
+    local_stds = local_std(padded, np.rint(corners_rc).astype(int), box)
+    centres_xy = micrograph.to_input_xy(centres_rc)
+    order = np.lexsort((centres_xy[:, 0], centres_xy[:, 1], -values))
+    border_px = _border_distances(micrograph, centres_rc)
+    return Candidates(centres_xy[order], values[order], local_stds[order], border_px[order])
+
+
+def local_std(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarray:
+    """Standard deviation of the pixels of each window, (n,) float64, from sums over the image.
+
+    Parameters
+    ----------
+    pixels : (rows, cols) float32
+    corners_rc : (n, 2) int
+        First row and column of each window; moved into the image where it would leave it.
+    box : int
+    """
+    corners = np.clip(corners_rc, 0, np.array(pixels.shape) - box)
+    local_stds = np.empty(len(corners))
+    for first in range(0, pixels.shape[0], STD_ROWS):  # double sums of a whole large image would fill the memory
+        here = np.flatnonzero((corners[:, 0] >= first) & (corners[:, 0] < first + STD_ROWS))
+        if len(here):
+            band = pixels[first:first + STD_ROWS + box]
+            top, left = corners[here, 0] - first, corners[here, 1]
+            means = _window_means(band, top, left, box)
+            squares = _window_means(np.square(band, dtype=np.float64), top, left, box)
+            local_stds[here] = np.sqrt(np.maximum(squares - means**2, 0))
+    return local_stds
+
+
+def _window_means(values: np.ndarray, top: np.ndarray, left: np.ndarray, box: int) -> np.ndarray:
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
+    means: np.ndarray = (sums[top + box, left + box] - sums[top, left + box] - sums[top + box, left]
+                         + sums[top, left]) / box**2
+    return means
+
+
+def write_candidates(path: str | Path, candidates: Candidates, reasons: Sequence[str] | np.ndarray) -> None:
+    """Write all candidates with the reason of each: a table with tabs, x and y being centres in input pixels."""
+    with atomic_write(path) as handle:
+        handle.write("\t".join(_COLUMNS) + "\n")
+        for (x, y), score, deviation, border, reason in zip(
+                candidates.centres_xy, candidates.scores, candidates.local_stds, candidates.border_px, reasons):
+            handle.write(f"{x:.2f}\t{y:.2f}\t{score:.6g}\t{deviation:.5g}\t{border:.2f}\t{reason}\n")
+
+
+def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
+    """Read what `write_candidates` wrote: the candidates and their reasons.
+
+    Raises
+    ------
+    DeepEMError
+        Where the file is not such a table.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        rows = [line.split("\t") for line in lines[1:]]
+        numbers = np.array([[float(field) for field in row[:5]] for row in rows]).reshape(-1, 5)
+        reasons = np.array([row[5] for row in rows], dtype="U9")
+        if not np.isfinite(numbers).all():
+            raise ValueError("a number is not finite")
+    except (OSError, ValueError, IndexError) as error:
+        raise DeepEMError(f"{path}: expected a table of candidates as written by `deepem pick` ({error})") from error
+    if lines[:1] != ["\t".join(_COLUMNS)]:
+        raise DeepEMError(f"{path}: expected the columns {', '.join(_COLUMNS)}; was it written by `deepem pick`?")
+    return Candidates(numbers[:, :2], numbers[:, 2], numbers[:, 3], numbers[:, 4]), reasons
+
+
+def _offsets(scores: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Where between the steps the maxima lie: (n, 2) row and column offsets of at most half a step."""
+    bordered = np.pad(scores.astype(np.float64), 1, mode="edge")
+    rows, cols = at.T + 1
+    here = bordered[rows, cols]
+    offsets = np.zeros(at.shape)
+    for axis, (down, right) in enumerate(((1, 0), (0, 1))):
+        before, after = bordered[rows - down, cols - right], bordered[rows + down, cols + right]
+        bend = 2 * here - before - after
+        np.divide(after - before, 2 * bend, out=offsets[:, axis], where=bend > 0)
+    return np.clip(offsets, -0.5, 0.5)
+
+
+def _border_distances(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
+    """Distance of centres from the nearest border of the image proper, in input pixels."""
+    rows, cols = micrograph.pixels.shape
+    top, bottom, left, right = padding_margins(micrograph.pixels, MIN_PADDING)
+    r, c = centres_rc.T + 0.5
+    distances: np.ndarray = np.minimum.reduce([r - top, rows - bottom - r, c - left, cols - right - c])
+    return distances * micrograph.scale

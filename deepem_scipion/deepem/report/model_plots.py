@@ -1,0 +1,105 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Figures of a model: the windows that it learnt from, its kernels, its validation curve; see also `report`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..evaluation.metrics import Curve
+from ..model.model import Model
+from ..training.examples import KEPT, TrainingExamples
+from .plots import GREEN, VERMILION
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 6
+# Width of the lines between windows, as a share of a window.
+GAP = 0.06
+GROUPS = {(1, False): "Particles", (1, True): "Particles with the lowest scores",
+          (0, False): "Non-particles", (0, True): "Non-particles with the highest scores"}
+
+
+def curve_of(points: Mapping[str, Sequence[float]] | None) -> Curve:
+    """The curve that a card (`validation.curve`) or the result of `metrics.evaluate` keeps; empty without points."""
+    points = points or dict.fromkeys(("threshold", "precision", "recall"), ())
+    thresholds, precision, recall = (np.array(points[name], float) for name in ("threshold", "precision", "recall"))
+    not_kept = np.zeros(len(thresholds), int)
+    return Curve(thresholds, precision, recall, not_kept, not_kept)
+
+
+def draw_examples(sample: TrainingExamples, threshold: float) -> Figure:
+    """Draw windows of particles and non-particles, of either some at random and the hardest, with their scores.
+
+    All have the same grey scale. A score on the right side of the threshold is green, another one red. Where the mouse
+    is, the toolbar tells the micrograph and the place.
+
+    Parameters
+    ----------
+    sample : Sample
+    threshold : of the model
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    low, high = np.percentile(sample.pixels, (0.5, 99.5)) if sample.pixels.size else (0, 1)
+    for place, ((target, hardest), title) in enumerate(GROUPS.items(), 1):
+        axes = figure.add_subplot(2, 2, place)
+        which = np.flatnonzero((sample.targets == target) & (sample.hardest == hardest))
+        axes.set_title(title if len(which) else f"{title}: none")
+        axes.set_axis_off()
+        if len(which):
+            _montage(axes, sample, which, (float(low), float(high)), threshold)
+    return figure
+
+
+def _montage(axes: Axes, sample: TrainingExamples, which: np.ndarray, greys: tuple[float, float], threshold: float) -> None:
+    """Show windows in rows, each with its score."""
+    box = sample.pixels.shape[1]
+    pitch = box + max(1, round(GAP * box))
+    sheet = np.full((math.ceil(KEPT / COLUMNS) * pitch, COLUMNS * pitch), np.nan, np.float32)
+    for place, number in enumerate(which):
+        row, column = (pitch * index for index in divmod(place, COLUMNS))
+        sheet[row:row + box, column:column + box] = sample.pixels[number]
+        right = (sample.scores[number] >= threshold) == (sample.targets[number] == 1)
+        axes.text(column + 0.04 * box, row + 0.04 * box, f"{sample.scores[number]:.2f}", color="white", va="top",
+                  fontsize="small", bbox={"facecolor": GREEN if right else VERMILION, "edgecolor": "none", "pad": 1.5})
+    axes.imshow(sheet, cmap="gray", vmin=greys[0], vmax=greys[1])
+
+    def tell(x: float, y: float) -> str:
+        place = COLUMNS * int(y // pitch) + int(x // pitch)
+        if not (0 <= x < COLUMNS * pitch and 0 <= place < len(which)):
+            return ""
+        number = which[place]
+        at_x, at_y = sample.centres_xy[number]
+        return f"{sample.names[number]}: x {at_x:.0f}, y {at_y:.0f} px; score {sample.scores[number]:.3f}"
+
+    axes.format_coord = tell  # type: ignore[method-assign]
+
+
+def draw_kernels(model: Model) -> Figure:
+    """Draw the kernels of the first convolution, those of each network in a row; white is 0."""
+    from matplotlib.figure import Figure
+
+    kernels = [weights["conv1.kernel"][:, :, 0] for weights in model.networks]
+    n_maps = kernels[0].shape[-1]
+    figure = Figure(figsize=(1.6 * n_maps + 1, 1.8 * len(kernels) + 1), layout="constrained")
+    side = model.geometry.kernels[0]
+    figure.suptitle(f"Kernels of the first layer: {side} x {side} px of {model.working_pixel_size_angst:.2f} Å "
+                    f"({side * model.working_pixel_size_angst:.0f} Å)")
+    for number, kernel in enumerate(kernels):
+        greatest = max(float(np.abs(kernel).max()), 1e-12)
+        row = [figure.add_subplot(len(kernels), n_maps, n_maps * number + index + 1) for index in range(n_maps)]
+        for index, axes in enumerate(row):
+            shown = axes.imshow(kernel[..., index], cmap="PuOr", vmin=-greatest, vmax=greatest)
+            axes.set(xticks=[], yticks=[], title="" if number else f"{index + 1}")
+        if len(kernels) > 1:
+            row[0].set_ylabel(f"network {number + 1}")
+        figure.colorbar(shown, ax=row, shrink=0.5)
+    return figure

@@ -1,0 +1,316 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reports for a browser, each in one file: of a picking run, of an evaluation, of a model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..coordinates.coordinates import Coordinates
+from ..coordinates.regions import Region
+from ..coordinates.suppression import non_maximum_suppression
+from ..errors import DeepEMError
+from ..evaluation.matching import Matches, pool
+from ..evaluation.metrics import curve
+from ..micrographs.micrograph import Micrograph, read_micrograph
+from ..model.files import read_card
+from ..picking.candidates import read_candidates
+from ..picking.selection import MIN_DISTANCE, PICKED
+from ..picking.summary import inverted, read_table, totals
+from .model_plots import curve_of
+from .page import TIME_FORM, Section, Table, charts_of, pictures_of, rows_at_most, thumbnail, write_page
+from .plots import GREEN, VERMILION, _judge, draw_curve, draw_training
+from .run_plots import draw_course, draw_distributions, draw_judged
+
+REASON_WORDS = {"border": "too near the border", "local_std": "unusual deviation", "threshold": "below the threshold",
+                "distance": "too near a better one"}
+# Of the same palette as the others, and seen on grey.
+YELLOW = "#F0E442"
+_CURVES = ("Precision against recall, with the best F1 and F2 marked",
+           "F1 and F2 against the threshold, with the best of each marked")
+
+
+def report_picking(folder: str | Path, path: str | Path, model: str | Path | None = None) -> None:
+    """Write the report of a picking run.
+
+    Parameters
+    ----------
+    folder : results of `deepem pick`
+    path : file to write
+    model : file of the model, whose curves are shown, too
+
+    Raises
+    ------
+    DeepEMError
+        Where the folder holds no such results, the model cannot be read, or the report cannot be written. Micrographs
+        that cannot be read are named without a picture.
+    """
+    folder = Path(folder)
+    entries = read_table(folder / "summary.tsv")
+    if not entries:
+        raise DeepEMError(f"{folder}: expected the results of `deepem pick`, but there is no summary.tsv with "
+                          "micrographs")
+    entries = dict(sorted(entries.items(), key=lambda item: item[1].get("finished", 0)))
+    settings = {**_read_json(folder / "summary.json"), **totals(entries)}
+    candidates = {name: found for name, entry in entries.items()
+                  if entry["status"] == "ok" and (found := _read_candidates(folder, name))}
+    odd = settings["outliers"]
+    failed = {name: entry["reason"] for name, entry in entries.items() if entry["status"] != "ok"}
+    times = [entry["finished"] for entry in entries.values() if "finished" in entry]
+    when = dict.fromkeys(time.strftime(TIME_FORM, time.localtime(at)) for at in times[:1] + times[-1:])
+    subject = f"{len(entries)} micrographs" + f", {' to '.join(when)}" * bool(when) + f"; results in {folder.resolve()}"
+    sections = [
+        _course(entries, candidates, settings),
+        *([Section("Failed or unlike the others", tables=[
+            *([rows_at_most("Failed micrographs", ("micrograph", "reason"), list(failed.items()), "failed.tsv")]
+              if failed else []),
+            *([rows_at_most("Micrographs unlike the others", ("micrograph", "what is unlike"), list(odd.items()),
+                            "summary.json")] if odd else [])])] if failed or odd else []),
+        Section("Micrographs with their picks", [
+            "Best are the micrographs with the greatest sum of the scores of their picks, worst those with the "
+            "smallest, typical those in the middle. A circle is as large as the particle; its colour goes from red "
+            "at the threshold to yellow at a score of 1. Click on a picture to enlarge it."],
+            pictures=pictures_of(
+                {name: entry["picks"] * (entry["mean_score"] or 0.0) for name, entry in entries.items()
+                 if entry["status"] == "ok"},
+                lambda name: _picked(entries[name], candidates.get(name), settings),
+                lambda name: f"{entries[name]['picks']} picks, mean score {_number(entries[name]['mean_score'])}"
+                + (f"; unlike the others: {odd[name]}" if name in odd else ""))),
+        *(_model_sections(read_card(model), settings.get("threshold")) if model else []),
+        Section("Parameters and versions", tables=[
+            Table("Parameters of picking", (), [*([("model", str(model))] if model else []), *_parameters(settings)]),
+            *_versions(settings)]),
+        Section("All micrographs", tables=[
+            rows_at_most("All micrographs in the order of the run", (
+                "micrograph", "picks", "mean score", "candidates", "seconds"), [
+                    (name, *(_number(entry.get(key)) for key in ("picks", "mean_score", "candidates", "seconds")))
+                    for name, entry in entries.items()], "summary.tsv")]),
+    ]
+    warnings = [f"{text}." for text in [inverted(settings)] if text]
+    if failed:
+        warnings.append(f"failed: {len(failed)} of {len(entries)} micrographs; a table below says why.")
+    if odd:
+        warnings.append(f"unlike the others: {len(odd)} of {len(entries)} micrographs; a table below says how.")
+    write_page(path, "Report of picking", subject, {
+        "micrographs picked": str(settings["picked"]), "failed": str(settings["failed"]),
+        "picks": str(settings["picks"]), "picks per micrograph": _number(settings["picks_per_micrograph"], ".1f"),
+        "mean score": _number(settings["mean_score"], ".3f"),
+        "micrographs per minute": _number(settings["micrographs_per_minute"], ".1f")}, sections, warnings)
+
+
+def report_evaluation(path: str | Path, result: Mapping[str, Any], matches: Mapping[str, Matches],
+                      truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates], distance_px: float,
+                      min_distance_px: float = 0.0, regions: Mapping[str, Region] | None = None,
+                      micrographs: Mapping[str, Path] | None = None) -> None:
+    """Write the report of an evaluation.
+
+    Parameters
+    ----------
+    path : file to write
+    result, matches : of `metrics.summarise` and `metrics.match_all`
+    truth, picks, distance_px, min_distance_px, regions : what these were made from
+    micrographs : name -> file, for the pictures
+
+    Raises
+    ------
+    DeepEMError
+        Where the report cannot be written. Micrographs that cannot be read are named without a picture.
+    """
+    overall, threshold, pooled = result["overall"], result["threshold"], pool(list(matches.values()))
+    steps = curve(pooled)
+    nothing = Coordinates(np.empty((0, 2)), np.empty(0), None)
+
+    def judged(name: str) -> dict[str, np.ndarray]:
+        found = picks.get(name, nothing)
+        scores = np.where(np.isnan(found.scores), 0.0, found.scores)
+        used = non_maximum_suppression(found.centres_xy, scores, min_distance_px)
+        used &= scores >= (-math.inf if threshold is None else threshold)
+        return _judge(found.centres_xy[used], scores[used], truth[name].centres_xy, distance_px,
+                      (regions or {}).get(name))
+
+    def draw(name: str) -> str:
+        file = (micrographs or {}).get(name)
+        if file is None:
+            raise DeepEMError("its file was not given, see --micrographs")
+        groups = judged(name)
+        styles = {"right": (GREEN, "solid"), "false": (VERMILION, "solid"), "missed": (YELLOW, "dashed")}
+        return thumbnail(read_micrograph(file, pixel_size_angst=1.0).pixels, 2 * distance_px,
+                         [(groups[kind], {"edgecolors": colour, "linestyles": style})
+                          for kind, (colour, style) in styles.items()], (regions or {}).get(name))
+
+    keys = ("truth", "picks", "right", "precision", "recall", "F1", "AP")
+    rows = [(name, *(_number(row[key]) for key in keys), _number(row["best_F1"]["F1"]),
+             _number(row["best_F1"]["threshold"]))
+            for name, row in [("all together", overall), *result["micrographs"].items()]]
+    sections = [
+        Section("Curves", charts=[
+            *charts_of(draw_curve(steps, threshold=threshold), _CURVES),
+            *charts_of(draw_judged(pooled, threshold), [
+                "Histogram of the scores of right and of false picks",
+                "Histogram of the distances of right picks from their particles"])]),
+        Section("Micrographs", ["Best and worst are those with the highest and the lowest F1, typical those in the "
+                                "middle. Circles have the radius within which a pick is right: green for right picks, "
+                                "red for false ones, dashed yellow for missed particles. A blue frame is the annotated "
+                                "part. Click on a picture to enlarge it."],
+                pictures=pictures_of(
+                    {name: row["F1"] for name, row in result["micrographs"].items()}, draw,
+                    lambda name: f"F1 {result['micrographs'][name]['F1']:.3f}: "
+                    + ", ".join(f"{len(found)} {kind}" for kind, found in judged(name).items()))),
+        Section("All micrographs", tables=[rows_at_most("Figures of the micrographs", (
+            "micrograph", "particles", "picks", "right", "precision", "recall", "F1", "average precision", "best F1",
+            "at threshold"), rows, "the file of --json")]),
+        Section("Parameters", tables=[Table("Parameters of the comparison", (), [
+            ("greatest distance of a right pick", f"{distance_px:g} px"),
+            ("least distance of two picks", f"{min_distance_px:g} px" if min_distance_px else "none"),
+            ("threshold", _number(threshold, ".4g") if threshold is not None else "none: all picks count"),
+            ("annotated regions", f"of {len(regions)} micrographs" if regions else "whole micrographs")])]),
+    ]
+    write_page(path, "Report of an evaluation", f"{overall['picks']} picks compared with {overall['truth']} particles "
+               f"on {len(matches)} micrographs", {
+                   "precision": _number(overall["precision"], ".3f"), "recall": _number(overall["recall"], ".3f"),
+                   "F1": _number(overall["F1"], ".3f"), "average precision": _number(overall["AP"], ".3f"),
+                   "right picks": str(overall["right"]),
+                   "mean distance of right picks": "-" if overall["error_px"] is None
+                   else f"{overall['error_px']:.1f} px"}, sections)
+
+
+def report_model(model: str | Path, path: str | Path) -> None:
+    """Write the report of a model, from its card; raises DeepEMError where one cannot be read or written."""
+    card = read_card(model)
+    validation = card.get("validation", {})
+    write_page(path, "Report of a model", str(Path(model).resolve()), {
+        name: _number(validation.get(key), ".3f") for name, key in (
+            ("precision", "precision"), ("recall", "recall"), ("F1", "F1"), ("average precision", "AP"))},
+        [*_model_sections(card, card["threshold"]), Section("Versions", tables=_versions(card))])
+
+
+def _picked(entry: Mapping[str, Any], found: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+            settings: Mapping[str, Any]) -> str:
+    """Thumbnail of a micrograph with its picks, as the network sees it."""
+    if found is None:
+        raise DeepEMError("its table of candidates cannot be read")
+    centres_xy, scores, reasons = found
+    micrograph = read_micrograph(entry["path"], settings.get("working_pixel_size_angst"),
+                                 settings.get("pixel_size_angst"))
+    # Runs of earlier versions do not tell the diameter; the least distance is half of it unless given.
+    diameter_angst = settings.get("diameter_angst") or settings["min_distance_angst"] / MIN_DISTANCE
+    style = {"array": scores[reasons == PICKED], "cmap": "autumn", "clim": (settings["threshold"], 1.0)}
+    return thumbnail(micrograph.pixels, diameter_angst / micrograph.pixel_size_angst,
+                     [(_working_xy(micrograph, centres_xy[reasons == PICKED]), style)])
+
+
+def _working_xy(micrograph: Micrograph, points_xy: np.ndarray) -> np.ndarray:
+    return micrograph.to_binned_rc(points_xy)[:, ::-1]
+
+
+def _course(entries: Mapping[str, Mapping[str, Any]],
+            candidates: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+            settings: Mapping[str, Any]) -> Section:
+    """Picks and scores in the course of the run and their distributions, and what became of the candidates."""
+    picked = {name: scores[reasons == PICKED] for name, (_, scores, reasons) in candidates.items()}
+    scores, reasons = (np.concatenate([np.empty(0, kind), *(found[at] for found in candidates.values())])
+                       for at, kind in ((1, float), (2, "U9")))
+    done = [entry for entry in entries.values() if entry["status"] == "ok"]
+    number = sum(entry.get("candidates", 0) for entry in done)
+    fates = Counter({"picked": settings["picks"]})
+    for entry in done:
+        fates.update({REASON_WORDS[reason]: count for reason, count in entry["rejected"].items()})
+    rows = [(fate, str(count), f"{100 * count / number:.1f}" if number else "-") for fate, count in fates.items()]
+    lost = len(done) - len(candidates)
+    return Section("Picks and scores", [
+        "Peaks of the score map are candidates; those that are left become picks.",
+        *([f"Candidates that could not be read are missing in the charts of scores: those of {lost} of "
+           f"{len(done)} micrographs."]
+          if lost else [])], [
+        *charts_of(draw_course(entries, picked, settings["outliers"]), [
+            "Number of picks of each micrograph in the order of the run",
+            "Median and spread of the scores of the picks in the order of the run"]),
+        *charts_of(draw_distributions([entry["picks"] for entry in done], scores, reasons, settings.get("threshold")), [
+            "Histogram of the number of picks per micrograph", "Histogram of the scores of all candidates"])],
+        tables=[Table("What became of the candidates", ("", "number", "%"), rows)])
+
+
+def _model_sections(card: Mapping[str, Any], threshold: float | None) -> list[Section]:
+    """The model's curves and what its card says."""
+    validation, training, sizes = card.get("validation", {}), card.get("training", {}), card["geometry"]
+    angst = card["working_pixel_size_angst"]
+    low, high = card["std_range"]
+    charts = []
+    if card.get("history"):
+        charts += charts_of(draw_training(card["history"]), ["Loss after each epoch", "Accuracy after each epoch"])
+    if validation.get("curve"):
+        charts += charts_of(draw_curve(curve_of(validation["curve"]), threshold=threshold), _CURVES, [
+            "On the validation micrographs of the training."] * 2)
+    names = ("kernels", "pools", "maps")
+    rows = [
+        ("particle", f"{card['diameter_angst']:g} Å, {card['diameter_angst'] / angst:.1f} working pixels, "
+         f"{card.get('contrast', '?')}"),
+        ("working pixels", f"{angst:g} Å, trained on micrographs of {card.get('training_pixel_size_angst', 0):g} Å"),
+        ("network", f"window {sizes['box']} px, " + ", ".join(f"{name} {'/'.join(map(str, sizes[name]))}"
+                                                             for name in names)),
+        ("networks averaged", str(card.get("networks", 1))),
+        ("range of deviations", f"{low:.3f} to {high:.3f}"),
+        ("trained on", f"{training.get('micrographs')} micrographs, {training.get('particles')} particles, "
+         f"{training.get('given_negatives', 0)} given non-particles"),
+        ("recipe and seed", f"{card.get('training_preset')}, {card.get('seed')}"),
+        ("suggested threshold", f"{card['threshold']:.3f}"),
+    ]
+    if "AP" in validation:
+        rows.append((f"in the validation ({validation['on']})", f"precision {validation['precision']:.3f}, recall "
+                     f"{validation['recall']:.3f}, F1 {validation['F1']:.3f}, average precision "
+                     f"{validation['AP']:.3f}"))
+    return [Section("Model", charts=charts, tables=[Table("What the model's card says", (), rows)])]
+
+
+def _parameters(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Parameters of picking in words, as far as they are known."""
+    std_range, pixel = settings.get("std_range"), settings.get("pixel_size_angst")
+    known = {
+        "particle diameter": (settings.get("diameter_angst"), "{:g} Å"),
+        "threshold": (settings.get("threshold"), "{:.4g}"),
+        "least distance of two picks": (settings.get("min_distance_angst"), "{:g} Å"),
+        "border": (settings.get("border_angst"), "{:g} Å"),
+        "working pixel size": (settings.get("working_pixel_size_angst"), "{:g} Å"),
+        "scan step": (settings.get("scan_step"), "{} working pixels"),
+        "rotations averaged": (settings.get("rotations"), "{}"),
+    }
+    return [("pixel size of the micrographs", f"{pixel:g} Å" if pixel else "from their headers"),
+            *((name, form.format(value)) for name, (value, form) in known.items() if value is not None),
+            ("range of deviations", "{:.3f} to {:.3f}".format(*std_range) if std_range else "off")]
+
+
+def _versions(record: Mapping[str, Any]) -> list[Table]:
+    found = record.get("versions", {})
+    return [Table("Versions", (), list(found.items()))] if found else []
+
+
+def _read_candidates(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Centres, scores and reasons of the candidates of a micrograph; None where they cannot be read."""
+    try:
+        candidates, reasons = read_candidates(folder / "candidates" / f"{name}.tsv")
+    except DeepEMError:
+        return None
+    return candidates.centres_xy, candidates.scores, reasons
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Content of a summary.json without its micrographs; empty where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found.pop("micrographs", None)
+    return found
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    """A number in a few digits; a dash for none."""
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:{form}}"

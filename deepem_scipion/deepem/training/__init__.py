@@ -1,0 +1,13 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Training: from micrographs and coordinates to a model."""
+
+from ..lazy import attach
+
+__getattr__, __all__ = attach(__name__, {
+    "plan": ["Plan"],
+    "train": ["train_model"],
+    "labels": ["LabelledMicrograph"],
+    "fit": ["TRAINING_PRESETS", "TrainingPreset"],
+    "examples": ["TrainingExamples", "load_examples"],
+})

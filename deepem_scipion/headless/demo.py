@@ -1,0 +1,202 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The demonstration in a Scipion project without a display: import, train, pick, compare with the known centres.
+
+`python -m deepem_scipion.headless.demo [--output FOLDER]`; the project is kept and can be opened afterwards.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+PROJECT = "DeepEMDemo"
+_STARTED = time.perf_counter()
+
+
+class ProtocolFailed(Exception):
+    """A protocol did not finish; its log was shown."""
+
+
+def main(argv=None):
+    """Run the demonstration; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m deepem_scipion.headless.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER",
+                        help="where micrographs, project and pictures go (default: %(default)s)")
+    output = parser.parse_args(argv).output.resolve()
+    environment = prepare_home(output / "scipion")
+    os.environ.update(environment, NO_COLOR="1")
+
+    from .deepem.commands.demo import compare, write_demo_data
+
+    say(f"{'simulated' if write_demo_data(output / 'data') else 'found'} micrographs in {output / 'data'}")
+    try:
+        picks, folder, model = run_project(output / "data")
+    except ProtocolFailed as failure:
+        say(str(failure))
+        return 1
+    for line in compare(output, picks, folder, model)[1]:
+        say(line)
+    say(f"the project opens, on a computer with a display, with:\n{opening_command(environment)}")
+    return 0
+
+
+def say(text):
+    """Print a line with the seconds since the start."""
+    print(f"[{time.perf_counter() - _STARTED:6.1f} s] {text}", flush=True)  # noqa: T201 - for people
+
+
+def prepare_home(home):
+    """Make a private Scipion home.
+
+    Parameters
+    ----------
+    home : Path
+
+    Returns
+    -------
+    dict
+        The environment that Scipion needs to find it; it is read once, when pyworkflow is imported.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    hosts = home / "hosts.conf"
+    hosts.write_text("[localhost]\nPARALLEL_COMMAND = mpirun -np %_(JOB_NODES)d --oversubscribe %_(COMMAND)s\n")
+    return {"SCIPION_HOME": str(home), "SCIPION_USER_DATA": str(home / "userdata"), "SCIPION_LOGS": str(home / "logs"),
+            "SCIPION_HOSTS": str(hosts), "EM_ROOT": str(home / "em"), "SCIPION_DOMAIN": "pwem",
+            "SCIPION_PYTHON": sys.executable, "SCIPION_NOTIFY": "False", "SCIPION_STEPS_CHECK_SEC": "1",
+            "SCIPION_PRIORITY_PACKAGE_LIST": "pwem"}
+
+
+def run_project(data):
+    """Import, train and pick in a new project; the working directory becomes the project.
+
+    Parameters
+    ----------
+    data : Path
+        Folder written by `write_demo_data`.
+
+    Returns
+    -------
+    tuple
+        Picks by name of the micrograph as Coordinates, folder of the picking's results, path of the model.
+    """
+    import pwem.protocols as emprot
+    import pyworkflow as pw
+    from pyworkflow.project import Manager
+
+    from .deepem.commands.demo import EPOCHS, SCENE
+    from .deepem.coordinates.read import read_coordinates
+
+    pw.Config.getDomain().getProtocols()
+    from .protocols import ProtDeepEMPick, ProtDeepEMTrain
+
+    project = Manager().createProject(PROJECT)
+    os.chdir(project.path)
+    imports = {part: launch(project, emprot.ProtImportMicrographs, f"import {part} micrographs",
+                            filesPath=str(data / part / "micrographs"), filesPattern="*.mrc",
+                            samplingRate=SCENE.pixel_size_angst, voltage=SCENE.voltage_kv,
+                            sphericalAberration=SCENE.spherical_aberration_mm,
+                            amplitudeContrast=SCENE.amplitude_contrast)
+               for part in ("training", "test")}
+    known = read_coordinates(data / "training" / "boxes")
+    coordinates = launch(project, emprot.ProtImportCoordinates, "import coordinates",
+                         {"inputMicrographs": (imports["training"], "outputMicrographs")},
+                         importFrom=emprot.ProtImportCoordinates.IMPORT_FROM_SCIPION,
+                         filesPath=write_coordinates(data / "training" / "coordinates.sqlite",
+                                                     imports["training"].outputMicrographs, known),
+                         boxSize=round(next(iter(known.values())).box_px))
+    threads = len(os.sched_getaffinity(0))
+    train = launch(project, ProtDeepEMTrain, "train", {"inputCoordinates": (coordinates, "outputCoordinates")},
+                   particleDiameter=SCENE.diameter_angst, epochs=EPOCHS, useGpu=False, numberOfThreads=threads)
+    pick = launch(project, ProtDeepEMPick, "pick", {"inputMicrographs": (imports["test"], "outputMicrographs"),
+                                                    "inputModel": (train, "outputModel")},
+                  useGpu=False, numberOfThreads=1, binThreads=threads)
+    return read_picks(pick.outputCoordinates), Path(pick.getCoordsDir()), Path(train.outputModel.getFileName())
+
+
+def launch(project, protocol_class, label, pointers=None, **parameters):
+    """Run a protocol to its end.
+
+    Parameters
+    ----------
+    pointers : dict, optional
+        Name of the parameter to (protocol, name of its output).
+
+    Raises
+    ------
+    ProtocolFailed
+        Where it did not finish; with the end of its log.
+    """
+    protocol = project.newProtocol(protocol_class, **parameters)
+    protocol.setObjLabel(label)
+    for name, (parent, output) in (pointers or {}).items():
+        getattr(protocol, name).set(parent)
+        getattr(protocol, name).setExtended(output)
+    say(f"{label} ...")
+    project.launchProtocol(protocol, wait=True)
+    if not protocol.isFinished():
+        raise ProtocolFailed(failure_of(protocol))
+    return protocol
+
+
+def failure_of(protocol):
+    """Why a run failed, with the end of its log."""
+    log = [*protocol.getLogsLastLines(30, 0), *protocol.getLogsLastLines(30, 1)]
+    return "\n".join([f"'{protocol.getObjLabel()}' failed: {protocol.getErrorMessage()}", *log])
+
+
+def write_coordinates(path, micrographs, coordinates):
+    """Write a set of coordinates that Scipion can import.
+
+    Parameters
+    ----------
+    path : Path
+    micrographs : SetOfMicrographs
+    coordinates : dict
+        Name of the micrograph to Coordinates.
+
+    Returns
+    -------
+    str
+        The path.
+    """
+    from pwem.objects import Coordinate, SetOfCoordinates
+
+    path.unlink(missing_ok=True)
+    items = SetOfCoordinates(filename=str(path))
+    for mic in micrographs.iterItems():
+        for x, y in coordinates[Path(mic.getMicName()).stem].centres_xy.round().astype(int).tolist():
+            item = Coordinate(x=x, y=y)
+            item.setMicrograph(mic)
+            items.append(item)
+    items.write()
+    items.close()
+    return str(path)
+
+
+def read_picks(coordinates):
+    """Picks of a finished run as Coordinates, by name of the micrograph."""
+    import numpy as np
+
+    from .deepem.coordinates.coordinates import Coordinates
+
+    rows = {}
+    for item in coordinates.iterItems():
+        rows.setdefault(Path(item.getMicName()).stem, []).append((*item.getPosition(), item._deepemScore.get()))
+    tables = {name: np.array(values, float) for name, values in rows.items()}
+    return {name: Coordinates(table[:, :2], table[:, 2], coordinates.getBoxSize()) for name, table in tables.items()}
+
+
+def opening_command(environment):
+    """Command line that opens the project in Scipion's window, without scipion-app."""
+    import pyworkflow
+
+    script = Path(pyworkflow.__file__).parent / "apps" / "pw_project.py"
+    words = [*(f"{name}={value}" for name, value in environment.items()), sys.executable, "-O", str(script), PROJECT]
+    return "env " + " ".join(shlex.quote(word) for word in words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From micrographs, which may still be arriving in a folder, to 2D classes in a Scipion project without a display.
+
+`python -m deepem_scipion.headless.facility --micrographs FOLDER --pixel-size A --model FILE --project NAME` runs the workflow of
+templates/facility.json.template. Stopped or failed, the same command goes on.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from .demo import prepare_home, say
+
+# In the project: what the template was filled with.
+OPTIONS_FILE = "facility.json"
+MASK_PER_DIAMETER = 1.2
+DONE, SOME_FAILED, FAILED = 0, 1, 2
+
+
+class FacilityError(Exception):
+    """The chain cannot be started; with the way out."""
+
+
+def main(argv=None):
+    """Run the chain to its end.
+
+    Returns
+    -------
+    int
+        0 if all went well, 1 if some micrographs could not be picked, 2 if a run failed or nothing could be done.
+    """
+    options = parse(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+            signal.signal(number, signal.default_int_handler)
+    try:
+        values = values_of(options)
+        if "SCIPION_HOME" not in os.environ:
+            os.environ.update(prepare_home(options.home.resolve()), NO_COLOR="1")
+        return run(options.project, values)
+    except FacilityError as error:
+        say(f"error: {error}")
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+    return FAILED
+
+
+def parse(argv):
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m deepem_scipion.headless.facility", description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--micrographs", type=Path, required=True, metavar="FOLDER", help="where they are or will be")
+    add("--pattern", default="*.mrc", help="names of the micrographs in the folder")
+    add("--pixel-size", type=float, required=True, metavar="A", help="of the micrographs, in angstrom")
+    add("--model", type=Path, required=True, metavar="FILE", help="DeepEM model of the particle")
+    add("--project", required=True, metavar="NAME", help="a new project, or the one to go on with")
+    add("--box", type=int, metavar="PX", help="side of the particles' box; None: from the diameter in the model")
+    add("--classes", type=int, default=50, help="number of 2D classes")
+    add("--iterations", type=int, default=25, help="of the 2D classification")
+    add("--timeout", default="12h", help="the import ends after so long without a new micrograph: seconds, or 30m, 12h")
+    add("--file-timeout", default="30", help="a file is complete after so long without a change")
+    add("--voltage", type=float, default=300, metavar="KV", help="of the microscope")
+    add("--cs", type=float, default=2.7, metavar="MM", help="spherical aberration")
+    add("--amplitude", type=float, default=0.1, metavar="SHARE", help="amplitude contrast")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of picking and of classification")
+    add("--gpu", type=int, choices=(0, 1), default=0, help="1: picking and classification use a GPU")
+    add("--home", type=Path, default=Path("deepem-facility"), metavar="FOLDER",
+        help="Scipion's home if the variable SCIPION_HOME names none; projects are in its userdata/projects")
+    return parser.parse_args(argv)
+
+
+def values_of(options):
+    """What the template's fields are filled with, by their aliases."""
+    from .deepem.errors import DeepEMError
+    from .deepem.model.files import read_card
+    from .deepem.network.geometry import BOX_PER_DIAMETER
+
+    if not options.micrographs.is_dir():
+        raise FacilityError(f"--micrographs: there is no folder {options.micrographs}")
+    try:
+        diameter_angst = read_card(options.model)["diameter_angst"]
+    except DeepEMError as error:
+        raise FacilityError(f"--model: {error}") from error
+    values = {name: value for name, value in vars(options).items() if name not in ("project", "home")}
+    values.update(micrographs=str(options.micrographs.resolve()), model=str(options.model.resolve()),
+                  mask=round(MASK_PER_DIAMETER * diameter_angst))
+    if values["box"] is None:
+        values["box"] = 2 * round(BOX_PER_DIAMETER * diameter_angst / options.pixel_size / 2)
+    return values
+
+
+def run(name, values):
+    """Make or open the project, which becomes the working directory, and run its chain; the exit status."""
+    import pyworkflow as pw
+    from pyworkflow.project import Manager
+
+    from . import workflows
+    from .deepem.atomic import atomic_write
+
+    pw.Config.getDomain().getProtocols()
+    try:
+        workflows.use_relion(pw.Config.SCIPION_USER_DATA)
+    except workflows.WorkflowError as error:
+        raise FacilityError(str(error)) from error
+    new = not Manager().hasProject(name)
+    project = Manager().createProject(name) if new else Manager().loadProject(name)
+    os.chdir(project.path)
+    if new:
+        workflows.load(project, workflows.fill("facility", values))
+        with atomic_write(OPTIONS_FILE) as file:
+            json.dump(values, file, indent=1)
+    check_options(project.path, values)
+    say(f"{'new' if new else 'going on with'} project {project.path}")
+    with open(OPTIONS_FILE, encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FacilityError(f"another command is running project {name}") from None
+        if not workflows.run_all(project, workflows.describe_facility):
+            return FAILED
+    pick = project.getProtocolsByClass("ProtDeepEMPick")[0]
+    failed = [name for name, entry in workflows.picked_micrographs(pick).items() if entry["status"] == "failed"]
+    if failed:
+        say(f"not picked: {', '.join(failed[:5])}{' ...' if len(failed) > 5 else ''}; the reasons are in "
+            f"{Path(pick.getCoordsDir(), 'failed.tsv')}")
+    return SOME_FAILED if failed else DONE
+
+
+def check_options(path, values):
+    """A project is gone on with only if this command made it, with the same options."""
+    if not os.path.exists(OPTIONS_FILE):
+        raise FacilityError(f"{path} was not made by this command; choose another name with --project")
+    earlier = json.loads(Path(OPTIONS_FILE).read_text(encoding="utf-8"))
+    changed = [f"{name} was {earlier.get(name)} and is {value}" for name, value in values.items()
+               if value != earlier.get(name)]
+    if changed:
+        raise FacilityError(f"{path} was made with other options: {', '.join(changed)}. Give the same ones to go on, "
+                            "or choose another name with --project")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
