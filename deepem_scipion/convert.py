@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
-from itertools import islice
 
 import numpy as np
 import pyworkflow.utils as pwutils
@@ -23,15 +21,11 @@ from .deepem.coordinates.read import read_coordinates
 from .deepem.coordinates.suppression import non_maximum_suppression
 from .deepem.errors import DeepEMError
 from .deepem.micrographs.micrograph import read_shape
-from .deepem.picking.summary import CONTRAST_CHECKS, append_table, read_table, totals, write_table
 from .objects import DeepEMModel
 from .plugin import Plugin
 
 # Where coordinates keep their score: those of this plugin, of RELION, crYOLO and Topaz.
 SCORE_ATTRIBUTES = ("_deepemScore", "_rlnAutopickFigureOfMerit", "_cryoloScore", "_topazScore")
-
-# The summary of a run is written anew at most once in so many seconds: it grows with every batch.
-SUMMARY_SECONDS = 60
 
 # These would break the line of a list file.
 _BREAKING = r"\x00-\x1f\x7f\x85\u2028\u2029"
@@ -285,72 +279,6 @@ def read_picks(path, mic):
             item._rlnAnglePsi = Float(0.0)
             items.append(item)
     return items
-
-
-def read_failed(path):
-    """Reasons of the failed micrographs from a failed.tsv, by name; empty where there is no such file."""
-    if not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        lines = file.read().splitlines()[1:]
-    return dict(line.split("\t", 1) for line in lines if "\t" in line)
-
-
-def write_failed(path, failed):
-    """Write a failed.tsv as the program does; `failed` maps names to reasons."""
-    lines = ["micrograph\treason", *(f"{name}\t{reason}" for name, reason in failed.items())]
-    with atomic_write(path) as file:
-        file.write("\n".join(lines) + "\n")
-
-
-def collect_results(source, target):
-    """Move the result files of one batch to the folder that holds those of all, and add to the summaries there.
-
-    summary.tsv has all micrographs at any time. summary.json is brought up to date unless that was done within the
-    last `SUMMARY_SECONDS`; call `write_summary` at the end.
-
-    Parameters
-    ----------
-    source, target : str
-        Output folder of the program, folder of all results.
-    """
-    for folder, _, files in os.walk(source):
-        for name in files:
-            if name not in ("summary.json", "summary.tsv", "failed.tsv", "picks.star"):
-                place = os.path.join(target, os.path.relpath(folder, source))
-                os.makedirs(place, exist_ok=True)
-                with atomic_path(os.path.join(place, name)) as aside:  # the source may be on another file system
-                    shutil.move(os.path.join(folder, name), aside)
-    os.makedirs(target, exist_ok=True)
-    summary, joined = read_json(os.path.join(source, "summary.json")), os.path.join(target, "summary.json")
-    append_table(os.path.join(target, "summary.tsv"), summary.pop("micrographs", {}))
-    if not os.path.exists(joined) or time.time() - os.path.getmtime(joined) > SUMMARY_SECONDS:
-        write_summary(target, summary)
-
-
-def write_summary(folder, settings=None):
-    """Make the summary.json in the folder of all results from its summary.tsv.
-
-    Parameters
-    ----------
-    folder : str
-    settings : dict
-        What is in it beside that; default: what was in it before.
-    """
-    table, joined = os.path.join(folder, "summary.tsv"), os.path.join(folder, "summary.json")
-    entries = read_table(table)
-    write_table(table, entries)  # each micrograph once
-    write_json(joined, {**(settings or read_json(joined)), **totals(entries), "micrographs": entries})
-
-
-def contrast_checks_left(folder):
-    """On how many more micrographs the sign of the contrast is to be checked, given the folder of all results."""
-    path = os.path.join(folder, "summary.tsv")
-    if not os.path.exists(path):
-        return CONTRAST_CHECKS
-    with open(path, "rb") as file:
-        done = sum(1 for _ in islice(file, 1, CONTRAST_CHECKS + 1))
-    return CONTRAST_CHECKS - done
 
 
 def read_json(path):

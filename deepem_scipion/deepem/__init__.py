@@ -18,6 +18,7 @@ __getattr__, __all__ = attach(__name__, {
     "model.model": ["Model"],
     "model.files": ["load_model", "save_model"],
     "picking.picker": ["Picker"],
+    "picking.results": ["PickingResults"],
     "picking.run": ["pick_micrographs"],
     "picking.selection": ["Limits"],
     "training.plan": ["Plan"],

@@ -29,7 +29,7 @@ def main(argv=None):
     environment = prepare_home(output / "scipion")
     os.environ.update(environment, NO_COLOR="1")
 
-    from .deepem.commands.demo import compare, write_demo_data
+    from ..deepem.commands.demo import compare, write_demo_data
 
     say(f"{'simulated' if write_demo_data(output / 'data') else 'found'} micrographs in {output / 'data'}")
     try:
@@ -86,11 +86,11 @@ def run_project(data):
     import pyworkflow as pw
     from pyworkflow.project import Manager
 
-    from .deepem.commands.demo import EPOCHS, SCENE
-    from .deepem.coordinates.read import read_coordinates
+    from ..deepem.commands.demo import EPOCHS, SCENE
+    from ..deepem.coordinates.read import read_coordinates
 
     pw.Config.getDomain().getProtocols()
-    from .protocols import ProtDeepEMPick, ProtDeepEMTrain
+    from ..protocols import ProtDeepEMPick, ProtDeepEMTrain
 
     project = Manager().createProject(PROJECT)
     os.chdir(project.path)
@@ -180,7 +180,7 @@ def read_picks(coordinates):
     """Picks of a finished run as Coordinates, by name of the micrograph."""
     import numpy as np
 
-    from .deepem.coordinates.coordinates import Coordinates
+    from ..deepem.coordinates.coordinates import Coordinates
 
     rows = {}
     for item in coordinates.iterItems():

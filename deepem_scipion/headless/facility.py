@@ -77,9 +77,9 @@ def parse(argv):
 
 def values_of(options):
     """What the template's fields are filled with, by their aliases."""
-    from .deepem.errors import DeepEMError
-    from .deepem.model.files import read_card
-    from .deepem.network.geometry import BOX_PER_DIAMETER
+    from ..deepem.errors import DeepEMError
+    from ..deepem.model.files import read_card
+    from ..deepem.network.geometry import BOX_PER_DIAMETER
 
     if not options.micrographs.is_dir():
         raise FacilityError(f"--micrographs: there is no folder {options.micrographs}")
@@ -100,8 +100,8 @@ def run(name, values):
     import pyworkflow as pw
     from pyworkflow.project import Manager
 
+    from ..deepem.atomic import atomic_write
     from . import workflows
-    from .deepem.atomic import atomic_write
 
     pw.Config.getDomain().getProtocols()
     try:
@@ -125,10 +125,10 @@ def run(name, values):
         if not workflows.run_all(project, workflows.describe_facility):
             return FAILED
     pick = project.getProtocolsByClass("ProtDeepEMPick")[0]
-    failed = [name for name, entry in workflows.picked_micrographs(pick).items() if entry["status"] == "failed"]
+    failed = [name for name, found in workflows.picked_micrographs(pick).items() if not found.ok]
     if failed:
         say(f"not picked: {', '.join(failed[:5])}{' ...' if len(failed) > 5 else ''}; the reasons are in "
-            f"{Path(pick.getCoordsDir(), 'failed.tsv')}")
+            f"{pick.getResults().path('failed')}")
     return SOME_FAILED if failed else DONE
 
 

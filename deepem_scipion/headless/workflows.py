@@ -15,10 +15,9 @@ from pathlib import Path
 from pyworkflow.object import Set
 from pyworkflow.protocol import MODE_RESTART
 
-from .deepem.picking.summary import read_table
 from .demo import failure_of, say
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 FIELD = re.compile(r"~[^~|]*\|([^~|]*)\|\d\|(\w+)~")
 # Begun anew where they were stopped: going on in the middle could lose or double particles.
 BEGUN_ANEW = ("ProtRelionExtractParticles", "ProtRelionClassify2D")
@@ -212,7 +211,7 @@ def _stop(project, run):
 def describe_facility(runs):
     """How far the runs of the facility template are, as one line."""
     runs = {run.getClassName(): run for run in runs}
-    picked = Counter(entry["status"] for entry in picked_micrographs(runs["ProtDeepEMPick"]).values())
+    picked = Counter("ok" if found.ok else "failed" for found in picked_micrographs(runs["ProtDeepEMPick"]).values())
     sizes = [getattr(getattr(runs[name], output, None), "getSize", int)()
              for name, output in (("ProtImportMicrographs", "outputMicrographs"),
                                   ("ProtDeepEMPick", "outputCoordinates"),
@@ -224,5 +223,5 @@ def describe_facility(runs):
 
 
 def picked_micrographs(pick):
-    """Entries in the summary of a picking run so far, by name of the micrograph."""
-    return read_table(os.path.join(pick.getCoordsDir(), "summary.tsv"))
+    """Results of a picking run so far, by name of the micrograph."""
+    return pick.getResults().read_micrographs()

@@ -15,7 +15,9 @@ from pyworkflow.protocol import STEPS_PARALLEL, params
 from .. import convert
 from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
 from ..deepem.network.geometry import BOX_PER_DIAMETER
-from ..deepem.picking.summary import inverted, read_table, totals
+from ..deepem.picking.results import PickingResults, read_failures, write_failures
+from ..deepem.picking.selection import REASON_LABELS
+from ..deepem.picking.summary import summarise_run
 from .protocol_base import DeepEMProgram, ProgramError
 from .reporting import write_report
 from .reviewing import ReviewedPicks
@@ -24,8 +26,6 @@ from .reviewing import ReviewedPicks
 THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
 THRESHOLD_CHOICES = ("auto (best F2)", "best F1", "given precision", "fixed value")
 
-REASON_WORDS = {"border": "near the border", "local_std": "with an unusual deviation",
-                "threshold": "below the threshold", "distance": "near a better one"}
 # Names of micrographs in a line of the summary.
 MAX_LISTED = 5
 
@@ -206,19 +206,19 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
         error = None
         try:
             self.runPick(["--micrographs", listFile, *arguments, "--contrast-checks",
-                          str(convert.contrast_checks_left(self.getCoordsDir()))], folder)
+                          str(self.getResults().contrast_checks_left())], folder)
         except ProgramError as problem:
             error = problem
         self._checkResults({names[mic.getObjId()]: mic for mic in micList}, folder, error)
         with self._lock:
-            convert.collect_results(folder, self.getCoordsDir())
+            self.getResults().absorb(PickingResults(folder))
         pwutils.cleanPath(folder)
 
     def _checkResults(self, mics, folder, error):
         """Each micrograph, by name, has a result or a reason why not; reasons are noted."""
-        failed = convert.read_failed(os.path.join(folder, "failed.tsv"))
-        lost = [name for name in mics
-                if name not in failed and not os.path.exists(os.path.join(folder, name + ".box"))]
+        results = PickingResults(folder)
+        failed = results.read_failed()
+        lost = [name for name in mics if name not in failed and not results.has_picks(name)]
         if error is not None and (lost or (error.status != 1 and len(failed) < len(mics))):
             raise error
         if lost:
@@ -228,7 +228,7 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
         for name in failed.keys() & mics.keys():
             path = self._getMicFailed(mics[name])
             pwutils.makeFilePath(path)
-            convert.write_failed(path, {name: failed[name]})
+            write_failures(path, {name: failed[name]})
             self.warning(f"{name} failed: {failed[name]}")
 
     # With many thousands of micrographs the framework's own ways would take longer at each check than it is apart
@@ -254,7 +254,7 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
             self._stored = set(outputCoords.getUniqueValues("_micId")) if outputCoords.getSize() else set()
         for mic in micDoneList:
             if mic.getObjId() not in self._stored and not os.path.exists(self._getMicFailed(mic)):
-                for item in convert.read_picks(os.path.join(outputDir, names[mic.getObjId()] + ".box"), mic):
+                for item in convert.read_picks(PickingResults(outputDir).path("box", names[mic.getObjId()]), mic):
                     outputCoords.append(item)
                 self._stored.add(mic.getObjId())
 
@@ -281,8 +281,8 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
     def createOutputStep(self):
         failed = self._getFailed()
         pwutils.makePath(self.getCoordsDir())
-        convert.write_failed(self._getFailedFile(), failed)
-        convert.write_summary(self.getCoordsDir())
+        write_failures(self._getFailedFile(), failed)
+        self.getResults().refresh()
         problem = write_report(self.getCoordsDir(), self.inputModel.get().getFileName(), self._getReportFile())
         if problem:
             self.warning(f"The report {self._getReportFile()} could not be made: {problem}")
@@ -389,11 +389,19 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
     def getCoordsDir(self):
         return self._getExtraPath("picks")
 
+    def getResults(self):
+        """Results folder of all batches."""
+        return PickingResults(self.getCoordsDir())
+
+    def _getRunSettings(self):
+        """How micrographs were picked, as far as it is known."""
+        return self.getResults().read_settings() if self.getResults().exists() else None
+
     def _getFailedFile(self):
-        return os.path.join(self.getCoordsDir(), "failed.tsv")
+        return str(self.getResults().path("failed"))
 
     def _getSummaryFile(self):
-        return os.path.join(self.getCoordsDir(), "summary.json")
+        return str(self.getResults().path("settings"))
 
     def _getReportFile(self):
         return self._getExtraPath("report.html")
@@ -406,29 +414,30 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
         folder = self._getExtraPath("FAILED")
         files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         return {name: reason for file in files
-                for name, reason in convert.read_failed(os.path.join(folder, file)).items()}
+                for name, reason in read_failures(os.path.join(folder, file)).items()}
 
     def _describeProgress(self):
         """Lines about how picking goes and went, from what was noted of each micrograph."""
-        entries = read_table(os.path.join(self.getCoordsDir(), "summary.tsv"))
-        if not entries:
+        micrographs = self.getResults().read_micrographs()
+        if not micrographs:
             return []
-        found, micSet = totals(entries), self.getInputMicrographs()
+        found, micSet = summarise_run(micrographs), self.getInputMicrographs()
         number = f" of {micSet.getSize()}" if micSet is not None else ""
-        words = [f"Micrographs: {found['picked']}{number} done"]
-        for key, text in (("picks_per_micrograph", "{:.1f} picks each"), ("mean_score", "mean score {:.2f}"),
-                          ("micrographs_per_minute", "{:.1f} per minute")):
-            if found[key] is not None:
-                words.append(text.format(found[key]))
-        lines = [", ".join(words), "Peaks not picked: " + ", ".join(
-            f"{100 * share:.1f} % {REASON_WORDS[reason]}" for reason, share in found["rejected_share"].items())]
-        odd = found["outliers"]
+        words = [f"Micrographs: {found.picked}{number} done"]
+        for value, text in ((found.picks_per_micrograph, "{:.1f} picks each"), (found.mean_score, "mean score {:.2f}"),
+                            (found.micrographs_per_minute, "{:.1f} per minute")):
+            if value is not None:
+                words.append(text.format(value))
+        lines = [", ".join(words), "Candidates not picked: " + ", ".join(
+            f"{100 * share:.1f} % {REASON_LABELS[reason]}" for reason, share in found.rejected_share.items())]
+        odd = found.outliers
         if odd:
-            lines.append(f"*{len(odd)} micrographs are unlike the others:* "
+            lines.append(f"*{len(odd)} micrographs are outliers:* "
                          + "; ".join(f"{name}: {what}" for name, what in list(odd.items())[:MAX_LISTED])
-                         + (f"; and {len(odd) - MAX_LISTED} more, see suspicious in {self._getSummaryFile()}"
+                         + (f"; and {len(odd) - MAX_LISTED} more, see outliers in {self._getSummaryFile()}"
                             if len(odd) > MAX_LISTED else ""))
-        problem = inverted({**convert.read_json(self._getSummaryFile()), **found})
+        settings = self._getRunSettings()
+        problem = found.contrast.warning(settings and settings.model_contrast) if found.contrast else ""
         return lines + [f"*Warning:* {problem}."] * bool(problem)
 
     def _getMarkers(self, micNames):
@@ -473,8 +482,10 @@ class ProtDeepEMPick(ReviewedPicks, DeepEMProgram, ProtParticlePickingAuto):
         mode = self.thresholdMode.get()
         if mode == THRESHOLD_FIXED:
             return self.threshold.get()
-        used = convert.read_json(self._getSummaryFile()).get("threshold")
-        return self.inputModel.get().getThreshold() if used is None and mode == THRESHOLD_AUTO else used
+        settings = self._getRunSettings()
+        if settings is not None:
+            return settings.limits.threshold
+        return self.inputModel.get().getThreshold() if mode == THRESHOLD_AUTO else None
 
     def _getThresholdOrigin(self):
         """Where the threshold comes from."""

@@ -5,11 +5,9 @@
 import tkinter as tk
 from tkinter import ttk
 
-from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, PICKED, THRESHOLD
+from ..deepem.picking.selection import PICKED, REASON_LABELS
 from .micrograph_canvas import REASON_COLOURS, score_colour
 
-REASON_WORDS = {PICKED: "picked", THRESHOLD: "below the threshold", DISTANCE: "too near a better one",
-                LOCAL_STD: "unusual deviation", BORDER: "near the border"}
 NOTE_COLOUR = "#505050"
 
 
@@ -29,10 +27,10 @@ class Legend(ttk.Frame):
         for column, text in enumerate(("here", "all"), start=2):
             ttk.Label(self, text=text, width=8, anchor=tk.E).grid(row=0, column=column, sticky="e")
         self._shown, self.counts = {}, {}
-        for row, reason in enumerate(REASON_WORDS, start=1):
+        for row, reason in enumerate(REASON_LABELS, start=1):
             self._sample(reason).grid(row=row, column=0)
             self._shown[reason] = tk.BooleanVar(self, True)
-            ttk.Checkbutton(self, text=REASON_WORDS[reason], variable=self._shown[reason],
+            ttk.Checkbutton(self, text=REASON_LABELS[reason], variable=self._shown[reason],
                             command=onChange).grid(row=row, column=1, sticky="w")
             self.counts[reason] = [ttk.Label(self, anchor=tk.E) for _ in range(2)]
             for column, label in enumerate(self.counts[reason], start=2):
@@ -44,12 +42,12 @@ class Legend(ttk.Frame):
         """Whether candidates with a reason are to be shown."""
         return self._shown[reason].get()
 
-    def count(self, here, entries):
-        """Show the numbers of one micrograph and of all, from entries as in `summaries`."""
-        done = [entry for entry in entries if entry["status"] == "ok"]
+    def count(self, here, results):
+        """Show the numbers of one micrograph, a MicrographResult or None, and of all."""
+        done = [result for result in results if result.ok]
         for reason, labels in self.counts.items():
-            for label, entries in zip(labels, ([here], done)):
-                label.configure(text=f"{sum(_number(entry, reason) for entry in entries):,}")
+            for label, chosen in zip(labels, ([here] if here else [], done)):
+                label.configure(text=f"{sum(_number(result, reason) for result in chosen):,}")
 
     def _sample(self, reason):
         canvas = tk.Canvas(self, width=46, height=20, highlightthickness=0)
@@ -61,5 +59,5 @@ class Legend(ttk.Frame):
         return canvas
 
 
-def _number(entry, reason):
-    return entry.get("picks", 0) if reason == PICKED else entry.get("rejected", {}).get(reason, 0)
+def _number(result, reason):
+    return result.picks if reason == PICKED else result.rejected.get(reason, 0)

@@ -23,15 +23,13 @@ class LimitPanel(ttk.Frame):
     Parameters
     ----------
     master : tk widget
-    pixelSize : float
-        Of the micrographs, in Å.
     onChange : function
         Called without arguments when the user has changed a limit.
     """
 
-    def __init__(self, master, pixelSize, onChange):
+    def __init__(self, master, onChange):
         super().__init__(master)
-        self._pixelSize, self._onChange, self._base = pixelSize, onChange, None
+        self._onChange, self._base = onChange, None
         self._values = {}  # exact ones; what sliders and fields show is rounded
         self._scales, self._fields, self._positions = {}, {}, {}
         self._ranged = tk.BooleanVar(self, False)
@@ -58,7 +56,7 @@ class LimitPanel(ttk.Frame):
         self._base = limits
         low, high = limits.std_range or ((local_stds.min(), local_stds.max()) if len(local_stds) else (0, 2))
         most = np.percentile(local_stds, 99.9) if len(local_stds) else 2
-        distance = limits.min_distance_px * self._pixelSize
+        distance = limits.min_distance_angst
         self._values = {"threshold": limits.threshold, "distance": distance, "low": float(low), "high": float(high)}
         self._ranged.set(limits.std_range is not None)
         ends = {"threshold": 1, "distance": max(MAX_DISTANCE * diameter, distance)}
@@ -68,10 +66,7 @@ class LimitPanel(ttk.Frame):
 
     def limits(self):
         """Limits that are set; those of the run as they were as long as nothing was changed."""
-        distance_px = self._values["distance"] / self._pixelSize
-        if self._values["distance"] == self._base.min_distance_px * self._pixelSize:
-            distance_px = self._base.min_distance_px  # exactly
-        return replace(self._base, threshold=self._values["threshold"], min_distance_px=distance_px,
+        return replace(self._base, threshold=self._values["threshold"], min_distance_angst=self._values["distance"],
                        std_range=(self._values["low"], self._values["high"]) if self._ranged.get() else None)
 
     def set(self, key, value):

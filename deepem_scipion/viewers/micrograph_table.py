@@ -45,7 +45,7 @@ class MicrographTable(ttk.Frame):
         self.tree.bind("<<TreeviewSelect>>", self._selected)
 
     def setEntries(self, entries, notes):
-        """Show micrographs, name -> entry as in `summaries`, and notes, name -> text, about some of them."""
+        """Show micrographs, name -> MicrographResult, and notes, name -> text, about some of them."""
         if list(entries) != list(self._entries):
             self._order = list(entries)
             self.tree.delete(*self.tree.get_children())
@@ -81,7 +81,7 @@ class MicrographTable(ttk.Frame):
             self._order.sort(key=lambda name: (not self._isFailed(name), name not in self._notes), reverse=backwards)
         else:
             field = {"picks": "picks", "score": "mean_score"}[key]
-            self._order.sort(key=lambda name: self._entries[name].get(field) or 0, reverse=not backwards)
+            self._order.sort(key=lambda name: getattr(self._entries[name], field) or 0, reverse=not backwards)
         for each, (title, _, _) in COLUMNS.items():
             arrow = "\u25b2" if backwards != (key == "name") else "\u25bc"
             self.tree.heading(each, text=f"{title} {arrow}" if each == key else title)
@@ -94,11 +94,11 @@ class MicrographTable(ttk.Frame):
         entry = self._entries[name]
         if self._isFailed(name):
             return name, "", "", "failed"
-        score = entry.get("mean_score")
-        return name, entry.get("picks", ""), "" if score is None else f"{score:.2f}", self._notes.get(name, "")
+        score = entry.mean_score
+        return name, entry.picks, "" if score is None else f"{score:.2f}", self._notes.get(name, "")
 
     def _isFailed(self, name):
-        return self._entries[name]["status"] != "ok"
+        return not self._entries[name].ok
 
     def _scrolled(self, first, last):
         self._bar.set(first, last)

@@ -40,12 +40,12 @@ class PickWindow(ReviewWindow):
     def _register(self):
         if self.review is None:
             return
-        limits, pixel = self.panel.limits(), self.pixelSize
+        limits = self.panel.limits()
         local_stds = "any" if limits.std_range is None else "{:.3g} to {:.3g}".format(*limits.std_range)
-        picks = sum(entry.get("picks", 0) for entry in self.entries.values())
+        picks = sum(found.picks for found in self.entries.values())
         comment = (f"{picks} picks with a score of at least {limits.threshold:.4g}, a least distance of "
-                   f"{limits.min_distance_px * pixel:.4g} Å, a deviation of {local_stds}, at least "
-                   f"{limits.border_px * pixel:.4g} Å from the border")
+                   f"{limits.min_distance_angst:.4g} Å, a deviation of {local_stds}, at least "
+                   f"{limits.border_angst:.4g} Å from the border")
         self.buttons[REGISTER].state(["disabled"])
         self.progress.configure(maximum=max(1, len(self.review.names)), value=0)
         self.progress.grid(row=0, column=1)

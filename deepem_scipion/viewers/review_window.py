@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A window to look at picks and to try other limits on them."""
 
-import os
 import tkinter as tk
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,10 +12,12 @@ from pyworkflow.gui import Window
 
 from ..deepem.errors import DeepEMError
 from ..deepem.micrographs.micrograph import read_shape
-from ..deepem.picking.review import read_picture, read_review, read_score_map, read_settings
-from ..deepem.picking.selection import PICKED, REASONS
-from ..deepem.picking.summary import outliers, read_table, totals
-from .legend import NOTE_COLOUR, REASON_WORDS, Legend
+from ..deepem.picking.results import PickingResults
+from ..deepem.picking.review import read_review
+from ..deepem.picking.selection import PICKED, REASON_LABELS, REASONS
+from ..deepem.picking.summary import summarise_run
+from ..deepem.report.pictures import read_picture, read_score_map
+from .legend import NOTE_COLOUR, Legend
 from .limit_panel import MAX_DISTANCE, Histogram, LimitPanel
 from .micrograph_canvas import REASON_COLOURS, REJECTED_SIZE, MicrographCanvas, score_colour
 from .micrograph_table import MicrographTable
@@ -49,7 +50,8 @@ class ReviewWindow(Window):
     def __init__(self, title, folder, mics, pixelSize, diameter, networkBox, **kwargs):
         super().__init__(title, minsize=(1000, 640), **kwargs)
         self.folder, self.mics, self.pixelSize, self.diameter = folder, mics, pixelSize, diameter
-        self.networkBox, self.settings = networkBox, read_settings(folder)
+        self.results = PickingResults(folder)
+        self.networkBox, self.settings = networkBox, self.results.read_settings()
         self.review, self.reasons, self.entries, self.current = None, None, {}, None
         self._pictures, self._jobs, self._closed, self._refreshing = {}, ThreadPoolExecutor(2), False, None
         self._buildTable()
@@ -62,7 +64,7 @@ class ReviewWindow(Window):
         for key, lines in (("<Up>", -1), ("<Down>", 1)):
             self.root.bind(key, partial(self._arrow, lines))
         self.root.bind("<Destroy>", self._destroyed)
-        self._showEntries(read_table(os.path.join(folder, "summary.tsv")))
+        self._showEntries(self.results.read_micrographs())
         if self.entries:
             self.table.select(next(iter(self.entries)))
         self.inBackground(partial(read_review, folder, pixelSize, MAX_DISTANCE * diameter), self._reviewRead)
@@ -97,13 +99,13 @@ class ReviewWindow(Window):
         frame = ttk.Frame(self.root, padding=(4, 8, 8, 4))
         frame.grid(row=0, column=2, sticky="news")
         frame.columnconfigure(0, weight=1)
-        self.panel = LimitPanel(frame, self.pixelSize, self.refreshSoon)
+        self.panel = LimitPanel(frame, self.refreshSoon)
         self.panel.grid(row=0, column=0, sticky="ew")
         self.histogram = Histogram(frame, lambda score: self.review and self.panel.set("threshold", round(score, 3)))
         self.histogram.grid(row=1, column=0, sticky="ew", pady=10)
         self.legend = Legend(frame, self._drawMarks)
         self.legend.grid(row=2, column=0, sticky="ew")
-        stored = os.path.isdir(os.path.join(self.folder, "scores"))
+        stored = self.results.has_score_maps
         self.scoreMap = tk.BooleanVar(self.root, False)
         self.scoreMapButton = ttk.Checkbutton(frame, text="Show the score map (1 is white)", variable=self.scoreMap,
                                               command=self._showPicture, state=tk.NORMAL if stored else tk.DISABLED)
@@ -186,12 +188,13 @@ class ReviewWindow(Window):
 
     def _showEntries(self, entries):
         self.entries = entries
-        found, self.odd = totals(entries), outliers(entries)
+        found = summarise_run(entries)
+        self.odd = found.outliers
         self.table.setEntries(entries, self.odd)
-        lines = [f"{found['picks']:,} picks in {found['picked']:,} micrographs"]
-        if found["picks"]:
-            lines[0] += f", {found['picks_per_micrograph']:.1f} each, mean score {found['mean_score']:.2f}"
-        lines.append(f"{found['failed']} failed, {len(self.odd)} unlike the others; click a heading to sort")
+        lines = [f"{found.picks:,} picks in {found.picked:,} micrographs"]
+        if found.picks:
+            lines[0] += f", {found.picks_per_micrograph:.1f} each, mean score {found.mean_score:.2f}"
+        lines.append(f"{found.failed} failed, {len(self.odd)} outliers; click a heading to sort")
         self.headline.configure(text="\n".join(lines))
         self._showTitle()
         self._showCounts()
@@ -201,7 +204,7 @@ class ReviewWindow(Window):
         self.title.configure(text=": ".join(filter(None, (name, self.odd.get(name, "")))))
 
     def _showCounts(self):
-        self.legend.count(self.entries.get(self.current, {}), self.entries.values())
+        self.legend.count(self.entries.get(self.current), self.entries.values())
 
     # -------------------------- one micrograph -------------------------------
     def showMicrograph(self, name):
@@ -214,8 +217,8 @@ class ReviewWindow(Window):
     def _showPicture(self):
         name, asMap = self.current, self.scoreMap.get()
         entry = self.entries[name]
-        if entry["status"] != "ok":
-            self.canvas.setPicture(None, (1, 1), f"This micrograph failed:\n\n{entry['reason']}")
+        if not entry.ok:
+            self.canvas.setPicture(None, (1, 1), f"This micrograph failed:\n\n{entry.reason}")
         elif (name, asMap) in self._pictures:
             self._pictureRead((name, asMap), self._pictures[name, asMap])
         else:
@@ -224,14 +227,14 @@ class ReviewWindow(Window):
 
     def _readPicture(self, name, asMap):
         """Picture and shape of a micrograph, or None and the reason why there is none."""
-        path = self.mics.get(name, self.entries[name]["path"])
+        path = self.mics.get(name, self.entries[name].path)
         try:
             shape = read_shape(path)
             if not asMap:
                 return read_picture(path, self.pixelSize, self.diameter), shape
-            scale = self.settings["working_pixel_size_angst"] / self.pixelSize
-            return read_score_map(os.path.join(self.folder, "scores", f"{name}.mrc"), self.networkBox,
-                                  self.settings["scan_step"], scale), shape
+            scale = self.settings.working_pixel_size_angst / self.pixelSize
+            return read_score_map(self.results.path("score_map", name), self.networkBox,
+                                  self.settings.scan_step, scale), shape
         except DeepEMError as error:
             return None, str(error)
 
@@ -265,7 +268,7 @@ class ReviewWindow(Window):
         candidates = self.review.candidates
         x, y = candidates.centres_xy[at]
         self.pointed.configure(text=f"x {x:.0f}, y {y:.0f}: score {candidates.scores[at]:.3f}, deviation "
-                                    f"{candidates.local_stds[at]:.2f}, {REASON_WORDS[self.reasons[at]]}")
+                                    f"{candidates.local_stds[at]:.2f}, {REASON_LABELS[self.reasons[at]]}")
 
     def _arrow(self, lines, event):
         if event.widget is not self.table.tree:  # which moves by itself

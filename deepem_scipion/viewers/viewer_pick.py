@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """"Analyze results" of picking: the picks, other limits for them, and correction by hand."""
 
-import os
-
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from ..protocols import ProtDeepEMPick
@@ -17,7 +15,7 @@ class DeepEMPickViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        if not os.path.exists(os.path.join(obj.getCoordsDir(), "summary.json")):
+        if not obj.getResults().exists():
             return [self.infoMessage("No micrograph has been picked yet.", "DeepEM picks")]
         from .pick_window import PickWindow
 

@@ -55,8 +55,8 @@ class LimitsWindow(ReviewWindow):
         if limits.threshold != given.threshold:
             self.form.setVar("thresholdMode", THRESHOLD_FIXED)
             self.form.setVar("threshold", float(f"{limits.threshold:.6g}"))
-        if limits.min_distance_px != given.min_distance_px:
-            distance = max(limits.min_distance_px * self.pixelSize, MIN_DISTANCE_ANGST)
+        if limits.min_distance_angst != given.min_distance_angst:
+            distance = max(limits.min_distance_angst, MIN_DISTANCE_ANGST)
             self.form.setVar("minDistance", float(f"{distance:.6g}"))
         if limits.std_range != given.std_range:
             self.form.setVar("stdRange", STD_OFF if limits.std_range is None else STD_CUSTOM)

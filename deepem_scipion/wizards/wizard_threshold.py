@@ -16,6 +16,7 @@ from pyworkflow.wizard import Wizard
 
 from .. import convert
 from ..constants import PROGRAM_MODULE
+from ..deepem.picking.results import PickingResults
 from ..plugin import Plugin
 from ..protocols import ProtDeepEMPick
 from ..protocols.protocol_base import _last_error
@@ -92,14 +93,14 @@ class Trial(Window):
     def _poll(self):
         if self._process is None:
             return
-        candidates = os.path.join(self._results(), "candidates")
-        done = len(os.listdir(candidates)) if os.path.isdir(candidates) else 0
+        results = PickingResults(self._results())
+        done = results.picked()
         self.bar.configure(value=done)
         if done:
             self.label.configure(text=f"Picking micrographs to try limits on: {done} of {len(self.mics)}")
         if self._process.poll() is None:
             self.root.after(POLL_MS, self._poll)
-        elif done and os.path.exists(os.path.join(self._results(), "summary.json")):
+        elif done and results.exists():
             self._show()
         else:
             reason = _last_error(self._log(), 0) or f"the program ended with status {self._process.returncode}"

@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,8 @@ from ..evaluation.metrics import curve, evaluate
 from ..micrographs.find import find_micrographs
 from ..micrographs.micrograph import read_micrograph
 from ..model.files import read_card, save_model
-from ..picking.candidates import read_candidates
 from ..picking.picker import Picker
+from ..picking.results import PickingResults
 from ..picking.run import pick_micrographs
 from ..picking.selection import BORDER, LOCAL_STD, MIN_DISTANCE, PICKED, Limits, select
 from ..report.plots import draw_curve, draw_picks, draw_training
@@ -116,8 +114,7 @@ def compare(output: Path, picks: Mapping[str, Coordinates], picks_folder: Path,
     distance_px = SCENE.diameter_px / 2
     overall = evaluate(truth, picks, distance_px)["overall"]
     card = read_card(model)
-    with open(picks_folder / "summary.json", encoding="utf-8") as file:
-        seconds = [entry["seconds"] for entry in json.load(file)["micrographs"].values()]
+    seconds = [found.seconds for found in PickingResults(picks_folder).read_micrographs().values() if found.seconds]
     pictures = {"micrograph with picks": output / "picks.png", "precision and recall": output / "curve.png",
                 "training": output / "training.png"}
     _draw(pictures, truth, picks, picks_folder, card)
@@ -138,20 +135,19 @@ def _draw(pictures: Mapping[str, Path], truth: Mapping[str, Coordinates], picks:
     picked = picks.get(name, Coordinates(np.empty((0, 2)), np.empty(0), None))
     draw_picks(read_micrograph(path).pixels, picked.centres_xy, picked.scores, SCENE.diameter_px, first,
                truth_xy=truth[name].centres_xy, title=name)
-    matches = [match(*_scored(picks_folder / "candidates" / f"{name}.tsv"), known.centres_xy, SCENE.diameter_px / 2)
+    matches = [match(*_scored(PickingResults(picks_folder), name), known.centres_xy, SCENE.diameter_px / 2)
                for name, known in truth.items()]
     draw_curve(curve(pool(matches)), second, threshold=card["threshold"])
     draw_training(card["history"], third)
 
 
-def _scored(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _scored(results: PickingResults, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Centres and scores of what would be picked with a threshold of 0."""
-    candidates, reasons = read_candidates(path)
-    kept = ~np.isin(reasons, (BORDER, LOCAL_STD))
-    candidates = replace(candidates, centres_xy=candidates.centres_xy[kept], scores=candidates.scores[kept],
-                         local_stds=candidates.local_stds[kept], border_px=candidates.border_px[kept])
-    picked = select(candidates, Limits(0.0, MIN_DISTANCE * SCENE.diameter_px)) == PICKED
-    return candidates.centres_xy[picked], candidates.scores[picked]
+    candidates, reasons = results.read_candidates(name)
+    candidates = candidates.subset(~np.isin(reasons, (BORDER, LOCAL_STD)))
+    limits = Limits(0.0, MIN_DISTANCE * SCENE.diameter_angst)
+    picked = candidates.subset(select(candidates, limits, SCENE.pixel_size_angst) == PICKED)
+    return picked.centres_xy, picked.scores
 
 
 def _micrographs(data: Path, part: str) -> Path:

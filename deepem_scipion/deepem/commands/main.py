@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..coordinates.regions import Region
     from ..model.model import Model
     from ..network.geometry import Geometry
+    from ..picking.selection import Limits
+    from ..picking.summary import MicrographResult
     from ..training.plan import Plan
 
 log = logging.getLogger("deepem")
@@ -178,38 +180,37 @@ def _pick(options: argparse.Namespace, started: bool = False) -> int:
     from ..coordinates.star import Optics
     from ..micrographs.find import find_micrographs
     from ..model.files import load_model
-    from ..picking.picker import Picker, Settings
+    from ..picking.picker import Picker
+    from ..picking.results import PickingResults
     from ..picking.run import pick_micrographs
 
-    std_range = _std_range(options.std_range)
     if options.box is not None and options.box < 1:
         raise DeepEMError(f"--box {options.box}: expected at least 1 pixel")
     model = load_model(options.model)
-    settings = Settings(_threshold(options.threshold, model), options.scan_step, options.min_distance, std_range,
-                        options.border, options.rotations)
+    limits = _limits(options, model)
     micrographs = find_micrographs(options.micrographs)
     if not started:
         runtime.start(options.threads)
     done = 0
 
-    def report(name: str, entry: Mapping[str, Any]) -> None:
+    def report(name: str, result: MicrographResult) -> None:
         nonlocal done
         done += 1
-        if entry["status"] == "ok":
-            tell(done, f"{done}/{len(micrographs)} {name}: {entry['picks']} picks in {entry['seconds']:.2f} s")
+        if result.ok:
+            tell(done, f"{done}/{len(micrographs)} {name}: {result.picks} picks in {result.seconds:.2f} s")
         else:
-            log.warning("%d/%d %s failed: %s", done, len(micrographs), name, entry["reason"])
+            log.warning("%d/%d %s failed: %s", done, len(micrographs), name, result.reason)
 
-    picker = Picker(model, settings)
+    picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as tell:
-        summary = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
+        found = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, report)
-    n_failed, picks = len(summary.failed), summary.as_dict()["picks"]
+    n_failed, picks = sum(not result.ok for result in found.values()), sum(result.picks for result in found.values())
     console.say(f"{picks} picks on {len(micrographs) - n_failed} micrographs, {n_failed} failed; threshold "
-                f"{picker.threshold:.3g}; results in {options.output}")
+                f"{limits.threshold:.3g}; results in {options.output}")
     if n_failed:
-        log.warning("the reasons are in %s", options.output / "failed.tsv")
+        log.warning("the reasons are in %s", PickingResults(options.output).path("failed"))
     if options.report is not None:
         from ..report.reports import report_picking
 
@@ -254,9 +255,19 @@ def _threshold(text: str, model: Model) -> float:
     return value
 
 
-def _std_range(words: Sequence[str]) -> tuple[float, float] | str:
+def _limits(options: argparse.Namespace, model: Model) -> Limits:
+    """Limits of the picks: those of the model with what is given."""
+    from ..picking.selection import Limits
+
+    limits = Limits.of_model(model)
+    return Limits(_threshold(options.threshold, model),
+                  limits.min_distance_angst if options.min_distance is None else options.min_distance,
+                  _std_range(options.std_range, model), options.border)
+
+
+def _std_range(words: Sequence[str], model: Model) -> tuple[float, float] | None:
     if list(words) in (["auto"], ["off"]):
-        return words[0]
+        return model.std_range if words[0] == "auto" else None
     try:
         low, high = (float(word) for word in words)
     except ValueError:
@@ -310,12 +321,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _to_show(options: argparse.Namespace) -> dict[str, Path]:
     """Micrographs for the pictures of an evaluation: those given, or those that the picks were made on."""
     from ..micrographs.find import find_micrographs
-    from ..picking.summary import read_table
+    from ..picking.results import PickingResults
 
     if options.micrographs:
         return find_micrographs(options.micrographs)
-    entries = read_table(options.picks / "summary.tsv") if options.picks.is_dir() else {}
-    return {name: Path(entry["path"]) for name, entry in entries.items()}
+    return {name: Path(result.path) for name, result in PickingResults(options.picks).read_micrographs().items()}
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -333,7 +343,9 @@ def _report(options: argparse.Namespace) -> int:
 
 def _report_path(given: Path, folder: Path) -> Path:
     """Where the report of a picking run goes: to the file given, else beside the results."""
-    return folder / "report.html" if given == Path() else given
+    from ..picking.results import PickingResults
+
+    return PickingResults(folder).path("report") if given == Path() else given
 
 
 def _try_report(path: Path, write: Callable[[], None]) -> None:

@@ -53,6 +53,11 @@ class Micrograph:
     scale: float
     input_shape: tuple[int, int]
 
+    @property
+    def input_pixel_size_angst(self) -> float:
+        """Pixel size of the file, in angstrom."""
+        return self.pixel_size_angst / self.scale
+
     def to_input_xy(self, points_rc: np.ndarray) -> np.ndarray:
         """Turn working row, column into input x, y; (n, 2) float64 both.
 

@@ -7,7 +7,9 @@ from ..lazy import attach
 __getattr__, __all__ = attach(__name__, {
     "candidates": ["Candidates", "find_candidates"],
     "selection": ["Limits", "REASONS", "select"],
-    "picker": ["Picker"],
+    "picker": ["PickedMicrograph", "Picker"],
+    "results": ["PickingResults", "RunSettings"],
+    "summary": ["MicrographResult", "RunSummary"],
     "run": ["pick_micrographs"],
     "review": ["Review", "read_review"],
 })

@@ -15,9 +15,9 @@ from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..micrographs.padding import MIN_PADDING, padding_margins
 
-# Maxima of the score map below this are not kept: they could never be picks.
+# Maxima of the score map below this score are not kept.
 SCORE_FLOOR = 0.01
-# Deviations of windows are found in bands of so many rows.
+# The local standard deviation is computed in bands of this many rows.
 STD_ROWS = 1024
 _COLUMNS = ("x", "y", "score", "local_std", "border_distance", "reason")
 
@@ -28,14 +28,14 @@ class Candidates:
 
     Attributes
     ----------
-    centres_xy : (n, 2) float64
+    centres_xy : (n, 2) float64 array
         Centres in pixels of the input micrograph.
-    scores : (n,) float64
-        Score at the maximum, 0 to 1.
-    deviations : (n,) float64
-        Standard deviation of the window's pixels, in units of the normalised micrograph.
-    border_px : (n,) float64
-        Distance of the centre from the nearest border of the image (padding does not count as image), in pixels of
+    scores : (n,) float64 array
+        Score at the maximum, from 0 to 1.
+    local_stds : (n,) float64 array
+        Standard deviation of the box's pixels, in units of the normalised micrograph.
+    border_px : (n,) float64 array
+        Distance of the centre from the closest border of the image (padding is not part of the image), in pixels of
         the input micrograph; negative within padding.
     """
 
@@ -47,39 +47,44 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def subset(self, chosen: np.ndarray) -> Candidates:
+        """Return some of the candidates, given an (n,) bool or an index array."""
+        return Candidates(self.centres_xy[chosen], self.scores[chosen], self.local_stds[chosen],
+                          self.border_px[chosen])
+
 
 def pad_width(box: int) -> int:
-    """Pixels by which a micrograph is continued on each side, so that windows centred near its border exist."""
+    """Return the width of the mirror padding, in pixels, with which boxes centred near the border exist."""
     return box // 2
 
 
 def pad(pixels: np.ndarray, box: int) -> np.ndarray:
-    """Continue an image by its mirror image, `pad_width` pixels on each side."""
+    """Mirror-pad an image by `pad_width` pixels on each side."""
     return np.pad(pixels, pad_width(box), mode="symmetric")
 
 
 def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarray, box: int, step: int) -> Candidates:
-    """Local maxima of a score map, placed between the scan's steps.
+    """Find the local maxima of a score map, at a finer resolution than the scan step.
 
     Parameters
     ----------
     micrograph : Micrograph
-    padded : (rows + 2 p, cols + 2 p) float32
-        Its pixels, continued by `pad`.
-    scores : (n_rows, n_cols) float32
+    padded : (rows + 2 p, cols + 2 p) float32 array
+        Pixels of the micrograph after `pad`.
+    scores : (n_rows, n_cols) float32 array
         Score map of `padded`.
     box, step : int
-        In working pixels.
+        Side of the box and scan step, in binned pixels.
 
     Returns
     -------
     Candidates
-        Maxima above `SCORE_FLOOR` that no neighbour exceeds, by falling score.
+        Maxima above `SCORE_FLOOR` that no neighbour exceeds, in descending order of score.
 
     Notes
     -----
-    A parabola through the maximum and its two neighbours, along rows and along columns, gives the place to a
-    fraction of the step. The rim of the map is left out: nobody knows whether its scores still rise beyond.
+    A parabola through the maximum and its two neighbours, along rows and along columns, gives the position to a
+    fraction of the step. The outermost rows and columns of the map are left out, since scores may rise further beyond.
     """
     from scipy.ndimage import maximum_filter
 
@@ -96,14 +101,19 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
 
 
 def local_std(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarray:
-    """Standard deviation of the pixels of each window, (n,) float64, from sums over the image.
+    """Compute the standard deviation of the pixels of each box from cumulative sums over the image.
 
     Parameters
     ----------
-    pixels : (rows, cols) float32
-    corners_rc : (n, 2) int
-        First row and column of each window; moved into the image where it would leave it.
+    pixels : (rows, cols) float32 array
+    corners_rc : (n, 2) int array
+        First row and column of each box; boxes that would leave the image are moved into it.
     box : int
+        Side of the boxes.
+
+    Returns
+    -------
+    (n,) float64 array
     """
     corners = np.clip(corners_rc, 0, np.array(pixels.shape) - box)
     local_stds = np.empty(len(corners))
@@ -112,36 +122,50 @@ def local_std(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarra
         if len(here):
             band = pixels[first:first + STD_ROWS + box]
             top, left = corners[here, 0] - first, corners[here, 1]
-            means = _window_means(band, top, left, box)
-            squares = _window_means(np.square(band, dtype=np.float64), top, left, box)
+            means = _box_means(band, top, left, box)
+            squares = _box_means(np.square(band, dtype=np.float64), top, left, box)
             local_stds[here] = np.sqrt(np.maximum(squares - means**2, 0))
     return local_stds
 
 
-def _window_means(values: np.ndarray, top: np.ndarray, left: np.ndarray, box: int) -> np.ndarray:
-    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
-    means: np.ndarray = (sums[top + box, left + box] - sums[top, left + box] - sums[top + box, left]
-                         + sums[top, left]) / box**2
-    return means
-
-
 def write_candidates(path: str | Path, candidates: Candidates, reasons: Sequence[str] | np.ndarray) -> None:
-    """Write all candidates with the reason of each: a table with tabs, x and y being centres in input pixels."""
-    with atomic_write(path) as handle:
-        handle.write("\t".join(_COLUMNS) + "\n")
-        for (x, y), score, deviation, border, reason in zip(
-                candidates.centres_xy, candidates.scores, candidates.local_stds, candidates.border_px, reasons):
-            handle.write(f"{x:.2f}\t{y:.2f}\t{score:.6g}\t{deviation:.5g}\t{border:.2f}\t{reason}\n")
+    """Write candidates and reasons as a tab-separated table; x and y are centres in pixels of the input micrograph.
 
-
-def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
-    """Read what `write_candidates` wrote: the candidates and their reasons.
+    Parameters
+    ----------
+    path : str or Path
+    candidates : Candidates
+    reasons : (n,) sequence of str
+        See `selection.select`.
 
     Raises
     ------
     DeepEMError
-        Where the file is not such a table.
+        The file cannot be written.
+    """
+    with atomic_write(path) as handle:
+        handle.write("\t".join(_COLUMNS) + "\n")
+        for (x, y), score, std, border, reason in zip(
+                candidates.centres_xy, candidates.scores, candidates.local_stds, candidates.border_px, reasons):
+            handle.write(f"{x:.2f}\t{y:.2f}\t{score:.6g}\t{std:.5g}\t{border:.2f}\t{reason}\n")
+
+
+def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
+    """Read a table of candidates.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    candidates : Candidates
+    reasons : (n,) str array
+
+    Raises
+    ------
+    DeepEMError
+        The file is not such a table.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -157,21 +181,29 @@ def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
     return Candidates(numbers[:, :2], numbers[:, 2], numbers[:, 3], numbers[:, 4]), reasons
 
 
+def _box_means(values: np.ndarray, top: np.ndarray, left: np.ndarray, box: int) -> np.ndarray:
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
+    means: np.ndarray = (sums[top + box, left + box] - sums[top, left + box] - sums[top + box, left]
+                         + sums[top, left]) / box**2
+    return means
+
+
 def _offsets(scores: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Where between the steps the maxima lie: (n, 2) row and column offsets of at most half a step."""
+    """Position of the maxima between the scan steps: (n, 2) row and column offsets of at most half a step."""
     bordered = np.pad(scores.astype(np.float64), 1, mode="edge")
     rows, cols = at.T + 1
     here = bordered[rows, cols]
     offsets = np.zeros(at.shape)
     for axis, (down, right) in enumerate(((1, 0), (0, 1))):
         before, after = bordered[rows - down, cols - right], bordered[rows + down, cols + right]
-        bend = 2 * here - before - after
-        np.divide(after - before, 2 * bend, out=offsets[:, axis], where=bend > 0)
+        curvature = 2 * here - before - after
+        np.divide(after - before, 2 * curvature, out=offsets[:, axis], where=curvature > 0)
     return np.clip(offsets, -0.5, 0.5)
 
 
 def _border_distances(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
-    """Distance of centres from the nearest border of the image proper, in input pixels."""
+    """Distance of centres from the closest border of the image without padding, in input pixels."""
     rows, cols = micrograph.pixels.shape
     top, bottom, left, right = padding_margins(micrograph.pixels, MIN_PADDING)
     r, c = centres_rc.T + 0.5

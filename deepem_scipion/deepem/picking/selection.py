@@ -9,63 +9,111 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..coordinates.suppression import Neighbours, non_maximum_suppression
+from ..errors import DeepEMError
+from ..model.model import Model
 from .candidates import Candidates
 
-# Least distance of two picks, in particle diameters: particles may overlap in projection, but not by more.
+# Default minimum distance of two picks, in particle diameters: particles may overlap in projection, but not by more.
 MIN_DISTANCE = 0.5
-# Reasons, in the order in which they are looked for.
+
+# Reasons, in the order in which they are checked.
 PICKED, BORDER, LOCAL_STD, THRESHOLD, DISTANCE = "picked", "border", "local_std", "threshold", "distance"
 REASONS = (PICKED, BORDER, LOCAL_STD, THRESHOLD, DISTANCE)
+REASON_LABELS = {
+    PICKED: "picked",
+    BORDER: "too close to the border",
+    LOCAL_STD: "local standard deviation out of range",
+    THRESHOLD: "below the threshold",
+    DISTANCE: "too close to a better pick",
+}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a candidate must keep to be a pick.
+    """What a candidate must satisfy to be picked.
 
     Attributes
     ----------
-    threshold : least score
-    min_distance_px : least distance of two picks, in pixels of the input micrograph
-    std_range : least and greatest deviation of the window's pixels; None for any
-    border_px : least distance from the border of the image, in pixels of the input micrograph
+    threshold : float
+        Minimum score.
+    min_distance_angst : float
+        Minimum distance of two picks, in angstrom.
+    std_range : tuple of (float, float), optional
+        Range of the local standard deviation, the standard deviation of the box's pixels; None accepts any.
+    border_angst : float
+        Minimum distance of a pick from the border of the image, in angstrom.
+
+    Raises
+    ------
+    DeepEMError
+        A distance is negative, or the range of the local standard deviation is empty.
     """
 
     threshold: float
-    min_distance_px: float
+    min_distance_angst: float
     std_range: tuple[float, float] | None = None
-    border_px: float = 0.0
+    border_angst: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("minimum distance", self.min_distance_angst), ("border", self.border_angst)):
+            if not value >= 0:
+                raise DeepEMError(f"{name} {value}: expected angstrom, 0 or more")
+        if self.std_range is not None and not self.std_range[0] <= self.std_range[1]:
+            raise DeepEMError(f"local standard deviation from {self.std_range[0]:g} to {self.std_range[1]:g}: expected "
+                              "the smaller value first")
+
+    @classmethod
+    def of_model(cls, model: Model) -> Limits:
+        """Return the limits that a model suggests.
+
+        Parameters
+        ----------
+        model : Model
+
+        Returns
+        -------
+        Limits
+            The model's threshold and range of the local standard deviation, and half a particle diameter as the
+            minimum distance.
+        """
+        return cls(model.threshold, MIN_DISTANCE * model.diameter_angst, model.std_range)
 
 
-def select(candidates: Candidates, limits: Limits, near: Neighbours | None = None) -> np.ndarray:
-    """Say of each candidate whether it is picked or why it is not.
+def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
+           near: Neighbours | None = None) -> np.ndarray:
+    """Decide for each candidate whether it is picked or why it is not.
 
-    Candidates too near the border, with a deviation out of range or below the threshold are left out first. Of the
-    others the one with the highest score is picked and those nearer to it than the least distance are left out, and
-    so on; candidates of equal score are taken by y, then x. So the order in which candidates come does not matter.
+    Candidates that are too close to the border, have a local standard deviation out of range or score below the
+    threshold are rejected first. The rest undergo non-maximum suppression: the candidate with the highest score is
+    picked, those closer to it than the minimum distance are rejected, and so on; candidates of equal score are taken
+    in the order of y, then x. The result does not depend on the order of the candidates.
 
     Parameters
     ----------
     candidates : Candidates
     limits : Limits
-    near : pairs of the candidates that are nearer than the least distance, and perhaps others, where they are known:
-        so the same candidates are selected with other limits in a fraction of the time, also those of many
-        micrographs one after the other
+    pixel_size_angst : float
+        Pixel size of the input micrographs, in angstrom.
+    near : Neighbours, optional
+        Pairs of candidates that are closer than the minimum distance, and possibly others. With them other limits are
+        tried in a fraction of the time, also on the candidates of many micrographs together.
 
     Returns
     -------
-    (n,) str
-        One of `REASONS` for each.
+    (n,) str array
+        One of `REASONS` for each candidate.
     """
     reasons = np.full(len(candidates), PICKED, dtype="U9")
     reasons[candidates.scores < limits.threshold] = THRESHOLD
     if limits.std_range is not None:
         low, high = limits.std_range
         reasons[(candidates.local_stds < low) | (candidates.local_stds > high)] = LOCAL_STD
-    reasons[candidates.border_px < limits.border_px] = BORDER
-    left = reasons == PICKED
+    reasons[candidates.border_px < limits.border_angst / pixel_size_angst] = BORDER
+    remaining = reasons == PICKED
+    min_distance_px = limits.min_distance_angst / pixel_size_angst
     if near is None:
-        stays = non_maximum_suppression(candidates.centres_xy[left], candidates.scores[left], limits.min_distance_px)
+        kept = non_maximum_suppression(candidates.centres_xy[remaining], candidates.scores[remaining], min_distance_px)
     else:
-        stays = near.keep(left, limits.min_distance_px)[left]
-    reasons[np.flatnonzero(left)[~stays]] = DISTANCE
+        kept = near.keep(remaining, min_distance_px)[remaining]
+    reasons[np.flatnonzero(remaining)[~kept]] = DISTANCE
     return reasons

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -22,16 +21,15 @@ from ..evaluation.matching import Matches, pool
 from ..evaluation.metrics import curve
 from ..micrographs.micrograph import Micrograph, read_micrograph
 from ..model.files import read_card
-from ..picking.candidates import read_candidates
-from ..picking.selection import MIN_DISTANCE, PICKED
-from ..picking.summary import inverted, read_table, totals
+from ..picking.candidates import Candidates
+from ..picking.results import PickingResults, RunSettings
+from ..picking.selection import PICKED, REASON_LABELS
+from ..picking.summary import MicrographResult, RunSummary, summarise_run
 from .model_plots import curve_of
 from .page import TIME_FORM, Section, Table, charts_of, pictures_of, rows_at_most, thumbnail, write_page
 from .plots import GREEN, VERMILION, _judge, draw_curve, draw_training
 from .run_plots import draw_course, draw_distributions, draw_judged
 
-REASON_WORDS = {"border": "too near the border", "local_std": "unusual deviation", "threshold": "below the threshold",
-                "distance": "too near a better one"}
 # Of the same palette as the others, and seen on grey.
 YELLOW = "#F0E442"
 _CURVES = ("Precision against recall, with the best F1 and F2 marked",
@@ -53,22 +51,24 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
         Where the folder holds no such results, the model cannot be read, or the report cannot be written. Micrographs
         that cannot be read are named without a picture.
     """
-    folder = Path(folder)
-    entries = read_table(folder / "summary.tsv")
-    if not entries:
+    results = PickingResults(folder)
+    micrographs = results.read_micrographs()
+    if not micrographs:
         raise DeepEMError(f"{folder}: expected the results of `deepem pick`, but there is no summary.tsv with "
                           "micrographs")
-    entries = dict(sorted(entries.items(), key=lambda item: item[1].get("finished", 0)))
-    settings = {**_read_json(folder / "summary.json"), **totals(entries)}
-    candidates = {name: found for name, entry in entries.items()
-                  if entry["status"] == "ok" and (found := _read_candidates(folder, name))}
-    odd = settings["outliers"]
-    failed = {name: entry["reason"] for name, entry in entries.items() if entry["status"] != "ok"}
-    times = [entry["finished"] for entry in entries.values() if "finished" in entry]
+    micrographs = dict(sorted(micrographs.items(), key=lambda item: item[1].finished or 0))
+    summary = summarise_run(micrographs)
+    settings = results.read_settings() if results.exists() else None
+    candidates = {name: found for name, micrograph in micrographs.items()
+                  if micrograph.ok and (found := _read_candidates(results, name))}
+    odd = summary.outliers
+    failed = {name: found.reason for name, found in micrographs.items() if not found.ok}
+    times = [found.finished for found in micrographs.values() if found.finished is not None]
     when = dict.fromkeys(time.strftime(TIME_FORM, time.localtime(at)) for at in times[:1] + times[-1:])
-    subject = f"{len(entries)} micrographs" + f", {' to '.join(when)}" * bool(when) + f"; results in {folder.resolve()}"
+    subject = (f"{len(micrographs)} micrographs" + f", {' to '.join(when)}" * bool(when)
+               + f"; results in {results.folder.resolve()}")
     sections = [
-        _course(entries, candidates, settings),
+        _course(micrographs, candidates, summary, settings),
         *([Section("Failed or unlike the others", tables=[
             *([rows_at_most("Failed micrographs", ("micrograph", "reason"), list(failed.items()), "failed.tsv")]
               if failed else []),
@@ -79,31 +79,33 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
             "smallest, typical those in the middle. A circle is as large as the particle; its colour goes from red "
             "at the threshold to yellow at a score of 1. Click on a picture to enlarge it."],
             pictures=pictures_of(
-                {name: entry["picks"] * (entry["mean_score"] or 0.0) for name, entry in entries.items()
-                 if entry["status"] == "ok"},
-                lambda name: _picked(entries[name], candidates.get(name), settings),
-                lambda name: f"{entries[name]['picks']} picks, mean score {_number(entries[name]['mean_score'])}"
+                {name: found.picks * (found.mean_score or 0.0) for name, found in micrographs.items() if found.ok},
+                lambda name: _picked(micrographs[name], candidates.get(name), settings),
+                lambda name: f"{micrographs[name].picks} picks, mean score {_number(micrographs[name].mean_score)}"
                 + (f"; unlike the others: {odd[name]}" if name in odd else ""))),
-        *(_model_sections(read_card(model), settings.get("threshold")) if model else []),
+        *(_model_sections(read_card(model), settings.limits.threshold if settings else None) if model else []),
         Section("Parameters and versions", tables=[
-            Table("Parameters of picking", (), [*([("model", str(model))] if model else []), *_parameters(settings)]),
-            *_versions(settings)]),
+            Table("Parameters of picking", (), [*([("model", str(model))] if model else []),
+                                                 *(_parameters(settings) if settings else [])]),
+            *_versions(settings.versions if settings else {})]),
         Section("All micrographs", tables=[
             rows_at_most("All micrographs in the order of the run", (
                 "micrograph", "picks", "mean score", "candidates", "seconds"), [
-                    (name, *(_number(entry.get(key)) for key in ("picks", "mean_score", "candidates", "seconds")))
-                    for name, entry in entries.items()], "summary.tsv")]),
+                    (name, *map(_number, (found.picks, found.mean_score, found.candidates, found.seconds) if found.ok
+                                         else (None,) * 4))
+                    for name, found in micrographs.items()], "summary.tsv")]),
     ]
-    warnings = [f"{text}." for text in [inverted(settings)] if text]
+    inverted = summary.contrast.warning(settings.model_contrast if settings else None) if summary.contrast else ""
+    warnings = [f"{inverted}."] if inverted else []
     if failed:
-        warnings.append(f"failed: {len(failed)} of {len(entries)} micrographs; a table below says why.")
+        warnings.append(f"failed: {len(failed)} of {len(micrographs)} micrographs; a table below says why.")
     if odd:
-        warnings.append(f"unlike the others: {len(odd)} of {len(entries)} micrographs; a table below says how.")
+        warnings.append(f"unlike the others: {len(odd)} of {len(micrographs)} micrographs; a table below says how.")
     write_page(path, "Report of picking", subject, {
-        "micrographs picked": str(settings["picked"]), "failed": str(settings["failed"]),
-        "picks": str(settings["picks"]), "picks per micrograph": _number(settings["picks_per_micrograph"], ".1f"),
-        "mean score": _number(settings["mean_score"], ".3f"),
-        "micrographs per minute": _number(settings["micrographs_per_minute"], ".1f")}, sections, warnings)
+        "micrographs picked": str(summary.picked), "failed": str(summary.failed),
+        "picks": str(summary.picks), "picks per micrograph": _number(summary.picks_per_micrograph, ".1f"),
+        "mean score": _number(summary.mean_score, ".3f"),
+        "micrographs per minute": _number(summary.micrographs_per_minute, ".1f")}, sections, warnings)
 
 
 def report_evaluation(path: str | Path, result: Mapping[str, Any], matches: Mapping[str, Matches],
@@ -189,40 +191,36 @@ def report_model(model: str | Path, path: str | Path) -> None:
     write_page(path, "Report of a model", str(Path(model).resolve()), {
         name: _number(validation.get(key), ".3f") for name, key in (
             ("precision", "precision"), ("recall", "recall"), ("F1", "F1"), ("average precision", "AP"))},
-        [*_model_sections(card, card["threshold"]), Section("Versions", tables=_versions(card))])
+        [*_model_sections(card, card["threshold"]), Section("Versions", tables=_versions(card.get("versions", {})))])
 
 
-def _picked(entry: Mapping[str, Any], found: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-            settings: Mapping[str, Any]) -> str:
+def _picked(micrograph: MicrographResult, found: tuple[Candidates, np.ndarray] | None,
+            settings: RunSettings | None) -> str:
     """Thumbnail of a micrograph with its picks, as the network sees it."""
-    if found is None:
-        raise DeepEMError("its table of candidates cannot be read")
-    centres_xy, scores, reasons = found
-    micrograph = read_micrograph(entry["path"], settings.get("working_pixel_size_angst"),
-                                 settings.get("pixel_size_angst"))
-    # Runs of earlier versions do not tell the diameter; the least distance is half of it unless given.
-    diameter_angst = settings.get("diameter_angst") or settings["min_distance_angst"] / MIN_DISTANCE
-    style = {"array": scores[reasons == PICKED], "cmap": "autumn", "clim": (settings["threshold"], 1.0)}
-    return thumbnail(micrograph.pixels, diameter_angst / micrograph.pixel_size_angst,
-                     [(_working_xy(micrograph, centres_xy[reasons == PICKED]), style)])
+    if found is None or settings is None:
+        raise DeepEMError("its table of candidates, or the summary of the run, cannot be read")
+    picks = found[0].subset(found[1] == PICKED)
+    image = read_micrograph(micrograph.path, settings.working_pixel_size_angst, settings.pixel_size_angst)
+    style = {"array": picks.scores, "cmap": "autumn", "clim": (settings.limits.threshold, 1.0)}
+    return thumbnail(image.pixels, settings.diameter_angst / image.pixel_size_angst,
+                     [(_working_xy(image, picks.centres_xy), style)])
 
 
 def _working_xy(micrograph: Micrograph, points_xy: np.ndarray) -> np.ndarray:
     return micrograph.to_binned_rc(points_xy)[:, ::-1]
 
 
-def _course(entries: Mapping[str, Mapping[str, Any]],
-            candidates: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-            settings: Mapping[str, Any]) -> Section:
+def _course(micrographs: Mapping[str, MicrographResult], candidates: Mapping[str, tuple[Candidates, np.ndarray]],
+            summary: RunSummary, settings: RunSettings | None) -> Section:
     """Picks and scores in the course of the run and their distributions, and what became of the candidates."""
-    picked = {name: scores[reasons == PICKED] for name, (_, scores, reasons) in candidates.items()}
-    scores, reasons = (np.concatenate([np.empty(0, kind), *(found[at] for found in candidates.values())])
-                       for at, kind in ((1, float), (2, "U9")))
-    done = [entry for entry in entries.values() if entry["status"] == "ok"]
-    number = sum(entry.get("candidates", 0) for entry in done)
-    fates = Counter({"picked": settings["picks"]})
-    for entry in done:
-        fates.update({REASON_WORDS[reason]: count for reason, count in entry["rejected"].items()})
+    picked = {name: found.scores[reasons == PICKED] for name, (found, reasons) in candidates.items()}
+    scores = np.concatenate([np.empty(0), *(found.scores for found, _ in candidates.values())])
+    reasons = np.concatenate([np.empty(0, "U9"), *(each for _, each in candidates.values())])
+    done = [found for found in micrographs.values() if found.ok]
+    number = sum(found.candidates for found in done)
+    fates = Counter({REASON_LABELS[PICKED]: summary.picks})
+    for found in done:
+        fates.update({REASON_LABELS[reason]: count for reason, count in found.rejected.items()})
     rows = [(fate, str(count), f"{100 * count / number:.1f}" if number else "-") for fate, count in fates.items()]
     lost = len(done) - len(candidates)
     return Section("Picks and scores", [
@@ -230,10 +228,11 @@ def _course(entries: Mapping[str, Mapping[str, Any]],
         *([f"Candidates that could not be read are missing in the charts of scores: those of {lost} of "
            f"{len(done)} micrographs."]
           if lost else [])], [
-        *charts_of(draw_course(entries, picked, settings["outliers"]), [
+        *charts_of(draw_course(micrographs, picked, summary.outliers), [
             "Number of picks of each micrograph in the order of the run",
             "Median and spread of the scores of the picks in the order of the run"]),
-        *charts_of(draw_distributions([entry["picks"] for entry in done], scores, reasons, settings.get("threshold")), [
+        *charts_of(draw_distributions([found.picks for found in done], scores, reasons,
+                                       settings.limits.threshold if settings else None), [
             "Histogram of the number of picks per micrograph", "Histogram of the scores of all candidates"])],
         tables=[Table("What became of the candidates", ("", "number", "%"), rows)])
 
@@ -270,45 +269,33 @@ def _model_sections(card: Mapping[str, Any], threshold: float | None) -> list[Se
     return [Section("Model", charts=charts, tables=[Table("What the model's card says", (), rows)])]
 
 
-def _parameters(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Parameters of picking in words, as far as they are known."""
-    std_range, pixel = settings.get("std_range"), settings.get("pixel_size_angst")
-    known = {
-        "particle diameter": (settings.get("diameter_angst"), "{:g} Å"),
-        "threshold": (settings.get("threshold"), "{:.4g}"),
-        "least distance of two picks": (settings.get("min_distance_angst"), "{:g} Å"),
-        "border": (settings.get("border_angst"), "{:g} Å"),
-        "working pixel size": (settings.get("working_pixel_size_angst"), "{:g} Å"),
-        "scan step": (settings.get("scan_step"), "{} working pixels"),
-        "rotations averaged": (settings.get("rotations"), "{}"),
-    }
-    return [("pixel size of the micrographs", f"{pixel:g} Å" if pixel else "from their headers"),
-            *((name, form.format(value)) for name, (value, form) in known.items() if value is not None),
-            ("range of deviations", "{:.3f} to {:.3f}".format(*std_range) if std_range else "off")]
+def _parameters(settings: RunSettings) -> list[tuple[str, str]]:
+    """Parameters of picking in words."""
+    limits, pixel = settings.limits, settings.pixel_size_angst
+    return [
+        ("pixel size of the micrographs", f"{pixel:g} Å" if pixel else "from their headers"),
+        ("particle diameter", f"{settings.diameter_angst:g} Å"),
+        ("threshold", f"{limits.threshold:.4g}"),
+        ("minimum distance of two picks", f"{limits.min_distance_angst:g} Å"),
+        ("border", f"{limits.border_angst:g} Å"),
+        ("working pixel size", f"{settings.working_pixel_size_angst:g} Å"),
+        ("scan step", f"{settings.scan_step} binned pixels"),
+        ("rotations averaged", str(settings.rotations)),
+        ("range of the local standard deviation",
+         "{:.3f} to {:.3f}".format(*limits.std_range) if limits.std_range else "off"),
+    ]
 
 
-def _versions(record: Mapping[str, Any]) -> list[Table]:
-    found = record.get("versions", {})
+def _versions(found: Mapping[str, str]) -> list[Table]:
     return [Table("Versions", (), list(found.items()))] if found else []
 
 
-def _read_candidates(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Centres, scores and reasons of the candidates of a micrograph; None where they cannot be read."""
+def _read_candidates(results: PickingResults, name: str) -> tuple[Candidates, np.ndarray] | None:
+    """Candidates of a micrograph and their reasons; None where they cannot be read."""
     try:
-        candidates, reasons = read_candidates(folder / "candidates" / f"{name}.tsv")
+        return results.read_candidates(name)
     except DeepEMError:
         return None
-    return candidates.centres_xy, candidates.scores, reasons
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Content of a summary.json without its micrographs; empty where there is none."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    found.pop("micrographs", None)
-    return found
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..evaluation.matching import Matches
 from ..picking.selection import PICKED, THRESHOLD
+from ..picking.summary import MicrographResult
 from .plots import BLUE, GREEN, ORANGE, SKY, VERMILION, _figure
 
 if TYPE_CHECKING:
@@ -22,21 +23,22 @@ MAX_GROUPS = 60
 MIN_FOR_MEDIAN = 20
 
 
-def draw_course(entries: Mapping[str, Mapping[str, Any]], scores: Mapping[str, np.ndarray],
+def draw_course(micrographs: Mapping[str, MicrographResult], scores: Mapping[str, np.ndarray],
                 outliers: Collection[str]) -> Figure:
     """Draw number and scores of the picks against the micrographs in the order of the run: two panels.
 
     Parameters
     ----------
-    entries : name -> entry, see `summaries`, in the order of the run
+    micrographs : mapping of str to MicrographResult
+        By name, in the order of the run.
     scores : name -> (n,) scores of the picks
     suspicious : names of micrographs unlike the others
     """
     figure, (left, right) = _figure(10, 4, 2)
-    done = np.array([entry["status"] == "ok" for entry in entries.values()], bool)
-    odd = np.array([name in outliers for name in entries], bool)
-    picks = np.array([entry.get("picks", 0) for entry in entries.values()])
-    at = np.arange(1, len(entries) + 1)
+    done = np.array([found.ok for found in micrographs.values()], bool)
+    odd = np.array([name in outliers for name in micrographs], bool)
+    picks = np.array([found.picks for found in micrographs.values()])
+    at = np.arange(1, len(micrographs) + 1)
     for chosen, colour, marker, size, label in (
             (done & ~odd, BLUE, "o", 4 if len(at) < 200 else 2.5, "micrograph"),
             (done & odd, VERMILION, "D", 4, "unlike the others"), (~done, "black", "x", 5, "failed")):
@@ -48,7 +50,7 @@ def draw_course(entries: Mapping[str, Mapping[str, Any]], scores: Mapping[str, n
     left.set(ylabel="picks", title="Picks in the course of the run", ylim=(0, 1.4 * max(1, *picks)))  # with a legend
     groups = [(positions.mean(), np.concatenate(parts))
               for chunk in np.array_split(at, min(len(at), MAX_GROUPS))
-              for positions, parts in [_scored(chunk, list(entries), scores)] if len(positions)]
+              for positions, parts in [_scored(chunk, list(micrographs), scores)] if len(positions)]
     if groups:
         middles, values = zip(*groups)
         bands = np.array([np.percentile(part, (10, 25, 50, 75, 90)) for part in values]).T

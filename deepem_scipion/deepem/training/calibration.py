@@ -13,8 +13,8 @@ import numpy as np
 from ..evaluation.matching import Matches, match, pool
 from ..evaluation.metrics import average_precision, curve, f_beta, steady_threshold
 from ..model.model import Model
-from ..picking.picker import Picker, Settings
-from ..picking.selection import PICKED
+from ..picking.picker import Picker
+from ..picking.selection import Limits
 from .boxes import Boxes
 from .labels import LabelledMicrograph
 
@@ -61,7 +61,7 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
     """
     parts = []
     for weights, items in zip(model.networks, labelled):
-        picker = Picker(replace(model, networks=(weights,)), Settings(threshold=0.0))
+        picker = Picker(replace(model, networks=(weights,)), replace(Limits.of_model(model), threshold=0.0))
         parts += [_compare(picker, item, border_px) for item in items
                   if min(item.pixels.shape) >= model.geometry.box]  # the small part of an only micrograph may be less
     found = curve(pool(parts))
@@ -88,11 +88,10 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
 def _compare(picker: Picker, item: LabelledMicrograph, border_px: float) -> Matches:
     """Match all candidates of a micrograph with its particles."""
     micrograph = item.micrograph
-    candidates, reasons, _ = picker.pick(micrograph)
-    picked = reasons == PICKED
+    picks = picker.pick(micrograph).picks
     rows, cols = micrograph.pixels.shape
     border = border_px * micrograph.scale - 1e-6
     region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
-    return match(candidates.centres_xy[picked], candidates.scores[picked],
+    return match(picks.centres_xy, picks.scores,
                          micrograph.to_input_xy(item.particles_rc),
                          MATCH_DISTANCE * picker.model.diameter_px * micrograph.scale, region)

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import DeepEMError
 from ..model.model import Model
-from ..picking.picker import Picker, Settings
-from ..picking.selection import PICKED
+from ..picking.picker import Picker
+from ..picking.selection import Limits
 from .batches import Batches, BoxBatches, CropBatches
 from .boxes import collect_boxes, corners_within
 from .calibration import with_threshold
@@ -172,7 +172,7 @@ class Learner:
 
     def _taught(self, model: Model, parts: Sequence[Part]) -> tuple[list[Part], Counter[str]]:
         """Parts with the mistakes of the model on their training micrographs, and how many these were."""
-        picker = Picker(model, Settings(threshold=0.0))
+        picker = Picker(model, replace(Limits.of_model(model), threshold=0.0))
         counts: Counter[str] = Counter(false=0, missed=0, doubtful=0)
         found: dict[int, LabelledMicrograph] = {}
         for item in [item for part in parts for item in part.training]:
@@ -206,9 +206,9 @@ def with_mistakes(picker: Picker, item: LabelledMicrograph, border_px: float) ->
     from scipy.spatial import cKDTree
 
     micrograph, model = item.micrograph, picker.model
-    candidates, reasons, _ = picker.pick(micrograph)
-    sure = (reasons == PICKED) & (candidates.scores >= model.threshold)
-    picks_rc, scores = micrograph.to_binned_rc(candidates.centres_xy[sure]), candidates.scores[sure]
+    picks = picker.pick(micrograph).picks
+    confident = picks.scores >= model.threshold
+    picks_rc, scores = micrograph.to_binned_rc(picks.centres_xy[confident]), picks.scores[confident]
     near = NEGATIVE_DISTANCE * model.diameter_px
     if not len(item.particles_rc) or not len(picks_rc):
         return replace(item, missed_rc=item.particles_rc)
