@@ -281,7 +281,7 @@ def test_picking_writes_a_report_beside_its_results_if_asked_to(blobs, blob_mode
     assert page.figures()["picks"] == str(summary["picks"]) == str(len(read_coordinates(tmp_path / "out")["d"].scores))
     assert dict(page.table("Versions")) == summary["versions"] and "scipion-em-deepem" in summary["versions"]
     assert dict(page.table("Parameters of picking"))["model"] == str(blob_model)
-    assert "64 Å, 16.0 working pixels, dark" in dict(page.table("What the model's card says"))["particle"]
+    assert "64 A, 16.0 binned pixels, dark" in dict(page.table("Card of the model"))["particle"]
     assert len(page.images()) == 9
 
     assert main([*arguments, "--report", str(tmp_path / "no" / "such" / "folder.html")]) == 0

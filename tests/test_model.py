@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.model.card import MODEL_FORMAT
+from deepem_scipion.deepem.model.card import MODEL_FORMAT, card_rows
 from deepem_scipion.deepem.model.files import load_model, read_card, save_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network.geometry import Geometry
@@ -185,3 +185,28 @@ def test_unknown_measure_for_the_threshold_is_refused(validated, wanted):
 def test_model_without_a_validation_curve_has_no_other_threshold(model):
     with pytest.raises(DeepEMError, match="no validation curve"):
         model.threshold_for("F1")
+
+
+def test_rows_of_a_card_describe_the_model_and_leave_out_what_is_not_recorded(model):
+    rows = dict(card_rows(dataclasses.replace(model, record={})))
+    assert rows == {
+        "particle": "120 A, 26.7 binned pixels, ?", "working pixel size": "4.5 A",
+        "network": "box 28 px (126 A), kernels 5/3/2, pools 2/2/2, maps 6/12/12", "scan step": "4 px (18.0 A)",
+        "local std": "0.500 to 1.500", "threshold": "0.750"}
+
+
+def test_rows_of_a_card_describe_the_training(model):
+    recorded = dataclasses.replace(model, networks=2 * model.networks, record={
+        "contrast": "dark", "training_pixel_size_angst": 1.5, "training_preset": "default", "seed": 3,
+        "training": {"micrographs": 4, "particles": 50}, "rounds": [{"round": 1, "kept": True}, {
+            "round": 2, "kept": False, "error": 0.25, "false": 7, "missed": 8}],
+        "validation": {"precision": 0.5, "recall": 0.75, "F1": 0.6, "AP": 0.8, "on": "validation micrographs"}})
+    rows = dict(card_rows(recorded))
+    assert rows == dict(card_rows(recorded.card()))
+    assert rows["particle"].endswith("dark") and rows["working pixel size"] == "4.5 A (trained on 1.5 A)"
+    assert rows["scores"].startswith("mean of 2 networks")
+    assert rows["trained on"] == "4 micrographs, 50 particles, 0 given negatives"
+    assert rows["training"] == "preset default, seed 3"
+    assert rows["round 2"] == "7 false positives, 8 missed particles shown again: error 0.2500, not kept"
+    assert rows["at that threshold"] == (
+        "precision 0.500, recall 0.750, F1 0.600; average precision 0.800 (validation micrographs)")

@@ -4,7 +4,6 @@
 
 import enum
 import os
-import re
 
 from pwem.protocols import ProtImport
 from pyworkflow import NEW
@@ -12,7 +11,7 @@ from pyworkflow.protocol import STEPS_SERIAL, params
 
 from .. import convert
 from ..constants import MODEL_FILE
-from ..deepem.commands.main import describe
+from ..deepem.model.card import card_rows
 from ..objects import DeepEMModel
 
 
@@ -69,8 +68,7 @@ class ProtDeepEMImportModel(ProtImport):
         card, copy = convert.read_card(path), self._getExtraPath(MODEL_FILE)
         convert.copy_model(path, copy)
         model = convert.model_of_card(copy, card)
-        # Columns are of no use in proportional letters.
-        self.summaryVar.set(re.sub("  +", ": ", describe(card)))
+        self.summaryVar.set("\n".join(f"{label}: {value}" for label, value in card_rows(card)))
         self._defineOutputs(**{DeepEMImportModelOutput.outputModel.name: model})
 
     # -------------------------- INFO functions -------------------------------

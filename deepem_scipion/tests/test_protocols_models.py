@@ -25,7 +25,7 @@ from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.protocols import ProtDeepEMExportModel, ProtDeepEMImportModel, ProtDeepEMPick
 from deepem_scipion.tests.test_protocols_deepem import DIAMETER_PX, PIXEL_ANGST, simulate
 
-RECORD = {"contrast": "dark", "trainingPreset": "default", "seed": 7, "training_pixel_size_angst": PIXEL_ANGST,
+RECORD = {"contrast": "dark", "training_preset": "default", "seed": 7, "training_pixel_size_angst": PIXEL_ANGST,
           "training": {"micrographs": 3, "names": ["a", "b", "c"], "particles": 72},
           "validation": {"particles": 24, "precision": 0.91, "recall": 0.82, "F1": 0.86, "AP": 0.84, "on": "b"}}
 
@@ -108,7 +108,7 @@ class TestDeepEMModels(BaseTest):
         self.assertEqual((model.getDiameter(), model.getSamplingRate(), model.getThreshold()), (100, PIXEL_ANGST, 0.5))
         self.assertEqual(dict(model.getValidation())["recall"], 0.82)
         summary = "\n".join(self.model.summary())
-        for words in (f"Imported from {self.file}", "particle: 100 A, 13.3 working pixels, dark",
+        for words in (f"Imported from {self.file}", "particle: 100 A, 13.3 binned pixels, dark",
                       "network: box 36 px (270 A), kernels 5/3/2", "seed 7", "precision 0.910, recall 0.820"):
             self.assertIn(words, summary)
         self.assertIn("96 particles with a diameter of 100 Å", self.model._methods()[0])

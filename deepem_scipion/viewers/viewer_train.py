@@ -6,14 +6,13 @@ from functools import partial
 
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
-from ..deepem.commands.main import describe
 from ..deepem.errors import DeepEMError
+from ..deepem.model.card import card_rows
 from ..objects import DeepEMModel
 from ..protocols import ProtDeepEMTrain
 from .tabs import TabsWindow, showFigure, showText
 
 # Of the first column of a card's description.
-NAMES_WIDTH = 18
 
 
 class DeepEMTrainViewer(Viewer):
@@ -93,6 +92,5 @@ def _kernels(model):
 
 def _card(model):
     versions = ", ".join(f"{name} {number}" for name, number in model.record.get("versions", {}).items())
-    lines = [*describe(model.card()).splitlines(), f"{'made with':{NAMES_WIDTH}}{versions or 'unknown versions'}"]
-    # Columns of blanks are of no use in proportional letters.
-    return "\n".join(f"{line[:NAMES_WIDTH].rstrip()}\t{line[NAMES_WIDTH:]}" for line in lines)
+    rows = [*card_rows(model), ("made with", versions or "unknown versions")]
+    return "\n".join(f"{label}\t{value}" for label, value in rows)

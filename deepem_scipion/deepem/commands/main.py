@@ -414,34 +414,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def describe(card: Mapping[str, Any]) -> str:
-    """A model's card for people."""
-    def triple(name: str) -> str:
-        return "/".join(map(str, card["geometry"][name]))
+    """Format the card of a model as lines of a label and a value."""
+    from ..model.card import card_rows
 
-    box, angst, diameter = card["geometry"]["box"], card["working_pixel_size_angst"], card["diameter_angst"]
-    low, high = card["std_range"]
-    training, validation = card.get("training", {}), card.get("validation", {})
-    lines = [
-        f"particle          {diameter:g} A, {diameter / angst:.1f} working pixels, {card.get('contrast', '?')}",
-        f"working pixels    {angst:g} A (trained on {card.get('training_pixel_size_angst', 0):g} A)",
-        f"network           box {box} px ({box * angst:.0f} A), kernels {triple('kernels')}, pools {triple('pools')}, "
-        f"maps {triple('maps')}",
-        f"scan step         {card['scan_step']} px ({card['scan_step'] * angst:.1f} A)",
-        f"deviation range   {low:.3f} to {high:.3f}",
-        f"trained on        {training.get('micrographs')} micrographs, {training.get('particles')} particles, "
-        f"{training.get('given_negatives', 0)} given non-particles; recipe {card.get('training_preset')}, seed "
-        f"{card.get('seed')}",
-        f"threshold         {card['threshold']:.3f}",
-    ]
-    if (count := card.get("networks", 1)) > 1:
-        lines.insert(3, f"scores            mean of {count} networks, each trained with other micrographs held out")
-    for done in card.get("rounds", [])[1:]:
-        lines.append(f"round {done['round']}           {done['false']} false picks, {done['missed']} missed particles "
-                     f"shown again: error {done['error']:.4f}{'' if done['kept'] else ', not kept'}")
-    if {"AP", "precision", "recall", "F1", "on"} <= set(validation):
-        lines.append(f"at that threshold precision {validation['precision']:.3f}, recall {validation['recall']:.3f}, "
-                     f"F1 {validation['F1']:.3f}; average precision {validation['AP']:.3f} ({validation['on']})")
-    return "\n".join(lines)
+    rows = card_rows(card)
+    width = max(len(label) for label, _ in rows) + 2
+    return "\n".join(f"{label:<{width}}{value}" for label, value in rows)
 
 
 def _tell_epoch(record: Mapping[str, Any], tell: console.Tell) -> None:

@@ -20,6 +20,7 @@ from ..errors import DeepEMError
 from ..evaluation.matching import Matches, pool
 from ..evaluation.metrics import curve
 from ..micrographs.micrograph import Micrograph, read_micrograph
+from ..model.card import card_rows
 from ..model.files import read_card
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults, RunSettings
@@ -238,35 +239,15 @@ def _course(micrographs: Mapping[str, MicrographResult], candidates: Mapping[str
 
 
 def _model_sections(card: Mapping[str, Any], threshold: float | None) -> list[Section]:
-    """The model's curves and what its card says."""
-    validation, training, sizes = card.get("validation", {}), card.get("training", {}), card["geometry"]
-    angst = card["working_pixel_size_angst"]
-    low, high = card["std_range"]
+    """Curves and card of a model."""
+    validation = card.get("validation", {})
     charts = []
     if card.get("history"):
         charts += charts_of(draw_training(card["history"]), ["Loss after each epoch", "Accuracy after each epoch"])
     if validation.get("curve"):
         charts += charts_of(draw_curve(curve_of(validation["curve"]), threshold=threshold), _CURVES, [
             "On the validation micrographs of the training."] * 2)
-    names = ("kernels", "pools", "maps")
-    rows = [
-        ("particle", f"{card['diameter_angst']:g} Å, {card['diameter_angst'] / angst:.1f} working pixels, "
-         f"{card.get('contrast', '?')}"),
-        ("working pixels", f"{angst:g} Å, trained on micrographs of {card.get('training_pixel_size_angst', 0):g} Å"),
-        ("network", f"window {sizes['box']} px, " + ", ".join(f"{name} {'/'.join(map(str, sizes[name]))}"
-                                                             for name in names)),
-        ("networks averaged", str(card.get("networks", 1))),
-        ("range of deviations", f"{low:.3f} to {high:.3f}"),
-        ("trained on", f"{training.get('micrographs')} micrographs, {training.get('particles')} particles, "
-         f"{training.get('given_negatives', 0)} given non-particles"),
-        ("recipe and seed", f"{card.get('training_preset')}, {card.get('seed')}"),
-        ("suggested threshold", f"{card['threshold']:.3f}"),
-    ]
-    if "AP" in validation:
-        rows.append((f"in the validation ({validation['on']})", f"precision {validation['precision']:.3f}, recall "
-                     f"{validation['recall']:.3f}, F1 {validation['F1']:.3f}, average precision "
-                     f"{validation['AP']:.3f}"))
-    return [Section("Model", charts=charts, tables=[Table("What the model's card says", (), rows)])]
+    return [Section("Model", charts=charts, tables=[Table("Card of the model", (), card_rows(card))])]
 
 
 def _parameters(settings: RunSettings) -> list[tuple[str, str]]:
