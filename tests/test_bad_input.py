@@ -117,7 +117,7 @@ def test_a_micrograph_that_ends_too_early_is_refused_wherever_it_ends(tmp_path, 
         refused(tmp_path / "a.mrc", "")
 
 
-def test_a_mode_that_does_not_go_with_the_length_of_the_file_is_refused(tmp_path):
+def test_a_mode_that_does_not_match_the_length_of_the_file_is_refused(tmp_path):
     for mode in (1, 6, 12, 0):
         content = bytearray(write_mrc(tmp_path / "a.mrc").read_bytes())
         content[12] = mode
@@ -128,7 +128,7 @@ def test_a_mode_that_does_not_go_with_the_length_of_the_file_is_refused(tmp_path
     assert read_micrograph(tmp_path / "a.mrc").input_shape == (30, 50)
 
 
-def test_a_wrong_byte_order_is_found_out_or_refused(tmp_path):
+def test_a_wrong_byte_order_is_recognised_or_refused(tmp_path):
     right = read_micrograph(write_mrc(tmp_path / "a.mrc", noise())).pixels
     for order, stamp in ((">", b"DD"), ("<", b"\x11\x11")):  # the stamp says the other one
         content = bytearray(write_mrc(tmp_path / "a.mrc", noise().astype(f"{order}f4")).read_bytes())
@@ -142,7 +142,7 @@ def test_a_wrong_byte_order_is_found_out_or_refused(tmp_path):
         read_micrograph(tmp_path / "a.mrc")
 
 
-def test_values_that_no_detector_counts_are_refused_but_a_few_hot_pixels_are_clipped(tmp_path):
+def test_impossible_values_are_refused_but_a_few_hot_pixels_are_clipped(tmp_path):
     header = write_mrc(tmp_path / "a.mrc").read_bytes()[:1024]
     (tmp_path / "a.mrc").write_bytes(header + (1e30 * noise()).tobytes())
     refused(tmp_path / "a.mrc", "values of up to 1e+32")
@@ -210,7 +210,7 @@ def test_a_tiff_with_absurd_tiles_or_strips_that_overlap_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("pages", [1, 3, 150])
-def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pages):
+def test_a_tiff_whose_pages_form_a_cycle_is_refused(tmp_path, pages):
     images = noise(pages * 8, 8).reshape(pages, 8, 8)
     tifffile.imwrite(tmp_path / "a.tif", images, photometric="minisblack", metadata=None)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -246,7 +246,7 @@ def test_a_tiff_whose_sizes_are_several_numbers_or_text_takes_no_memory(tmp_path
 
 # A clear code, and then one that stands for nothing yet: the decoder would read wherever a forgotten pointer leads.
 @pytest.mark.parametrize("stream", [b"\x80\x4b\x20\x10\x0b\x4b", b"\0\x03\x10\xff"])
-def test_a_tiff_whose_lzw_codes_lead_out_of_the_decoders_memory_is_refused(tmp_path, stream):
+def test_a_tiff_whose_lzw_codes_would_make_the_decoder_leave_its_memory_is_refused(tmp_path, stream):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), compression="lzw")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         place = file.pages[0].dataoffsets[0]
@@ -257,7 +257,7 @@ def test_a_tiff_whose_lzw_codes_lead_out_of_the_decoders_memory_is_refused(tmp_p
 
 
 @pytest.mark.parametrize("compression", [6, 34712, 65000])
-def test_a_tiff_whose_compression_has_sizes_of_its_own_is_refused(tmp_path, compression):
+def test_a_tiff_whose_compressed_data_have_their_own_sizes_is_refused(tmp_path, compression):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64).astype(np.uint8))
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
         file.pages[0].tags["Compression"].overwrite(compression)

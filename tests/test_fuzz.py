@@ -183,7 +183,7 @@ def test_damaged_tiff_files_are_read_or_refused(place, content):
 
 @tried(40)
 @given(st.binary(max_size=3000))
-def test_files_of_anything_are_no_micrographs_or_read(place, content):
+def test_random_bytes_are_read_as_a_micrograph_or_refused(place, content):
     read(both, place / "a.mrc", content)
 
 
@@ -343,7 +343,7 @@ def checkpoint(place):
 
 @tried(150)
 @given(st.data())
-def test_damaged_checkpoints_are_taken_or_left_aside(place, checkpoint, data):
+def test_damaged_checkpoints_are_used_or_ignored(place, checkpoint, data):
     content = data.draw(damaged([checkpoint], NUMBERS + WORDS))
     found = read(Checkpoint, place / "c", content, {"seed": 0}).state("a fit")
     assert found is None or (len(found.variables) == 2 and set(found.best) == {"a"})
@@ -351,7 +351,7 @@ def test_damaged_checkpoints_are_taken_or_left_aside(place, checkpoint, data):
 
 @tried(100)
 @given(st.data())
-def test_checkpoints_with_any_notes_are_taken_or_left_aside(place, checkpoint, data):
+def test_checkpoints_with_any_notes_are_used_or_ignored(place, checkpoint, data):
     fits = {"a fit": {"seed": 0, "history": [{"epoch": 1}], "best_epoch": 1, "random": {}, "variables": 1, "best": []}}
     notes = data.draw(changed({"began": 5, "fingerprint": {"seed": 0}, "fits": fits}))
     content = save({"a fit/variables/0": np.ones(2)}, metadata={"deepem_checkpoint": json.dumps(notes)})
@@ -367,7 +367,7 @@ def sample(place):
 
 @tried(100)
 @given(st.data())
-def test_damaged_samples_of_windows_are_read_or_refused(place, sample, data):
+def test_damaged_training_examples_are_read_or_refused(place, sample, data):
     found = read(load_examples, place / "s.npz", data.draw(damaged([sample], NUMBERS)))
     assert found is None or found.pixels.ndim == 3
 
