@@ -31,7 +31,7 @@ from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.micrographs import images as imagefiles
+from deepem_scipion.deepem.micrographs import mrc, tiff
 from deepem_scipion.deepem.micrographs.find import find_micrographs
 from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
@@ -111,7 +111,7 @@ def test_a_micrograph_that_ends_too_early_is_refused_wherever_it_ends(tmp_path, 
     WHOLE[kind](tmp_path / "whole")
     whole = (tmp_path / "whole").read_bytes()
     read_micrograph(tmp_path / "whole", pixel_size_angst=4.0)
-    # At the end of compressed files are check sums, on which nothing depends.
+    # Compressed files end with checksums, which are not needed.
     for end in range(0, len(whole) - (16 if kind in ("gzip", "bzip2") else 0), 7):
         (tmp_path / "a.mrc").write_bytes(whole[:end])
         refused(tmp_path / "a.mrc", "")
@@ -122,23 +122,23 @@ def test_a_mode_that_does_not_match_the_length_of_the_file_is_refused(tmp_path):
         content = bytearray(write_mrc(tmp_path / "a.mrc").read_bytes())
         content[12] = mode
         (tmp_path / "a.mrc").write_bytes(content)
-        refused(tmp_path / "a.mrc", f"holds 4 bytes for each pixel, but its header says mode {mode}")
+        refused(tmp_path / "a.mrc", f"holds 4 bytes per pixel, but its header gives mode {mode}")
     content[12] = 2
-    (tmp_path / "a.mrc").write_bytes(content + b"more")  # what follows the pixels is nobody's concern
+    (tmp_path / "a.mrc").write_bytes(content + b"more")  # data after the pixels are ignored
     assert read_micrograph(tmp_path / "a.mrc").input_shape == (30, 50)
 
 
 def test_a_wrong_byte_order_is_recognised_or_refused(tmp_path):
     right = read_micrograph(write_mrc(tmp_path / "a.mrc", noise())).pixels
-    for order, stamp in ((">", b"DD"), ("<", b"\x11\x11")):  # the stamp says the other one
+    for order, stamp in ((">", b"DD"), ("<", b"\x11\x11")):  # the stamp states the other byte order
         content = bytearray(write_mrc(tmp_path / "a.mrc", noise().astype(f"{order}f4")).read_bytes())
         content[212:214] = stamp
         (tmp_path / "a.mrc").write_bytes(content)
         np.testing.assert_array_equal(read_micrograph(tmp_path / "a.mrc").pixels, right)
     content = write_mrc(tmp_path / "a.mrc", noise(90, 90)).read_bytes()
     swapped = np.frombuffer(content[1024:], "<f4").byteswap().tobytes()
-    (tmp_path / "a.mrc").write_bytes(content[:1024] + swapped)  # the header is right, the pixels are not
-    with pytest.raises(DeepEMError, match="not finite numbers|order of its bytes"):
+    (tmp_path / "a.mrc").write_bytes(content[:1024] + swapped)  # the header is correct, the pixels are not
+    with pytest.raises(DeepEMError, match="not finite numbers|its byte order"):
         read_micrograph(tmp_path / "a.mrc")
 
 
@@ -154,7 +154,7 @@ def test_impossible_values_are_refused_but_a_few_hot_pixels_are_clipped(tmp_path
 
 @contextmanager
 def memory(more):
-    """Let this process have only so many bytes more than it has."""
+    """Limit the memory of this process to `more` bytes above the current use."""
     with open("/proc/self/statm") as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -221,7 +221,7 @@ def test_a_tiff_whose_pages_form_a_cycle_is_refused(tmp_path, pages):
     content[following:following + 4] = first.to_bytes(4, "little")
     (tmp_path / "a.tif").write_bytes(content)
     with memory(2**27):
-        refused(tmp_path / "a.tif", "in a circle")
+        refused(tmp_path / "a.tif", "form a cycle")
 
 
 def test_a_tiff_of_more_pages_than_any_movie_has_is_refused(tmp_path):
@@ -244,7 +244,7 @@ def test_a_tiff_whose_sizes_are_several_numbers_or_text_takes_no_memory(tmp_path
         refused(tmp_path / "a.tif", f"{values} values of type {kind} for {name}")
 
 
-# A clear code, and then one that stands for nothing yet: the decoder would read wherever a forgotten pointer leads.
+# A clear code, then a code that is not defined yet: the decoder would read wherever an old pointer leads.
 @pytest.mark.parametrize("stream", [b"\x80\x4b\x20\x10\x0b\x4b", b"\0\x03\x10\xff"])
 def test_a_tiff_whose_lzw_codes_would_make_the_decoder_leave_its_memory_is_refused(tmp_path, stream):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), compression="lzw")
@@ -314,14 +314,14 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path):
 def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refused(tmp_path, monkeypatch, ending):
     first, other = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
     write = write_mrc if ending == "mrc" else tifffile.imwrite
-    name = "_check_length" if ending == "mrc" else "_tiff_data"
-    unchanged = getattr(imagefiles, name)
+    module, name = (mrc, "_check_length") if ending == "mrc" else (tiff, "_read_data")
+    unchanged = getattr(module, name)
 
     def read_while(change):
         write(first, noise())
         write(other, noise(80, 90))
         with monkeypatch.context() as patch:
-            patch.setattr(imagefiles, name, lambda *arguments: change() or unchanged(*arguments))
+            patch.setattr(module, name, lambda *arguments: change() or unchanged(*arguments))
             return read_micrograph(first, pixel_size_angst=4.0).input_shape
 
     for size in (0, 900, 2000, 6000):

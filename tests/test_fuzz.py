@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Damaged and random files: every reader gives a result or a DeepEMError, in bounded time and memory.
 
-With DEEPEM_FUZZ=long in the environment many times as many inputs are tried, other ones each time.
+With DEEPEM_FUZZ=long in the environment many times more inputs are tried, different ones each time.
 """
 
 import bz2
@@ -46,19 +46,19 @@ from deepem_scipion.deepem.training.fit import State
 
 LONG = os.environ.get("DEEPEM_FUZZ") == "long"
 LONGER = 30
-# Far more than any of these inputs needs, however slow the machine.
+# Far more than any of these inputs needs, even on a slow machine.
 MAX_SECONDS, MAX_BYTES = 20, 4 * 2**30
 
 
 def tried(number):
-    """Try so many inputs, the same ones each time, unless the run is a long one."""
+    """Try this many inputs, the same ones each time, unless the run is a long one."""
     return settings(max_examples=number * (LONGER if LONG else 1), derandomize=not LONG, deadline=None, database=None,
                     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @contextmanager
 def bounded():
-    """Raise TimeoutError after so many seconds of computing, and MemoryError beyond so many bytes more than now."""
+    """Raise TimeoutError after MAX_SECONDS of computing and MemoryError beyond MAX_BYTES more than now."""
     def stop(number, frame):
         raise TimeoutError
 
@@ -77,7 +77,7 @@ def bounded():
 
 
 def read(reader, path, content, *more):
-    """What a reader makes of a file with this content; None where it raises a DeepEMError, which names the file."""
+    """Read a file with this content; None if the reader raises a DeepEMError, which must name the file."""
     path.write_bytes(content)
     with bounded():
         try:
@@ -96,7 +96,7 @@ NUMBERS = [struct.pack(order + kind, value) for order in "<>"
 
 @st.composite
 def damaged(draw, originals, pieces):
-    """One of some contents with bytes changed, overwritten or inserted, parts deleted or repeated, or its end cut."""
+    """Damage one of the contents: overwrite, insert, delete or repeat bytes, or cut the end."""
     content = draw(st.sampled_from(originals))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.one_of(st.integers(0, len(content)), st.integers(0, min(len(content), 256))))
@@ -127,7 +127,7 @@ def noise(rows=6, columns=9):
 
 
 def mrc(dtype="<f4", extended=b""):
-    """An MRC file, made by hand."""
+    """Make an MRC file by hand."""
     order = dtype[0]
     mode = {"i1": 0, "i2": 1, "f4": 2, "u2": 6, "f2": 12}[dtype[1:]]
     header = bytearray(1024)
@@ -151,13 +151,13 @@ TIFFS = [tiff(), tiff(byteorder=">"), tiff(bigtiff=True), tiff(dtype="u2", rowsp
 
 
 def both(path):
-    """What is read of an image with and without its pixels is the same."""
+    """Check that header and pixels of an image agree."""
     shape = read_header(path).shape
     pixels = read_pixels(path)
     assert pixels.shape == shape and pixels.dtype == np.float32 and np.isfinite(pixels).all() and np.ptp(pixels) > 0
     for size in (None, 3.0):
         with suppress(DeepEMError):
-            assert np.isfinite(read_micrograph(path, size, window_px=3).pixels).all()
+            assert np.isfinite(read_micrograph(path, size, box_px=3).pixels).all()
 
 
 @tried(150)
@@ -211,7 +211,7 @@ def test_damaged_box_files_are_read_or_refused(place, content):
 
 @tried(200)
 @given(damaged(STARS, WORDS))
-@example(b"data_\nloop_\n_a\n" + b'"a ' * 20000)  # no quotes of it close: this took hours
+@example(b"data_\nloop_\n_a\n" + b'"a ' * 20000)  # none of its quotes is closed: this took hours
 def test_damaged_star_files_are_read_or_refused(place, content):
     read(check_coordinates, place / "a.star", content)
     read(read_tables, place / "a.star", content)
@@ -219,7 +219,7 @@ def test_damaged_star_files_are_read_or_refused(place, content):
 
 @tried(150)
 @given(damaged([b"# name x0 y0 x1 y1\na 1 2 30 40\nmics/b.mrc\t0\t0\t9.5\t1e2 # c\n"], WORDS))
-@example(b"a 1 2 3 " + b"4" * 20000 + b"x")  # the digits were divided in every way
+@example(b"a 1 2 3 " + b"4" * 20000 + b"x")  # all divisions of the digits were tried
 def test_damaged_tables_of_regions_are_read_or_refused(place, content):
     found = read(read_regions, place / "regions.txt", content, {"a": "a", "b": "b"})
     assert not found or set(found) <= {"a", "b"}
@@ -288,7 +288,7 @@ values = plain | st.lists(plain, max_size=3) | st.dictionaries(st.sampled_from([
 
 @st.composite
 def changed(draw, original):
-    """Plain values with one of them, however deep, exchanged or deleted."""
+    """Replace or delete one of nested plain values, at any depth."""
     if not isinstance(original, (dict, list)) or not original or draw(st.integers(0, 3)) == 0:
         return draw(values)
     copy = original.copy()
@@ -301,7 +301,7 @@ def changed(draw, original):
 
 
 def use(path):
-    """Everything that is done with a model but picking."""
+    """Do everything with a model except picking."""
     model = load_model(path)
     json.dumps(model.card())
     assert isinstance(describe(model.card()), str)

@@ -1,8 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Readers of files fuzzed with the guidance of their code's coverage, from whole files on.
+"""Coverage-guided fuzzing of the file readers, starting from intact files.
 
-With DEEPEM_FUZZ=long in the environment each reader is fuzzed for a minute, with other inputs each time.
+With DEEPEM_FUZZ=long in the environment each reader is fuzzed for a minute, with different inputs each time.
 """
 
 import re
@@ -26,8 +26,8 @@ AMOUNT = ["-max_total_time=60"] if LONG else ["-runs=3000", "-seed=1"]
 REGIONS = [b"# name x0 y0 x1 y1\na 1 2 30 40\nmics/b.mrc\t0\t0\t9.5\t1e2 # c\n"]
 
 
-def whole_files(reader, folder):
-    """Contents that this reader takes."""
+def intact_files(reader, folder):
+    """Return contents that this reader accepts."""
     given = {"mrc": MRCS, "tiff": TIFFS, "box": BOXES, "star": STARS, "regions": REGIONS}
     if reader in given:
         return given[reader]
@@ -46,16 +46,16 @@ def whole_files(reader, folder):
 @pytest.mark.parametrize("reader", ["mrc", "tiff", "box", "star", "regions", "candidates", "summary", "model"])
 def test_guided_inputs_are_read_or_refused(reader, tmp_path):
     (tmp_path / "found").mkdir()
-    (tmp_path / "whole files").mkdir()
-    for number, content in enumerate(whole_files(reader, tmp_path)):
-        (tmp_path / "whole files" / str(number)).write_bytes(content)
+    (tmp_path / "intact files").mkdir()
+    for number, content in enumerate(intact_files(reader, tmp_path)):
+        (tmp_path / "intact files" / str(number)).write_bytes(content)
     done = subprocess.run(
-        [sys.executable, GUIDED, reader, tmp_path / "found", tmp_path / "whole files", *AMOUNT, "-max_len=8192",
+        [sys.executable, GUIDED, reader, tmp_path / "found", tmp_path / "intact files", *AMOUNT, "-max_len=8192",
          "-timeout=60", "-rss_limit_mb=6000", f"-artifact_prefix={tmp_path}/fault-"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
-    said = done.stdout.decode(errors="replace")
+    output = done.stdout.decode(errors="replace")
     faults = [path.read_bytes() for path in tmp_path.glob("fault-*")]
-    assert done.returncode == 0 and not faults, f"{faults}\n{said[-4000:]}"
-    amount = re.search(r"^Done \d+ runs.*", said, re.MULTILINE)
-    assert "Is the code instrumented" not in said and amount, said[-4000:]
-    sys.stdout.write(f"{reader}: {amount[0]}\n")  # how much was tried, for `make fuzz`
+    assert done.returncode == 0 and not faults, f"{faults}\n{output[-4000:]}"
+    amount = re.search(r"^Done \d+ runs.*", output, re.MULTILINE)
+    assert "Is the code instrumented" not in output and amount, output[-4000:]
+    sys.stdout.write(f"{reader}: {amount[0]}\n")  # the number of runs, for `make fuzz`

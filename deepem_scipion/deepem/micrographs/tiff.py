@@ -118,13 +118,16 @@ def read_tiff_pixels(path: Path) -> tuple[tuple[int, int], np.ndarray]:
     DeepEMError
         As for `read_tiff_shape`, and if LZW data are damaged.
     """
-    shape = read_tiff_shape(path)
+    return read_tiff_shape(path), _read_data(path)
+
+
+def _read_data(path: Path) -> np.ndarray:
     with _open_tiff(path) as tiff:
         for page in tiff.series[0].pages:
             if page is not None and int(page.compression) == _LZW:
                 _check_lzw(path, page, tiff.filehandle)
         data: np.ndarray = tiff.series[0].asarray()
-    return shape, data
+    return data
 
 
 def _check_lzw(path: Path, page: Any, stream: Any) -> None:
