@@ -62,7 +62,7 @@ class Micrograph:
 
     @property
     def input_pixel_size_angst(self) -> float:
-        """Pixel size of the file, in angstrom."""
+        """Pixel size of the file in angstrom."""
         return self.pixel_size_angst / self.scale
 
     def to_input_xy(self, points_rc: np.ndarray) -> np.ndarray:
