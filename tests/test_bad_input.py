@@ -37,8 +37,8 @@ from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.run import pick_micrographs
-from deepem_scipion.deepem.picking.summary import append_table, read_table
 from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -289,13 +289,16 @@ def nobody():
 def test_a_file_without_permission_is_refused_with_that_reason(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
-    paths = {name: closed / name for name in ("a.mrc", "a.box", "a.star", "a.deepem", "a.tsv", "list.txt")}
+    names = "a.mrc", "a.box", "a.star", "a.deepem", "a.tsv", "list.txt", "summary.tsv"
+    paths = {name: closed / name for name in names}
     for path in paths.values():
         path.write_bytes(b"content")
         path.chmod(0)
     readers = [(read_micrograph, "a.mrc"), (read_coordinates, "a.box"), (read_coordinates, "a.star"),
-               (load_model, "a.deepem"), (read_candidates, "a.tsv"), (read_table, "a.tsv"),
-               (lambda path: append_table(path, {}), "a.tsv"), (lambda path: find_micrographs([path]), "list.txt")]
+               (load_model, "a.deepem"), (read_candidates, "a.tsv"),
+               (lambda path: PickingResults(path.parent).read_micrographs(), "summary.tsv"),
+               (lambda path: PickingResults(path.parent).append({}), "summary.tsv"),
+               (lambda path: find_micrographs([path]), "list.txt")]
     tmp_path.chmod(0o755)
     with nobody():
         for reader, name in readers:
@@ -555,7 +558,7 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
     if number == signal.SIGINT:
         assert b"interrupted; what was finished is kept" in told
         summary = json.loads((out / "summary.json").read_text())
-        assert set(summary["micrographs"]) == finished == set(read_table(out / "summary.tsv"))
+        assert set(summary["micrographs"]) == finished == set(PickingResults(out).read_micrographs())
         picks = sum(len(found.scores) for found in read_coordinates(out).values())
         assert len(read_coordinates(out / "picks.star")["d"].scores) == picks
     (tmp_path / "few.txt").write_text(f"{source}\tm0\n{source}\tm5\n")

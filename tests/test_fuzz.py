@@ -37,8 +37,9 @@ from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network import scan as scoremap
 from deepem_scipion.deepem.network.geometry import Geometry, layer_sizes
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.picking.summary import append_table, inverted, read_table, totals, write_table
+from deepem_scipion.deepem.picking.summary import REJECTED, MicrographResult, summarise_run
 from deepem_scipion.deepem.training import tuning
 from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples
@@ -236,29 +237,33 @@ def test_damaged_lists_of_micrographs_are_read_or_refused(place, content):
 
 @pytest.fixture(scope="module")
 def summary(place):
-    counts = {"border": 1, "local_std": 0, "threshold": 3, "distance": 0}
-    entries = {str(number): {"path": "m/a b.mrc", "status": "ok", "candidates": 9, "picks": number, "mean_score": 0.5,
-                             "rejected": counts, "seconds": 0.25, "finished": 7.0 + number, "evidence": 2.0,
-                             "negative_evidence": 3.0} for number in range(11)}
-    write_table(place / "t.tsv", {**entries, "bad": {"path": "b", "status": "failed", "reason": "no", "finished": 3.0}})
-    return (place / "t.tsv").read_bytes()
+    rejected = dict(zip(REJECTED, (1, 0, 3, 0)))
+    results = {str(number): MicrographResult("m/a b.mrc", "", 9, number, 0.5, rejected, 0.25, 7.0 + number, 2.0, 3.0)
+               for number in range(11)}
+    PickingResults(place).write_table({**results, "bad": MicrographResult("b", "no", finished=3.0)})
+    return (place / "summary.tsv").read_bytes()
+
+
+def read_summary(path):
+    """Read the table of a results folder."""
+    return PickingResults(path.parent).read_micrographs()
 
 
 @tried(150)
 @given(st.data())
 def test_damaged_lines_of_a_summary_are_left_out_and_the_rest_is_counted(place, summary, data):
-    found = read(read_table, place / "t.tsv", data.draw(damaged([summary], WORDS)))
-    figures = totals(found)
-    assert json.dumps(figures, allow_nan=False) and isinstance(inverted(figures), str)
-    append_table(place / "t.tsv", {"new": {"path": "c", "status": "failed", "reason": "no"}})
-    assert read_table(place / "t.tsv")["new"]["reason"] == "no"
+    found = read(read_summary, place / "summary.tsv", data.draw(damaged([summary], WORDS)))
+    figures = summarise_run(found)
+    assert json.dumps(figures.as_dict(), allow_nan=False) and figures.picked + figures.failed == len(found)
+    PickingResults(place).append({"new": MicrographResult("c", "no")})
+    assert read_summary(place / "summary.tsv")["new"].reason == "no"
 
 
 @pytest.fixture(scope="module")
 def candidates(place):
     rng = np.random.default_rng(0)
     found = Candidates(rng.uniform(0, 400, (9, 2)), *rng.uniform(size=(3, 9)))
-    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0)))
+    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0), 1.0))
     return (place / "c.tsv").read_bytes()
 
 
@@ -267,7 +272,7 @@ def candidates(place):
 def test_damaged_tables_of_candidates_are_read_and_selected_or_refused(place, candidates, data):
     found = read(read_candidates, place / "c.tsv", data.draw(damaged([candidates], WORDS)))
     if found is not None:
-        assert len(select(found[0], Limits(0.2, 30.0, (0.0, 1.0), 5.0))) == len(found[1])
+        assert len(select(found[0], Limits(0.2, 30.0, (0.0, 1.0), 5.0), 1.0)) == len(found[1])
 
 
 # ---------------------------------------------------- models and checkpoints
@@ -276,8 +281,8 @@ CURVE = {"threshold": [0.9, 0.5], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
 MODEL = Model(
     GEOMETRY, ({name: np.ones(shape, np.float32) for name, shape in GEOMETRY.weight_shapes().items()},), 4.5, 120.0, 4,
     (0.5, 1.5), 0.75, {
-        "training_preset": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}], "versions": {"numpy": "1"},
-        "training": {"micrographs": 2, "particles": 9}, "rounds": [
+        "training_preset": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}],
+        "versions": {"numpy": "1"}, "training": {"micrographs": 2, "particles": 9}, "rounds": [
             {"round": number, "false": 1, "missed": 2, "error": 0.1, "kept": True} for number in (1, 2)],
         "training_pixel_size_angst": 1.5,
         "validation": {"on": "validation micrographs", "AP": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5,
@@ -443,7 +448,7 @@ finite = st.floats(-1e4, 1e4)
 def test_candidates_survive_writing_and_reading(place, rows):
     table = np.reshape(rows, (-1, 5))
     found = Candidates(table[:, :2], table[:, 2], table[:, 3], table[:, 4])
-    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0)))
+    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0), 1.0))
     again, _ = read_candidates(place / "c.tsv")
     np.testing.assert_allclose(again.centres_xy, found.centres_xy, atol=0.0051)
     np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5, atol=1e-9)
