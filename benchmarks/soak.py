@@ -38,7 +38,8 @@ RUN, WORKER = "pw_protocol_run.py", "worker"  # ends of words in command lines
 
 def simulate(folder, number, seed):
     """Micrographs with some particles, of several sizes; their files in the order of arrival."""
-    from deepem_scipion.deepem.simulation.scene import Scene, write_dataset
+    from deepem_scipion.deepem.simulation.dataset import write_dataset
+    from deepem_scipion.deepem.simulation.scene import Scene
 
     files = []
     for index, shape in enumerate(SHAPES):

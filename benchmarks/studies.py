@@ -45,7 +45,8 @@ from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.selection import MIN_DISTANCE, PICKED, Limits, select
 from deepem_scipion.deepem.report.plots import BLUE, GREEN, ORANGE, SKY, VERMILION, draw_picks
 from deepem_scipion.deepem.simulation import scene as simulate
-from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph, write_dataset
+from deepem_scipion.deepem.simulation.dataset import write_dataset
+from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph
 from deepem_scipion.deepem.simulation.volumes import project, random_orientations, read_volume
 from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 

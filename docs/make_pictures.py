@@ -57,7 +57,8 @@ def scipion_project(work):
     from relion.protocols import ProtRelionClassify2D, ProtRelionExtractParticles
 
     from deepem_scipion.deepem.coordinates.read import read_coordinates
-    from deepem_scipion.deepem.simulation.scene import Scene, write_dataset
+    from deepem_scipion.deepem.simulation.dataset import write_dataset
+    from deepem_scipion.deepem.simulation.scene import Scene
     from deepem_scipion.headless.demo import launch, write_coordinates
     from deepem_scipion.headless.workflows import use_relion
     from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fuzzing of one reader of files, guided by what of its code is reached (atheris, that is libFuzzer).
+"""Fuzzing of one file reader, guided by the coverage of its code (atheris, based on libFuzzer).
 
     python tests/guided.py READER FOLDER_OF_INPUTS ... [-runs=N] [-max_total_time=SECONDS] [-seed=N]
 
-READER is one of the keys of `READERS`. New inputs of interest go to the first of the folders. `test_guided.py` runs
-this; `test_fuzz.py` has the checks and whole files to begin with.
+READER is one of the keys of `READERS`. New inputs of interest are written to the first folder. `test_guided.py` runs
+this program; `test_fuzz.py` has the checks and the intact files to start from.
 """
 
 import sys
@@ -15,9 +15,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["deepem_scipion.deepem", "tifffile"]):
-    from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_table, use
+    from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_summary, use
 
-# Name of a reader: name of the file that it reads, and the check.
+# File name and check by name of the reader.
 READERS = {
     "mrc": ("a.mrc", both),
     "tiff": ("a.tif", both),
@@ -25,13 +25,13 @@ READERS = {
     "star": ("a.star", check_coordinates),
     "regions": ("regions.txt", lambda path: read_regions(path, {"a": "a", "b": "b"})),
     "candidates": ("c.tsv", read_candidates),
-    "summary": ("t.tsv", read_table),
+    "summary": ("summary.tsv", read_summary),
     "model": ("m", use),
 }
 
 
 def main():
-    """Fuzz until libFuzzer has had enough, or something else than a DeepEMError is raised."""
+    """Fuzz until the runs or the time are used up, or anything but a DeepEMError is raised."""
     name, reader = READERS[sys.argv[1]]
     with tempfile.TemporaryDirectory(prefix="deepem-guided-") as folder:
         path = Path(folder, name)

@@ -31,14 +31,14 @@ from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.micrographs import images as imagefiles
+from deepem_scipion.deepem.micrographs import mrc, tiff
 from deepem_scipion.deepem.micrographs.find import find_micrographs
 from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.run import pick_micrographs
-from deepem_scipion.deepem.picking.summary import append_table, read_table
 from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,38 +111,38 @@ def test_a_micrograph_that_ends_too_early_is_refused_wherever_it_ends(tmp_path, 
     WHOLE[kind](tmp_path / "whole")
     whole = (tmp_path / "whole").read_bytes()
     read_micrograph(tmp_path / "whole", pixel_size_angst=4.0)
-    # At the end of compressed files are check sums, on which nothing depends.
+    # Compressed files end with checksums, which are not needed.
     for end in range(0, len(whole) - (16 if kind in ("gzip", "bzip2") else 0), 7):
         (tmp_path / "a.mrc").write_bytes(whole[:end])
         refused(tmp_path / "a.mrc", "")
 
 
-def test_a_mode_that_does_not_go_with_the_length_of_the_file_is_refused(tmp_path):
+def test_a_mode_that_does_not_match_the_length_of_the_file_is_refused(tmp_path):
     for mode in (1, 6, 12, 0):
         content = bytearray(write_mrc(tmp_path / "a.mrc").read_bytes())
         content[12] = mode
         (tmp_path / "a.mrc").write_bytes(content)
-        refused(tmp_path / "a.mrc", f"holds 4 bytes for each pixel, but its header says mode {mode}")
+        refused(tmp_path / "a.mrc", f"holds 4 bytes per pixel, but its header gives mode {mode}")
     content[12] = 2
-    (tmp_path / "a.mrc").write_bytes(content + b"more")  # what follows the pixels is nobody's concern
+    (tmp_path / "a.mrc").write_bytes(content + b"more")  # data after the pixels are ignored
     assert read_micrograph(tmp_path / "a.mrc").input_shape == (30, 50)
 
 
-def test_a_wrong_byte_order_is_found_out_or_refused(tmp_path):
+def test_a_wrong_byte_order_is_recognised_or_refused(tmp_path):
     right = read_micrograph(write_mrc(tmp_path / "a.mrc", noise())).pixels
-    for order, stamp in ((">", b"DD"), ("<", b"\x11\x11")):  # the stamp says the other one
+    for order, stamp in ((">", b"DD"), ("<", b"\x11\x11")):  # the stamp states the other byte order
         content = bytearray(write_mrc(tmp_path / "a.mrc", noise().astype(f"{order}f4")).read_bytes())
         content[212:214] = stamp
         (tmp_path / "a.mrc").write_bytes(content)
         np.testing.assert_array_equal(read_micrograph(tmp_path / "a.mrc").pixels, right)
     content = write_mrc(tmp_path / "a.mrc", noise(90, 90)).read_bytes()
     swapped = np.frombuffer(content[1024:], "<f4").byteswap().tobytes()
-    (tmp_path / "a.mrc").write_bytes(content[:1024] + swapped)  # the header is right, the pixels are not
-    with pytest.raises(DeepEMError, match="not finite numbers|order of its bytes"):
+    (tmp_path / "a.mrc").write_bytes(content[:1024] + swapped)  # the header is correct, the pixels are not
+    with pytest.raises(DeepEMError, match="not finite numbers|its byte order"):
         read_micrograph(tmp_path / "a.mrc")
 
 
-def test_values_that_no_detector_counts_are_refused_but_a_few_hot_pixels_are_clipped(tmp_path):
+def test_impossible_values_are_refused_but_a_few_hot_pixels_are_clipped(tmp_path):
     header = write_mrc(tmp_path / "a.mrc").read_bytes()[:1024]
     (tmp_path / "a.mrc").write_bytes(header + (1e30 * noise()).tobytes())
     refused(tmp_path / "a.mrc", "values of up to 1e+32")
@@ -154,7 +154,7 @@ def test_values_that_no_detector_counts_are_refused_but_a_few_hot_pixels_are_cli
 
 @contextmanager
 def memory(more):
-    """Let this process have only so many bytes more than it has."""
+    """Limit the memory of this process to `more` bytes above the current use."""
     with open("/proc/self/statm") as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -210,7 +210,7 @@ def test_a_tiff_with_absurd_tiles_or_strips_that_overlap_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("pages", [1, 3, 150])
-def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pages):
+def test_a_tiff_whose_pages_form_a_cycle_is_refused(tmp_path, pages):
     images = noise(pages * 8, 8).reshape(pages, 8, 8)
     tifffile.imwrite(tmp_path / "a.tif", images, photometric="minisblack", metadata=None)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -221,7 +221,7 @@ def test_a_tiff_whose_pages_name_one_another_in_a_circle_is_refused(tmp_path, pa
     content[following:following + 4] = first.to_bytes(4, "little")
     (tmp_path / "a.tif").write_bytes(content)
     with memory(2**27):
-        refused(tmp_path / "a.tif", "in a circle")
+        refused(tmp_path / "a.tif", "form a cycle")
 
 
 def test_a_tiff_of_more_pages_than_any_movie_has_is_refused(tmp_path):
@@ -244,9 +244,9 @@ def test_a_tiff_whose_sizes_are_several_numbers_or_text_takes_no_memory(tmp_path
         refused(tmp_path / "a.tif", f"{values} values of type {kind} for {name}")
 
 
-# A clear code, and then one that stands for nothing yet: the decoder would read wherever a forgotten pointer leads.
+# A clear code, then a code that is not defined yet: the decoder would read wherever an old pointer leads.
 @pytest.mark.parametrize("stream", [b"\x80\x4b\x20\x10\x0b\x4b", b"\0\x03\x10\xff"])
-def test_a_tiff_whose_lzw_codes_lead_out_of_the_decoders_memory_is_refused(tmp_path, stream):
+def test_a_tiff_whose_lzw_codes_would_make_the_decoder_leave_its_memory_is_refused(tmp_path, stream):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64), compression="lzw")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         place = file.pages[0].dataoffsets[0]
@@ -257,7 +257,7 @@ def test_a_tiff_whose_lzw_codes_lead_out_of_the_decoders_memory_is_refused(tmp_p
 
 
 @pytest.mark.parametrize("compression", [6, 34712, 65000])
-def test_a_tiff_whose_compression_has_sizes_of_its_own_is_refused(tmp_path, compression):
+def test_a_tiff_whose_compressed_data_have_their_own_sizes_is_refused(tmp_path, compression):
     tifffile.imwrite(tmp_path / "a.tif", noise(64, 64).astype(np.uint8))
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
         file.pages[0].tags["Compression"].overwrite(compression)
@@ -289,13 +289,16 @@ def nobody():
 def test_a_file_without_permission_is_refused_with_that_reason(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir()
-    paths = {name: closed / name for name in ("a.mrc", "a.box", "a.star", "a.deepem", "a.tsv", "list.txt")}
+    names = "a.mrc", "a.box", "a.star", "a.deepem", "a.tsv", "list.txt", "summary.tsv"
+    paths = {name: closed / name for name in names}
     for path in paths.values():
         path.write_bytes(b"content")
         path.chmod(0)
     readers = [(read_micrograph, "a.mrc"), (read_coordinates, "a.box"), (read_coordinates, "a.star"),
-               (load_model, "a.deepem"), (read_candidates, "a.tsv"), (read_table, "a.tsv"),
-               (lambda path: append_table(path, {}), "a.tsv"), (lambda path: find_micrographs([path]), "list.txt")]
+               (load_model, "a.deepem"), (read_candidates, "a.tsv"),
+               (lambda path: PickingResults(path.parent).read_micrographs(), "summary.tsv"),
+               (lambda path: PickingResults(path.parent).append({}), "summary.tsv"),
+               (lambda path: find_micrographs([path]), "list.txt")]
     tmp_path.chmod(0o755)
     with nobody():
         for reader, name in readers:
@@ -314,14 +317,14 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path):
 def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refused(tmp_path, monkeypatch, ending):
     first, other = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
     write = write_mrc if ending == "mrc" else tifffile.imwrite
-    name = "_check_length" if ending == "mrc" else "_tiff_data"
-    unchanged = getattr(imagefiles, name)
+    module, name = (mrc, "_check_length") if ending == "mrc" else (tiff, "_read_data")
+    unchanged = getattr(module, name)
 
     def read_while(change):
         write(first, noise())
         write(other, noise(80, 90))
         with monkeypatch.context() as patch:
-            patch.setattr(imagefiles, name, lambda *arguments: change() or unchanged(*arguments))
+            patch.setattr(module, name, lambda *arguments: change() or unchanged(*arguments))
             return read_micrograph(first, pixel_size_angst=4.0).input_shape
 
     for size in (0, 900, 2000, 6000):
@@ -555,7 +558,7 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
     if number == signal.SIGINT:
         assert b"interrupted; what was finished is kept" in told
         summary = json.loads((out / "summary.json").read_text())
-        assert set(summary["micrographs"]) == finished == set(read_table(out / "summary.tsv"))
+        assert set(summary["micrographs"]) == finished == set(PickingResults(out).read_micrographs())
         picks = sum(len(found.scores) for found in read_coordinates(out).values())
         assert len(read_coordinates(out / "picks.star")["d"].scores) == picks
     (tmp_path / "few.txt").write_text(f"{source}\tm0\n{source}\tm5\n")

@@ -43,7 +43,8 @@ def test_trained_model_finds_the_particles_of_other_micrographs_in_place(blobs, 
     figures = evaluate(truth, read_coordinates(tmp_path), 6.0)["overall"]
     assert figures["F1"] > 0.9
     assert figures["error_px"] < 2.5
-    assert evaluate(truth, read_coordinates(tmp_path / "picks.star"), 6.0)["overall"]["right"] == figures["right"]
+    again = evaluate(truth, read_coordinates(tmp_path / "picks.star"), 6.0)["overall"]
+    assert again["true_positives"] == figures["true_positives"]
 
 
 def test_results_are_whole_and_agree_with_each_other(blobs, blob_model, tmp_path):
@@ -332,7 +333,7 @@ def judged(tmp_path):
 
 def test_evaluate_counts_empty_files_as_nothing_found_and_nothing_to_find(judged, capsys):
     found = judge(judged)
-    assert [found["overall"][key] for key in ("truth", "picks", "right")] == [6, 5, 2]
+    assert [found["overall"][key] for key in ("truth", "picks", "true_positives")] == [6, 5, 2]
     assert found["micrographs"]["empty"]["precision"] == found["micrographs"]["missed"]["recall"] == 0
     assert "one to one within 5 px, by falling score, the nearest pair first among equal scores\n" \
         in capsys.readouterr().out
@@ -340,7 +341,7 @@ def test_evaluate_counts_empty_files_as_nothing_found_and_nothing_to_find(judged
 
 def test_evaluate_thins_picks_and_cuts_them_at_the_best_threshold(judged, capsys):
     found = judge(judged, "--min-distance", "6.5", "--threshold", "F1")
-    assert [found["overall"][key] for key in ("picks", "right")] == [2, 1] and found["threshold"] == 0.8
+    assert [found["overall"][key] for key in ("picks", "true_positives")] == [2, 1] and found["threshold"] == 0.8
     text = capsys.readouterr().out
     assert "of picks nearer than 6.5 px only the best; score of at least 0.8" in text
 

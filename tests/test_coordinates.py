@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coordinates from and to .box and .star files, STAR tables, and files that are whole or not there."""
+"""Coordinates from and to .box and .star files, STAR tables, and atomic writing."""
 
 import math
 import os
@@ -76,7 +76,7 @@ names = st.text(letters, min_size=1).filter(lambda name: name.strip("."))  # in 
     ("  1.5  2.5  10  10  -3e-1  extra \r\n", (6.5, 7.5), -0.3, 10),
     ("# a remark\n\n1 2 4 4 nan # another\n", (3, 4), math.nan, 4),
 ])
-def test_box_files_of_every_dress_give_centres(tmp_path, text, centre, score, box):
+def test_box_files_of_every_variant_give_centres(tmp_path, text, centre, score, box):
     (tmp_path / "May08_03.05.02.box").write_text(text, newline="")
     found = read_coordinates(tmp_path / "May08_03.05.02.box")
     assert list(found) == ["May08_03.05.02"]
@@ -106,7 +106,7 @@ def test_an_empty_box_file_is_a_micrograph_without_particles(tmp_path):
     ("1 2 4 4 0.5\n1 2 4 4\n", "line 1 has a score, line 2 has none"),
     ("\0\1\2", "line 1"),
 ])
-def test_a_wrong_line_of_a_box_file_is_named(tmp_path, text, words):
+def test_an_invalid_line_of_a_box_file_is_named(tmp_path, text, words):
     (tmp_path / "a.box").write_text(text)
     with pytest.raises(DeepEMError) as caught:
         read_coordinates(tmp_path)
@@ -149,7 +149,7 @@ def test_relion_31_files_are_read_from_the_table_with_coordinates(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["", "_autopick", "_manualpick", "_coords", "_picks"])
-def test_a_folder_of_star_files_is_told_apart_by_their_names(tmp_path, suffix):
+def test_star_files_of_a_folder_are_distinguished_by_name(tmp_path, suffix):
     (tmp_path / f"May08_03.05.02{suffix}.star").write_text(COORDINATES_ONLY + "1 2\n3 4\n")
     (tmp_path / f"empty{suffix}.STAR").write_text(COORDINATES_ONLY)
     found = read_coordinates(tmp_path)
@@ -163,7 +163,7 @@ def test_box_files_come_before_star_files_of_the_same_folder(tmp_path):
     assert list(read_coordinates(tmp_path)) == ["a"]
 
 
-def test_two_files_about_one_micrograph_are_refused(tmp_path):
+def test_two_files_for_one_micrograph_are_refused(tmp_path):
     for name in ("a.star", "a_autopick.star"):
         (tmp_path / name).write_text(COORDINATES_ONLY + "1 2\n")
     with pytest.raises(DeepEMError, match=r"a_autopick\.star.*'a'"):
@@ -179,7 +179,7 @@ def test_two_files_about_one_micrograph_are_refused(tmp_path):
     ("1 2 40 40\n", "line 1: expected a STAR file"),
     ("", "no table"),
 ])
-def test_a_wrong_line_of_a_star_file_is_named(tmp_path, text, words):
+def test_an_invalid_line_of_a_star_file_is_named(tmp_path, text, words):
     (tmp_path / "a.star").write_text(text)
     with pytest.raises(DeepEMError) as caught:
         read_coordinates(tmp_path / "a.star")
@@ -187,7 +187,7 @@ def test_a_wrong_line_of_a_star_file_is_named(tmp_path, text, words):
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.star", "notes.txt", "empty folder", "folder.star"])
-def test_what_holds_no_coordinates_is_an_error_that_names_it(tmp_path, name):
+def test_a_path_without_coordinates_is_an_error_that_names_it(tmp_path, name):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty folder").mkdir()
     (tmp_path / "folder.star").mkdir()
@@ -201,12 +201,12 @@ def test_tables_without_loop_have_one_row(tmp_path):
     assert (table.name, table.labels, table.rows) == ("general", ["rlnX", "rlnName"], [(3, ["3", "two words"])])
 
 
-AWKWARD_NAMES = ["two words", "O'Neil", "O'Neil \"x\"", "100%", "a;b", "Größe", "-dash", "[1]", "#1", "a#1", "_x",
+UNUSUAL_NAMES = ["two words", "O'Neil", "O'Neil \"x\"", "100%", "a;b", "Größe", "-dash", "[1]", "#1", "a#1", "_x",
                  "data_x", "loop_", "'quoted'", "a' b", "x\u00a0y"]
 
 
-@pytest.mark.parametrize("name", AWKWARD_NAMES)
-def test_awkward_names_survive_the_round_trip(tmp_path, name):
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+def test_unusual_names_survive_the_round_trip(tmp_path, name):
     path = tmp_path / "picks.star"
     write_star(path, [(f"{name}.mrc", np.array([[1, 2]]), np.array([0.5])),
                       (f"some folder/{name}.2.mrc", np.array([[3, 4]]), np.array([0.5]))], 1.0)
@@ -240,7 +240,7 @@ def test_a_quoted_value_is_read_back_or_refused(text, tmp_path_factory):
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r", "a' b\" c"])
-def test_what_no_quotes_can_hold_is_refused(text):
+def test_a_value_that_no_quotes_can_hold_is_refused(text):
     with pytest.raises(DeepEMError, match="cannot be written to a STAR file"):
         quote(text)
 
@@ -261,7 +261,7 @@ def test_other_readers_understand_the_star_files(tmp_path):
         ("m/a.mrc", 2, 1), ("m/a.mrc", 4, 1)]
 
 
-def test_a_star_file_of_no_particles_is_whole(tmp_path):
+def test_a_star_file_of_no_particles_is_complete(tmp_path):
     path = tmp_path / "picks.star"
     write_star(path, [("a.mrc", np.zeros((0, 2)), np.zeros(0))], 1.77)
     optics, particles = read_tables(path)
@@ -276,7 +276,7 @@ def test_a_hundred_thousand_particles_of_one_micrograph_survive_writing_and_read
     np.testing.assert_allclose(read_coordinates(tmp_path / "a.star")["a"].centres_xy, centres, atol=0.006)
 
 
-# ------------------------------------------------------------- whole or not
+# ----------------------------------------------------------- atomic writing
 def test_a_file_appears_only_when_it_is_complete_and_readable_for_all(tmp_path):
     with atomic_write(tmp_path / "a.txt") as handle:
         handle.write("Größe\n")
@@ -289,7 +289,7 @@ def test_a_file_appears_only_when_it_is_complete_and_readable_for_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "plain"]
 
 
-def test_a_failure_leaves_the_old_file_and_no_rubbish(tmp_path):
+def test_a_failure_leaves_the_old_file_and_no_temporary_files(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(KeyError), atomic_write(tmp_path / "a.txt") as handle:
         handle.write("new")
@@ -319,7 +319,7 @@ def test_boxes_and_star_file_of_the_shared_data_agree(data_set, particles, box):
         np.testing.assert_allclose(coordinates.centres_xy, stars[name].centres_xy, atol=0.5)
 
 
-def test_importing_the_coordinates_loads_nothing_heavy():
+def test_importing_the_coordinates_loads_no_heavy_library():
     code = ("import sys, deepem_scipion.deepem.coordinates, deepem_scipion.deepem.evaluation.metrics;"
             "print([m for m in ('pandas', 'scipy', 'tensorflow', 'mrcfile', 'tifffile') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -327,7 +327,7 @@ def test_importing_the_coordinates_loads_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
-def test_sets_are_merged_name_by_name_in_order():
+def test_sets_are_merged_by_name_in_order():
     first = {"a": Coordinates(np.array([[1.0, 2.0]]), np.array([0.5]), 24.0)}
     second = {"a": Coordinates(np.array([[3.0, 4.0]]), np.array([np.nan]), 30.0),
               "b": Coordinates(np.zeros((0, 2)), np.zeros(0), None)}

@@ -78,7 +78,7 @@ def test_a_seed_gives_the_same_model_in_every_process_and_nearly_the_same_with_o
     for name, value in first.networks[0].items():
         np.testing.assert_array_equal(again.networks[0][name], value)
     assert (again.threshold, again.std_range) == (first.threshold, first.std_range)
-    micrograph = read_micrograph(blobs[0] / "micrographs" / "a.mrc", window_px=first.window_px)
+    micrograph = read_micrograph(blobs[0] / "micrographs" / "a.mrc", box_px=first.window_px)
     maps = [Picker(model).candidates(micrograph)[1] for model in (first, other)]
     assert np.ptp(maps[0]) > 0.1
     np.testing.assert_allclose(*maps, atol=SCORES_OF_TRAINING)

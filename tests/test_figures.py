@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.evaluation.metrics import curve_from_points
 from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.network.scan import score_map_by_windows
-from deepem_scipion.deepem.report.model_plots import GROUPS, curve_of, draw_examples, draw_kernels
+from deepem_scipion.deepem.report.model_plots import GROUPS, draw_examples, draw_kernels
 from deepem_scipion.deepem.report.plots import draw_curve, draw_picks, draw_training
 from deepem_scipion.deepem.training.examples import (
     KEPT,
@@ -46,7 +47,7 @@ def test_training_keeps_windows_as_the_network_sees_them_with_its_scores(blobs, 
     for number in range(0, len(sample.pixels), 9):
         name = sample.names[number]
         micrograph = read_micrograph(folder / "micrographs" / f"{name}.mrc", model.working_pixel_size_angst,
-                                     window_px=model.window_px)
+                                     box_px=model.window_px)
         box = model.geometry.box
         row, col = np.rint(micrograph.to_binned_rc(sample.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
         pixels = micrograph.pixels[row:row + box, col:col + box]
@@ -138,11 +139,11 @@ def test_the_kernels_of_each_network_are_drawn_in_a_row(blob_model):
 
 def test_the_curve_of_the_card_is_drawn_and_none_is_an_empty_one(blob_model):
     model = load_model(blob_model)
-    curve = curve_of(model.record["validation"]["curve"])
+    curve = curve_from_points(model.record["validation"]["curve"])
     assert (np.diff(curve.thresholds) < 0).all() and curve.recall.max() > 0.5
     line = draw_curve(curve, threshold=model.threshold).axes[0].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), curve.recall)
-    assert len(curve_of(None).thresholds) == 0
+    assert len(curve_from_points(None).thresholds) == 0
 
 
 def test_rounds_of_training_are_parted_by_a_line():
@@ -158,4 +159,5 @@ def test_picks_outside_of_the_region_do_not_count():
     picks = np.array([[31.0, 41.0], [121.0, 91.0], [60.0, 80.0], [140.0, 20.0]])
     figure = draw_picks(np.random.default_rng(0).normal(size=(120, 160)), picks, np.full(4, 0.5), 20.0, truth_xy=truth,
                         region=(0, 0, 100, 120))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right (1)", "false (1)", "missed (1)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "true positives (1)", "false positives (1)", "missed (1)"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Damaged and random files: every reader gives a result or a DeepEMError, in bounded time and memory.
 
-With DEEPEM_FUZZ=long in the environment many times as many inputs are tried, other ones each time.
+With DEEPEM_FUZZ=long in the environment many times more inputs are tried, different ones each time.
 """
 
 import bz2
@@ -37,8 +37,9 @@ from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network import scan as scoremap
 from deepem_scipion.deepem.network.geometry import Geometry, layer_sizes
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.picking.summary import append_table, inverted, read_table, totals, write_table
+from deepem_scipion.deepem.picking.summary import REJECTED, MicrographResult, summarise_run
 from deepem_scipion.deepem.training import tuning
 from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples
@@ -46,19 +47,19 @@ from deepem_scipion.deepem.training.fit import State
 
 LONG = os.environ.get("DEEPEM_FUZZ") == "long"
 LONGER = 30
-# Far more than any of these inputs needs, however slow the machine.
+# Far more than any of these inputs needs, even on a slow machine.
 MAX_SECONDS, MAX_BYTES = 20, 4 * 2**30
 
 
 def tried(number):
-    """Try so many inputs, the same ones each time, unless the run is a long one."""
+    """Try this many inputs, the same ones each time, unless the run is a long one."""
     return settings(max_examples=number * (LONGER if LONG else 1), derandomize=not LONG, deadline=None, database=None,
                     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @contextmanager
 def bounded():
-    """Raise TimeoutError after so many seconds of computing, and MemoryError beyond so many bytes more than now."""
+    """Raise TimeoutError after MAX_SECONDS of computing and MemoryError beyond MAX_BYTES more than now."""
     def stop(number, frame):
         raise TimeoutError
 
@@ -77,7 +78,7 @@ def bounded():
 
 
 def read(reader, path, content, *more):
-    """What a reader makes of a file with this content; None where it raises a DeepEMError, which names the file."""
+    """Read a file with this content; None if the reader raises a DeepEMError, which must name the file."""
     path.write_bytes(content)
     with bounded():
         try:
@@ -96,7 +97,7 @@ NUMBERS = [struct.pack(order + kind, value) for order in "<>"
 
 @st.composite
 def damaged(draw, originals, pieces):
-    """One of some contents with bytes changed, overwritten or inserted, parts deleted or repeated, or its end cut."""
+    """Damage one of the contents: overwrite, insert, delete or repeat bytes, or cut the end."""
     content = draw(st.sampled_from(originals))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.one_of(st.integers(0, len(content)), st.integers(0, min(len(content), 256))))
@@ -127,7 +128,7 @@ def noise(rows=6, columns=9):
 
 
 def mrc(dtype="<f4", extended=b""):
-    """An MRC file, made by hand."""
+    """Make an MRC file by hand."""
     order = dtype[0]
     mode = {"i1": 0, "i2": 1, "f4": 2, "u2": 6, "f2": 12}[dtype[1:]]
     header = bytearray(1024)
@@ -151,13 +152,13 @@ TIFFS = [tiff(), tiff(byteorder=">"), tiff(bigtiff=True), tiff(dtype="u2", rowsp
 
 
 def both(path):
-    """What is read of an image with and without its pixels is the same."""
+    """Check that header and pixels of an image agree."""
     shape = read_header(path).shape
     pixels = read_pixels(path)
     assert pixels.shape == shape and pixels.dtype == np.float32 and np.isfinite(pixels).all() and np.ptp(pixels) > 0
     for size in (None, 3.0):
         with suppress(DeepEMError):
-            assert np.isfinite(read_micrograph(path, size, window_px=3).pixels).all()
+            assert np.isfinite(read_micrograph(path, size, box_px=3).pixels).all()
 
 
 @tried(150)
@@ -183,7 +184,7 @@ def test_damaged_tiff_files_are_read_or_refused(place, content):
 
 @tried(40)
 @given(st.binary(max_size=3000))
-def test_files_of_anything_are_no_micrographs_or_read(place, content):
+def test_random_bytes_are_read_as_a_micrograph_or_refused(place, content):
     read(both, place / "a.mrc", content)
 
 
@@ -211,7 +212,7 @@ def test_damaged_box_files_are_read_or_refused(place, content):
 
 @tried(200)
 @given(damaged(STARS, WORDS))
-@example(b"data_\nloop_\n_a\n" + b'"a ' * 20000)  # no quotes of it close: this took hours
+@example(b"data_\nloop_\n_a\n" + b'"a ' * 20000)  # none of its quotes is closed: this took hours
 def test_damaged_star_files_are_read_or_refused(place, content):
     read(check_coordinates, place / "a.star", content)
     read(read_tables, place / "a.star", content)
@@ -219,7 +220,7 @@ def test_damaged_star_files_are_read_or_refused(place, content):
 
 @tried(150)
 @given(damaged([b"# name x0 y0 x1 y1\na 1 2 30 40\nmics/b.mrc\t0\t0\t9.5\t1e2 # c\n"], WORDS))
-@example(b"a 1 2 3 " + b"4" * 20000 + b"x")  # the digits were divided in every way
+@example(b"a 1 2 3 " + b"4" * 20000 + b"x")  # all divisions of the digits were tried
 def test_damaged_tables_of_regions_are_read_or_refused(place, content):
     found = read(read_regions, place / "regions.txt", content, {"a": "a", "b": "b"})
     assert not found or set(found) <= {"a", "b"}
@@ -236,29 +237,33 @@ def test_damaged_lists_of_micrographs_are_read_or_refused(place, content):
 
 @pytest.fixture(scope="module")
 def summary(place):
-    counts = {"border": 1, "local_std": 0, "threshold": 3, "distance": 0}
-    entries = {str(number): {"path": "m/a b.mrc", "status": "ok", "candidates": 9, "picks": number, "mean_score": 0.5,
-                             "rejected": counts, "seconds": 0.25, "finished": 7.0 + number, "evidence": 2.0,
-                             "negative_evidence": 3.0} for number in range(11)}
-    write_table(place / "t.tsv", {**entries, "bad": {"path": "b", "status": "failed", "reason": "no", "finished": 3.0}})
-    return (place / "t.tsv").read_bytes()
+    rejected = dict(zip(REJECTED, (1, 0, 3, 0)))
+    results = {str(number): MicrographResult("m/a b.mrc", "", 9, number, 0.5, rejected, 0.25, 7.0 + number, 2.0, 3.0)
+               for number in range(11)}
+    PickingResults(place).write_table({**results, "bad": MicrographResult("b", "no", finished=3.0)})
+    return (place / "summary.tsv").read_bytes()
+
+
+def read_summary(path):
+    """Read the table of a results folder."""
+    return PickingResults(path.parent).read_micrographs()
 
 
 @tried(150)
 @given(st.data())
 def test_damaged_lines_of_a_summary_are_left_out_and_the_rest_is_counted(place, summary, data):
-    found = read(read_table, place / "t.tsv", data.draw(damaged([summary], WORDS)))
-    figures = totals(found)
-    assert json.dumps(figures, allow_nan=False) and isinstance(inverted(figures), str)
-    append_table(place / "t.tsv", {"new": {"path": "c", "status": "failed", "reason": "no"}})
-    assert read_table(place / "t.tsv")["new"]["reason"] == "no"
+    found = read(read_summary, place / "summary.tsv", data.draw(damaged([summary], WORDS)))
+    figures = summarise_run(found)
+    assert json.dumps(figures.as_dict(), allow_nan=False) and figures.picked + figures.failed == len(found)
+    PickingResults(place).append({"new": MicrographResult("c", "no")})
+    assert read_summary(place / "summary.tsv")["new"].reason == "no"
 
 
 @pytest.fixture(scope="module")
 def candidates(place):
     rng = np.random.default_rng(0)
     found = Candidates(rng.uniform(0, 400, (9, 2)), *rng.uniform(size=(3, 9)))
-    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0)))
+    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0), 1.0))
     return (place / "c.tsv").read_bytes()
 
 
@@ -267,7 +272,7 @@ def candidates(place):
 def test_damaged_tables_of_candidates_are_read_and_selected_or_refused(place, candidates, data):
     found = read(read_candidates, place / "c.tsv", data.draw(damaged([candidates], WORDS)))
     if found is not None:
-        assert len(select(found[0], Limits(0.2, 30.0, (0.0, 1.0), 5.0))) == len(found[1])
+        assert len(select(found[0], Limits(0.2, 30.0, (0.0, 1.0), 5.0), 1.0)) == len(found[1])
 
 
 # ---------------------------------------------------- models and checkpoints
@@ -276,8 +281,8 @@ CURVE = {"threshold": [0.9, 0.5], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
 MODEL = Model(
     GEOMETRY, ({name: np.ones(shape, np.float32) for name, shape in GEOMETRY.weight_shapes().items()},), 4.5, 120.0, 4,
     (0.5, 1.5), 0.75, {
-        "training_preset": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}], "versions": {"numpy": "1"},
-        "training": {"micrographs": 2, "particles": 9}, "rounds": [
+        "training_preset": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}],
+        "versions": {"numpy": "1"}, "training": {"micrographs": 2, "particles": 9}, "rounds": [
             {"round": number, "false": 1, "missed": 2, "error": 0.1, "kept": True} for number in (1, 2)],
         "training_pixel_size_angst": 1.5,
         "validation": {"on": "validation micrographs", "AP": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5,
@@ -288,7 +293,7 @@ values = plain | st.lists(plain, max_size=3) | st.dictionaries(st.sampled_from([
 
 @st.composite
 def changed(draw, original):
-    """Plain values with one of them, however deep, exchanged or deleted."""
+    """Replace or delete one of nested plain values, at any depth."""
     if not isinstance(original, (dict, list)) or not original or draw(st.integers(0, 3)) == 0:
         return draw(values)
     copy = original.copy()
@@ -301,7 +306,7 @@ def changed(draw, original):
 
 
 def use(path):
-    """Everything that is done with a model but picking."""
+    """Do everything with a model except picking."""
     model = load_model(path)
     json.dumps(model.card())
     assert isinstance(describe(model.card()), str)
@@ -343,7 +348,7 @@ def checkpoint(place):
 
 @tried(150)
 @given(st.data())
-def test_damaged_checkpoints_are_taken_or_left_aside(place, checkpoint, data):
+def test_damaged_checkpoints_are_used_or_ignored(place, checkpoint, data):
     content = data.draw(damaged([checkpoint], NUMBERS + WORDS))
     found = read(Checkpoint, place / "c", content, {"seed": 0}).state("a fit")
     assert found is None or (len(found.variables) == 2 and set(found.best) == {"a"})
@@ -351,7 +356,7 @@ def test_damaged_checkpoints_are_taken_or_left_aside(place, checkpoint, data):
 
 @tried(100)
 @given(st.data())
-def test_checkpoints_with_any_notes_are_taken_or_left_aside(place, checkpoint, data):
+def test_checkpoints_with_any_notes_are_used_or_ignored(place, checkpoint, data):
     fits = {"a fit": {"seed": 0, "history": [{"epoch": 1}], "best_epoch": 1, "random": {}, "variables": 1, "best": []}}
     notes = data.draw(changed({"began": 5, "fingerprint": {"seed": 0}, "fits": fits}))
     content = save({"a fit/variables/0": np.ones(2)}, metadata={"deepem_checkpoint": json.dumps(notes)})
@@ -367,7 +372,7 @@ def sample(place):
 
 @tried(100)
 @given(st.data())
-def test_damaged_samples_of_windows_are_read_or_refused(place, sample, data):
+def test_damaged_training_examples_are_read_or_refused(place, sample, data):
     found = read(load_examples, place / "s.npz", data.draw(damaged([sample], NUMBERS)))
     assert found is None or found.pixels.ndim == 3
 
@@ -443,7 +448,7 @@ finite = st.floats(-1e4, 1e4)
 def test_candidates_survive_writing_and_reading(place, rows):
     table = np.reshape(rows, (-1, 5))
     found = Candidates(table[:, :2], table[:, 2], table[:, 3], table[:, 4])
-    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0)))
+    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0), 1.0))
     again, _ = read_candidates(place / "c.tsv")
     np.testing.assert_allclose(again.centres_xy, found.centres_xy, atol=0.0051)
     np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5, atol=1e-9)

@@ -329,10 +329,11 @@ def test_an_evaluation_has_a_report_with_its_figures_and_pictures(blobs, tmp_pat
         f"{expected['overall'][key]:.3f}" for key in ("precision", "recall", "F1", "AP")]
     rows = {row[0]: row[1:] for row in page.table("Figures of the micrographs")[1:]}
     for name, figures in [("all together", expected["overall"]), *expected["micrographs"].items()]:
-        assert rows[name][:7] == [*(str(figures[key]) for key in ("truth", "picks", "right")),
+        assert rows[name][:7] == [*(str(figures[key]) for key in ("truth", "picks", "true_positives")),
                                   *(f"{figures[key]:.3f}" for key in ("precision", "recall", "F1", "AP"))]
     for name, figures in expected["micrographs"].items():
-        right, false = figures["right"], figures["picks"] - figures["right"]
-        assert (f"F1 {figures['F1']:.3f}: {right} right, {false} false, {figures['truth'] - right} missed"
+        correct = figures["true_positives"]
+        assert (f"F1 {figures['F1']:.3f}: {correct} true positives, {figures['picks'] - correct} false positives, "
+                f"{figures['truth'] - correct} missed"
                 == page.texts[page.texts.index(name) + 1])
     assert sum("jpeg" in image["src"] for image in page.images()) == 2

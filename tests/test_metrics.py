@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Matching and figures: answers computed by hand, properties, and agreement with the shared scoring tool."""
+"""Matching and figures: results computed by hand, properties, and agreement with the shared evaluation tool."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from deepem_scipion.deepem.coordinates.read import read_coordinates
 
 SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
 TOOL = SHARED / "tools/evaluate_picks.py"
-needs_tool = pytest.mark.skipif(not TOOL.is_file(), reason="the shared scoring tool is not here")
+needs_tool = pytest.mark.skipif(not TOOL.is_file(), reason="the shared evaluation tool is not here")
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,14 @@ def coordinates(points, scores=None):
 
 
 # ----------------------------------------------------------------- matching
-def test_each_particle_takes_the_surest_pick_and_each_pick_one_particle():
-    # Two picks near the first particle: the surer one is right although it is farther off.
+def test_each_particle_takes_the_most_confident_pick_and_each_pick_one_particle():
+    # Two picks near the first particle: the more confident one is correct although it is farther away.
     found = metrics.match([[3, 0], [1, 0], [50, 0]], [0.9, 0.8, 0.7], [[0, 0], [100, 0]], 5)
     assert found.correct.tolist() == [True, False, False] and found.n_truth == 2
     np.testing.assert_array_equal(found.errors_px, [3, np.nan, np.nan])
 
 
-def test_among_equal_scores_the_nearest_pair_comes_first():
+def test_among_equal_scores_the_closest_pair_comes_first():
     found = metrics.match([[3, 0], [1, 0]], [0.5, 0.5], [[0, 0]], 5)
     assert found.correct.tolist() == [False, True]
 
@@ -57,7 +57,7 @@ def test_among_equal_scores_and_distances_the_first_pick_and_the_first_particle_
     np.testing.assert_array_equal(found.errors_px, [1, 1.5])
 
 
-def test_a_sure_pick_keeps_its_nearest_particle_though_another_pick_then_goes_without():
+def test_a_confident_pick_keeps_its_closest_particle_although_another_pick_is_left_without():
     found = metrics.match([[0, 0], [-2.5, 0]], [0.9, 0.8], [[-1, 0], [1.5, 0]], 2)
     assert found.correct.tolist() == [True, False]
 
@@ -71,10 +71,30 @@ def test_the_region_drops_particles_outside_and_their_picks_but_not_picks_outsid
     truth = [[10, 10], [19, 10], [20, 10]]
     picks = [[10, 10], [21, 10.5], [23, 10], [40, 10], [15, 30]]
     found = metrics.match(picks, [0.9, 0.8, 0.7, 0.6, 0.5], truth, 3, (10, 10, 20, 20))
-    # The second pick is nearer to the particle at 20, outside: it does not count. The third is too far from 19.
+    # The second pick is closer to the particle at 20, outside, and does not count. The third is too far from 19.
     assert found.n_truth == 2 and found.scores.tolist() == [0.9] and found.correct.tolist() == [True]
     found = metrics.match([[21, 10]], [1], [[19, 10]], 3, (10, 10, 20, 20))
     assert found.correct.tolist() == [True]
+
+
+def test_picks_are_classified_with_a_second_pick_on_a_particle_as_false_positive():
+    truth = np.array([[30, 40], [80, 40], [120, 90]])
+    picks = np.array([[33, 41], [31, 41], [81, 42], [60, 80], [119, 95]])
+    found = metrics.classify_picks(picks, np.array([0.6, 0.9, 0.8, 0.7, np.nan]), truth, 4)
+    assert {name: points.tolist() for name, points in found.items()} == {
+        "true positives": [[31, 41], [81, 42]], "false positives": [[33, 41], [60, 80], [119, 95]],
+        "missed": [[120, 90]]}
+
+
+@pytest.mark.parametrize("region", [None, (10, 10, 20, 20)])
+def test_classified_picks_are_those_that_the_matching_counts(region):
+    rng = np.random.default_rng(2)
+    truth, picks, scores = rng.uniform(5, 25, (30, 2)), rng.uniform(5, 25, (40, 2)), rng.random(40)
+    found = metrics.classify_picks(picks, scores, truth, 2, region)
+    matches = metrics.match(picks, scores, truth, 2, region)
+    correct, false, missed = (len(found[name]) for name in ("true positives", "false positives", "missed"))
+    assert (correct, false) == (matches.correct.sum(), (~matches.correct).sum())
+    assert correct + missed == matches.n_truth and min(correct, false, missed) > 0
 
 
 def test_matching_nothing_gives_nothing():
@@ -86,7 +106,7 @@ def test_matching_nothing_gives_nothing():
 
 
 # ------------------------------------------------------------------ figures
-#: score 0.9 right, 0.8 wrong, 0.8 right, 0.7 wrong, of 4 particles
+#: Scores 0.9 correct, 0.8 false, 0.8 correct, 0.7 false, of 4 particles
 FOUR = metrics.Matches(np.array([0.8, 0.9, 0.7, 0.8]), np.array([False, True, False, True]),
                        np.array([np.nan, 1, np.nan, 2.0]), 4)
 
@@ -96,6 +116,14 @@ def test_equal_scores_enter_the_curve_together():
     assert steps.thresholds.tolist() == [0.9, 0.8, 0.7]
     assert steps.n_picks.tolist() == [1, 3, 4] and steps.n_true_positives.tolist() == [1, 2, 2]
     assert steps.precision.tolist() == [1, 2 / 3, 1 / 2] and steps.recall.tolist() == [1 / 4, 1 / 2, 1 / 2]
+
+
+def test_a_curve_is_rebuilt_from_its_points():
+    found = metrics.evaluate({"a": coordinates([[0, 0], [9, 9]])}, {"a": coordinates([[0, 1], [5, 5]], [0.9, 0.3])}, 2)
+    rebuilt = metrics.curve_from_points(found["curve"])
+    assert (rebuilt.thresholds.tolist(), rebuilt.precision.tolist(), rebuilt.recall.tolist()) == (
+        [0.9, 0.3], [1, 0.5], [0.5, 0.5])
+    assert len(metrics.curve_from_points(None).thresholds) == 0
 
 
 def test_average_precision_is_the_area_under_the_steps():
@@ -116,13 +144,13 @@ def test_f_beta_of_known_values():
     np.testing.assert_allclose(metrics.f_beta(np.array([0, 1]), np.array([0, 0.5]), 2), [0, 2.5 / 4.5])
 
 
-def test_evaluate_gives_the_figures_by_hand():
+def test_evaluate_gives_the_figures_computed_by_hand():
     truth = {"a": coordinates([[0, 0], [100, 0]]), "b": coordinates([[0, 0], [50, 50]]), "c": coordinates([])}
     picks = {"a": coordinates([[1, 0], [0, 2], [97, 4]], [0.9, 0.8, 0.7]), "b": coordinates([[0, 30]], [0.95]),
              "x": coordinates([[0, 0]], [1.0])}
     found = metrics.evaluate(truth, picks, 5)
     overall = found["overall"]
-    assert [overall[key] for key in ("truth", "picks", "right")] == [4, 4, 2]
+    assert [overall[key] for key in ("truth", "picks", "true_positives")] == [4, 4, 2]
     assert (overall["precision"], overall["recall"], overall["F1"], overall["F2"]) == (0.5, 0.5, 0.5, 0.5)
     assert overall["error_px"] == 3 and overall["AP"] == pytest.approx(1 / 2 / 4 + 2 / 4 / 4)
     assert overall["best_F1"] == {"F1": 0.5, "precision": 0.5, "recall": 0.5, "threshold": 0.7}
@@ -137,17 +165,17 @@ def test_evaluate_gives_the_figures_by_hand():
 def test_the_threshold_changes_the_plain_figures_only():
     truth, picks = {"a": coordinates([[0, 0], [100, 0]])}, {"a": coordinates([[1, 0], [97, 4]], [0.9, 0.7])}
     everything, some = (metrics.evaluate(truth, picks, 5, threshold=t)["overall"] for t in (None, 0.8))
-    assert (some["picks"], some["right"], some["error_px"]) == (1, 1, 1) and everything["picks"] == 2
+    assert (some["picks"], some["true_positives"], some["error_px"]) == (1, 1, 1) and everything["picks"] == 2
     assert all(some[key] == everything[key] for key in ("AP", "best_F1", "best_F2", "truth"))
     assert metrics.evaluate(truth, picks, 5, threshold=0.9)["overall"]["picks"] == 1
 
 
-def test_every_figure_of_a_cut_is_that_of_the_picks_above_it_for_each_micrograph_too():
+def test_figures_at_a_threshold_are_those_of_the_picks_above_it_for_each_micrograph_too():
     truth = {"a": coordinates([(10, 10), (90, 90), (50, 50), (50, 10)])}
     picks = {"a": coordinates([(10, 10), (90, 93), (30, 70), (70, 30), (50, 50)], [0.9, 0.8, 0.7, 0.6, 0.3])}
     found = metrics.evaluate(truth, picks, 5, threshold=0.5)
     for figures in (found["overall"], found["micrographs"]["a"]):
-        assert (figures["truth"], figures["picks"], figures["right"]) == (4, 4, 2)
+        assert (figures["truth"], figures["picks"], figures["true_positives"]) == (4, 4, 2)
         assert figures["precision"] == figures["recall"] == figures["F1"] == figures["F2"] == 0.5
         assert figures["error_px"] == 1.5
     found = metrics.evaluate(truth, picks, 5, threshold=0.75)["overall"]
@@ -171,13 +199,13 @@ def test_the_threshold_of_the_best_f_score_is_found_over_all_micrographs():
     assert metrics.evaluate(truth, {}, 5, threshold="F2")["threshold"] is None
 
 
-def test_picks_are_thinned_before_matching_and_the_best_stays():
-    # The sure pick at 8 misses its particle and takes the place of the one at 0, which is right.
+def test_non_maximum_suppression_before_matching_keeps_the_best_pick():
+    # The confident pick at 8 misses its particle and suppresses the one at 0, which is correct.
     truth, picks = {"a": coordinates([[0, 0], [40, 0]])}, {"a": coordinates([[0, 0], [8, 0], [40, 1]], [0.5, 0.9, 0.4])}
     everything, some, few = (metrics.evaluate(truth, picks, 3, min_distance_px=d)["overall"] for d in (0, 8.5, 100))
-    assert (everything["picks"], everything["right"]) == (3, 2)
-    assert (some["picks"], some["right"]) == (2, 1)
-    assert (few["picks"], few["right"]) == (1, 0)
+    assert (everything["picks"], everything["true_positives"]) == (3, 2)
+    assert (some["picks"], some["true_positives"]) == (2, 1)
+    assert (few["picks"], few["true_positives"]) == (1, 0)
     assert metrics.evaluate(truth, picks, 3, min_distance_px=8)["overall"] == everything  # the distance itself is kept
     unscored = {"a": coordinates([[0, 0], [8, 0], [40, 1]])}
     assert metrics.evaluate(truth, unscored, 3, min_distance_px=10)["overall"]["picks"] == 2
@@ -239,7 +267,8 @@ def test_every_figure_agrees_with_the_shared_tool(tool, micrographs, distance, r
     pairs = [(found["overall"], expected["overall"])]
     pairs += [(found["micrographs"][name], expected["micrographs"][name]) for name in truth]
     for ours, theirs in pairs:
-        for key in ("truth", "picks", "right", "precision", "recall", "F1", "F2", "AP"):
+        assert ours["true_positives"] == theirs["right"]
+        for key in ("truth", "picks", "precision", "recall", "F1", "F2", "AP"):
             assert same(ours[key], theirs[key]), key
         assert same(ours["error_px"], theirs["error"])
         for key in ("F1", "F2"):
@@ -260,19 +289,19 @@ def test_disturbed_coordinates_of_a_real_set_score_as_with_the_shared_tool(tool)
     theirs = tool.evaluate({name: part.centres_xy for name, part in truth.items()},
                            {name: np.column_stack([part.centres_xy, part.scores]) for name, part in picks.items()},
                            27, region)["overall"]
-    assert ours["right"] == theirs["right"] > 5000
+    assert ours["true_positives"] == theirs["right"] > 5000
     assert ours["AP"] == pytest.approx(theirs["AP"], abs=1e-9)
     assert ours["error_px"] == pytest.approx(theirs["error"], abs=1e-9)
     assert all(same(ours["best_F2"][key], theirs["best_F2"][key]) for key in ours["best_F2"])
 
 
-def test_a_hundred_thousand_picks_are_scored():
+def test_a_hundred_thousand_picks_are_evaluated():
     rng = np.random.default_rng(1)
     truth = rng.permutation(250_000)[:50_000]
     truth = np.column_stack((truth % 500, truth // 500)) * 60.0  # no two within twice the distance
     picks = coordinates(np.concatenate((truth + 3, truth + 4)), np.repeat((0.9, 0.8), 50_000))
     found = metrics.evaluate({"a": coordinates(truth)}, {"a": picks}, 20)["overall"]
-    assert (found["right"], found["precision"], found["recall"]) == (50_000, 0.5, 1)
+    assert (found["true_positives"], found["precision"], found["recall"]) == (50_000, 0.5, 1)
 
 
 def test_a_pick_without_score_comes_after_those_with_one():
@@ -286,7 +315,7 @@ def test_a_micrograph_without_picks_is_matched_with_none():
     assert len(matches.scores) == 0 and matches.n_truth == 2
 
 
-def test_picks_at_one_place_all_count_where_no_min_distance_is_asked_for():
+def test_without_a_minimum_distance_all_picks_at_one_place_count():
     picks = {"a": coordinates([[0, 0], [0.1, 0], [0.2, 0]], [0.9, 0.8, 0.7])}
     (matches,) = metrics.match_all({"a": coordinates([[0, 0]])}, picks, 5).values()
     assert len(matches.scores) == 3
@@ -302,7 +331,7 @@ def test_steady_threshold_ends_where_f_is_poor_on_either_side():
     assert metrics.steady_threshold(found, 1, 0.5) == pytest.approx((0.9 + 0) / 2)
 
 
-def test_steady_threshold_lies_in_the_middle_between_right_and_false_picks():
+def test_steady_threshold_lies_in_the_middle_between_true_and_false_positives():
     scores = np.array([0.99, 0.98, 0.95, 0.2, 0.1])
     matches = metrics.Matches(scores, scores > 0.5, np.zeros(5), 3)
     assert metrics.best_threshold(metrics.curve(matches), 2) == 0.95
@@ -318,7 +347,7 @@ def test_steady_threshold_keeps_f_near_the_best():
     assert metrics.f_beta(found.precision[at], found.recall[at], 2) >= best - 0.006
 
 
-def test_steady_threshold_without_false_picks_is_half_of_the_least_right_score():
+def test_steady_threshold_without_false_positives_is_half_of_the_lowest_score():
     found = metrics.curve(metrics.Matches(np.array([0.9, 0.8]), np.ones(2, bool), np.zeros(2), 2))
     assert metrics.steady_threshold(found, 2) == pytest.approx(0.4)
 

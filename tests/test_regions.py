@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Annotated regions: their tables, and what is wrong with one told by its line."""
+"""Annotated regions: their tables, whose errors name the line."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def test_names_are_found_with_and_without_folder_and_extension(tmp_path):
     assert read(tmp_path, "a.mrc 0 0 1 1", {"a.mrc": "first", "b": "second"}) == {"first": (0, 0, 1, 1)}
 
 
-def test_blanks_and_number_signs_part_names_from_numbers_and_comments(tmp_path):
+def test_blanks_and_number_signs_separate_names_from_numbers_and_comments(tmp_path):
     text = "\ufeff# name x0 y0 x1 y1\n\n  # a 5 5 6 6\ntwo words 7 1 2 3 4\na 1 2 3 4 # was 5 6 7 8\nb\t1 2 3 4#\n"
     assert read(tmp_path, text) == dict.fromkeys(("two words 7", "a", "b"), (1, 2, 3, 4))
 
@@ -33,8 +33,8 @@ def test_blanks_and_number_signs_part_names_from_numbers_and_comments(tmp_path):
 @pytest.mark.parametrize("line, found", [
     ("a 1 2 3", "a 1 2 3"), ("1 2 3 4", "1 2 3 4"), ("a 1 2 3 x", "a 1 2 3 x"), ("a 1 2 3 4 5 # and more", None),
     ("a 1 2 nan 4", "nan"), ("a 5 2 3 4", "5 2 3 4"), ("a 1 2 3 2", "1 2 3 2"), ("a\t1\t2\t3\t", "a\t1\t2\t3")])
-def test_a_wrong_line_is_named(tmp_path, line, found):
-    if found is None:  # a name that ends in a number, and of no micrograph
+def test_an_invalid_line_is_named(tmp_path, line, found):
+    if found is None:  # a name that ends in a number and belongs to no micrograph
         assert read(tmp_path, f"b 0 0 1 1\n{line}") == {"b": (0, 0, 1, 1)}
         return
     with pytest.raises(DeepEMError, match=r"regions.txt, line 3: expected") as caught:
@@ -42,21 +42,21 @@ def test_a_wrong_line_is_named(tmp_path, line, found):
     assert repr(found)[1:-1] in str(caught.value)
 
 
-def test_two_lines_about_one_micrograph_are_refused_with_both_numbers(tmp_path):
-    with pytest.raises(DeepEMError, match="lines 1 and 3 are both about micrograph 'a'"):
+def test_two_lines_for_one_micrograph_are_refused_with_both_numbers(tmp_path):
+    with pytest.raises(DeepEMError, match="lines 1 and 3 are both for micrograph 'a'"):
         read(tmp_path, "a 0 0 1 1\n\na.mrc 0 0 2 2\n")
 
 
 @pytest.mark.parametrize("text, found", [("", "found none"), ("# nothing\n", "found none"),
-                                         ("x 0 0 1 1\ny 0 0 1 1\n", "found lines about x, y")])
-def test_a_table_about_none_of_the_micrographs_is_refused(tmp_path, text, found):
+                                         ("x 0 0 1 1\ny 0 0 1 1\n", "found lines for x, y")])
+def test_a_table_for_none_of_the_micrographs_is_refused(tmp_path, text, found):
     with pytest.raises(DeepEMError, match=found):
         read(tmp_path, text)
 
 
-def test_lines_about_other_micrographs_are_left_out_and_logged(tmp_path, caplog):
+def test_lines_for_other_micrographs_are_left_out_and_logged(tmp_path, caplog):
     assert read(tmp_path, "a 0 0 1 1\nx 0 0 1 1\n") == {"a": (0, 0, 1, 1)}
-    assert "1 lines are about other micrographs and left out: x" in caplog.text
+    assert "1 lines are for other micrographs and are left out: x" in caplog.text
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

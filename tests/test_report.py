@@ -51,15 +51,6 @@ def test_picks_right_false_and_missed_particles_have_their_colours(tmp_path, mic
     assert count(path, GREEN) > 500 and count(path, VERMILION) < 500 and count(path, SKY) < 200
 
 
-def test_a_second_pick_on_a_particle_is_false_and_only_unfound_particles_are_missed():
-    from deepem_scipion.deepem.report.plots import _judge
-
-    groups = _judge(PICKS, SCORES, TRUTH, DIAMETER / 2)
-    np.testing.assert_array_equal(groups["right"], PICKS[:2])
-    np.testing.assert_array_equal(groups["false"], PICKS[2:])
-    np.testing.assert_array_equal(groups["missed"], TRUTH[2:])
-
-
 @pytest.mark.parametrize("n_picks, n_truth", [(0, 0), (0, 3), (4, 0)])
 def test_a_micrograph_without_picks_or_particles_is_drawn(tmp_path, micrograph, n_picks, n_truth):
     draw_picks(micrograph, PICKS[:n_picks], SCORES[:n_picks], DIAMETER, tmp_path / "a.png", TRUTH[:n_truth])

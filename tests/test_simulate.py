@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Simulated micrographs: where particles are drawn, how dark, how noisy."""
+"""Simulated micrographs: positions and contrast of particles, noise, background."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph, write_dataset
+from deepem_scipion.deepem.simulation.dataset import write_dataset
+from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph
 from deepem_scipion.deepem.simulation.volumes import (
     Volume,
     klh_like_volume,
@@ -35,7 +36,7 @@ def views():
 
 
 def lopsided_volume():
-    """Three unequal blobs: no symmetry and no grid centre can stand in for the centre of mass."""
+    """Three unequal blobs: neither symmetry nor the grid centre coincides with the centre of mass."""
     values = np.zeros((25, 25, 25), np.float32)
     values[8, 9, 10], values[16, 12, 11], values[12, 15, 17] = 1, 2, 3
     return Volume(ndimage.gaussian_filter(values, 1.5), 4.0)
@@ -89,12 +90,12 @@ def test_the_signal_to_noise_ratio_is_that_of_the_scene(views, snr, correlation_
 
 
 @pytest.mark.parametrize("correlation_px", [0.0, 2.0])
-def test_noise_is_coloured_only_where_the_scene_says_so(views, correlation_px):
+def test_noise_is_coloured_only_if_the_scene_requires_it(views, correlation_px):
     scene = replace(SMALL, n_particles=0, snr=1.0, noise_correlation_px=correlation_px)
     noise, _ = simulate_micrograph(scene, views, np.random.default_rng(2))
     neighbours = np.mean(noise[:, 1:] * noise[:, :-1]) / noise.var()
     assert noise.std() == pytest.approx(1, abs=0.1)
-    # Two Gaussians of deviation c convolved: exp(-1 / (4 c^2)) at a distance of one pixel.
+    # Two Gaussians of standard deviation c convolved: exp(-1 / (4 c^2)) at a distance of one pixel.
     assert neighbours == pytest.approx(math.exp(-1 / 16) if correlation_px else 0, abs=0.05)
 
 
@@ -154,7 +155,7 @@ def test_particles_keep_their_distance_from_each_other_and_from_the_border(views
     assert (centres_xy <= np.array([223, 159]) - SMALL.diameter_px / 2).all()
 
 
-def test_half_of_the_particles_touch_where_the_scene_says_so(views):
+def test_half_of_the_particles_touch_if_the_scene_requires_it(views):
     scene = replace(SMALL, touching_fraction=0.5)
     _, centres_xy = simulate_micrograph(scene, views, np.random.default_rng(1))
     nearest = distances(centres_xy).min(axis=0) / scene.diameter_px
@@ -177,7 +178,7 @@ def test_an_empty_micrograph_has_centres_of_shape_0_2(views):
     assert not pixels.any()
 
 
-def test_carbon_covers_its_part_of_the_micrograph_and_no_particle_lies_on_it(views):
+def test_carbon_covers_its_fraction_of_the_micrograph_and_no_particle_lies_on_it(views):
     scene = replace(SMALL, n_particles=4, carbon=0.3, snr=1e-6)
     pixels, centres_xy = simulate_micrograph(scene, views, np.random.default_rng(4))
     smooth = ndimage.gaussian_filter(pixels, 6)
@@ -195,13 +196,13 @@ def test_ice_and_gradient_change_the_background(views):
     assert np.abs(np.diff(uneven, axis=0)).max() < 0.1
 
 
-def test_more_particles_than_there_is_room_for_are_refused(views):
+def test_too_many_particles_for_the_micrograph_are_refused(views):
     with pytest.raises(DeepEMError, match=r"Only \d+ of 500 particles .* fewer"):
         simulate_micrograph(replace(SMALL, n_particles=500, spacing=2), views, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("wrong", [{"snr": 0}, {"pixel_size_angst": -1}, {"shape": (0, 5)}, {"carbon": 1.5}])
-def test_a_scene_that_cannot_be_is_refused(wrong):
+def test_an_impossible_scene_is_refused(wrong):
     with pytest.raises(DeepEMError, match="must be"):
         replace(SMALL, **wrong)
 
@@ -229,7 +230,7 @@ def test_a_map_without_voxel_size_is_refused_until_it_is_given(tmp_path):
     assert volume.values.max() == pytest.approx(1)
 
 
-def test_a_file_that_is_no_map_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_a_map_is_refused_by_name(tmp_path):
     path = tmp_path / "notes.mrc"
     path.write_text("no map")
     with pytest.raises(DeepEMError, match="notes.mrc"):

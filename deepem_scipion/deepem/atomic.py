@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that are either whole or not there."""
+"""Atomic writing: a file is complete or absent, never half written."""
 
 from __future__ import annotations
 
@@ -16,53 +16,58 @@ from .errors import DeepEMError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Let a file be written that takes its place only once it is complete.
+    """Provide a temporary path whose file is moved to `path` when the block ends.
 
     Parameters
     ----------
-    path : the file; one that exists is replaced at the end
+    path : str or Path
+        Final path. An existing file is replaced at the end.
 
     Yields
     ------
-    Where to write it: the same name in a folder beside it that only its owner may look into, and that is removed at
-    the end even if the block raises.
+    Path
+        Temporary path with the same file name, in a folder beside `path` that only its owner may enter. The folder is
+        removed at the end, also if the block raises.
 
     Raises
     ------
     DeepEMError
-        The file cannot be written.
+        If the file cannot be written.
     """
     path = Path(path)
     try:
         with TemporaryDirectory(prefix=".deepem-", dir=path.parent) as folder:
-            aside = Path(folder) / path.name
-            yield aside
-            os.replace(aside, path)
+            temporary = Path(folder) / path.name
+            yield temporary
+            os.replace(temporary, path)
     except OSError as error:
         raise DeepEMError(f"{path} cannot be written ({error}). Check the folder, its permissions and the "
-                          "space left.") from error
+                          "free space.") from error
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file for writing that takes its place only once it is complete, see `atomic_path`.
+    """Open a file for writing that appears at `path` only once it is complete, see `atomic_path`.
 
     Parameters
     ----------
-    path : the file; one that exists is replaced at the end
-    mode : "w" (text, UTF-8, Unix line ends) or "wb"
+    path : str or Path
+        Final path. An existing file is replaced at the end.
+    mode : {"w", "wb"}
+        Text (UTF-8, Unix line ends) or binary.
 
     Yields
     ------
-    The open file.
+    file object
+        The open temporary file.
 
     Raises
     ------
     DeepEMError
-        The file cannot be written.
+        If the file cannot be written.
     """
-    # Names of files need not be valid UTF-8, and must come out as they came in.
+    # File names need not be valid UTF-8 and must be written as they were read.
     text: dict[str, Any] = {} if "b" in mode else {
         "encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    with atomic_path(path) as aside, open(aside, mode, **text) as handle:
+    with atomic_path(path) as temporary, open(temporary, mode, **text) as handle:
         yield handle

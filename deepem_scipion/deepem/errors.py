@@ -1,10 +1,10 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one exception of the method."""
+"""The one exception class of the method."""
 
 
 class DeepEMError(ValueError):
-    """A problem that the user can mend.
+    """A problem that the user can fix.
 
-    The message says what was found, what was expected and what to do, and names the file.
+    The message names the file and states what was found, what was expected and what to do.
     """

@@ -1,8 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Public names of a package that are imported when they are first used.
+"""Public names of a package that are imported on first use.
 
-Scipion imports the plugin at start-up, and the command line answers `--help`: neither should wait for scientific
+Scipion imports the plugin at start-up and the command line answers `--help`; neither should wait for scientific
 libraries.
 """
 
@@ -14,21 +14,21 @@ from typing import Any
 
 
 def attach(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
-    """Make the names of a package's modules available in the package itself.
+    """Make names of a package's modules available in the package itself.
 
     Parameters
     ----------
     package : str
-        Name of the package, `__name__` in its `__init__`.
+        Name of the package (`__name__` in its `__init__`).
     names : mapping of str to sequence of str
-        Module of the package to the public names that it defines.
+        Public names by the module that defines them.
 
     Returns
     -------
     getter : callable
-        To be the package's `__getattr__`.
+        The package's `__getattr__`.
     public : list of str
-        To be the package's `__all__`.
+        The package's `__all__`.
 
     Examples
     --------

@@ -277,7 +277,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         summary = [f"Compared on {len(found['counted'])} micrographs: {figures['picks']} picks with {figures['truth']} "
                    f"reference particles ({self._getThresholdWords(found)})",
                    f"Precision {figures['precision']:.3f}, recall {figures['recall']:.3f}, F1 {figures['F1']:.3f}, F2 "
-                   f"{figures['F2']:.3f}; {figures['right']} picks are right"]
+                   f"{figures['F2']:.3f}; {figures['true_positives']} picks are correct"]
         if figures["error_px"] is not None:
             summary[-1] += f", on average {figures['error_px'] * pixel:.1f} Å from the reference"
         summary.append(f"Average precision {figures['AP']:.3f}; " + "; ".join(

@@ -478,7 +478,7 @@ class TestDeepEMEvaluation(BaseTest):
         expected = self.expected(counted, threshold=threshold)
         self.assertEqual(self.figures(protocol), expected)
         overall = expected["overall"]
-        self.assertTrue(0 < overall["right"] < overall["picks"] < sum(map(len, self.found.values())))
+        self.assertTrue(0 < overall["true_positives"] < overall["picks"] < sum(map(len, self.found.values())))
         self.assertEqual(overall["truth"], 75)  # those of c are missed, those of e do not count
         with open(protocol._getExtraPath("curve.png"), "rb") as file:
             self.assertTrue(file.read(4).endswith(b"PNG"))
@@ -539,13 +539,13 @@ class TestDeepEMEvaluation(BaseTest):
         protocol = self.compare(picks)
         expected = self.expected(("a.mrc", "b.mrc", "c.mrc"), found, factor=2)
         self.assertEqual(self.figures(protocol), expected)
-        self.assertGreater(expected["overall"]["right"], 20)
+        self.assertGreater(expected["overall"]["true_positives"], 20)
         with open(protocol._getLogsPath("run.stdout")) as file:
             self.assertIn("The picked coordinates are multiplied by 2,", file.read())
         # The other way round the reference is rescaled, and distances stay what they are in angstrom.
         turned = self.figures(self.compare(self.reference, picks, distance=50))["overall"]
         self.assertEqual(turned["picks"], expected["overall"]["truth"] - 25)  # c has no reference now
-        self.assertEqual(turned["right"], expected["overall"]["right"])
+        self.assertEqual(turned["true_positives"], expected["overall"]["true_positives"])
 
     def test_picks_without_scores_give_a_curve_of_one_point(self):
         found = {name: [row[:2] for row in rows] for name, rows in self.found.items()}

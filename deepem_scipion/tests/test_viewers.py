@@ -99,7 +99,8 @@ class TestViewers(WithWorkflow):
                 figure, = [canvas.figure for canvas in canvases(frame)]
                 legend = [text.get_text() for text in figure.legends[0].get_texts()]
                 row = frame.rows[each]
-                self.assertEqual(legend, [f"{what} ({row[what]})" for what in ("right", "false", "missed")])
+                self.assertEqual(legend, [f"{what} ({row[key]})" for what, key in (
+                    ("true positives", "true_positives"), ("false positives", "false"), ("missed", "missed"))])
                 self.assertTrue(figure.axes[0].get_title().startswith(each))
             screenshot(f"{name}-worst")
         self.assertLess(scores[0], 1)

@@ -10,7 +10,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from .. import convert
 from ..deepem.errors import DeepEMError
-from ..deepem.report.model_plots import curve_of
+from ..deepem.evaluation.metrics import curve_from_points
 from ..protocols import ProtDeepEMEvaluate
 from .tabs import TabsWindow, showFigure, showText
 
@@ -51,7 +51,7 @@ class Evaluation:
         return bool(self.figures and self.summary)
 
     def getCurve(self):
-        return curve_of(self.figures["curve"])
+        return curve_from_points(self.figures["curve"])
 
     def isComparable(self, other):
         """Whether it is about as many reference particles on the same micrographs as another evaluation."""
@@ -60,8 +60,9 @@ class Evaluation:
 
     def getRows(self):
         """Figures of each micrograph by the keys of COLUMNS."""
-        return [{**found, "name": name, "missed": found["truth"] - found["right"],
-                 "false": found["picks"] - found["right"]} for name, found in self.figures["micrographs"].items()]
+        return [{**found, "name": name, "missed": found["truth"] - found["true_positives"],
+                 "false": found["picks"] - found["true_positives"]}
+                for name, found in self.figures["micrographs"].items()]
 
     def draw(self, name):
         """Figure of the micrograph whose results have this name; raises DeepEMError where it cannot be read."""

@@ -61,14 +61,14 @@ def _training(model):
 
 
 def _validation(model):
-    from ..deepem.report.model_plots import curve_of
+    from ..deepem.evaluation.metrics import curve_from_points
     from ..deepem.report.plots import draw_curve
 
     validation = model.record.get("validation", {})
     if not validation.get("curve"):
         return ("The model was not validated: no micrograph was kept out of the training, or nothing was picked on "
                 "those that were.")
-    figure = draw_curve(curve_of(validation["curve"]), threshold=model.threshold)
+    figure = draw_curve(curve_from_points(validation["curve"]), threshold=model.threshold)
     figure.suptitle(f"Whole micrographs picked: {', '.join(validation['names'][:4])}"
                     f"{' ...' if len(validation['names']) > 4 else ''} ({validation['on']})")
     return figure

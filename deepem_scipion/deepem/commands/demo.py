@@ -25,7 +25,8 @@ from ..picking.results import PickingResults
 from ..picking.run import pick_micrographs
 from ..picking.selection import BORDER, LOCAL_STD, MIN_DISTANCE, PICKED, Limits, select
 from ..report.plots import draw_curve, draw_picks, draw_training
-from ..simulation.scene import Scene, write_dataset
+from ..simulation.dataset import write_dataset
+from ..simulation.scene import Scene
 from ..training.plan import Plan
 from ..training.train import train_model
 

@@ -390,7 +390,7 @@ def _table(result: Mapping[str, Any]) -> str:
     for name, row in [*result["micrographs"].items(), ("overall", result["overall"])]:
         best = row["best_F1"]
         at = "-" if best["threshold"] is None else f"{best['threshold']:.3f}"
-        lines.append(f"{name:<{width}} {row['truth']:6d} {row['picks']:6d} {row['right']:6d} "
+        lines.append(f"{name:<{width}} {row['truth']:6d} {row['picks']:6d} {row['true_positives']:6d} "
                      + " ".join(f"{row[key]:6.3f}" for key in ("precision", "recall", "F1", "AP"))
                      + f"   {best['F1']:6.3f} {best['precision']:6.3f} {best['recall']:6.3f} {at:>6}")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """EMAN2 .box files.
 
-The only place where corners of boxes are converted to centres and back.
+Corners of boxes are converted to centres, and back, in this module only.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from .coordinates import Coordinates, gather, parse_number
+from .coordinates import Coordinates
+from .parse import gather, parse_number
 
 
 def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:
-    """Write an EMAN2 .box file: corner x, corner y, width, height and, where there is any, the score.
+    """Write an EMAN2 .box file: corner x, corner y, width, height and, if there are scores, the score.
 
     Parameters
     ----------
-    path : the file, replaced as a whole
-    centres_xy : (n, 2) pixels of the input micrograph
-    scores : (n,) ; NaN: none
-    box_px : side of the boxes, rounded to whole pixels
+    path : str or Path
+        File to write, atomically.
+    centres_xy : (n, 2) array
+        Centres as x, y in pixels of the input micrograph.
+    scores : (n,) array
+        Scores; NaN stands for none. Not written if none of the picks has one.
+    box_px : float
+        Side of the boxes in pixels, rounded to a whole number.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be written.
 
     Notes
     -----
@@ -40,6 +50,23 @@ def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_
 
 
 def read_box(path: Path) -> Coordinates:
+    """Read an EMAN2 .box file.
+
+    Parameters
+    ----------
+    path : Path
+        Lines of corner x, corner y, width, height and, optionally, a score; `#` starts a comment.
+
+    Returns
+    -------
+    Coordinates
+        Centres of the boxes. `box_px` is None unless all boxes are squares of the same size.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be read, a line is invalid, or only some lines have a score.
+    """
     particles, sizes = [], set()
     lengths: dict[bool, int] = {}
     try:

@@ -7,17 +7,10 @@ Coordinates are x = column and y = row in pixels of the input micrograph; the ce
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-
-from ..errors import DeepEMError
-
-# No coordinate is as large: sums and squares of smaller numbers stay finite.
-_MAX_VALUE = 1e15
 
 
 @dataclass(frozen=True)
@@ -26,9 +19,12 @@ class Coordinates:
 
     Attributes
     ----------
-    centres_xy : (n, 2) float64, pixels of the input micrograph
-    scores : (n,) float64, higher is surer; NaN where the file has none
-    box_px : side of the boxes; None where the file has none, or boxes of several sizes
+    centres_xy : (n, 2) float64 array
+        Centres as x, y in pixels of the input micrograph.
+    scores : (n,) float64 array
+        Scores, higher for more confident picks; NaN where the file has none.
+    box_px : float or None
+        Side of the boxes in pixels; None if the file has no boxes, or boxes of several sizes.
     """
 
     centres_xy: np.ndarray
@@ -37,7 +33,18 @@ class Coordinates:
 
 
 def merge(sets: Sequence[Mapping[str, Coordinates]]) -> dict[str, Coordinates]:
-    """All coordinates of several sets, name by name, in the order of the sets; the box is the first set's."""
+    """Merge several sets of coordinates, micrograph by micrograph.
+
+    Parameters
+    ----------
+    sets : sequence of mapping of str to Coordinates
+        Coordinates by name of the micrograph.
+
+    Returns
+    -------
+    dict of str to Coordinates
+        All coordinates of each micrograph in the order of the sets, with the box size of the first.
+    """
     together: dict[str, list[Coordinates]] = {}
     for one in sets:
         for name, coordinates in one.items():
@@ -45,19 +52,3 @@ def merge(sets: Sequence[Mapping[str, Coordinates]]) -> dict[str, Coordinates]:
     return {name: Coordinates(np.concatenate([part.centres_xy for part in parts]),
                               np.concatenate([part.scores for part in parts]), parts[0].box_px)
             for name, parts in together.items()}
-
-
-def parse_number(path: Path, line: int, text: str, missing: bool = False) -> float:
-    """Convert a field; `missing` allows "nan", which stands for no score."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise DeepEMError(f"{path}, line {line}: expected a number, found {text!r}.") from None
-    if not abs(value) < _MAX_VALUE and not (missing and math.isnan(value)):
-        raise DeepEMError(f"{path}, line {line}: expected a finite number below {_MAX_VALUE:g}, found {text!r}.")
-    return value
-
-
-def gather(particles: list[tuple[float, float, float]], box_px: float | None) -> Coordinates:
-    table = np.array(particles, dtype=np.float64).reshape(-1, 3)
-    return Coordinates(table[:, :2].copy(), table[:, 2].copy(), box_px)

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The micrograph that a coordinate file is about, by the file's name."""
+"""Names of micrographs, from the names of their coordinate files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ..micrographs.find import micrograph_name
 
-# What programs append to the name of a micrograph to name its file of picks.
+# Suffixes that programs append to the name of a micrograph to name its file of picks.
 STAR_SUFFIXES = ("_autopick", "_manualpick", "_coords", "_picks")
 
 
 def micrograph_of(path: Path) -> str:
-    """Name of the micrograph that a coordinate file belongs to.
+    """Return the name of the micrograph that a coordinate file belongs to.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ def micrograph_of(path: Path) -> str:
     Returns
     -------
     str
-        The name of the file without folder and extension; of a .star file also without _autopick, _manualpick,
-        _coords or _picks at its end.
+        File name without folder and extension; for a .star file also without a final _autopick, _manualpick, _coords
+        or _picks.
     """
     name = micrograph_name(path)
     if path.suffix.lower() == ".star":

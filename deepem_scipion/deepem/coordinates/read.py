@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..errors import DeepEMError
 from .box import read_box
-from .coordinates import Coordinates, gather
+from .coordinates import Coordinates
 from .names import micrograph_of
+from .parse import gather
 from .star import read_star
 
 
@@ -18,19 +19,20 @@ def read_coordinates(path: str | Path) -> dict[str, Coordinates]:
 
     Parameters
     ----------
-    path : a .box file; a .star file with coordinates of one micrograph or, told apart by rlnMicrographName,
-        of many; or a folder of .box files or, where it holds none, of .star files.
+    path : str or Path
+        A .box file; a .star file with the coordinates of one micrograph or, distinguished by rlnMicrographName, of
+        many; or a folder of .box files or, if it has none, of .star files.
 
     Returns
     -------
-    Name of the micrograph (its file name without folder and last extension) -> coordinates. Where a STAR file
-    does not name micrographs, its own name counts, without _autopick, _manualpick, _coords or _picks at its
-    end.
+    dict of str to Coordinates
+        Coordinates by name of the micrograph (its file name without folder and last extension). If a STAR file does
+        not name micrographs, its own name is used without a final _autopick, _manualpick, _coords or _picks.
 
     Raises
     ------
     DeepEMError
-        Nothing is there, a line is wrong, or two files are about one micrograph.
+        If nothing is found, a line is invalid, or two files are for the same micrograph.
     """
     path = Path(path)
     try:
@@ -51,10 +53,10 @@ def _read_folder(folder: Path) -> dict[str, Coordinates]:
         raise DeepEMError(f"The folder {folder} holds no .box and no .star file.")
     found: dict[str, Coordinates] = {}
     for file in chosen:
-        # An empty table cannot name the micrograph it is about.
+        # An empty table does not name its micrograph.
         for name, coordinates in (_read_file(file) or {micrograph_of(file): gather([], None)}).items():
             if name in found:
-                raise DeepEMError(f"{file}: another file of this folder is about micrograph {name!r}, too. "
+                raise DeepEMError(f"{file}: another file of this folder is also for micrograph {name!r}. "
                                   "Keep one of them.")
             found[name] = coordinates
     return found

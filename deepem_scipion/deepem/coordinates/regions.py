@@ -1,13 +1,13 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The annotated parts of micrographs, and tables of them."""
+"""Annotated regions of micrographs, and tables of them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..atomic import atomic_write
@@ -16,7 +16,7 @@ from ..micrographs.find import micrograph_name
 
 log = logging.getLogger(__name__)
 
-# x0, y0, x1, y1: the part x0 <= x < x1, y0 <= y < y1, in pixels of the input micrograph.
+# x0, y0, x1, y1 of the part x0 <= x < x1, y0 <= y < y1 that was annotated, in pixels of the input micrograph.
 Region = tuple[float, float, float, float]
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -24,7 +24,25 @@ _LINE = re.compile(rf"(.*?\S)\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}(?:
 
 
 def checked_region(values: Sequence[float], where: str) -> Region:
-    """Four numbers as a Region; DeepEMError, beginning with `where`, if they are none."""
+    """Check that numbers make a region.
+
+    Parameters
+    ----------
+    values : sequence of float
+        Should be x0, y0, x1, y1.
+    where : str
+        Start of the message: the option or line that has the numbers.
+
+    Returns
+    -------
+    Region
+        The same numbers.
+
+    Raises
+    ------
+    DeepEMError
+        If they are not four, or x0 < x1 and y0 < y1 does not hold.
+    """
     if len(values) != 4 or not (values[0] < values[2] and values[1] < values[3]):
         raise DeepEMError(f"{where}: expected X0 Y0 X1 Y1 with X0 < X1 and Y0 < Y1, such as 20 20 1220 1180; found "
                           f"{' '.join(f'{value:g}' for value in values)!r}")
@@ -33,27 +51,51 @@ def checked_region(values: Sequence[float], where: str) -> Region:
 
 
 def read_regions(path: str | Path, names: Mapping[str, str]) -> dict[str, Region]:
-    """Read the annotated regions of some micrographs.
+    """Read the annotated regions of micrographs.
 
     Parameters
     ----------
-    path : a table with the micrograph's name, x0, y0, x1 and y1 in every line, parted by tabs or blanks. What
-        follows a # after the numbers, and a line that begins with one, is a comment.
-    names : what a micrograph may be called -> its name in the result. In the table it may also have a folder and
-        an extension.
+    path : str or Path
+        Table with the micrograph's name, x0, y0, x1 and y1 in each line, separated by tabs or blanks. Text after a `#`
+        that follows the numbers, and lines that start with one, are comments.
+    names : mapping of str to str
+        Name in the result by name in the table, where it may also have a folder and an extension.
 
     Returns
     -------
-    Name of the micrograph -> region. Lines about micrographs that are not in `names` are left out, which is logged.
+    dict of str to Region
+        Regions by name of the micrograph. Lines for micrographs that are not in `names` are left out and logged.
 
     Raises
     ------
     DeepEMError
-        The file cannot be read, a line is no such line, two lines are about one micrograph, or no line is about any.
+        If the file cannot be read, a line is invalid, two lines are for the same micrograph, or no line is for any.
     """
     found: dict[str, Region] = {}
     lines: dict[str, int] = {}
     unknown: list[str] = []
+    for number, called, region in _read_lines(path):
+        file = os.path.basename(called)
+        name = next((names[form] for form in (called, file, micrograph_name(file)) if form in names), None)
+        if name is None:
+            unknown.append(called)
+        elif name in found:
+            raise DeepEMError(f"{path}: lines {lines[name]} and {number} are both for micrograph {name!r}. "
+                              "Keep one of them.")
+        else:
+            found[name], lines[name] = region, number
+    if not found:
+        raise DeepEMError(f"{path}: expected lines 'micrograph x0 y0 x1 y1' for the micrographs "
+                          f"({', '.join(sorted(set(names.values()))[:3])}, ...); found "
+                          + (f"lines for {', '.join(unknown[:3])}" if unknown else "none"))
+    if unknown:
+        log.warning("%s: %d lines are for other micrographs and are left out: %s", path, len(unknown),
+                    ", ".join(unknown[:5]))
+    return found
+
+
+def _read_lines(path: str | Path) -> Iterator[tuple[int, str, Region]]:
+    """Yield number, micrograph and region of each line."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
             for number, line in enumerate(handle, 1):
@@ -64,32 +106,28 @@ def read_regions(path: str | Path, names: Mapping[str, str]) -> dict[str, Region
                 if not fields:
                     raise DeepEMError(f"{path}, line {number}: expected 'micrograph x0 y0 x1 y1', found {text!r}")
                 region = checked_region([float(word) for word in fields.groups()[1:]], f"{path}, line {number}")
-                called = fields[1]
-                file = os.path.basename(called)
-                name = next((names[form] for form in (called, file, micrograph_name(file)) if form in names), None)
-                if name is None:
-                    unknown.append(called)
-                elif name in found:
-                    raise DeepEMError(f"{path}: lines {lines[name]} and {number} are both about micrograph {name!r}. "
-                                      "Keep one of them.")
-                else:
-                    found[name], lines[name] = region, number
+                yield number, fields[1], region
     except OSError as error:
         raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
-    if not found:
-        raise DeepEMError(f"{path}: expected lines 'micrograph x0 y0 x1 y1' about the micrographs "
-                          f"({', '.join(sorted(set(names.values()))[:3])}, ...); found "
-                          + (f"lines about {', '.join(unknown[:3])}" if unknown else "none"))
-    if unknown:
-        log.warning("%s: %d lines are about other micrographs and left out: %s", path, len(unknown),
-                    ", ".join(unknown[:5]))
-    return found
 
 
 def write_regions(path: str | Path, regions: Mapping[str, Region]) -> None:
-    """Write a table of regions, by name of the micrograph, that `read_regions` reads; names have no folder."""
+    """Write a table of regions that `read_regions` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write, atomically.
+    regions : mapping of str to Region
+        Regions by name of the micrograph, without folder.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be written.
+    """
     with atomic_write(path) as handle:
         for name, region in regions.items():
             numbers = "\t".join(f"{value:.6f}" for value in region)
-            # The folder keeps a name that begins with a number sign from being taken for a comment.
+            # With the folder, a name that starts with a number sign is not taken for a comment.
             handle.write(f"./{name}\t{numbers}\n")

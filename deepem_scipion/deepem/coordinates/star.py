@@ -16,8 +16,9 @@ import numpy as np
 from ..atomic import atomic_write
 from ..errors import DeepEMError
 from ..micrographs.find import micrograph_name
-from .coordinates import Coordinates, gather, parse_number
+from .coordinates import Coordinates
 from .names import micrograph_of
+from .parse import gather, parse_number
 from .startables import StarTable, quote, read_tables
 
 log = logging.getLogger(__name__)
@@ -25,11 +26,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Optics:
-    """What RELION wants to know of the microscope before it opens a file; picking does not use it.
+    """Parameters of the microscope that RELION requires in a file of particles. Picking does not use them.
 
     Attributes
     ----------
-    voltage_kv, spherical_aberration_mm, amplitude_contrast
+    voltage_kv : float
+        Acceleration voltage in kilovolts.
+    spherical_aberration_mm : float
+        Spherical aberration in millimetres.
+    amplitude_contrast : float
+        Amplitude contrast, 0 to 1.
     """
 
     voltage_kv: float = 300.0
@@ -39,19 +45,23 @@ class Optics:
 
 def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
                pixel_size_angst: float, optics: Optics = Optics()) -> None:
-    """Write one RELION 3.1 file with the particles of all micrographs.
+    """Write a RELION 3.1 file with the particles of all micrographs.
 
     Parameters
     ----------
-    path : the file, replaced as a whole
-    entries : for each micrograph its path, (n, 2) centres in its own pixels and (n,) scores
-    pixel_size_angst : pixel size of the input micrographs
-    optics : of all micrographs
+    path : str or Path
+        File to write, atomically.
+    entries : iterable of (path, centres_xy, scores)
+        For each micrograph its path, (n, 2) centres as x, y in its own pixels and (n,) scores.
+    pixel_size_angst : float
+        Pixel size of the input micrographs in angstrom.
+    optics : Optics
+        Parameters of the microscope, the same for all micrographs.
 
     Raises
     ------
     DeepEMError
-        The file cannot be written, or the path of a micrograph cannot be expressed in it.
+        If the file cannot be written, or the path of a micrograph cannot be expressed in it.
     """
     microscope = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize",
                   "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
@@ -70,7 +80,18 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
 
 
 def can_name(micrograph: str | Path) -> bool:
-    """Whether a micrograph's path can stand in a STAR file; if not, this is logged."""
+    """Check whether a micrograph's path can be written to a STAR file, and log it if not.
+
+    Parameters
+    ----------
+    micrograph : str or Path
+        Path of the micrograph.
+
+    Returns
+    -------
+    bool
+        Whether `write_star` accepts the path.
+    """
     try:
         quote(str(micrograph))
     except DeepEMError as error:
@@ -85,6 +106,23 @@ def _star_header(name: str, labels: Iterable[str]) -> str:
 
 
 def read_star(path: Path) -> dict[str, Coordinates]:
+    """Read a .star file of particle coordinates.
+
+    Parameters
+    ----------
+    path : Path
+        STAR file; the first table with rlnCoordinateX and rlnCoordinateY is read.
+
+    Returns
+    -------
+    dict of str to Coordinates
+        Coordinates by name of the micrograph, without boxes. Empty if a table with rlnMicrographName has no row.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be read, a line is invalid, or no table has coordinates.
+    """
     wanted = {"rlnCoordinateX", "rlnCoordinateY"}
     table = next((table for table in read_tables(path) if wanted <= set(table.labels)), None)
     if table is None:

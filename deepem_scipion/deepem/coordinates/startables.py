@@ -1,9 +1,9 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tables of STAR files, with the number of every line.
+"""Tables of STAR files, with the number of each line.
 
-Read here and not by a library, because names of micrographs may hold blanks, apostrophes and number signs,
-which those at hand alter or trip over, and because an error must name the line.
+The existing libraries alter or reject names of micrographs with blanks, apostrophes and number signs, and their errors
+do not name the line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import DeepEMError
 
 _WORD = re.compile(r"\s*(\S+)")
-# A quote opens at the start of a word and closes before a blank; within a word it is a letter like others.
+# A quote opens at the start of a word and closes before a blank; within a word it is an ordinary character.
 _CLOSING = {mark: re.compile(rf"{mark}(?!\S)") for mark in "\"'"}
 _RESERVED = ("_", "#", "'", '"', "data_", "loop_", "save_", "$", "[", "]", ";")
 
@@ -26,9 +26,12 @@ class StarTable:
 
     Attributes
     ----------
-    name : what follows "data_"
-    labels : names of the columns without the leading underscore
-    rows : (number of the line, its fields) of each row; a table without "loop_" has one row
+    name : str
+        Name of the table, the text after "data_".
+    labels : list of str
+        Names of the columns without the leading underscore.
+    rows : list of (int, list of str)
+        Line number and fields of each row. A table without "loop_" has one row.
     """
 
     name: str
@@ -37,12 +40,22 @@ class StarTable:
 
 
 def read_tables(path: Path) -> list[StarTable]:
-    """Read all tables of a STAR file (RELION 3.0 and later, CIF quoting; no multi-line values).
+    """Read all tables of a STAR file (RELION 3.0 and later, CIF quoting, no multi-line values).
+
+    Parameters
+    ----------
+    path : Path
+        STAR file.
+
+    Returns
+    -------
+    list of StarTable
+        Tables in the order of the file, at least one.
 
     Raises
     ------
     DeepEMError
-        The file is unreadable, a row has not as many fields as the table has labels, or there is no table.
+        If the file cannot be read, a row does not have one field per label, or there is no table.
     """
     tables: list[StarTable] = []
     looping = False
@@ -57,7 +70,7 @@ def read_tables(path: Path) -> list[StarTable]:
                     tables.append(StarTable(fields[0][5:]))
                     looping = False
                 elif not tables:
-                    raise DeepEMError(f"{path}, line {number}: expected a STAR file, which begins with "
+                    raise DeepEMError(f"{path}, line {number}: expected a STAR file, which starts with "
                                       f"'data_'; found {line.strip()!r}.")
                 elif alone and fields[0] == "loop_":
                     looping = True
@@ -71,12 +84,22 @@ def read_tables(path: Path) -> list[StarTable]:
 
 
 def quote(text: str) -> str:
-    """Quote a value for a STAR file where it must be.
+    """Quote a value for a STAR file if needed.
+
+    Parameters
+    ----------
+    text : str
+        Value.
+
+    Returns
+    -------
+    str
+        The value, in quotes if it must be.
 
     Raises
     ------
     DeepEMError
-        No kind of quotes can hold the value.
+        If no kind of quotes can hold the value.
     """
     if text and not re.search(r"\s", text) and not text.startswith(_RESERVED):
         return text
@@ -98,7 +121,7 @@ def _split(line: str) -> list[str]:
                 at = end.end()
                 fields.append(line[word.start(1) + 1:end.start()])
                 continue
-            del closing[mark]  # nor does any later one close
+            del closing[mark]  # no later one is closed either
         fields.append(word[1])
     return fields
 

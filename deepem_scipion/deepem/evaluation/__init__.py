@@ -5,6 +5,7 @@
 from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
-    "matching": ["Matches", "match", "match_all", "pool"],
-    "metrics": ["Curve", "average_precision", "best_threshold", "curve", "evaluate", "f_beta", "steady_threshold", "summarise"],
+    "matching": ["Matches", "classify_picks", "inside_region", "match", "match_all", "pool"],
+    "metrics": ["Curve", "average_precision", "best_threshold", "curve", "curve_from_points", "evaluate", "f_beta",
+                "steady_threshold", "summarise"],
 })

@@ -17,14 +17,18 @@ from ..coordinates.suppression import non_maximum_suppression
 
 @dataclass(frozen=True)
 class Matches:
-    """The picks that count, and what became of them.
+    """The picks that count, and whether each is correct.
 
     Attributes
     ----------
-    scores : (n,) float64
-    correct : (n,) bool, whether the pick has a particle of its own
-    errors_px : (n,) float64, distance to that particle; NaN where there is none
-    n_truth : number of true particles that count
+    scores : (n,) float64 array
+        Scores of the picks.
+    correct : (n,) bool array
+        Whether the pick is matched with a particle (true positive).
+    errors_px : (n,) float64 array
+        Distance to that particle in pixels; NaN if there is none.
+    n_truth : int
+        Number of reference particles that count.
     """
 
     scores: np.ndarray
@@ -35,64 +39,156 @@ class Matches:
 
 def match(picks_xy: np.ndarray, scores: np.ndarray, truth_xy: np.ndarray, distance_px: float,
           region: Region | None = None) -> Matches:
-    """Match the picks of one micrograph with its true particles, one to one.
+    """Match the picks of one micrograph with the reference particles, one to one.
 
     Parameters
     ----------
-    picks_xy : (n, 2) centres
-    scores : (n,) ; higher is surer, NaN counts as 0
-    truth_xy : (m, 2) centres, in the same frame
-    distance_px : greatest distance between a pick and its particle
-    region : (x0, y0, x1, y1), the part x0 <= x < x1, y0 <= y < y1 that was annotated; default: everything
+    picks_xy : (n, 2) array
+        Centres of the picks as x, y in pixels.
+    scores : (n,) array
+        Scores, higher for more confident picks. NaN counts as 0.
+    truth_xy : (m, 2) array
+        Centres of the reference particles, in the same pixels.
+    distance_px : float
+        Maximum distance between a pick and its particle in pixels.
+    region : Region, optional
+        x0, y0, x1, y1 of the part x0 <= x < x1, y0 <= y < y1 that was annotated. Default: the whole micrograph.
 
     Returns
     -------
-    Matches; a pick counts if its particle lies in the region or, having none, if it lies there itself.
+    Matches
+        Picks that count: those whose particle lies in the region and, of those without a particle, those that lie in
+        the region themselves.
 
     Notes
     -----
-    Pairs within the distance are taken by falling score, nearest first among equal scores, then in the order
-    of picks and particles. The matching above a threshold is thus the beginning of the matching above a lower
-    one, and a second pick on the same particle is a false one.
+    Pairs within the distance are matched in descending order of score, closest first among equal scores, then in the
+    order of picks and particles. The matching above a threshold is thus the beginning of the matching above a lower
+    one, and a second pick on the same particle is a false positive.
     """
-    picks_xy = np.asarray(picks_xy, dtype=np.float64).reshape(-1, 2)
-    truth_xy = np.asarray(truth_xy, dtype=np.float64).reshape(-1, 2)
+    picks_xy, truth_xy = _points(picks_xy), _points(truth_xy)
     scores = np.where(np.isnan(scores), 0.0, scores)
-    partner = np.full(len(picks_xy), -1)
-    errors_px = np.full(len(picks_xy), np.nan)
-    taken = np.zeros(len(truth_xy), dtype=bool)
-    for pick, particle, error in _pairs(picks_xy, scores, truth_xy, distance_px):
-        if partner[pick] < 0 and not taken[particle]:
-            partner[pick], errors_px[pick], taken[particle] = particle, error, True
-    correct = partner >= 0
-    true_inside = inside_region(truth_xy, region)
-    counts = inside_region(picks_xy, region)
-    counts[correct] = true_inside[partner[correct]]
-    return Matches(scores[counts], correct[counts], errors_px[counts], int(true_inside.sum()))
+    partners, errors_px = _partners(picks_xy, scores, truth_xy, distance_px)
+    truth_inside, counts = inside_region(truth_xy, region), inside_region(picks_xy, region)
+    correct = partners >= 0
+    counts[correct] = truth_inside[partners[correct]]
+    return Matches(scores[counts], correct[counts], errors_px[counts], int(truth_inside.sum()))
+
+
+def classify_picks(picks_xy: np.ndarray, scores: np.ndarray, truth_xy: np.ndarray, distance_px: float,
+                   region: Region | None = None) -> dict[str, np.ndarray]:
+    """Divide picks and reference particles into true positives, false positives and missed particles.
+
+    Parameters
+    ----------
+    picks_xy, scores, truth_xy, distance_px, region
+        As for `match`.
+
+    Returns
+    -------
+    dict of str to (n, 2) array
+        Centres of the picks that count by "true positives" and "false positives", and of the reference particles that
+        no pick found by "missed".
+
+    Examples
+    --------
+    >>> found = classify_picks(np.array([[1, 0], [9, 9]]), np.ones(2), np.array([[0, 0], [5, 5]]), 2)
+    >>> {name: points.tolist() for name, points in found.items()}
+    {'true positives': [[1.0, 0.0]], 'false positives': [[9.0, 9.0]], 'missed': [[5.0, 5.0]]}
+    """
+    picks_xy, truth_xy = _points(picks_xy), _points(truth_xy)
+    partners, _ = _partners(picks_xy, np.where(np.isnan(scores), 0.0, scores), truth_xy, distance_px)
+    truth_inside, picks_inside = inside_region(truth_xy, region), inside_region(picks_xy, region)
+    correct, found = partners >= 0, np.zeros(len(truth_xy), dtype=bool)
+    found[partners[correct]] = True
+    counts = correct.copy()
+    counts[correct] = truth_inside[partners[correct]]
+    return {"true positives": picks_xy[counts], "false positives": picks_xy[~correct & picks_inside],
+            "missed": truth_xy[~found & truth_inside]}
 
 
 def match_all(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates], distance_px: float,
               region: Region | Mapping[str, Region] | None = None, min_distance_px: float = 0.0) -> dict[str, Matches]:
-    """Match the picks of every micrograph of the truth, in the order of names; parameters as for `evaluate`."""
-    nothing = Coordinates(np.zeros((0, 2)), np.zeros(0), None)
+    """Match the picks of every micrograph that has reference coordinates.
+
+    Parameters
+    ----------
+    truth, picks, distance_px, region, min_distance_px
+        As for `evaluate`.
+
+    Returns
+    -------
+    dict of str to Matches
+        Matches by name of the micrograph, in alphabetical order.
+    """
+    no_picks = Coordinates(np.zeros((0, 2)), np.zeros(0), None)
     matched = {}
     for name in sorted(truth):
-        picked = picks.get(name, nothing)
+        picked = picks.get(name, no_picks)
         scores = np.where(np.isnan(picked.scores), 0.0, picked.scores)
-        stays = non_maximum_suppression(picked.centres_xy, scores, min_distance_px)
-        matched[name] = match(picked.centres_xy[stays], scores[stays], truth[name].centres_xy, distance_px,
+        kept = non_maximum_suppression(picked.centres_xy, scores, min_distance_px)
+        matched[name] = match(picked.centres_xy[kept], scores[kept], truth[name].centres_xy, distance_px,
                               region.get(name) if isinstance(region, Mapping) else region)
     return matched
 
 
 def pool(matches: Sequence[Matches]) -> Matches:
-    """Put the picks of several micrographs together, so that one threshold holds for all."""
+    """Concatenate the matches of several micrographs, so that one threshold applies to all.
+
+    Parameters
+    ----------
+    matches : sequence of Matches
+        May be empty.
+
+    Returns
+    -------
+    Matches
+        All picks and the total number of reference particles.
+    """
     nothing = Matches(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0), 0)
     parts = [nothing, *matches]
     return Matches(np.concatenate([part.scores for part in parts]),
                    np.concatenate([part.correct for part in parts]),
                    np.concatenate([part.errors_px for part in parts]),
                    sum(part.n_truth for part in parts))
+
+
+def inside_region(points_xy: np.ndarray, region: Region | None) -> np.ndarray:
+    """Select the points inside a region.
+
+    Parameters
+    ----------
+    points_xy : (n, 2) array
+        Points as x, y.
+    region : Region or None
+        x0, y0, x1, y1 of the part x0 <= x < x1, y0 <= y < y1; None is the whole micrograph.
+
+    Returns
+    -------
+    (n,) bool array
+        True for the points inside.
+    """
+    if region is None:
+        return np.ones(len(points_xy), dtype=bool)
+    x, y = points_xy.T
+    x0, y0, x1, y1 = region
+    inside: np.ndarray = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    return inside
+
+
+def _points(points_xy: np.ndarray) -> np.ndarray:
+    return np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
+
+
+def _partners(picks_xy: np.ndarray, scores: np.ndarray, truth_xy: np.ndarray,
+              distance_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Index of each pick's particle, -1 for none, and the distance to it, NaN for none."""
+    partners, errors_px = np.full(len(picks_xy), -1), np.full(len(picks_xy), np.nan)
+    taken = np.zeros(len(truth_xy), dtype=bool)
+    for pick, particle, error in _pairs(picks_xy, scores, truth_xy, distance_px):
+        if partners[pick] < 0 and not taken[particle]:
+            partners[pick], errors_px[pick], taken[particle] = particle, error, True
+    return partners, errors_px
 
 
 def _pairs(picks_xy: np.ndarray, scores: np.ndarray, truth_xy: np.ndarray,
@@ -106,12 +202,3 @@ def _pairs(picks_xy: np.ndarray, scores: np.ndarray, truth_xy: np.ndarray,
     pairs = [(-scores[pick], math.dist(picks_xy[pick], truth_xy[particle]), pick, particle)
              for pick, particles in enumerate(near) for particle in particles]
     return [(pick, particle, error) for _, error, pick, particle in sorted(pairs)]
-
-
-def inside_region(points_xy: np.ndarray, region: Region | None) -> np.ndarray:
-    if region is None:
-        return np.ones(len(points_xy), dtype=bool)
-    x, y = points_xy.T
-    x0, y0, x1, y1 = region
-    inside: np.ndarray = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-    return inside

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Micrographs: finding the files, reading, resampling and normalising them."""
+"""Micrographs: finding the files, then reading, resampling and normalising them."""
 
 from ..lazy import attach
 
@@ -9,5 +9,6 @@ __getattr__, __all__ = attach(__name__, {
     "images": ["ImageHeader", "read_header", "read_pixels"],
     "micrograph": ["Micrograph", "clip_outliers", "read_micrograph", "read_pixel_size", "read_shape"],
     "padding": ["padding_margins"],
+    "preprocessing": ["Preprocessing"],
     "resampling": ["resample"],
 })

@@ -17,7 +17,13 @@ IMAGE_ENDINGS = (".mrc", ".mrc.gz", ".mrc.bz2", ".tif", ".tiff")
 
 
 def micrograph_name(path: str | Path) -> str:
-    """Name of the file without folder and last extension: `mics/May08_03.05.02.mrc` is `May08_03.05.02`."""
+    """Return the file name without folder and last extension.
+
+    Examples
+    --------
+    >>> micrograph_name("mics/May08_03.05.02.mrc")
+    'May08_03.05.02'
+    """
     return os.path.splitext(os.path.basename(path))[0]
 
 
@@ -26,21 +32,22 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
 
     Parameters
     ----------
-    arguments : each one, in this order of precedence: a list file (.txt or .lst; one path per line, perhaps
-        a tab and the name to use); another file, which is a micrograph even if its name has glob characters;
-        a folder, whose .mrc, .mrc.gz, .mrc.bz2, .tif and .tiff files are taken in alphabetical order; a glob
-        pattern.
+    arguments : sequence of str or Path
+        Each is, in this order of precedence: a list file (.txt or .lst; one path per line, optionally a tab and the
+        name to use); another file, which is a micrograph even if its name has glob characters; a folder, whose .mrc,
+        .mrc.gz, .mrc.bz2, .tif and .tiff files are taken in alphabetical order; a glob pattern.
 
     Returns
     -------
-    Name -> path, in the order found. The same file found twice is taken once. Paths in list files are
-    relative to the current folder, and need not exist: reading them will tell.
+    dict of str to Path
+        Paths by name, in the order found. A file found twice is taken once. Paths in list files are relative to the
+        current folder and need not exist: reading them reports what is missing.
 
     Raises
     ------
     DeepEMError
-        An argument finds nothing, a list file is unreadable, two micrographs have one name, or a name cannot
-        name the files of results.
+        If an argument finds nothing, a list file cannot be read, two micrographs have the same name, or a name cannot
+        be used for result files.
     """
     found: dict[str, Path] = {}
     for argument in arguments:
@@ -98,6 +105,6 @@ def _read_list(path: Path) -> Iterator[tuple[str, Path]]:
 
 def _check_name(name: str, path: Path) -> None:
     if not name or name in (".", "..") or re.search(r"[/\x00-\x1f\x7f]", name):
-        raise DeepEMError(f"{path}: {name!r} cannot name the files of results. Expected a name without "
+        raise DeepEMError(f"{path}: {name!r} cannot be used to name result files. Expected a name without "
                           "slash, tab or line break: rename the file, or give a name in a list file "
                           "(path, tab, name).")

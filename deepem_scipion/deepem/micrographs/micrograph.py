@@ -1,8 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A micrograph as the network sees it: read, cleared of outliers, resampled and normalised.
+"""Micrographs as the network sees them: outliers clipped, resampled and normalised.
 
-Training and picking both read micrographs through `Model.read_micrograph`, hence see the same pixels.
+Training and picking read micrographs in the same way, hence see the same pixels (see `Preprocessing`).
 """
 
 from __future__ import annotations
@@ -15,35 +15,42 @@ import numpy as np
 
 from ..errors import DeepEMError
 from .find import micrograph_name
-from .images import MAX_PIXELS, read_header, read_pixels
+from .images import read_header, read_pixels
+from .limits import MAX_PIXELS
 from .resampling import resample
 
-# Of 10^8 normally distributed pixels none is expected beyond 6 spreads: what lies there is no ice and no
-# particle, but a hot pixel, an X-ray, gold or dirt, and would otherwise rule the mean and the deviation.
-CLIP_SPREADS = 6.0
-# A few hundred thousand pixels give the percentiles to better than 1 % of the spread.
+# Of 10^8 normally distributed pixels none is expected beyond 6 standard deviations. What lies there is neither ice nor
+# particle, but a hot pixel, an X-ray, gold or dirt, and would dominate the mean and the standard deviation.
+CLIP_STDS = 6.0
+# A few hundred thousand pixels give the percentiles to better than 1 % of the standard deviation.
 _PERCENTILE_SAMPLE = 2**18
-# Squares of larger values leave the range of float32. No detector counts so far.
-_LARGEST_VALUE = 1e18
-# Pixel sizes carry rounding: a ratio this close to a whole number is meant to be one.
+# Squares of larger values leave the range of float32. No detector counts that far.
+_MAX_VALUE = 1e18
+# Pixel sizes are rounded in headers: a ratio this close to a whole number is meant to be one.
 _WHOLE_RATIO_TOLERANCE = 1e-4
-# Tiles of a normalised micrograph that deviate less are padding.
-_MIN_TILE_DEVIATION = 0.01
+# Tiles of a normalised micrograph with a smaller standard deviation are padding.
+_MIN_TILE_STD = 0.01
 _ANISOTROPY_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Micrograph:
-    """A micrograph at working pixel size.
+    """A micrograph at the working pixel size.
 
     Attributes
     ----------
-    path : the file
-    name : what picks and coordinates are filed under
-    pixels : (rows, columns) float32, mean 0, deviation 1, at working pixel size
-    pixel_size_angst : working pixel size in angstrom
-    scale : input pixels per working pixel (working / input pixel size)
-    input_shape : (rows, columns) of the file
+    path : Path
+        File of the micrograph.
+    name : str
+        Name under which picks and coordinates are filed.
+    pixels : (rows, columns) float32 array
+        Normalised pixels at the working pixel size.
+    pixel_size_angst : float
+        Working pixel size in angstrom.
+    scale : float
+        Input pixels per binned pixel (working pixel size / input pixel size).
+    input_shape : tuple of int
+        Rows and columns of the file.
     """
 
     path: Path
@@ -55,88 +62,127 @@ class Micrograph:
 
     @property
     def input_pixel_size_angst(self) -> float:
-        """Pixel size of the file, in angstrom."""
+        """Pixel size of the file in angstrom."""
         return self.pixel_size_angst / self.scale
 
     def to_input_xy(self, points_rc: np.ndarray) -> np.ndarray:
-        """Turn working row, column into input x, y; (n, 2) float64 both.
+        """Convert binned row, column to input x, y.
 
-        Working pixel j covers the input from j s to (j + 1) s, measured from the edge of the image, and the
-        centre of a pixel has a whole-number coordinate: hence x = s (c + 1/2) - 1/2.
+        Parameters
+        ----------
+        points_rc : (n, 2) array
+            Points as row, column in binned pixels.
+
+        Returns
+        -------
+        (n, 2) float64 array
+            Points as x, y in pixels of the file.
+
+        Notes
+        -----
+        Binned pixel j covers the input from j s to (j + 1) s, measured from the edge of the image, and the centre of a
+        pixel has whole-number coordinates. Hence x = s (c + 1/2) - 1/2.
         """
         return self.scale * (_points(points_rc)[:, ::-1] + 0.5) - 0.5
 
     def to_binned_rc(self, points_xy: np.ndarray) -> np.ndarray:
-        """Turn input x, y into working row, column; (n, 2) float64 both. The inverse of `to_input_xy`."""
+        """Convert input x, y to binned row, column: the inverse of `to_input_xy`.
+
+        Parameters
+        ----------
+        points_xy : (n, 2) array
+            Points as x, y in pixels of the file.
+
+        Returns
+        -------
+        (n, 2) float64 array
+            Points as row, column in binned pixels.
+        """
         return (_points(points_xy)[:, ::-1] + 0.5) / self.scale - 0.5
 
 
 def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = None,
                     pixel_size_angst: float | None = None, name: str | None = None,
-                    window_px: int | None = None, resampled_by: str = "lanczos") -> Micrograph:
+                    box_px: int | None = None) -> Micrograph:
     """Read a micrograph, clip outliers, resample it to the working pixel size and normalise it.
 
     Parameters
     ----------
-    path : MRC (also .gz, .bz2) or TIFF file with one image
-    working_pixel_size_angst : pixel size to resample to; default: that of the file
-    pixel_size_angst : pixel size of the file, in place of what its header says
-    name : default: the name of the file without its last extension
-    window_px : side, in working pixels, of windows that are to have mean 0 and standard deviation 1, typically (in
-        the median); default: the micrograph as a whole has
-    resampled_by : {"lanczos", "area"}, see `resampling.resample`
+    path : str or Path
+        MRC (also .gz, .bz2) or TIFF file with one image.
+    working_pixel_size_angst : float, optional
+        Pixel size to resample to, in angstrom. Default: that of the file.
+    pixel_size_angst : float, optional
+        Pixel size of the file in angstrom, which overrides its header.
+    name : str, optional
+        Name of the micrograph. Default: the file name without its last extension.
+    box_px : int, optional
+        Side, in binned pixels, of the boxes whose median mean and median standard deviation become 0 and 1. Default:
+        the whole micrograph is normalised.
+
+    Returns
+    -------
+    Micrograph
+        Resampled and normalised.
 
     Raises
     ------
     DeepEMError
-        The file is unusable (see `imagefiles.read_pixels`), its pixel size is unknown, or it is smaller than
-        a working pixel.
+        If the file cannot be used (see `images.read_pixels`), its pixel size is unknown, or it is smaller than a
+        binned pixel.
 
     Notes
     -----
-    Values beyond `CLIP_SPREADS` spreads of the median are clipped, first at input resolution, where hot
-    pixels stand out, and again after resampling, where noise has gone down and gold or dirt stands out.
-    Ratios of pixel sizes within 1e-4 of a whole number are taken as whole; `scale` and `pixel_size_angst` say
-    what was really done.
+    Values more than `CLIP_STDS` robust standard deviations from the median are clipped, first at the input pixel size,
+    where hot pixels stand out, and again after resampling, where noise has decreased and gold or dirt stands out.
+    Ratios of pixel sizes within 1e-4 of a whole number are taken as whole; `scale` and `pixel_size_angst` are the
+    values that were used.
 
-    Normalised by windows, particles have the same contrast whatever else the micrograph shows: carbon, dirt and slow
-    changes of the background make the deviation of the whole larger, but not that of most windows.
+    Normalisation by boxes gives particles the same contrast whatever else the micrograph shows: carbon, dirt and slow
+    changes of the background increase the standard deviation of the whole micrograph, but not that of most boxes.
     """
     path = Path(path)
     input_size = pixel_size_angst if pixel_size_angst is not None else read_pixel_size(path)
     if input_size is None:
-        raise DeepEMError(f"{path} does not say its pixel size. Give it with --pixel-size (angstrom).")
+        raise DeepEMError(f"{path} does not give its pixel size. Give it with --pixel-size (angstrom).")
     _check_positive("pixel size", input_size)
-    scale = 1.0
     if working_pixel_size_angst is not None:
         _check_positive("working pixel size", working_pixel_size_angst)
-        scale = working_pixel_size_angst / input_size
     pixels = read_pixels(path)
     shape = pixels.shape[0], pixels.shape[1]
-    if min(shape) < scale * (1 - 1e-6) or not scale or shape[0] / scale * (shape[1] / scale) > MAX_PIXELS:
-        raise DeepEMError(f"{path}: {shape[0]} x {shape[1]} pixels of {input_size:g} A cannot be resampled "
-                          f"to {working_pixel_size_angst:g} A. Check both pixel sizes (--pixel-size).")
-    scale = _scale(scale)
+    scale = _scale(path, shape, input_size, working_pixel_size_angst)
     clip_outliers(pixels)
     largest = max(-float(pixels.min()), float(pixels.max()))
-    if largest > _LARGEST_VALUE:
+    if largest > _MAX_VALUE:
         raise DeepEMError(f"{path} holds values of up to {largest:.1g}. Expected those of a micrograph: its header or "
-                          "the order of its bytes is wrong, or it is damaged. Write it again, or leave it out.")
+                          "its byte order is wrong, or it is damaged. Write it again, or leave it out.")
     if scale != 1.0:
-        pixels = resample(pixels, scale, resampled_by)
+        pixels = resample(pixels, scale)
         clip_outliers(pixels)
-    _normalise(path, pixels, window_px)
+    _normalise(path, pixels)
+    if box_px is not None:
+        _normalise_boxes(pixels, box_px)
     name = micrograph_name(path) if name is None else name
     return Micrograph(path, name, pixels, input_size * scale, scale, shape)
 
 
 def read_pixel_size(path: str | Path) -> float | None:
-    """Read the pixel size, in angstrom, of a micrograph; None where it is absent (always for TIFF).
+    """Read the pixel size of a micrograph from its header.
+
+    Parameters
+    ----------
+    path : str or Path
+        File of the micrograph.
+
+    Returns
+    -------
+    float or None
+        Pixel size in angstrom; None if the header does not give it, as in any TIFF file.
 
     Raises
     ------
     DeepEMError
-        The file is unusable, or its pixels are not square (x and y differ by more than 1 %).
+        If the file cannot be used, or its pixels are not square (x and y differ by more than 1 %).
     """
     sizes = read_header(Path(path)).pixel_sizes_angst
     if sizes is None:
@@ -148,20 +194,41 @@ def read_pixel_size(path: str | Path) -> float | None:
 
 
 def read_shape(path: str | Path) -> tuple[int, int]:
-    """Read the (rows, columns) of a micrograph; raises DeepEMError where the file is unusable."""
+    """Read the shape of a micrograph from its header.
+
+    Parameters
+    ----------
+    path : str or Path
+        File of the micrograph.
+
+    Returns
+    -------
+    tuple of int
+        Rows and columns.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be used.
+    """
     return read_header(Path(path)).shape
 
 
 def clip_outliers(pixels: np.ndarray) -> None:
-    """Clip, in place, (rows, columns) floats to the median plus or minus `CLIP_SPREADS` robust deviations.
+    """Clip an image, in place, to the median plus or minus `CLIP_STDS` robust standard deviations.
 
-    The robust deviation is half the distance of the 16th and 84th percentile, or, where that is 0 (more than
-    two thirds of the pixels alike), the standard deviation.
+    The robust standard deviation is half the distance between the 16th and the 84th percentile or, if that is 0 (more
+    than two thirds of the pixels are equal), the standard deviation.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) float array
+        Image, modified in place.
     """
     step = max(1, math.isqrt(pixels.size // _PERCENTILE_SAMPLE))
     low, median, high = np.percentile(pixels[::step, ::step], [16, 50, 84])
-    spread = (high - low) / 2 or float(pixels.std(dtype=np.float64))
-    np.clip(pixels, median - CLIP_SPREADS * spread, median + CLIP_SPREADS * spread, out=pixels)
+    std = (high - low) / 2 or float(pixels.std(dtype=np.float64))
+    np.clip(pixels, median - CLIP_STDS * std, median + CLIP_STDS * std, out=pixels)
 
 
 def _points(points: np.ndarray) -> np.ndarray:
@@ -173,23 +240,31 @@ def _check_positive(what: str, value_angst: float) -> None:
         raise DeepEMError(f"The {what} is {value_angst:g} A. Expected a number above 0.")
 
 
-def _scale(ratio: float) -> float:
+def _scale(path: Path, shape: tuple[int, int], input_size: float, working_size: float | None) -> float:
+    """Input pixels per binned pixel; a ratio close to a whole number is taken as whole."""
+    ratio = 1.0 if working_size is None else working_size / input_size
+    if min(shape) < ratio * (1 - 1e-6) or not ratio or shape[0] / ratio * (shape[1] / ratio) > MAX_PIXELS:
+        raise DeepEMError(f"{path}: {shape[0]} x {shape[1]} pixels of {input_size:g} A cannot be resampled "
+                          f"to {working_size:g} A. Check both pixel sizes (--pixel-size).")
     whole = max(1, round(ratio))
     return float(whole) if abs(ratio - whole) <= _WHOLE_RATIO_TOLERANCE * whole else ratio
 
 
-def _normalise(path: Path, pixels: np.ndarray, window_px: int | None) -> None:
+def _normalise(path: Path, pixels: np.ndarray) -> None:
+    """Shift and scale the image, in place, to mean 0 and standard deviation 1."""
     pixels -= pixels.mean(dtype=np.float64)
-    deviation = math.sqrt(np.square(pixels).mean(dtype=np.float64))
-    if not deviation > 0:
+    std = math.sqrt(np.square(pixels).mean(dtype=np.float64))
+    if not std > 0:
         raise DeepEMError(f"{path} is constant once resampled and cleared of outliers. Leave it out.")
-    pixels /= deviation
-    if window_px is None:
-        return
-    rows, cols = (size // window_px * window_px for size in pixels.shape)
-    tiles = pixels[:rows, :cols].reshape(rows // window_px, window_px, cols // window_px, window_px)
-    means, local_stds = tiles.mean(axis=(1, 3), dtype=np.float64), tiles.std(axis=(1, 3), dtype=np.float64)
-    image = local_stds > _MIN_TILE_DEVIATION
+    pixels /= std
+
+
+def _normalise_boxes(pixels: np.ndarray, box_px: int) -> None:
+    """Shift and scale a normalised image, in place, so that the median box has mean 0 and standard deviation 1."""
+    rows, columns = (size // box_px * box_px for size in pixels.shape)
+    tiles = pixels[:rows, :columns].reshape(rows // box_px, box_px, columns // box_px, box_px)
+    means, stds = tiles.mean(axis=(1, 3), dtype=np.float64), tiles.std(axis=(1, 3), dtype=np.float64)
+    image = stds > _MIN_TILE_STD
     if image.any():
         pixels -= np.median(means[image])
-        pixels /= np.median(local_stds[image])
+        pixels /= np.median(stds[image])

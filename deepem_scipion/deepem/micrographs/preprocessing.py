@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How micrographs are prepared for a network: one description for training and picking."""
+"""Preparation of micrographs for a network, the same in training and picking."""
 
 from __future__ import annotations
 
@@ -19,13 +19,29 @@ class Preprocessing:
     working_pixel_size_angst : float
         Pixel size, in angstrom, to which micrographs are resampled.
     box : int
-        Side, in binned pixels, of the network's box. Micrographs are normalised so that the typical box of this size
-        has mean 0 and standard deviation 1.
+        Side of the network's box in binned pixels. Micrographs are normalised so that the typical box of this size has
+        mean 0 and standard deviation 1.
     """
 
     working_pixel_size_angst: float
     box: int
 
     def read(self, path: str | Path, pixel_size_angst: float | None = None, name: str | None = None) -> Micrograph:
-        """Read a micrograph as the network sees it; parameters and errors as for `read_micrograph`."""
+        """Read a micrograph as the network sees it.
+
+        Parameters
+        ----------
+        path, pixel_size_angst, name
+            As for `read_micrograph`.
+
+        Returns
+        -------
+        Micrograph
+            Resampled and normalised.
+
+        Raises
+        ------
+        DeepEMError
+            As for `read_micrograph`.
+        """
         return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.box)

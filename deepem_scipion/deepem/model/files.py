@@ -16,7 +16,6 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from ..micrographs.resampling import RESAMPLERS
 from .card import CARD_NUMBERS, MODEL_FORMAT, card_number, check_record, finite, geometry_from_card
 from .model import Model
 
@@ -55,7 +54,7 @@ def load_model(path: str | Path) -> Model:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
     if (not 1 <= step < 2**31 or count < 1 or low > high or normalised_by not in ("windows", "micrograph")
-            or resampled_by not in RESAMPLERS):
+            or resampled_by != "lanczos"):
         raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, deviations from "
                           f"{low} to {high}, normalised by {normalised_by!r}, resampled by {resampled_by!r}); train "
                           "the model again")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeepEMError
-from ..evaluation.metrics import Curve, steady_threshold
+from ..evaluation.metrics import curve_from_points, steady_threshold
 from ..micrographs.micrograph import Micrograph, read_micrograph
 from ..network.geometry import Geometry
 from .card import MODEL_FORMAT
@@ -59,8 +59,7 @@ class Model:
     def read_micrograph(self, path: str | Path, pixel_size_angst: float | None = None,
                         name: str | None = None) -> Micrograph:
         """Read a micrograph as the networks want it; arguments and errors as for `micrographs.read_micrograph`."""
-        return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.window_px,
-                               self.resampled_by)
+        return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.window_px)
 
     def threshold_for(self, wanted: str) -> float:
         """Threshold that did best by some measure on the validation micrographs.
@@ -88,10 +87,7 @@ class Model:
         points = self.record.get("validation", {}).get("curve")
         if not points or not points["threshold"]:
             raise DeepEMError(f"threshold {wanted!r}: the model has no validation curve to find it from; give a number")
-        thresholds, precisions, recalls = (np.array(points[name], float)
-                                           for name in ("threshold", "precision", "recall"))
-        not_kept = np.zeros(len(thresholds), int)
-        curve = Curve(thresholds, precisions, recalls, not_kept, not_kept)
+        curve = curve_from_points(points)
         if wanted == "F1":
             return steady_threshold(curve, 1)
         enough = np.flatnonzero(curve.precision >= precision)

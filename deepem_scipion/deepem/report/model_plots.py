@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..evaluation.metrics import Curve
 from ..model.model import Model
 from ..training.examples import KEPT, TrainingExamples
 from .plots import GREEN, VERMILION
@@ -24,14 +22,6 @@ COLUMNS = 6
 GAP = 0.06
 GROUPS = {(1, False): "Particles", (1, True): "Particles with the lowest scores",
           (0, False): "Non-particles", (0, True): "Non-particles with the highest scores"}
-
-
-def curve_of(points: Mapping[str, Sequence[float]] | None) -> Curve:
-    """The curve that a card (`validation.curve`) or the result of `metrics.evaluate` keeps; empty without points."""
-    points = points or dict.fromkeys(("threshold", "precision", "recall"), ())
-    thresholds, precision, recall = (np.array(points[name], float) for name in ("threshold", "precision", "recall"))
-    not_kept = np.zeros(len(thresholds), int)
-    return Curve(thresholds, precision, recall, not_kept, not_kept)
 
 
 def draw_examples(sample: TrainingExamples, threshold: float) -> Figure:

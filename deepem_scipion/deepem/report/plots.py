@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..atomic import atomic_path
 from ..coordinates.regions import Region
-from ..evaluation.matching import inside_region, match
+from ..evaluation.matching import classify_picks
 from ..evaluation.metrics import Curve, average_precision, best_threshold, f_beta
 
 if TYPE_CHECKING:
@@ -59,13 +59,14 @@ def draw_picks(pixels: FloatArray, picks_xy: FloatArray, scores: FloatArray, dia
             _circles(axes, picks_xy, diameter_px, edgecolors=SKY)
         found = f"{len(picks_xy)} picks"
     else:
-        groups = _judge(picks_xy, scores, truth_xy, diameter_px / 2, region)
-        right, false, missed = map(len, groups.values())
-        found = f"{right + false} picks, {right + missed} particles"
+        groups = classify_picks(picks_xy, scores, truth_xy, diameter_px / 2, region)
+        correct, false, missed = map(len, groups.values())
+        found = f"{correct + false} picks, {correct + missed} particles"
         if region is not None:
             left, top, end_x, end_y = region
             axes.plot([left, end_x, end_x, left, left], [top, top, end_y, end_y, top], color=ORANGE, linewidth=1)
-        styles = {"right": (GREEN, "solid"), "false": (VERMILION, "solid"), "missed": (SKY, "dashed")}
+        styles = {"true positives": (GREEN, "solid"), "false positives": (VERMILION, "solid"),
+                  "missed": (SKY, "dashed")}
         for name, (colour, style) in styles.items():
             _circles(axes, groups[name], diameter_px, edgecolors=colour, linestyles=style)
             axes.plot([], [], color=colour, linestyle=style, label=f"{name} ({len(groups[name])})")
@@ -197,24 +198,6 @@ def show_micrograph(axes: Axes, pixels: FloatArray, diameter_px: float) -> None:
     height, width = step * np.array(shown.shape)
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set(xlabel="x (px)", ylabel="y (px)", xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-
-
-def _judge(picks_xy: FloatArray, scores: FloatArray, truth_xy: FloatArray, distance_px: float,
-           region: Region | None = None) -> dict[str, FloatArray]:
-    """Centres of the right and the false picks and of the missed particles, as far as they count.
-
-    Parameters are those of `metrics.match`.
-    """
-    matches = match(picks_xy, scores, truth_xy, distance_px)
-    right = picks_xy[matches.correct]
-    distances = np.hypot(*(right[:, None] - truth_xy[None]).transpose(2, 0, 1))
-    # The particle of a right pick is the one at the distance that the matching found.
-    found = np.abs(distances - matches.errors_px[matches.correct, None]).argmin(axis=1) if len(right) else []
-    false, missed = picks_xy[~matches.correct], np.delete(truth_xy, found, axis=0)
-    if region is not None:
-        right = right[inside_region(truth_xy[found], region)] if len(right) else right
-        false, missed = (points_xy[inside_region(points_xy, region)] for points_xy in (false, missed))
-    return {"right": right, "false": false, "missed": missed}
 
 
 def _circles(axes: Axes, centres_xy: FloatArray, diameter_px: float, **style: Any) -> Any:

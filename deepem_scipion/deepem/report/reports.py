@@ -17,8 +17,8 @@ from ..coordinates.coordinates import Coordinates
 from ..coordinates.regions import Region
 from ..coordinates.suppression import non_maximum_suppression
 from ..errors import DeepEMError
-from ..evaluation.matching import Matches, pool
-from ..evaluation.metrics import curve
+from ..evaluation.matching import Matches, classify_picks, pool
+from ..evaluation.metrics import curve, curve_from_points
 from ..micrographs.micrograph import Micrograph, read_micrograph
 from ..model.card import card_rows
 from ..model.files import read_card
@@ -26,9 +26,8 @@ from ..picking.candidates import Candidates
 from ..picking.results import PickingResults, RunSettings
 from ..picking.selection import PICKED, REASON_LABELS
 from ..picking.summary import MicrographResult, RunSummary, summarise_run
-from .model_plots import curve_of
 from .page import TIME_FORM, Section, Table, charts_of, pictures_of, rows_at_most, thumbnail, write_page
-from .plots import GREEN, VERMILION, _judge, draw_curve, draw_training
+from .plots import GREEN, VERMILION, draw_curve, draw_training
 from .run_plots import draw_course, draw_distributions, draw_judged
 
 # Of the same palette as the others, and seen on grey.
@@ -136,7 +135,7 @@ def report_evaluation(path: str | Path, result: Mapping[str, Any], matches: Mapp
         scores = np.where(np.isnan(found.scores), 0.0, found.scores)
         used = non_maximum_suppression(found.centres_xy, scores, min_distance_px)
         used &= scores >= (-math.inf if threshold is None else threshold)
-        return _judge(found.centres_xy[used], scores[used], truth[name].centres_xy, distance_px,
+        return classify_picks(found.centres_xy[used], scores[used], truth[name].centres_xy, distance_px,
                       (regions or {}).get(name))
 
     def draw(name: str) -> str:
@@ -144,12 +143,13 @@ def report_evaluation(path: str | Path, result: Mapping[str, Any], matches: Mapp
         if file is None:
             raise DeepEMError("its file was not given, see --micrographs")
         groups = judged(name)
-        styles = {"right": (GREEN, "solid"), "false": (VERMILION, "solid"), "missed": (YELLOW, "dashed")}
+        styles = {"true positives": (GREEN, "solid"), "false positives": (VERMILION, "solid"),
+                  "missed": (YELLOW, "dashed")}
         return thumbnail(read_micrograph(file, pixel_size_angst=1.0).pixels, 2 * distance_px,
                          [(groups[kind], {"edgecolors": colour, "linestyles": style})
                           for kind, (colour, style) in styles.items()], (regions or {}).get(name))
 
-    keys = ("truth", "picks", "right", "precision", "recall", "F1", "AP")
+    keys = ("truth", "picks", "true_positives", "precision", "recall", "F1", "AP")
     rows = [(name, *(_number(row[key]) for key in keys), _number(row["best_F1"]["F1"]),
              _number(row["best_F1"]["threshold"]))
             for name, row in [("all together", overall), *result["micrographs"].items()]]
@@ -180,7 +180,7 @@ def report_evaluation(path: str | Path, result: Mapping[str, Any], matches: Mapp
                f"on {len(matches)} micrographs", {
                    "precision": _number(overall["precision"], ".3f"), "recall": _number(overall["recall"], ".3f"),
                    "F1": _number(overall["F1"], ".3f"), "average precision": _number(overall["AP"], ".3f"),
-                   "right picks": str(overall["right"]),
+                   "right picks": str(overall["true_positives"]),
                    "mean distance of right picks": "-" if overall["error_px"] is None
                    else f"{overall['error_px']:.1f} px"}, sections)
 
@@ -245,7 +245,7 @@ def _model_sections(card: Mapping[str, Any], threshold: float | None) -> list[Se
     if card.get("history"):
         charts += charts_of(draw_training(card["history"]), ["Loss after each epoch", "Accuracy after each epoch"])
     if validation.get("curve"):
-        charts += charts_of(draw_curve(curve_of(validation["curve"]), threshold=threshold), _CURVES, [
+        charts += charts_of(draw_curve(curve_from_points(validation["curve"]), threshold=threshold), _CURVES, [
             "On the validation micrographs of the training."] * 2)
     return [Section("Model", charts=charts, tables=[Table("Card of the model", (), card_rows(card))])]
 

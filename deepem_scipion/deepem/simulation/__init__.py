@@ -5,6 +5,7 @@
 from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
-    "scene": ["Scene", "simulate_micrograph", "write_dataset"],
-    "volumes": ["Volume", "klh_like_volume", "project", "read_volume"],
+    "dataset": ["write_dataset"],
+    "scene": ["Scene", "contrast_transfer", "simulate_micrograph"],
+    "volumes": ["Volume", "klh_like_volume", "project", "random_orientations", "read_volume"],
 })

@@ -1,44 +1,63 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Synthetic micrographs with known particle centres, for tests and demonstrations."""
+"""Simulated micrographs with known particle centres, for tests and demonstrations."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeepEMError
-from .volumes import Volume, klh_like_volume, project, random_orientations
 
 FloatArray = NDArray[np.floating[Any]]
 # Attempts to place one more particle before a micrograph counts as full.
-PLACEMENT_ATTEMPTS = 2000
+_PLACEMENT_ATTEMPTS = 2000
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a synthetic micrograph shows.
+    """Contents and imaging conditions of a simulated micrograph.
 
     Attributes
     ----------
-    shape : rows and columns.
-    diameter_angst : particle diameter; distances and the signal's area are measured with it.
-    snr : variance of the noise-free particle image (after the transfer function) over the pixels within
-        half a diameter of any centre, divided by the variance of the noise. Infinite: no noise, and that
+    shape : tuple of int
+        Rows and columns.
+    pixel_size_angst : float
+        Pixel size in angstrom.
+    diameter_angst : float
+        Particle diameter in angstrom; distances and the area of the signal are measured with it.
+    n_particles : int
+        Number of particles.
+    snr : float
+        Signal-to-noise ratio: variance of the noise-free particle image (after the transfer function) over the pixels
+        within half a diameter of any centre, divided by the variance of the noise. Infinite: no noise, and that
         variance is 1.
-    defocus_angst : underfocus, positive; None images without a transfer function.
-    noise_correlation_px : the noise is smoothed by a Gaussian of this deviation; 0 is white noise.
-    spacing : least distance between particles that do not touch, in diameters.
-    margin : least distance of a centre from the border, in diameters; below 0.5 particles are cut.
-    touching_fraction : part of the particles that come in pairs, 0.95 to 1.05 diameters apart.
-    gradient : peak-to-peak height of an uneven background, in standard deviations of the noise.
-    ice : number of contaminating blobs, dark or bright.
-    carbon : part of the area that is carbon film, darker and coarser. No particle lies on film or ice.
+    defocus_angst : float or None
+        Underfocus in angstrom, positive; None images without a transfer function.
+    voltage_kv : float
+        Acceleration voltage in kilovolts.
+    spherical_aberration_mm : float
+        Spherical aberration in millimetres.
+    amplitude_contrast : float
+        Amplitude contrast, 0 to 1.
+    noise_correlation_px : float
+        Standard deviation, in pixels, of the Gaussian that smooths the noise; 0 is white noise.
+    spacing : float
+        Minimum distance between particles that do not touch, in diameters.
+    margin : float
+        Minimum distance of a centre from the border, in diameters; below 0.5 particles may be cut.
+    touching_fraction : float
+        Fraction of the particles that come in pairs, 0.95 to 1.05 diameters apart.
+    gradient : float
+        Peak-to-peak height of an uneven background, in standard deviations of the noise.
+    ice : int
+        Number of dark or bright contaminants.
+    carbon : float
+        Fraction of the area that is carbon film, which is darker and coarser. No particle lies on film or contaminants.
     """
 
     shape: tuple[int, int] = (1024, 1280)
@@ -75,10 +94,24 @@ class Scene:
 
 
 def contrast_transfer(frequency_per_angst: FloatArray, scene: Scene) -> FloatArray:
-    """Contrast transfer function of the microscope, negative at low frequency: density is imaged dark.
+    """Compute the contrast transfer function, negative at low frequency: density is imaged dark.
 
-    -sqrt(1 - A^2) sin(chi) - A cos(chi) with chi = pi lambda z s^2 - pi/2 Cs lambda^3 s^4, A the amplitude
-    contrast, z the underfocus, s the spatial frequency. Minus one everywhere where `scene` has no defocus.
+    Parameters
+    ----------
+    frequency_per_angst : array
+        Spatial frequencies in 1 / angstrom.
+    scene : Scene
+        Imaging conditions.
+
+    Returns
+    -------
+    array
+        Transfer at each frequency; -1 everywhere if the scene has no defocus.
+
+    Notes
+    -----
+    -sqrt(1 - A^2) sin(chi) - A cos(chi) with chi = pi lambda z s^2 - pi/2 Cs lambda^3 s^4, where A is the amplitude
+    contrast, z the underfocus and s the spatial frequency.
     """
     if scene.defocus_angst is None:
         return np.full_like(frequency_per_angst, -1.0)
@@ -97,66 +130,39 @@ def simulate_micrograph(scene: Scene, projections: FloatArray,
 
     Parameters
     ----------
-    projections : (n, size, size) particle images at the scene's pixel size, density positive; each particle
-        shows one of them, drawn at random and turned in the plane by a random angle.
-    rng : the only source of randomness.
+    scene : Scene
+        Contents and imaging conditions.
+    projections : (n, size, size) array
+        Particle images at the scene's pixel size, density positive. Each particle shows one of them, drawn at random
+        and rotated in the plane by a random angle.
+    rng : numpy.random.Generator
+        The only source of randomness.
 
     Returns
     -------
-    pixels : (rows, columns) float32, in standard deviations of the noise, particles dark.
-    centres_xy : (n, 2) particle centres, fractional; (0, 2) where there are none.
+    pixels : (rows, columns) float32 array
+        Micrograph in standard deviations of the noise, particles dark.
+    centres_xy : (n, 2) array
+        Particle centres as x, y in pixels, not rounded; (0, 2) if there are none.
 
     Raises
     ------
-    DeepEMError : there is no room for that many particles.
+    DeepEMError
+        If there is no room for all particles.
     """
     background, blocked = _surroundings(scene, rng)
     centres_xy = _place(scene, blocked, rng)
     signal = _draw(scene, projections, centres_xy, rng)
     if len(centres_xy):
-        deviation = signal[_discs(scene, centres_xy)].std()
-        signal *= (1.0 if math.isinf(scene.snr) else math.sqrt(scene.snr)) / deviation
+        std = signal[_discs(scene, centres_xy)].std()
+        signal *= (1.0 if math.isinf(scene.snr) else math.sqrt(scene.snr)) / std
     if not math.isinf(scene.snr):
         background += _noise(scene.shape, scene.noise_correlation_px, rng)
     return (signal + background).astype(np.float32), centres_xy
 
 
-def write_dataset(folder: str | Path, scene: Scene, n_micrographs: int, seed: int,
-                  volume: Volume | None = None, n_views: int = 48,
-                  prefix: str = "mic") -> dict[str, FloatArray]:
-    """Write simulated micrographs as `micrographs/*.mrc` and their particles as `boxes/*.box`.
-
-    Parameters
-    ----------
-    volume : density map of the particle, by default `klh_like_volume()`.
-    n_views : number of directions from which the particle is seen.
-    prefix : names are the prefix and a number from 001.
-
-    Returns
-    -------
-    centres : name of the micrograph -> exact centres (n, 2) as x, y. The box files have rounded ones.
-    """
-    import mrcfile
-
-    from ..coordinates.box import write_box
-
-    rng = np.random.default_rng(seed)
-    views = project(volume or klh_like_volume(), random_orientations(n_views, rng), scene.pixel_size_angst)
-    for name in ("micrographs", "boxes"):
-        (Path(folder) / name).mkdir(parents=True, exist_ok=True)
-    centres = {}
-    for index in range(n_micrographs):
-        name = f"{prefix}_{index + 1:03d}"
-        pixels, centres[name] = simulate_micrograph(scene, views, rng)
-        with mrcfile.new(Path(folder) / "micrographs" / f"{name}.mrc", pixels, overwrite=True) as file:
-            file.voxel_size = scene.pixel_size_angst
-        write_box(Path(folder) / "boxes" / f"{name}.box", centres[name], np.full(len(centres[name]), np.nan),
-                  round(1.2 * scene.diameter_px))
-    return centres
-
-
 def _place(scene: Scene, blocked: NDArray[np.bool_], rng: np.random.Generator) -> FloatArray:
-    """Choose centres (n, 2) as x, y: some in touching pairs, all others `spacing` apart."""
+    """Choose centres, (n, 2) as x, y: some in touching pairs, all others at least `spacing` apart."""
     from scipy import ndimage
 
     diameter = scene.diameter_px
@@ -172,7 +178,7 @@ def _place(scene: Scene, blocked: NDArray[np.bool_], rng: np.random.Generator) -
 
     n_paired = 2 * int(scene.touching_fraction * scene.n_particles / 2)
     attempts = 0
-    while len(centres) < scene.n_particles and attempts < PLACEMENT_ATTEMPTS:
+    while len(centres) < scene.n_particles and attempts < _PLACEMENT_ATTEMPTS:
         attempts += 1
         group = [rng.uniform(lower, np.maximum(upper, lower))]
         if len(centres) < n_paired:
@@ -188,12 +194,12 @@ def _place(scene: Scene, blocked: NDArray[np.bool_], rng: np.random.Generator) -
 
 def _draw(scene: Scene, projections: FloatArray, centres_xy: FloatArray,
           rng: np.random.Generator) -> FloatArray:
-    """Image of the particles through the microscope, (rows, columns)."""
+    """Image the particles through the microscope, (rows, columns)."""
     from scipy import fft, ndimage
 
     size = projections.shape[-1]
     middle = np.full(2, (size - 1) / 2)
-    # A margin as wide as a particle image: nothing wraps around and cut particles need no special case.
+    # With a margin as wide as a particle image nothing wraps around, and cut particles need no special case.
     canvas = np.zeros([fft.next_fast_len(length + 2 * size, real=True) for length in scene.shape])
     for row, column in centres_xy[:, ::-1]:
         angle = rng.uniform(0, 2 * np.pi)
@@ -211,7 +217,7 @@ def _draw(scene: Scene, projections: FloatArray, centres_xy: FloatArray,
 
 
 def _discs(scene: Scene, centres_xy: FloatArray) -> NDArray[np.bool_]:
-    """Pixels within half a diameter of any centre."""
+    """Mark the pixels within half a diameter of any centre."""
     from scipy import ndimage
 
     outside = np.ones(scene.shape, bool)
@@ -221,7 +227,7 @@ def _discs(scene: Scene, centres_xy: FloatArray) -> NDArray[np.bool_]:
 
 
 def _noise(shape: tuple[int, int], correlation_px: float, rng: np.random.Generator) -> FloatArray:
-    """Gaussian noise of deviation 1, white or smoothed by a Gaussian of deviation `correlation_px`."""
+    """Draw Gaussian noise of standard deviation 1, white or smoothed by a Gaussian (standard deviation in px)."""
     from scipy import fft
 
     noise = rng.standard_normal(shape)
@@ -234,7 +240,7 @@ def _noise(shape: tuple[int, int], correlation_px: float, rng: np.random.Generat
 
 
 def _surroundings(scene: Scene, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Uneven background, ice and carbon film (rows, columns), and where no particle may lie."""
+    """Draw uneven background, contaminants and carbon film, (rows, columns), and mark where no particle may lie."""
     row, column = np.indices(scene.shape, float)
     background = np.zeros(scene.shape)
     blocked = np.zeros(scene.shape, bool)

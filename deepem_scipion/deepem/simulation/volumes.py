@@ -22,7 +22,15 @@ FloatArray = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Volume:
-    """A density map: `values` (z, y, x), protein positive, and the edge of a voxel."""
+    """A density map.
+
+    Attributes
+    ----------
+    values : (z, y, x) array
+        Density, protein positive.
+    voxel_size_angst : float
+        Edge of a voxel in angstrom.
+    """
 
     values: FloatArray
     voxel_size_angst: float
@@ -30,10 +38,20 @@ class Volume:
 
 def klh_like_volume(voxel_size_angst: float = 8.0, length_angst: float = 400.0,
                     diameter_angst: float = 350.0, bands: int = 5) -> Volume:
-    """Build a hollow banded cylinder, in the manner of keyhole limpet haemocyanin.
+    """Build a hollow banded cylinder that resembles keyhole limpet haemocyanin.
 
-    From the side it is a rectangle with bands, from the top a ring. Its axis is the first axis of the array;
-    the array is large enough for it in any orientation.
+    Parameters
+    ----------
+    voxel_size_angst, length_angst, diameter_angst : float
+        Edge of a voxel, length and outer diameter of the cylinder in angstrom.
+    bands : int
+        Number of bands along the cylinder.
+
+    Returns
+    -------
+    Volume
+        The axis of the cylinder is the first axis of the array, which holds the cylinder in any orientation. The side
+        view is a rectangle with bands, the top view a ring.
     """
     half = math.ceil(0.55 * math.hypot(length_angst, diameter_angst) / voxel_size_angst)
     axis = voxel_size_angst * np.arange(-half, half + 1)
@@ -54,12 +72,20 @@ def read_volume(path: str | Path, voxel_size_angst: float | None = None) -> Volu
 
     Parameters
     ----------
-    path : file of three dimensions, density positive; values are scaled to a maximum of 1.
-    voxel_size_angst : edge of a voxel; by default that of the header.
+    path : str or Path
+        File of three dimensions, density positive.
+    voxel_size_angst : float, optional
+        Edge of a voxel in angstrom. Default: that of the header.
+
+    Returns
+    -------
+    Volume
+        The map, scaled to a maximum of 1.
 
     Raises
     ------
-    DeepEMError : the file is no map, or neither header nor caller gives the voxel size.
+    DeepEMError
+        If the file is not a density map, or neither header nor caller gives the voxel size.
     """
     import mrcfile
 
@@ -79,23 +105,41 @@ def read_volume(path: str | Path, voxel_size_angst: float | None = None) -> Volu
 
 
 def random_orientations(n: int, rng: np.random.Generator) -> Rotation:
-    """Draw `n` orientations, uniform over all rotations."""
+    """Draw orientations, uniform over all rotations.
+
+    Parameters
+    ----------
+    n : int
+        Number of orientations.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    scipy.spatial.transform.Rotation
+        The n rotations.
+    """
     from scipy.spatial.transform import Rotation
 
     return Rotation.random(n, rng)
 
 
 def project(volume: Volume, orientations: Rotation, pixel_size_angst: float) -> FloatArray:
-    """Project a density map along its first axis after turning it about its centre of mass.
+    """Project a density map along its first axis after rotating it about its centre of mass.
 
     Parameters
     ----------
-    orientations : n rotations, acting on (z, y, x).
-    pixel_size_angst : pixel size of the projections.
+    volume : Volume
+        Density map.
+    orientations : scipy.spatial.transform.Rotation
+        The n rotations, acting on (z, y, x).
+    pixel_size_angst : float
+        Pixel size of the projections in angstrom.
 
     Returns
     -------
-    projections : (n, size, size) float32, the centre of mass at ((size - 1) / 2, (size - 1) / 2).
+    (n, size, size) float32 array
+        Projections, with the centre of mass at ((size - 1) / 2, (size - 1) / 2).
     """
     from scipy import ndimage
 
@@ -106,9 +150,9 @@ def project(volume: Volume, orientations: Rotation, pixel_size_angst: float) -> 
     mass_centre = np.array(ndimage.center_of_mass(np.clip(volume.values, 0, None)))
     views = []
     for matrix in np.atleast_3d(orientations.as_matrix()).reshape(-1, 3, 3):
-        turned = ndimage.affine_transform(volume.values, matrix, mass_centre - matrix @ middle,
+        rotated = ndimage.affine_transform(volume.values, matrix, mass_centre - matrix @ middle,
                                           output_shape=(n_voxels,) * 3, order=1)
-        view = turned.sum(axis=0)
+        view = rotated.sum(axis=0)
         if shrink > 1:
             view = ndimage.gaussian_filter(view, 0.5 * math.sqrt(shrink**2 - 1))
         offset = (n_voxels - 1) / 2 - shrink * (size - 1) / 2
