@@ -439,8 +439,8 @@ def failures(folder):
 
 @pytest.mark.parametrize("option, value, words", [
     ("--pixel-size", "0", "pixel size is 0 A"), ("--pixel-size", "-1", "pixel size is -1 A"),
-    ("--border", "nan", "border nan"), ("--min-distance", "nan", "least distance nan"),
-    ("--min-distance", "-5", "least distance -5")])
+    ("--border", "nan", "border nan"), ("--min-distance", "nan", "minimum distance nan"),
+    ("--min-distance", "-5", "minimum distance -5")])
 def test_senseless_numbers_are_refused_by_picking(blobs, blob_model, tmp_path, capsys, option, value, words):
     assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path, option, value) == 2
     assert words in capsys.readouterr().err
