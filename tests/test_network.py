@@ -103,8 +103,8 @@ def input_sides(geometry):
 
 def cost(geometry, target, shares):
     """Sum of squared log ratios to the requested values."""
-    return 4 * np.log(geometry.box / target) ** 2 + sum(
-        np.log(kernel / side / share) ** 2 for kernel, side, share in zip(geometry.kernels, input_sides(geometry), shares))
+    ratios = np.array(geometry.kernels) / input_sides(geometry) / shares
+    return 4 * np.log(geometry.box / target) ** 2 + (np.log(ratios) ** 2).sum()
 
 
 @settings(max_examples=20, deadline=None)

@@ -83,8 +83,7 @@ def start(number_of_threads: int | None = None) -> str:
     except ImportError as error:
         raise DeepEMError(f"TensorFlow cannot be imported ({error}); try: pip install tensorflow") from error
     except RuntimeError as error:
-        raise DeepEMError(f"TensorFlow cannot be started with these settings ({error}); start it in a new "
-                          "process") from error
+        raise DeepEMError(f"TensorFlow cannot be started with these settings ({error}); use a new process") from error
     _limit_blas()
     pool(), direct_convolution_slots()  # created here, so that no two threads create one each
     device = _device()
@@ -229,7 +228,7 @@ def compiled(function: Callable[..., Any], *shapes: tuple[int | None, ...]) -> C
 
 
 def _device() -> str:
-    """Description of the device, with a hint if a GPU was requested and is not found."""
+    """Describe the device, with a hint if a GPU was requested and is not found."""
     if state.gpu is not None:
         return f"GPU {state.gpu}"
     device = f"CPU, {threads()} threads"

@@ -17,8 +17,8 @@ Triple = tuple[int, int, int]
 AUTO_DIAMETER_PX = 27
 # Narrower particles cannot be recognised; wider ones would need networks as large as micrographs.
 MIN_DIAMETER_PX, MAX_DIAMETER_PX = 8, 200
-# The automatic geometry: side of the box in particle diameters, so that it shows the particle's surroundings, too; width
-# of each kernel as a share of the width of its input map; pools.
+# The automatic geometry: side of the box in diameters, which includes the surroundings of the particle; width of each
+# kernel as a share of the width of its input map; pools.
 BOX_PER_DIAMETER = 1.5
 KERNEL_SHARES = (0.22, 0.30, 0.45)
 AUTO_POOLS: Triple = (2, 2, 2)
@@ -74,8 +74,7 @@ class Geometry:
             raise DeepEMError(
                 f"box {self.box} with kernels {_slashed(self.kernels)} and pools {_slashed(self.pools)} does not fit: "
                 "after each convolution the side of the map must be a multiple of the pool. "
-                + _nearest_sizes(self.box, self.kernels, self.pools)
-            )
+                + _nearest_sizes(self.box, self.kernels, self.pools))
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
@@ -129,12 +128,6 @@ def layer_sizes(box: int, kernels: Triple, pools: Triple) -> tuple[int, ...] | N
     tuple of six ints or None
         None if a stage does not fit without remainder.
 
-    Examples
-    --------
-    >>> layer_sizes(112, (15, 10, 7), (2, 2, 2))
-    (98, 49, 40, 20, 14, 7)
-    >>> layer_sizes(113, (15, 10, 7), (2, 2, 2)) is None
-    True
     """
     sizes = []
     side = box
@@ -158,10 +151,7 @@ PRESET_STEP = 20
 
 
 def auto_geometry(diameter_px: float, maps: Triple = MAPS) -> Geometry:
-    """Find the geometry for a particle that none of the presets suits.
-
-    The box is about `BOX_PER_DIAMETER` particle diameters wide, kernels are about `KERNEL_SHARES` of the width of their
-    input maps, and pools are `AUTO_POOLS`.
+    """Find the geometry nearest to `BOX_PER_DIAMETER` and `KERNEL_SHARES`, with `AUTO_POOLS`; see `nearest_geometry`.
 
     Parameters
     ----------
@@ -173,7 +163,7 @@ def auto_geometry(diameter_px: float, maps: Triple = MAPS) -> Geometry:
     Returns
     -------
     Geometry
-        The nearest geometry that fits, see `nearest_geometry`.
+        The nearest one that fits.
 
     Raises
     ------
@@ -203,8 +193,7 @@ def nearest_geometry(diameter_px: float, box_share: float, kernel_shares: tuple[
     Returns
     -------
     Geometry
-        That with the smallest sum of squared log ratios of actual to requested values, the box counted four times. The
-        box differs by at most a tenth from the requested one.
+        The one with the smallest sum of squared log ratios of actual to requested values, the box counted four times.
 
     Raises
     ------
@@ -219,7 +208,7 @@ def nearest_geometry(diameter_px: float, box_share: float, kernel_shares: tuple[
     for box in range(max(MIN_BOX_PX, math.floor(0.9 * target)), math.ceil(1.1 * target) + 1):
         found = _nearest_kernels(box, kernel_shares, pools)
         if found is not None:
-            cost = 4 * math.log(box / target) ** 2 + found[0]
+            cost = found[0] + 4 * math.log(box / target) ** 2
             if best is None or cost < best[0] - 1e-12:
                 best = cost, box, found[1]
     if best is None:
@@ -295,8 +284,7 @@ def _nearest_sizes(box: int, kernels: Triple, pools: Triple) -> str:
     """Sentence with the nearest box for these kernels and the nearest kernels for this box."""
     found = []
     boxes = (b for d in range(SEARCH_RANGE_PX) for b in (box - d, box + d) if b > 0)
-    nearest = next((b for b in boxes if layer_sizes(b, kernels, pools)), None)
-    if nearest:
+    if nearest := next((b for b in boxes if layer_sizes(b, kernels, pools)), None):
         found.append(f"with these kernels and pools the nearest box is {nearest}")
     ranges = [range(max(1, k - 6), k + 7) for k in kernels]
     fitting = [(a, b, c) for a, b, c in product(*ranges) if layer_sizes(box, (a, b, c), pools)]

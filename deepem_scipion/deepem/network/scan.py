@@ -72,14 +72,8 @@ def score_map_box_by_box(pixels: np.ndarray, geometry: Geometry, networks: Seque
     ----------
     pixels : (rows, cols) float32 array
         Normalised micrograph at the working pixel size.
-    geometry : Geometry
-        Sizes of the layers of all networks.
-    networks : sequence of mappings of str to array
-        Weights of each network, see `Geometry.weight_shapes`.
-    step : int
-        Scan step in binned pixels.
-    rotations : int
-        Number of rotations by 90 degrees over which scores are averaged.
+    geometry, networks, step, rotations
+        As for `Scanner`.
     batch : int
         Number of boxes per call of the network.
 

@@ -164,11 +164,11 @@ class Stage:
         return (max(1, (whole_tiles - self._margin) // self.pool),) * 2
 
     def _cells(self, side: int) -> int:
-        """Number of cells that hold `side` pooled pixels of every class."""
+        """Count the cells that hold `side` pooled pixels of every class."""
         return (self.classes - 1) * self.step // self.pool + side + (self.classes > 1)
 
     def _pixels(self, cells: int) -> int:
-        """Number of image pixels for this many cells."""
+        """Count the image pixels needed for this many cells."""
         return cells * self.pool + self._margin + len(self.convolution.kernel) - 1
 
     def _by_offset(self, pooled: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
