@@ -188,7 +188,7 @@ def scan(options):
 
 
 def pick(options):
-    """Whole programs on the micrographs of EMPIAR-10017: start-up is what one micrograph takes beyond its share."""
+    """Whole programs on the micrographs of EMPIAR-10017; start-up is the time of a single micrograph minus its share."""
     folder = options.data / "empiar10017"
     if not folder.is_dir():
         return [], [f"`pick` skipped: no {folder}", ""]
@@ -256,7 +256,7 @@ def run(command, cwd=None):
 
 
 def per_micrograph(program, number, one, many):
-    """Time per micrograph from a run with one and a run with many."""
+    """Time per micrograph, from a run with one micrograph and a run with many."""
     one()
     (first, _), (all_of_them, peak) = one(), many()
     each = (all_of_them - first) / (number - 1)
@@ -327,7 +327,7 @@ def training(options):
 
 
 def growth(options):
-    """Time and memory of picking against the micrograph's size and the number of micrographs."""
+    """Time and memory of picking as functions of the size and number of micrographs."""
     code = """
 import json, resource, sys, time
 from pathlib import Path
@@ -351,8 +351,8 @@ picker = Picker(model)
 names = {f"m{i}": path for i in range(number)}
 pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)
 began = time.perf_counter()
-summary = pick_micrographs(names, picker, work / "out", pixel_size_angst=1.0)
-assert not summary.failed, summary.failed
+results = pick_micrographs(names, picker, work / "out", pixel_size_angst=1.0)
+assert not any(result.reason for result in results.values())
 print(json.dumps({"seconds": (time.perf_counter() - began) / number,
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
@@ -384,7 +384,7 @@ print(json.dumps({"seconds": (time.perf_counter() - began) / number,
 
 
 def draw_growth(figures, path):
-    """Plot of time and memory against area, and of time per micrograph against their number."""
+    """Plot time and memory as functions of the area, and the time per micrograph as a function of their number."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
