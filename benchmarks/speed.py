@@ -188,7 +188,7 @@ def scan(options):
 
 
 def pick(options):
-    """Whole programs on the micrographs of EMPIAR-10017; start-up is the time of a single micrograph minus its share."""
+    """Whole programs on the micrographs of EMPIAR-10017; start-up: time of one micrograph minus its share."""
     folder = options.data / "empiar10017"
     if not folder.is_dir():
         return [], [f"`pick` skipped: no {folder}", ""]
