@@ -1,11 +1,11 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Seconds per training update with our gradient for large kernels and with TensorFlow's, in one run.
+"""Seconds per training update with the fast gradient for large kernels and with that of TensorFlow, in one run.
 
     python benchmarks/gradient.py [--presets NAME ...] [--updates N]
 
-Patches of random pixels as the recipe `default` takes them; the median of the updates after the first. Prints a table
-in Markdown.
+Crops consist of random pixels and are as large as for the training preset `default`. Prints a table in Markdown with
+the medians of all updates but the first.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 
 
 def seconds_per_update(geometry, updates):
-    """Median seconds of an update, and the number of patches in it."""
+    """Median seconds of an update, and its number of crops."""
     import numpy as np
 
     from deepem_scipion.deepem.network.architecture import build_network
@@ -26,21 +26,21 @@ def seconds_per_update(geometry, updates):
     side = geometry.box + geometry.pools[0] * geometry.pools[1] * geometry.pools[2] * (training_preset.patch - 1)
     batch = max(MIN_BATCH, min(training_preset.batch, PIXELS_PER_BATCH // side**2))
     rng = np.random.default_rng(0)
-    patches = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
+    crops = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
     targets = rng.integers(-1, 2, (batch, training_preset.patch, training_preset.patch, 1)).astype(np.float32)
-    network = build_network(geometry, whole=True)
+    network = build_network(geometry, fully_convolutional=True)
     compile_network(network, training_preset, 100)
-    network.train_on_batch(patches, targets)
+    network.train_on_batch(crops, targets)
     taken = []
     for _ in range(updates):
         began = time.perf_counter()
-        network.train_on_batch(patches, targets)
+        network.train_on_batch(crops, targets)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken), batch
 
 
 def main():
-    """Time both and print the table."""
+    """Time both gradients and print the table."""
     from deepem_scipion.deepem import runtime
     from deepem_scipion.deepem.network.geometry import PRESETS
 
@@ -52,13 +52,13 @@ def main():
     from deepem_scipion.deepem.network import layers
 
     large = layers.LARGE_KERNEL
-    print("| preset | patches | ours, s | TensorFlow's, s | ratio |\n|---|---|---|---|---|")
+    print("| preset | crops | fast gradient, s | TensorFlow's, s | ratio |\n|---|---|---|---|---|")
     for name in options.presets:
         layers.LARGE_KERNEL = large
-        ours, batch = seconds_per_update(PRESETS[name], options.updates)
+        fast, batch = seconds_per_update(PRESETS[name], options.updates)
         layers.LARGE_KERNEL = 10**6
         plain, _ = seconds_per_update(PRESETS[name], options.updates)
-        print(f"| {name} | {batch} | {ours:.2f} | {plain:.2f} | {plain / ours:.0f} |", flush=True)
+        print(f"| {name} | {batch} | {fast:.2f} | {plain:.2f} | {plain / fast:.0f} |", flush=True)
     return 0
 
 

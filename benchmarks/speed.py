@@ -1,14 +1,14 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How fast we are, compared in one run with the plain way, with the machine's limit and with other pickers.
+"""Speed of DeepEM compared, in one run, with plain implementations, the limit of the machine and other pickers.
 
     python benchmarks/speed.py [--parts NAME ...] [--topaz PROGRAM] [--data FOLDER]
 
-Parts: `convolutions` (direct and by Fourier transforms, measured and estimated), `scan` (against window by window),
-`pick` (the whole program on EMPIAR-10017, with Topaz and RELION's LoG picker where they are installed), `training`
-(against plain Keras), `growth` (time and memory against area and number of micrographs; draws docs/performance.png).
-Times are medians of several runs after one that does not count. Prints tables in Markdown and writes them with all
-figures to benchmarks/results/speed.{md,json}. Topaz wants an environment of its own: `python -m venv E;
+Parts: `convolutions` (direct and by Fourier transforms, measured and estimated), `scan` (compared with box by box),
+`pick` (the whole program on EMPIAR-10017, with Topaz and RELION's LoG picker if they are installed), `training`
+(compared with plain Keras), `growth` (time and memory as functions of the area and number of micrographs; draws
+docs/performance.png). Times are medians of several runs after a warm-up run. Prints tables in Markdown and writes them
+with all figures to benchmarks/results/speed.{md,json}. Topaz needs a separate environment: `python -m venv E;
 E/bin/pip install topaz-em`, then `--topaz E/bin/topaz`.
 """
 
@@ -30,31 +30,31 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]
 
-# Name: shape of the micrograph in working pixels, scan step.
+# Shape of the micrograph and scan step, both in binned pixels, by name of the network.
 SCANS = {"klh": ((2048, 2048), 20), "19s": ((1855, 1919), 20), "26s": ((1855, 1919), 20),
          "inflammasome": ((1855, 1919), 20), "auto": ((1024, 1024), 2)}
-SAMPLE = {"klh": 64, "auto": 2048}  # windows timed one by one; 256 of the others
+SAMPLE = {"klh": 64, "auto": 2048}  # boxes timed one by one; 256 for the other networks
 EMPIAR_DIAMETER_ANGST = 191
 
 
 def geometry_of(name):
-    """Network of a preset, or of the automatic rule."""
+    """Geometry of a preset, or the automatic one."""
     from deepem_scipion.deepem.network.geometry import AUTO_DIAMETER_PX, PRESETS, auto_geometry
 
     return PRESETS.get(name) or auto_geometry(AUTO_DIAMETER_PX)
 
 
 def some_weights(geometry):
-    """Weights of a network that has not been trained; times do not depend on them."""
-    from deepem_scipion.deepem.network.architecture import build_network, get_weights, widen_start
+    """Weights of an untrained network; times do not depend on them."""
+    from deepem_scipion.deepem.network.architecture import build_network, get_weights, scale_initial_weights
 
     network = build_network(geometry)
-    widen_start(network)
+    scale_initial_weights(network)
     return get_weights(network, geometry)
 
 
 def seconds(function, repeats=5):
-    """Median seconds of some calls after one that does not count."""
+    """Median seconds of several calls after a warm-up call."""
     function()
     return statistics.median(timed(function) for _ in range(repeats))
 
@@ -67,13 +67,13 @@ def timed(function):
 
 
 def table(*rows):
-    """Markdown lines of a table; the first row is the head."""
+    """Markdown lines of a table; the first row is the header."""
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""]
 
 
 def convolutions(options):
-    """Each layer of each network: direct and by Fourier transforms, and what the estimate says."""
+    """Each layer of each network: direct and by Fourier transforms, measured and estimated."""
     import tensorflow as tf
 
     from deepem_scipion.deepem import runtime
@@ -90,7 +90,8 @@ def convolutions(options):
             image = rng.normal(size=(out + kernel - 1, out + kernel - 1, channels)).astype(np.float32)
             tensor = tf.constant(image[np.newaxis])
             direct = runtime.compiled(
-                lambda x, c=layer: convolution.direct(x, c.beside, c.bias, c.columns), (1, None, None, channels))
+                lambda x, c=layer: convolution.direct(x, c.shifted_kernels, c.bias, c.columns),
+                (1, None, None, channels))
             threads = runtime.threads()
 
             def fourier(tile, layer=layer, image=image, threads=threads):
@@ -118,7 +119,7 @@ def convolutions(options):
 
 
 def operations(geometry, shape, step):
-    """Floating-point operations of all four rotations: window by window, and with shared direct convolutions."""
+    """Floating-point operations of all four rotations: box by box, and with shared direct convolutions."""
     import math
 
     from deepem_scipion.deepem.network.scan import scan_shape
@@ -136,7 +137,7 @@ def operations(geometry, shape, step):
 
 
 def limit_flops():
-    """Operations per second of the machine's matrix product: what it can do at best."""
+    """Operations per second of a matrix product: the limit of the machine."""
     import tensorflow as tf
 
     matrix = tf.ones((4096, 4096))
@@ -144,7 +145,7 @@ def limit_flops():
 
 
 def scan(options):
-    """The fast scan against the window-by-window network, on the same random micrograph."""
+    """The fast scan and the network box by box, on the same random micrograph."""
     from deepem_scipion.deepem.network.architecture import build_network, set_weights
     from deepem_scipion.deepem.network.scan import Scanner, scan_shape
 
@@ -157,37 +158,37 @@ def scan(options):
         network = build_network(geometry)
         set_weights(network, weights)
         sample = SAMPLE.get(name, 256)
-        windows = np.lib.stride_tricks.sliding_window_view(pixels, (geometry.box,) * 2)[::step, ::step]
-        rows, cols = windows.shape[:2]
+        boxes = np.lib.stride_tricks.sliding_window_view(pixels, (geometry.box,) * 2)[::step, ::step]
+        rows, cols = boxes.shape[:2]
         places = np.random.default_rng(1).integers(0, (rows, cols), (sample, 2))
-        batch = windows[places[:, 0], places[:, 1], ..., np.newaxis]
+        batch = boxes[places[:, 0], places[:, 1], ..., np.newaxis]
         scanner = Scanner(geometry, [weights], step)
         scanner.scan(pixels)
         network(batch, training=False)
-        ours, plain = [], []
-        for _ in range(options.repeats):  # in turns, so that both meet the same disturbances
-            ours.append(timed(lambda scanner=scanner, pixels=pixels: scanner.scan(pixels)))
+        fast, plain = [], []
+        for _ in range(options.repeats):  # alternating, so that other processes disturb both alike
+            fast.append(timed(lambda scanner=scanner, pixels=pixels: scanner.scan(pixels)))
             plain.append(timed(lambda network=network, batch=batch: np.asarray(network(batch, training=False))))
         total = rows * cols * 4
         reference = statistics.median(plain) / sample * total
         flops = operations(geometry, shape, step)
         assert (rows, cols) == scan_shape(shape, geometry.box, step)
-        figures.append({"network": name, "shape": shape, "step": step, "windows": rows * cols, "sample": sample,
-                        "reference_s": reference, "scan_s": statistics.median(ours), "scan_s_all": ours,
-                        "ratio": reference / statistics.median(ours), "reference_gflop": flops[0] / 1e9,
+        figures.append({"network": name, "shape": shape, "step": step, "boxes": rows * cols, "sample": sample,
+                        "reference_s": reference, "scan_s": statistics.median(fast), "scan_s_all": fast,
+                        "ratio": reference / statistics.median(fast), "reference_gflop": flops[0] / 1e9,
                         "shared_gflop": flops[1] / 1e9, "limit_gflops": limit / 1e9})
         print(name, figures[-1], file=sys.stderr, flush=True)
-    rows = [("network", "micrograph", "step", "windows", "window by window, s (windows timed)", "scan, s", "ratio",
-             "operations, G: window by window", "shared", "shared at the machine's limit, s")]
-    rows += [(row["network"], f"{row['shape'][0]} x {row['shape'][1]}", row["step"], row["windows"],
+    rows = [("network", "micrograph", "step", "boxes", "box by box, s (boxes timed)", "scan, s", "ratio",
+             "operations, G: box by box", "shared", "shared at the limit of the machine, s")]
+    rows += [(row["network"], f"{row['shape'][0]} x {row['shape'][1]}", row["step"], row["boxes"],
               f"{row['reference_s']:.0f} ({row['sample']})", f"{row['scan_s']:.2f}", f"{row['ratio']:.0f}",
               f"{row['reference_gflop']:.0f}", f"{row['shared_gflop']:.0f}",
               f"{row['shared_gflop'] / row['limit_gflops']:.2f}") for row in figures]
-    return figures, [f"### Scan (the machine's matrix product does {limit / 1e9:.0f} GFLOP/s)", "", *table(*rows)]
+    return figures, [f"### Scan (matrix products reach {limit / 1e9:.0f} GFLOP/s)", "", *table(*rows)]
 
 
 def pick(options):
-    """Whole programs on the micrographs of EMPIAR-10017: start-up is what one micrograph takes beyond its share."""
+    """Whole programs on the micrographs of EMPIAR-10017; start-up: time of one micrograph minus its share."""
     folder = options.data / "empiar10017"
     if not folder.is_dir():
         return [], [f"`pick` skipped: no {folder}", ""]
@@ -203,27 +204,27 @@ def pick(options):
         one = work / "one.txt"
         one.write_text(f"{micrographs[0]}\n")
 
-        def ours(which, threads=None):
+        def deepem(which, threads=None):
             return run([*PROGRAM, "pick", "--model", model, "--micrographs", which, "--output", work / which.stem,
                         *(["--threads", threads] if threads else [])])
 
         for threads in (None, 1):
             name = f"deepem pick --threads {threads}" if threads else "deepem pick"
-            figures.append(per_micrograph(name, 4 * len(micrographs), lambda threads=threads: ours(one, threads),
-                                          lambda threads=threads: ours(many, threads)))
+            figures.append(per_micrograph(name, 4 * len(micrographs), lambda threads=threads: deepem(one, threads),
+                                          lambda threads=threads: deepem(many, threads)))
         if options.topaz:
             images = work / "topaz"
             images.mkdir()
-            reduce = [options.topaz, "preprocess", "-s", "4", "-o", images]
+            preprocess = [options.topaz, "preprocess", "-s", "4", "-o", images]
 
             def topaz(paths):
                 return run([options.topaz, "extract", "-m", "resnet8_u64", "-r", "7", "-x", "4", "-d", "-1", "-o",
                             work / "topaz.txt", *paths])
 
-            prepared = run([*reduce, *micrographs[:6]])
-            reduced = sorted(images.glob("*.mrc"))
-            figures.append(per_micrograph("topaz extract (resnet8_u64, reduced by 4; preprocessing not counted)", 6,
-                                          lambda: topaz(reduced[:1]), lambda: topaz(reduced)))
+            prepared = run([*preprocess, *micrographs[:6]])
+            downsampled = sorted(images.glob("*.mrc"))
+            figures.append(per_micrograph("topaz extract (resnet8_u64, binned by 4; preprocessing not counted)", 6,
+                                          lambda: topaz(downsampled[:1]), lambda: topaz(downsampled)))
             figures[-1]["preprocess_s"] = prepared[0] / 6
         if shutil.which("relion_autopick"):
             for path in micrographs:
@@ -255,7 +256,7 @@ def run(command, cwd=None):
 
 
 def per_micrograph(program, number, one, many):
-    """Time per micrograph from a run with one and a run with many."""
+    """Time per micrograph, from a run with one micrograph and a run with many."""
     one()
     (first, _), (all_of_them, peak) = one(), many()
     each = (all_of_them - first) / (number - 1)
@@ -265,7 +266,7 @@ def per_micrograph(program, number, one, many):
 
 
 def training(options):
-    """Seconds per epoch: recipes as we train them, and the recipe `paper` with plain Keras layers and `fit`."""
+    """Seconds per epoch of both training presets, and of `paper` with plain Keras layers and `fit`."""
     import keras
 
     from deepem_scipion.deepem.network.architecture import build_network
@@ -274,11 +275,12 @@ def training(options):
 
     rng = np.random.default_rng(0)
     figures = []
-    for name, n_windows in (("klh", 1600), ("19s", 1600), ("26s", 1600), ("inflammasome", 1600), ("auto", 10000)):
+    for name, n_boxes in (("klh", 1600), ("19s", 1600), ("26s", 1600), ("inflammasome", 1600), ("auto", 10000)):
         geometry, training_preset = geometry_of(name), TRAINING_PRESETS["paper"]
-        updates = -(-4 * n_windows // training_preset.batch)
+        updates = -(-4 * n_boxes // training_preset.batch)
         timed_updates = {"klh": 1, "auto": 100}.get(name, 5)
-        pixels = rng.normal(size=(training_preset.batch * timed_updates, geometry.box, geometry.box, 1)).astype(np.float32)
+        pixels = rng.normal(size=(training_preset.batch * timed_updates, geometry.box, geometry.box, 1))
+        pixels = pixels.astype(np.float32)
         targets = rng.integers(0, 2, (len(pixels), 1)).astype(np.float32)
         plain = keras.Sequential([keras.Input((geometry.box, geometry.box, 1))])
         for kernel, pool, maps in zip(geometry.kernels, geometry.pools, geometry.maps):
@@ -287,53 +289,54 @@ def training(options):
         plain.add(keras.layers.Flatten())
         plain.add(keras.layers.Dense(1, activation="sigmoid"))
         plain.compile(keras.optimizers.SGD(1.0), half_mean_squared_error)
-        ours = build_network(geometry, whole=True)
-        compile_network(ours, training_preset, 100)
+        paper_network = build_network(geometry, fully_convolutional=True)
+        compile_network(paper_network, training_preset, 100)
 
-        def epoch(network=ours, pixels=pixels, targets=targets, batch=training_preset.batch):
+        def epoch(network=paper_network, pixels=pixels, targets=targets, batch=training_preset.batch):
             for first in range(0, len(pixels), batch):
                 network.train_on_batch(pixels[first:first + batch], targets[first:first + batch, :, None, None])
 
-        patches = build_network(geometry, whole=True)
+        crop_network = build_network(geometry, fully_convolutional=True)
         default = TRAINING_PRESETS["default"]
-        compile_network(patches, default, 100)
+        compile_network(crop_network, default, 100)
         side = geometry.box + int(np.prod(geometry.pools)) * (default.patch - 1)
         batch = max(MIN_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))
-        patch = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
+        crops = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
         labels = rng.integers(-1, 2, (batch, default.patch, default.patch, 1)).astype(np.float32)
 
-        def epoch_of_patches(network=patches, patch=patch, labels=labels, n=timed_updates):
+        def epoch_of_crops(network=crop_network, crops=crops, labels=labels, n=timed_updates):
             for _ in range(n):
-                network.train_on_batch(patch, labels)
+                network.train_on_batch(crops, labels)
 
         repeats = 1 if name == "klh" else 3
         with_plain = seconds(lambda plain=plain, x=pixels, y=targets: plain.fit(x, y, batch_size=50, verbose=0),
                              repeats)
         scale = updates / timed_updates
-        figures.append({"network": name, "windows": 4 * n_windows, "updates_timed": timed_updates,
+        figures.append({"network": name, "boxes": 4 * n_boxes, "updates_timed": timed_updates,
                         "keras_s": with_plain * scale, "paper_s": seconds(epoch, repeats) * scale,
-                        "default_s": seconds(epoch_of_patches, repeats) / timed_updates * default.updates_per_epoch,
-                        "default_windows": batch * default.patch**2 * default.updates_per_epoch})
+                        "default_s": seconds(epoch_of_crops, repeats) / timed_updates * default.updates_per_epoch,
+                        "default_boxes": batch * default.patch**2 * default.updates_per_epoch})
         print(figures[-1], file=sys.stderr, flush=True)
-    rows = [("network", "windows", "plain Keras, s", "recipe `paper`, s", "ratio", "recipe `default`, s (windows)",
-             "windows per second, `default` over plain Keras")]
-    rows += [(row["network"], row["windows"], f"{row['keras_s']:.0f}", f"{row['paper_s']:.1f}",
-              f"{row['keras_s'] / row['paper_s']:.1f}", f"{row['default_s']:.1f} ({row['default_windows']})",
-              f"{row['default_windows'] / row['default_s'] / (row['windows'] / row['keras_s']):.1f}")
+    rows = [("network", "boxes", "plain Keras, s", "preset `paper`, s", "ratio", "preset `default`, s (boxes)",
+             "boxes per second, `default` over plain Keras")]
+    rows += [(row["network"], row["boxes"], f"{row['keras_s']:.0f}", f"{row['paper_s']:.1f}",
+              f"{row['keras_s'] / row['paper_s']:.1f}", f"{row['default_s']:.1f} ({row['default_boxes']})",
+              f"{row['default_boxes'] / row['default_s'] / (row['boxes'] / row['keras_s']):.1f}")
              for row in figures]
     return figures, ["### Training: seconds per epoch", "", *table(*rows)]
 
 
 def growth(options):
-    """Time and memory of picking against the micrograph's size and the number of micrographs."""
+    """Time and memory of picking as functions of the size and number of micrographs."""
     code = """
 import json, resource, sys, time
 from pathlib import Path
 import mrcfile, numpy as np
 from deepem_scipion.deepem import runtime
-from deepem_scipion.deepem.model import Model
+from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network import auto_geometry
-from deepem_scipion.deepem.recognition import Picker, pick_micrographs
+from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.run import pick_micrographs
 sys.path.insert(0, sys.argv[1])
 from speed import some_weights
 work, rows, cols, binning, number = Path(sys.argv[2]), *map(int, sys.argv[3:7])
@@ -348,8 +351,8 @@ picker = Picker(model)
 names = {f"m{i}": path for i in range(number)}
 pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)
 began = time.perf_counter()
-summary = pick_micrographs(names, picker, work / "out", pixel_size_angst=1.0)
-assert not summary.failed, summary.failed
+results = pick_micrographs(names, picker, work / "out", pixel_size_angst=1.0)
+assert not any(result.reason for result in results.values())
 print(json.dumps({"seconds": (time.perf_counter() - began) / number,
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
@@ -371,7 +374,7 @@ print(json.dumps({"seconds": (time.perf_counter() - began) / number,
         for number in (1, 10, 100, 1000):
             figures["number"].append(measure(1024, 1024, 2, number))
     draw_growth(figures, ROOT / "docs" / "performance.png")
-    rows = [("micrograph, px", "reduced by", "micrographs", "s per micrograph", "ns per working pixel",
+    rows = [("micrograph, px", "binning", "micrographs", "s per micrograph", "ns per binned pixel",
              "peak memory, MiB")]
     rows += [(f"{row['rows']} x {row['cols']}", row["binning"], row["number"], f"{row['seconds']:.3f}",
               f"{1e9 * row['seconds'] * row['binning']**2 / row['rows'] / row['cols']:.0f}", f"{row['peak_mib']:.0f}")
@@ -381,7 +384,7 @@ print(json.dumps({"seconds": (time.perf_counter() - began) / number,
 
 
 def draw_growth(figures, path):
-    """Plot of time and memory against area, and of time per micrograph against their number."""
+    """Plot time and memory as functions of the area, and the time per micrograph as a function of their number."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -391,14 +394,14 @@ def draw_growth(figures, path):
     full = [row for row in figures["area"] if row["binning"] == 1]
     area = [row["rows"] * row["cols"] / 1e6 for row in full]
     left.loglog(area, [row["seconds"] for row in full], "o-")
-    left.set(xlabel="working image, megapixels", ylabel="s per micrograph")
+    left.set(xlabel="binned micrograph, megapixels", ylabel="s per micrograph")
     left.loglog(area, [full[-1]["seconds"] * each / area[-1] for each in area], ":", label="proportional")
     left.legend()
-    middle.semilogx(area, [row["peak_mib"] / 1024 for row in full], "o-", label="not reduced")
-    reduced = figures["area"][-1]
-    middle.plot([reduced["rows"] * reduced["cols"] / reduced["binning"]**2 / 1e6], [reduced["peak_mib"] / 1024], "s",
-                label="8184 x 11520, reduced by 4")
-    middle.set(xlabel="working image, megapixels", ylabel="peak memory, GiB", ylim=(0, None))
+    middle.semilogx(area, [row["peak_mib"] / 1024 for row in full], "o-", label="not binned")
+    binned = figures["area"][-1]
+    middle.plot([binned["rows"] * binned["cols"] / binned["binning"]**2 / 1e6], [binned["peak_mib"] / 1024], "s",
+                label="8184 x 11520, binned by 4")
+    middle.set(xlabel="binned micrograph, megapixels", ylabel="peak memory, GiB", ylim=(0, None))
     middle.legend()
     right.semilogx([row["number"] for row in figures["number"]], [row["seconds"] for row in figures["number"]], "o-")
     right.set(xlabel="micrographs of 1024 x 1024", ylabel="s per micrograph", ylim=(0, None))

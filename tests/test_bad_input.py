@@ -419,9 +419,9 @@ def test_training_on_crowded_micrographs_without_room_for_others_is_refused(trai
 @pytest.mark.parametrize("option, value, words", [
     ("--pixel-size", "0", "pixel size 0.0: expected angstrom, above 0"), ("--pixel-size", "-1", "pixel size -1"),
     ("--pixel-size", "nan", "pixel size nan"), ("--pixel-size", "1e-300", "cannot be resampled"),
-    ("--pixel-size", "1e300", "a particle of 0.0 working pixels"),
+    ("--pixel-size", "1e300", "particle diameter 0.0 binned pixels"),
     ("--working-pixel-size", "0", "working pixel size 0"), ("--working-pixel-size", "inf", "working pixel size inf"),
-    ("--working-pixel-size", "1e-300", "at most 200 are possible"), ("--seed", "-1", "seed -1")])
+    ("--working-pixel-size", "1e-300", "expected at most 200"), ("--seed", "-1", "seed -1")])
 def test_senseless_numbers_are_refused_before_training(train, blobs, option, value, words):
     code, told = train({name: blobs[1][name] for name in "ab"}, option, value)
     assert code == 2 and words in told

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Convolution, direct and by Fourier transforms, is the plain sum of products."""
+"""Direct convolution and convolution by Fourier transforms equal the sum of products."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ from deepem_scipion.deepem.network.convolution import (
 
 def plain(image, kernel, bias):
     """The sum of products, in double precision."""
-    windows = np.lib.stride_tricks.sliding_window_view(image.astype(float), kernel.shape[:2], (0, 1))
-    return np.einsum("ijcyx,yxcm->ijm", windows, kernel) + bias
+    boxes = np.lib.stride_tricks.sliding_window_view(image.astype(float), kernel.shape[:2], (0, 1))
+    return np.einsum("ijcyx,yxcm->ijm", boxes, kernel) + bias
 
 
 def close(found, expected):
     np.testing.assert_allclose(found, expected, atol=5e-6 * max(1, np.abs(expected).max()))
 
 
-def seen_as(view, image):
-    """The same values as a view whose memory is not contiguous."""
+def as_view(kind, image):
+    """View with the same values whose memory is not contiguous."""
     rows, cols, channels = image.shape
-    if view == "turned":
+    if kind == "rotated":
         return np.ascontiguousarray(np.rot90(image)).transpose(1, 0, 2)[:, ::-1]
     larger = np.full((rows + 3, 2 * cols, channels + 2), np.nan, np.float32)
     larger[2:-1, ::2, 1:-1] = image
@@ -62,13 +62,13 @@ def test_convolution_by_fourier_transforms_is_the_sum_of_products(case, more, ca
             close(found, plain(image, kernel, bias)[np.newaxis])
 
 
-@pytest.mark.parametrize("view", ["turned", "part"])
+@pytest.mark.parametrize("kind", ["rotated", "part"])
 @given(cases(), st.integers(0, 20))
-def test_convolution_by_fourier_transforms_takes_views_of_any_layout(view, case, more):
+def test_convolution_by_fourier_transforms_accepts_views_of_any_memory_layout(kind, case, more):
     image, kernel, bias = case
-    seen = seen_as(view, image)
-    np.testing.assert_array_equal(seen, image)
-    close(Convolution(kernel, bias).by_fourier(seen, len(kernel) + more), plain(image, kernel, bias)[np.newaxis])
+    view = as_view(kind, image)
+    np.testing.assert_array_equal(view, image)
+    close(Convolution(kernel, bias).by_fourier(view, len(kernel) + more), plain(image, kernel, bias)[np.newaxis])
 
 
 def test_convolution_by_fourier_transforms_is_exact_enough_for_the_largest_kernel_of_the_paper():
@@ -78,15 +78,15 @@ def test_convolution_by_fourier_transforms_is_exact_enough_for_the_largest_kerne
     close(found[0, ..., 0], scipy.signal.correlate(image.astype(float), kernel, "valid", "direct"))
 
 
-# One column at a time where nothing is gained by more, or the kernel is too small for as many as would be needed.
+# One column if more do not fill a vector better, or the kernel is too small for the number needed.
 @pytest.mark.parametrize("side, maps, columns", [
     (9, 16, 1), (9, 48, 1), (9, 3, 1), (9, 6, 1), (9, 8, 2), (9, 24, 2), (9, 4, 4), (9, 12, 4), (4, 8, 2), (3, 8, 1),
     (8, 4, 4), (7, 4, 1), (1, 8, 1)])
-def test_columns_are_computed_together_where_they_fill_vectors_and_the_kernel_is_large(side, maps, columns):
+def test_columns_are_computed_together_if_they_fill_vectors_and_the_kernel_is_large_enough(side, maps, columns):
     assert columns_together(side, maps) == columns
     made = Convolution(np.zeros((side, side, 2, maps)), np.zeros(maps))
     assert made.columns == columns
-    assert made.beside.shape == (side, side + columns - 1, 2, columns * maps)
+    assert made.shifted_kernels.shape == (side, side + columns - 1, 2, columns * maps)
 
 
 @pytest.mark.parametrize("maps, columns", [(16, 1), (3, 1), (8, 2), (24, 2), (4, 4), (12, 4)])
@@ -97,11 +97,11 @@ def test_direct_convolution_is_the_sum_of_products(maps, columns, side, channels
     kernel = rng.normal(size=(side, side, channels, maps)).astype(np.float32)
     made = Convolution(kernel, rng.normal(size=maps))
     assert made.columns == columns
-    found = np.asarray(direct(image[np.newaxis], made.beside, made.bias, made.columns))
+    found = np.asarray(direct(image[np.newaxis], made.shifted_kernels, made.bias, made.columns))
     close(found, plain(image, kernel, made.bias)[np.newaxis])
 
 
-def test_tile_for_the_large_kernels_of_the_paper_is_one_that_can_be_used():
+def test_largest_kernels_of_the_paper_are_convolved_by_fourier_transforms():
     assert fastest_tile((2048, 2048, 1), (51, 51, 1, 24)) in TILES
 
 
@@ -111,24 +111,24 @@ def test_small_kernels_are_convolved_directly(shape, kernel):
     assert fastest_tile(shape, kernel) is None
 
 
-def test_kernel_larger_than_all_tiles_is_convolved_directly():
+def test_kernels_larger_than_all_tiles_are_convolved_directly():
     side = max(TILES) + 1
     assert fastest_tile((4096, 4096, 1), (side, side, 1, 24)) is None
 
 
 @given(st.integers(1, 520), st.integers(0, 4000), st.integers(0, 4000), st.integers(1, 24), st.integers(1, 48))
-def test_tile_is_never_smaller_than_the_kernel_and_never_slower_than_another_way(side, rows, cols, channels, maps):
+def test_fastest_tile_is_at_least_as_large_as_the_kernel_and_has_the_lowest_estimate(side, rows, cols, channels, maps):
     shape, kernel = (side + rows, side + cols, channels), (side, side, channels, maps)
     tile = fastest_tile(shape, kernel)
-    possible = [number for number in TILES if number >= side]
-    assert tile is None or tile in possible
-    costs = [direct_ns(shape, kernel), *(fourier_ns(shape, kernel, number) for number in possible)]
+    allowed = [number for number in TILES if number >= side]
+    assert tile is None or tile in allowed
+    costs = [direct_ns(shape, kernel), *(fourier_ns(shape, kernel, number) for number in allowed)]
     assert (costs[0] if tile is None else fourier_ns(shape, kernel, tile)) == min(costs)
 
 
 @given(st.integers(1, 100), st.integers(0, 2000), st.integers(0, 2000), st.integers(1, 12), st.integers(1, 24),
        st.sampled_from([128, 512]))
-def test_estimated_costs_grow_with_the_area(side, rows, cols, channels, maps, tile):
+def test_estimated_times_grow_with_the_area(side, rows, cols, channels, maps, tile):
     shape, kernel = (side + rows, side + cols, channels), (side, side, channels, maps)
     further = tile - side + 1  # one more row of tiles
     for larger in ((shape[0] + further, *shape[1:]), (shape[0], shape[1] + further, channels)):

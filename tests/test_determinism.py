@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The same seed gives the same model and the same picks, whatever the number of threads and the size of batches.
+"""The same seed gives the same model and the same picks with any number of threads and any size of batches.
 
 The tolerances are those of docs/reliability.md.
 """
@@ -29,7 +29,7 @@ from dataclasses import replace
 from deepem_scipion.deepem.training import fit as training
 from deepem_scipion.deepem.commands.main import main
 training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=25)
-training.CONVERGENCE_LOSS = 9  # so few updates lead nowhere
+training.CONVERGENCE_LOSS = 9  # this few updates do not converge
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -41,7 +41,7 @@ def tensorflow():
 
 
 def assert_same_picks(folder, other):
-    """Score maps and scores within the tolerance, and the same positions."""
+    """Check that positions are equal, and scores and score maps are within the tolerance."""
     picks, others = read_coordinates(folder), read_coordinates(other)
     assert set(picks) == set(others) and sum(len(found.scores) for found in picks.values()) > 50
     for name, found in picks.items():

@@ -112,7 +112,7 @@ def test_the_more_particles_there_are_the_fewer_patches_are_varied():
 
 def test_network_scores_the_windows_of_a_patch_as_it_scores_them_alone():
     network = build_network(GEOMETRY, seed=1)
-    whole = build_network(GEOMETRY, seed=2, whole=True)
+    whole = build_network(GEOMETRY, seed=2, fully_convolutional=True)
     set_weights(whole, get_weights(network, GEOMETRY))
     patch = np.random.default_rng(0).normal(size=(1, 44, 44, 1)).astype(np.float32)
     scores = np.asarray(whole(patch))[0, :, :, 0]

@@ -14,7 +14,7 @@ from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import curve_from_points
 from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
-from deepem_scipion.deepem.network.scan import score_map_by_windows
+from deepem_scipion.deepem.network.scan import score_map_box_by_box
 from deepem_scipion.deepem.report.model_plots import GROUPS, draw_examples, draw_kernels
 from deepem_scipion.deepem.report.plots import draw_curve, draw_picks, draw_training
 from deepem_scipion.deepem.training.examples import (
@@ -52,7 +52,7 @@ def test_training_keeps_windows_as_the_network_sees_them_with_its_scores(blobs, 
         row, col = np.rint(micrograph.to_binned_rc(sample.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
         pixels = micrograph.pixels[row:row + box, col:col + box]
         np.testing.assert_allclose(sample.pixels[number], pixels, atol=5e-3)
-        plain = score_map_by_windows(pixels, model.geometry, model.networks, 1)
+        plain = score_map_box_by_box(pixels, model.geometry, model.networks, 1)
         assert sample.scores[number] == pytest.approx(plain[0, 0], abs=1e-4)
         distance = np.hypot(*(centres[name] - sample.centres_xy[number]).T).min()
         assert distance < 1.5 if sample.targets[number] else distance > 7.5

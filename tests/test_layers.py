@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The convolution with the fast gradient is the plain one."""
+"""The layer with the fast gradient is equivalent to the plain convolution layer."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network
 
 @settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 8), st.integers(0, 6), st.integers(0, 6), st.integers(1, 3), st.integers(1, 4))
-def test_values_and_both_gradients_are_those_of_the_plain_convolution(n, kernel, more_rows, more_cols, channels, maps):
+def test_values_and_gradients_are_those_of_the_plain_convolution(n, kernel, more_rows, more_cols, channels, maps):
     rng = np.random.default_rng(n + 10 * kernel)
     images = tf.constant(rng.normal(size=(n, kernel + more_rows, kernel + more_cols, channels)))
     weights = tf.constant(rng.normal(size=(kernel, kernel, channels, maps)))
@@ -28,29 +28,29 @@ def test_values_and_both_gradients_are_those_of_the_plain_convolution(n, kernel,
             result = function(images, weights)
             total = tf.reduce_sum(tf.sin(result))
         found.append([result, *tape.gradient(total, [images, weights])])
-    for ours, plain in zip(*found):
-        np.testing.assert_allclose(ours, plain, atol=1e-9)
+    for fast, plain in zip(*found):
+        np.testing.assert_allclose(fast, plain, atol=1e-9)
 
 
-def test_large_kernels_are_trained_as_with_plain_layers(monkeypatch):
+def test_training_with_large_kernels_gives_the_weights_of_plain_layers(monkeypatch):
     geometry = Geometry(48, (17, 5, 3), (2, 2, 2), (3, 4, 4))
     rng = np.random.default_rng(0)
-    windows = rng.normal(size=(6, 48, 48, 1)).astype(np.float32)
+    boxes = rng.normal(size=(6, 48, 48, 1)).astype(np.float32)
     targets = np.array([0, 1, 0, 1, 1, 0], np.float32).reshape(-1, 1, 1, 1)
-    ours = build_network(geometry, seed=1, whole=True)
-    assert isinstance(ours.get_layer("conv1"), layers.LargeConv2D)
+    fast = build_network(geometry, seed=1, fully_convolutional=True)
+    assert isinstance(fast.get_layer("conv1"), layers.LargeConv2D)
     monkeypatch.setattr(layers, "LARGE_KERNEL", 99)
-    plain = build_network(geometry, seed=2, whole=True)
+    plain = build_network(geometry, seed=2, fully_convolutional=True)
     assert type(plain.get_layer("conv1")) is keras.layers.Conv2D
-    set_weights(plain, get_weights(ours, geometry))
-    for network in (ours, plain):
+    set_weights(plain, get_weights(fast, geometry))
+    for network in (fast, plain):
         compile_network(network, TRAINING_PRESETS["paper"], 5)
         for _ in range(5):
-            network.train_on_batch(windows, targets)
-    for name, value in get_weights(ours, geometry).items():
+            network.train_on_batch(boxes, targets)
+    for name, value in get_weights(fast, geometry).items():
         np.testing.assert_allclose(value, get_weights(plain, geometry)[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel, layer", [(51, "LargeConv2D"), (13, "LargeConv2D"), (12, "Conv2D"), (3, "Conv2D")])
-def test_layer_depends_on_the_size_of_the_kernel(kernel, layer):
-    assert layers.layer_for(kernel).__name__ == layer
+def test_layer_class_depends_on_the_size_of_the_kernel(kernel, layer):
+    assert layers.conv_layer(kernel).__name__ == layer

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fast scan gives the numbers of the plain one."""
+"""The fast scan computes the scores of the box-by-box scan."""
 
 import threading
 import time
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from deepem_scipion.deepem import runtime
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.network import scan as scoremap
+from deepem_scipion.deepem.network import scan, stage
 from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
 
 
 def random_weights(geometry, seed=0):
-    """Weights large enough that scores spread over 0 to 1, so that every layer matters."""
+    """Weights large enough for scores to range from 0 to 1, so that every layer matters."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in geometry.weight_shapes().items():
@@ -32,7 +32,7 @@ def random_weights(geometry, seed=0):
 
 @st.composite
 def geometries(draw):
-    """Any geometry that fits: built from the last layer backwards."""
+    """Any geometry that fits, built backwards from the last layer."""
     pools = draw(st.tuples(*[st.integers(1, 4)] * 3))
     kernels = draw(st.tuples(*[st.integers(1, 5)] * 3))
     side = draw(st.integers(1, 3))
@@ -44,40 +44,39 @@ def geometries(draw):
 @settings(max_examples=60, deadline=None)
 @given(geometries(), st.integers(1, 30), st.integers(0, 25), st.integers(0, 25), st.sampled_from([1, 4]),
        st.integers(0, 9))
-def test_fast_scan_agrees_with_the_window_by_window_scan(geometry, step, extra_rows, extra_cols, rotations, seed):
+def test_fast_scan_agrees_with_the_box_by_box_scan(geometry, step, extra_rows, extra_cols, rotations, seed):
     shape = (geometry.box + extra_rows, geometry.box + extra_cols)
     pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     weights = random_weights(geometry, seed)
-    fast = scoremap.Scanner(geometry, [weights], step, rotations).scan(pixels)
-    plain = scoremap.score_map_by_windows(pixels, geometry, [weights], step, rotations)
+    fast = scan.Scanner(geometry, [weights], step, rotations).scan(pixels)
+    plain = scan.score_map_box_by_box(pixels, geometry, [weights], step, rotations)
     assert fast.shape == plain.shape
     np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [3, 8])
-def test_score_of_several_networks_is_the_mean_of_theirs(step):
+def test_score_of_several_networks_is_the_mean_of_their_scores(step):
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2), (2, 3, 3))
     pixels = np.random.default_rng(0).normal(size=(60, 71)).astype(np.float32)
     networks = [random_weights(geometry, seed) for seed in range(3)]
-    together = scoremap.Scanner(geometry, networks, step).scan(pixels)
-    each = [scoremap.Scanner(geometry, [weights], step).scan(pixels) for weights in networks]
+    together = scan.Scanner(geometry, networks, step).scan(pixels)
+    each = [scan.Scanner(geometry, [weights], step).scan(pixels) for weights in networks]
     np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
-    np.testing.assert_allclose(together, scoremap.score_map_by_windows(pixels, geometry, networks, step), atol=1e-5)
+    np.testing.assert_allclose(together, scan.score_map_box_by_box(pixels, geometry, networks, step), atol=1e-5)
     assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
 def in_blocks(patch, block_bytes, tile=None):
-    """Make scans work on blocks of this size; with a side of tiles, all convolutions go by Fourier transforms."""
-    patch.setattr(runtime, "_kind", "CPU")
-    patch.setattr(runtime, "_block_bytes", block_bytes)
+    """Make scans use blocks of this size and, if a tile is given, Fourier transforms for all convolutions."""
+    patch.setattr(runtime, "state", runtime.State(runtime.state.threads, block_bytes=block_bytes))
     if tile is not None:
-        patch.setattr(scoremap, "fastest_tile", lambda shape, kernel: max(tile, kernel[0]))
+        patch.setattr(stage, "fastest_tile", lambda shape, kernel: max(tile, kernel[0]))
 
 
 @settings(max_examples=20)
 @given(geometries(), st.integers(1, 30), st.integers(0, 25), st.integers(0, 25), st.sampled_from([1, 4]),
        st.integers(0, 9), st.integers(1, 4), st.sampled_from([None, 16, 32]))
-def test_scan_in_blocks_agrees_whether_direct_or_by_fourier_transforms(
+def test_scan_in_blocks_agrees_with_the_box_by_box_scan_both_directly_and_by_fourier_transforms(
         geometry, step, extra_rows, extra_cols, rotations, seed, blocks, tile):
     shape = (geometry.box + extra_rows, geometry.box + extra_cols)
     pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -85,8 +84,8 @@ def test_scan_in_blocks_agrees_whether_direct_or_by_fourier_transforms(
     maps = max(rotations * geometry.maps[0], *geometry.maps)
     with pytest.MonkeyPatch.context() as patch:
         in_blocks(patch, 4 * maps * (geometry.box // blocks)**2, tile)
-        fast = scoremap.Scanner(geometry, [weights], step, rotations).scan(pixels)
-    plain = scoremap.score_map_by_windows(pixels, geometry, [weights], step, rotations)
+        fast = scan.Scanner(geometry, [weights], step, rotations).scan(pixels)
+    plain = scan.score_map_box_by_box(pixels, geometry, [weights], step, rotations)
     np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
@@ -95,21 +94,21 @@ def test_fast_scan_agrees_for_the_presets_of_the_paper(name):
     geometry = PRESETS[name]
     pixels = np.random.default_rng(1).normal(size=(geometry.box + 45, geometry.box + 61)).astype(np.float32)
     weights = random_weights(geometry)
-    fast = scoremap.Scanner(geometry, [weights], 20).scan(pixels)
-    plain = scoremap.score_map_by_windows(pixels, geometry, [weights], 20)
+    fast = scan.Scanner(geometry, [weights], 20).scan(pixels)
+    plain = scan.score_map_box_by_box(pixels, geometry, [weights], 20)
     assert fast.shape == (3, 4)
     assert plain.std() > 1e-3
     np.testing.assert_allclose(fast, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5])
-def test_scan_in_bands_gives_the_same_numbers(monkeypatch, step):
+def test_scan_in_bands_gives_the_same_scores(monkeypatch, step):
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
     pixels = np.random.default_rng(2).normal(size=(90, 57)).astype(np.float32)
     weights = random_weights(geometry)
-    whole = scoremap.Scanner(geometry, [weights], step).scan(pixels)
-    monkeypatch.setattr(scoremap, "BAND_BYTES", 30 * 57 * 4 * 12)
-    banded = scoremap.Scanner(geometry, [weights], step).scan(pixels)
+    whole = scan.Scanner(geometry, [weights], step).scan(pixels)
+    monkeypatch.setattr(scan, "BAND_BYTES", 30 * 57 * 4 * 12)
+    banded = scan.Scanner(geometry, [weights], step).scan(pixels)
     np.testing.assert_allclose(banded, whole, atol=1e-6)
 
 
@@ -122,33 +121,33 @@ def noise(rows, cols, seed=0):
 
 
 def scanner_for(geometry, step):
-    return scoremap.Scanner(geometry, [random_weights(geometry)], step)
+    return scan.Scanner(geometry, [random_weights(geometry)], step)
 
 
 @pytest.mark.parametrize("tile", [None, 16, 32])
 @pytest.mark.parametrize("block_bytes", [4_000, 40_000])
-def test_blocks_cover_the_image_and_their_maps_stay_below_the_size_given(monkeypatch, block_bytes, tile):
+def test_blocks_cover_the_image_and_their_maps_are_no_larger_than_requested(monkeypatch, block_bytes, tile):
     pixels = noise(100, 140)
-    right = scanner_for(BLOBS, 4).scan(pixels)
+    expected = scanner_for(BLOBS, 4).scan(pixels)
     sizes = []
-    pooled = scoremap._Stage._pooled
+    pooled = stage.Stage.pooled_block
 
-    def measured(stage, block, tile):
-        side, _, _, maps = stage._convolution.kernel.shape
+    def measured(self, block, tile):
+        side, _, _, maps = self.convolution.kernel.shape
         sizes.append(4 * maps * (block.shape[0] - side + 1) * (block.shape[1] - side + 1))
-        return pooled(stage, block, tile)
+        return pooled(self, block, tile)
 
-    monkeypatch.setattr(scoremap._Stage, "_pooled", measured)
+    monkeypatch.setattr(stage.Stage, "pooled_block", measured)
     in_blocks(monkeypatch, block_bytes, tile)
-    np.testing.assert_allclose(scanner_for(BLOBS, 4).scan(pixels), right, atol=1e-6)
-    # Maps of the first stage: four rotations together. Tiles are not divided, as small as blocks may be.
+    np.testing.assert_allclose(scanner_for(BLOBS, 4).scan(pixels), expected, atol=1e-6)
+    # Maps of the first stage, four rotations together. Tiles are not divided, however small blocks should be.
     whole, of_tile = 4 * 24 * (100 - 4) * (140 - 4), 0 if tile is None else 4 * 24 * (tile - 4)**2
     assert max(sizes) <= max(block_bytes, of_tile)
     assert len(sizes) > whole / max(block_bytes, of_tile)
 
 
 @pytest.mark.parametrize("geometry, step", [(BLOBS, 8), (BLOBS, 3), (WITH_CLASSES, 4)])
-def test_scans_of_images_of_other_sizes_one_after_another_are_those_of_fresh_scanners(geometry, step):
+def test_scanner_used_for_images_of_different_sizes_gives_the_scores_of_new_scanners(geometry, step):
     images = [noise(80, 61, 1), noise(50, 90, 2), noise(90, 50, 3), noise(80, 61, 4)]
     one = scanner_for(geometry, step)
     found = [one.scan(image) for image in images]
@@ -156,79 +155,79 @@ def test_scans_of_images_of_other_sizes_one_after_another_are_those_of_fresh_sca
         np.testing.assert_array_equal(scores, scanner_for(geometry, step).scan(image))
 
 
-def test_two_scanners_at_once_give_the_numbers_of_each_alone(monkeypatch):
+def test_two_scanners_at_once_give_the_scores_of_each_alone(monkeypatch):
     in_blocks(monkeypatch, 20_000)
     cases = [(scanner_for(BLOBS, 4), [noise(70 + 3 * n, 90, n) for n in range(4)]),
              (scanner_for(WITH_CLASSES, 5), [noise(60, 110 - 2 * n, n + 4) for n in range(4)])]
     alone = [[scanner.scan(image) for image in images] for scanner, images in cases]
     begin = threading.Barrier(2)
 
-    def scan(case):
+    def scan_images(case):
         begin.wait(60)
         return [case[0].scan(image) for image in case[1]]
 
     with ThreadPoolExecutor(2) as threads:
-        together = list(threads.map(scan, cases))
+        together = list(threads.map(scan_images, cases))
     for found, expected in zip(together, alone):
-        for scores, right in zip(found, expected):
-            np.testing.assert_array_equal(scores, right)
+        for scores, scores_alone in zip(found, expected):
+            np.testing.assert_array_equal(scores, scores_alone)
 
 
 @pytest.mark.parametrize("failing", [0, 5, 60])  # the last is of a later stage
-def test_error_of_one_block_is_raised_when_all_have_ended_and_the_next_scan_is_right(monkeypatch, failing):
+def test_error_of_one_block_is_raised_after_all_have_ended_and_the_next_scan_is_correct(monkeypatch, failing):
     in_blocks(monkeypatch, 20_000)
     scanner, pixels = scanner_for(BLOBS, 4), noise(90, 120)
-    pooled = scoremap._Stage._pooled
+    pooled = stage.Stage.pooled_block
     begun, ended = [], []
 
-    def counted(stage, block, tile):
+    def counted(self, block, tile):
         begun.append(number := len(begun))
         try:
             if number == failing:
                 raise ValueError("this block")
             if number == failing + 1:
-                time.sleep(0.3)  # still at work when the error is there
-            return pooled(stage, block, tile)
+                time.sleep(0.3)  # still running when the error occurs
+            return pooled(self, block, tile)
         finally:
             ended.append(number)
 
-    right = scanner.scan(pixels)
+    expected = scanner.scan(pixels)
     with monkeypatch.context() as patch:
-        patch.setattr(scoremap._Stage, "_pooled", counted)
+        patch.setattr(stage.Stage, "pooled_block", counted)
         with pytest.raises(ValueError, match="this block"):
             scanner.scan(noise(90, 120, seed=1))
         assert len(ended) == len(begun) > failing
-    np.testing.assert_array_equal(scanner.scan(pixels), right)
+    np.testing.assert_array_equal(scanner.scan(pixels), expected)
 
 
-def test_scores_do_not_change_when_the_micrograph_is_turned():
+def test_scores_rotate_with_the_micrograph():
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
     pixels = np.random.default_rng(3).normal(size=(48, 72)).astype(np.float32)
-    scanner = scoremap.Scanner(geometry, [random_weights(geometry)], 4)
-    turned = scanner.scan(np.rot90(pixels).copy())
-    np.testing.assert_allclose(turned, np.rot90(scanner.scan(pixels)), atol=1e-6)
+    scanner = scan.Scanner(geometry, [random_weights(geometry)], 4)
+    rotated = scanner.scan(np.rot90(pixels).copy())
+    np.testing.assert_allclose(rotated, np.rot90(scanner.scan(pixels)), atol=1e-6)
 
 
-def test_one_rotation_is_the_plain_output_of_the_network():
+def test_scores_without_rotation_differ_from_those_over_four_rotations():
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
     pixels = np.random.default_rng(3).normal(size=(30, 40)).astype(np.float32)
     weights = random_weights(geometry)
-    one = scoremap.Scanner(geometry, [weights], 1, 1).scan(pixels)
-    four = scoremap.Scanner(geometry, [weights], 1, 4).scan(pixels)
+    one = scan.Scanner(geometry, [weights], 1, 1).scan(pixels)
+    four = scan.Scanner(geometry, [weights], 1, 4).scan(pixels)
     assert np.abs(one - four).max() > 1e-3
 
 
-def test_micrograph_smaller_than_the_box_is_refused():
+def test_micrograph_smaller_than_the_box_is_rejected():
     with pytest.raises(DeepEMError, match="smaller than the model's box"):
-        scoremap.scan_shape((30, 50), 40, 4)
+        scan.scan_shape((30, 50), 40, 4)
 
 
-def test_scan_step_of_zero_is_refused():
+def test_scan_step_of_zero_is_rejected():
     with pytest.raises(DeepEMError, match="scan step"):
-        scoremap.scan_shape((50, 50), 40, 0)
+        scan.scan_shape((50, 50), 40, 0)
 
 
-def test_wrong_number_of_rotations_is_refused():
+def test_wrong_number_of_rotations_is_rejected():
     geometry = PRESETS["19s"]
     with pytest.raises(DeepEMError, match="rotations"):
-        scoremap.Scanner(geometry, [random_weights(geometry)], 20, 3)
+        scan.Scanner(geometry, [random_weights(geometry)], 20, 3)

@@ -133,7 +133,7 @@ def test_accuracy_is_balanced_and_the_best_constant_answer_has_a_relative_loss_o
     windows = blob_windows(20)
     windows.targets[:] = 0
     windows.targets[0] = 1
-    network = build_network(GEOMETRY, whole=True)
+    network = build_network(GEOMETRY, fully_convolutional=True)
     kernel = np.zeros(network.get_layer("dense").kernel.shape)
     for training_preset in (TRAINING_PRESETS["paper"], TRAINING_PRESETS["default"]):
         network.get_layer("dense").set_weights([kernel, np.log([1 / 19])])

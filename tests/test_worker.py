@@ -15,7 +15,6 @@ import pytest
 from deepem_scipion.deepem.commands.worker import Worker, WorkerDied
 
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem", "worker"]
-# JAX, which other tests import, sets the last one to 1.
 ENVIRON = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The network itself: eight layers, and its weights."""
+"""The network (Fig. 1): its eight layers, its initial weights, and weights as plain arrays."""
 
 from __future__ import annotations
 
@@ -15,71 +15,89 @@ if TYPE_CHECKING:
 
     import keras
 
-# Means and deviations over batches are averaged over about 1 / (1 - this) of them.
+# Batch normalisation averages means and variances over about 1 / (1 - momentum) batches.
 NORMALISATION_MOMENTUM = 0.9
+WEIGHTED_LAYERS = ("conv1", "conv2", "conv3", "dense")
 
 
-def build_network(geometry: Geometry, seed: int = 0, whole: bool = False, normalised: bool = False) -> keras.Model:
-    """Input, C1, S2, C3, S4, C5, S6 and one fully connected output; sigmoid everywhere (Fig. 1).
+def build_network(geometry: Geometry, seed: int = 0, fully_convolutional: bool = False,
+                  batch_normalised: bool = False) -> keras.Model:
+    """Build the network: input, C1, S2, C3, S4, C5, S6 and one fully connected output, with sigmoids (Fig. 1).
 
     Parameters
     ----------
     geometry : Geometry
+        Sizes of the layers.
     seed : int
-        Of the Glorot-uniform start.
-    whole : bool
-        Take images of any size and score the windows at rows and columns 0, p, 2 p, ... with p the product of the
-        pools. The fully connected output is then a convolution with a kernel as large as S6, which is the same sum.
-    normalised : bool
-        For training: normalise what goes into the sigmoid of each convolution over the batch (Ioffe and Szegedy 2015).
-        `get_weights` puts means and deviations into kernels and biases, so that the trained network has no such layer.
+        Seed of the Glorot-uniform initial weights.
+    fully_convolutional : bool
+        Accept images of any size and score the boxes at rows and columns 0, p, 2 p, ..., where p is the product of the
+        pools. The output layer is then a convolution with a kernel as large as S6, which computes the same sum.
+    batch_normalised : bool
+        Normalise the input of each convolution's sigmoid over the batch during training (Ioffe and Szegedy, 2015).
 
     Returns
     -------
     keras.Model
-        From windows (n, box, box, 1) to scores (n, 1), or from images (n, rows, cols, 1) to (n, i, j, 1).
+        From boxes (n, box, box, 1) to scores (n, 1), or from images (n, rows, cols, 1) to (n, i, j, 1).
     """
     import keras
 
-    from .layers import layer_for
+    from .layers import conv_layer
 
     glorot = [keras.initializers.GlorotUniform(seed=seed * 4 + i) for i in range(4)]
-    x = inputs = keras.Input((None, None, 1) if whole else (geometry.box, geometry.box, 1))
+    x = inputs = keras.Input((None, None, 1) if fully_convolutional else (geometry.box, geometry.box, 1))
     for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
-        x = layer_for(kernel)(maps, kernel, activation=None if normalised else "sigmoid",
-                              kernel_initializer=glorot[number - 1], name=f"conv{number}")(x)
-        if normalised:
+        x = conv_layer(kernel)(maps, kernel, activation=None if batch_normalised else "sigmoid",
+                               kernel_initializer=glorot[number - 1], name=f"conv{number}")(x)
+        if batch_normalised:
             x = keras.layers.BatchNormalization(momentum=NORMALISATION_MOMENTUM, name=f"norm{number}")(x)
             x = keras.layers.Activation("sigmoid")(x)
         x = keras.layers.AveragePooling2D(pool, name=f"pool{number}")(x)
-    if whole:
-        output = keras.layers.Conv2D(1, geometry.layer_sizes[-1], activation="sigmoid", kernel_initializer=glorot[3],
-                                     name="dense")
-    else:
-        x = keras.layers.Flatten()(x)
-        output = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=glorot[3], name="dense")
-    return keras.Model(inputs, output(x))
+    output = {"activation": "sigmoid", "kernel_initializer": glorot[3], "name": "dense"}
+    if fully_convolutional:
+        return keras.Model(inputs, keras.layers.Conv2D(1, geometry.layer_sizes[-1], **output)(x))
+    return keras.Model(inputs, keras.layers.Dense(1, **output)(keras.layers.Flatten()(x)))
 
 
-def widen_start(network: keras.Model) -> None:
-    """Make the start of a network suit its sigmoids: four times the Glorot range, biases that centre each stage.
+def scale_initial_weights(network: keras.Model) -> None:
+    """Adapt Glorot-uniform initial weights to sigmoids: four times their range, biases that centre each layer's input.
 
-    A logistic sigmoid is four times flatter than the function that Glorot's range was made for (Glorot and Bengio 2010
-    give the factor), and what comes out of it lies around 1/2. Without this, stages hand on next to nothing of what
-    they see, and the network may sit on a plateau for as long as one waits.
+    Parameters
+    ----------
+    network : keras.Model
+        As returned by `build_network`; its weights are changed in place.
+
+    Notes
+    -----
+    Glorot's range is meant for functions with slope 1 at 0. The slope of a logistic sigmoid is 1/4 (Glorot and Bengio,
+    2010, state the factor of 4), and its output lies around 1/2. Without this correction each stage passes on very
+    little of its input, and training may not converge.
     """
-    for name in ("conv1", "conv2", "conv3", "dense"):
+    for name in WEIGHTED_LAYERS:
         kernel, bias = network.get_layer(name).get_weights()
         kernel = 4 * kernel
-        if name != "conv1":  # whose input, the micrograph, has mean 0
+        if name != "conv1":  # its input, the normalised micrograph, has mean 0
             bias = -kernel.sum(axis=tuple(range(kernel.ndim - 1))) / 2
         network.get_layer(name).set_weights([kernel, bias])
 
 
 def get_weights(network: keras.Model, geometry: Geometry) -> dict[str, np.ndarray]:
-    """Weights of a network as float32 arrays named and shaped as in `Geometry.weight_shapes`.
+    """Return the weights of a network as arrays.
 
-    A normalisation, which is linear once training is over, becomes part of the kernels and biases before it.
+    Batch normalisation is linear once training is over; it becomes part of the kernels and biases before it.
+
+    Parameters
+    ----------
+    network : keras.Model
+        As returned by `build_network`.
+    geometry : Geometry
+        Sizes of its layers.
+
+    Returns
+    -------
+    dict of str to float32 array
+        Names and shapes are those of `Geometry.weight_shapes`.
     """
     found = {}
     for name, shape in geometry.weight_shapes().items():
@@ -96,7 +114,15 @@ def get_weights(network: keras.Model, geometry: Geometry) -> dict[str, np.ndarra
 
 
 def set_weights(network: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
-    """Put weights named as in `Geometry.weight_shapes` into a network."""
-    for name in ("conv1", "conv2", "conv3", "dense"):
+    """Set the weights of a network.
+
+    Parameters
+    ----------
+    network : keras.Model
+        As returned by `build_network`.
+    weights : mapping of str to array
+        Names and shapes are those of `Geometry.weight_shapes`.
+    """
+    for name in WEIGHTED_LAYERS:
         layer = network.get_layer(name)
         layer.set_weights([weights[f"{name}.kernel"].reshape(layer.kernel.shape), weights[f"{name}.bias"]])

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Convolution with large kernels whose gradient takes as long as itself.
+"""Convolution layer for large kernels whose gradient is as fast as the convolution itself.
 
-TensorFlow's own gradient with respect to the kernel is a hundred times slower than the convolution where kernels are as
-large as the paper's 51 x 51. The same sums are a convolution of the images with the incoming gradient, images and
-channels having changed places, and that is fast.
+On a CPU, TensorFlow computes the gradient with respect to a kernel as large as the paper's 51 x 51 a hundred times more
+slowly than the convolution. The same sums are a convolution of the images with the incoming gradient, with images and
+channels exchanged, which is fast.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import keras
 
 from .. import runtime
 
-# From this side on the gradient as a convolution is the faster one (measured on two processor cores).
+# From this side on the gradient is faster as a convolution (measured on two cores).
 LARGE_KERNEL = 13
 
 
 class LargeConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with the fast gradient; for `valid` convolutions in steps of one pixel."""
+    """`keras.layers.Conv2D` with the fast gradient, for `valid` convolutions with stride 1."""
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Convolve; called by Keras."""
@@ -30,7 +30,20 @@ class LargeConv2D(keras.layers.Conv2D):
 
 
 def convolve(images: Any, kernel: Any) -> Any:
-    """Valid convolution: (n, rows, cols, channels) images, (k, k, channels, maps) kernel."""
+    """Convolve images without padding, with the fast gradient.
+
+    Parameters
+    ----------
+    images : (n, rows, cols, channels) tensor
+        Images.
+    kernel : (k, k, channels, maps) tensor
+        Kernel.
+
+    Returns
+    -------
+    (n, rows - k + 1, cols - k + 1, maps) tensor
+        Feature maps, of the type of the images.
+    """
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -47,7 +60,17 @@ def convolve(images: Any, kernel: Any) -> Any:
     return with_gradient(images, kernel)
 
 
-def layer_for(kernel: int) -> type[keras.layers.Conv2D]:
-    """Class of the layer for kernels of this side; only TensorFlow on processors needs ours."""
-    ours = kernel >= LARGE_KERNEL and keras.backend.backend() == "tensorflow" and not runtime.on_gpu()
-    return LargeConv2D if ours else keras.layers.Conv2D
+def conv_layer(kernel: int) -> type[keras.layers.Conv2D]:
+    """Choose the class of the convolution layer.
+
+    Parameters
+    ----------
+    kernel : int
+        Side of the kernel in pixels.
+
+    Returns
+    -------
+    type
+        `LargeConv2D` for large kernels on a CPU, else `keras.layers.Conv2D`.
+    """
+    return LargeConv2D if kernel >= LARGE_KERNEL and not runtime.on_gpu() else keras.layers.Conv2D

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import DeepEMError
 from ..evaluation.matching import Matches
 from ..evaluation.metrics import average_precision, curve
-from ..network.architecture import build_network, get_weights, set_weights, widen_start
+from ..network.architecture import build_network, get_weights, scale_initial_weights, set_weights
 from ..network.geometry import Geometry
 from .batches import Batch, Batches
 
@@ -51,7 +51,7 @@ class TrainingPreset:
     updates_per_epoch : int
         With patches; windows are all shown once in each epoch.
     wide_start : bool
-        Begin with `network.widen_start` instead of plain Glorot-uniform weights.
+        Begin with `architecture.scale_initial_weights` instead of plain Glorot-uniform weights.
     varied : bool
         With patches: show them at any angle, and varied in size, contrast and brightness.
     normalised : bool
@@ -224,9 +224,9 @@ def fit(examples: Batches, validation: Batches | None, geometry: Geometry, train
 def _attempt(examples: Batches, samples: Mapping[str, list[Batch]], geometry: Geometry, training_preset: TrainingPreset, epochs: int,
              seed: int, start: Mapping[str, np.ndarray] | None, progress: Callable[[dict[str, Any]], None],
              state: State | None, keep: Callable[[State], None]) -> Fit:
-    network = build_network(geometry, seed, whole=True, normalised=training_preset.normalised and start is None)
+    network = build_network(geometry, seed, fully_convolutional=True, batch_normalised=training_preset.normalised and start is None)
     if training_preset.wide_start:
-        widen_start(network)
+        scale_initial_weights(network)
     if start is not None:
         set_weights(network, start)
     updates = epochs * examples.updates_per_epoch

@@ -38,8 +38,7 @@ from ..network.geometry import (
     Geometry,
     Triple,
     auto_binning,
-    check_diameter,
-    layer_sizes,
+    nearest_geometry,
 )
 from .fit import TRAINING_PRESETS
 from .plan import Plan, check
@@ -69,9 +68,6 @@ MIN_TRIALS = 3
 RANDOM_TRIALS = 8
 # Side, in diameters, of the field for which the cost of the scan is estimated.
 _FIELD = 40
-MIN_BOX_PX = 12
-# For maps that are no wider all kernels are looked at: few may fit.
-_SMALL_PX = 40
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.FAIL: "failed"}
 
@@ -188,59 +184,6 @@ def triple(text: str) -> Triple:
     """Three whole numbers written as "6/12/12"."""
     first, second, third = (int(word) for word in text.split("/"))
     return first, second, third
-
-
-def nearest_geometry(diameter_px: float, box_share: float, kernel_shares: tuple[float, float, float], pools: Triple,
-                     maps: Triple) -> Geometry:
-    """The geometry that fits and whose shares are nearest to those wanted.
-
-    With the shares of the automatic geometry this is `network.auto_geometry`, and nearness is measured as there.
-
-    Parameters
-    ----------
-    diameter_px : particle diameter in working pixels
-    box_share : side of the box in diameters
-    kernel_shares : width of each kernel over the width of the map it is applied to
-    pools, maps : as for `Geometry`
-
-    Raises
-    ------
-    DeepEMError
-        Where the particle is too small or too large, or no box of about this size fits the pools.
-    """
-    check_diameter(diameter_px)
-    if min(pools) < 1:
-        raise DeepEMError(f"pools {'/'.join(map(str, pools))}: expected whole numbers of at least 1")
-    target = max(MIN_BOX_PX, box_share * diameter_px)
-    best: tuple[float, int, Triple] | None = None
-    for box in range(max(MIN_BOX_PX, math.floor(0.9 * target)), math.ceil(1.1 * target) + 1):
-        for kernels in _kernels_that_fit(box, kernel_shares, pools):
-            sizes = layer_sizes(box, kernels, pools)
-            assert sizes is not None
-            cost = 4 * math.log(box / target) ** 2 + sum(
-                math.log(kernel / side / share) ** 2
-                for kernel, side, share in zip(kernels, (box, sizes[1], sizes[3]), kernel_shares))
-            if best is None or cost < best[0] - 1e-12:
-                best = cost, box, kernels
-    if best is None:
-        raise DeepEMError(f"no box of about {target:.0f} px fits pools {'/'.join(map(str, pools))}; give smaller ones")
-    return Geometry(best[1], best[2], pools, maps)
-
-
-def _kernels_that_fit(box: int, shares: tuple[float, float, float], pools: Triple) -> Iterator[Triple]:
-    """All kernels near the shares with which a box fits without remainder."""
-    def sides(side: int, share: float, pool: int) -> Iterator[tuple[int, int]]:
-        """Kernels and the sides of the pooled maps that they leave."""
-        least = 1 if side <= _SMALL_PX else math.floor(0.5 * share * side)
-        for kernel in range(least, math.ceil(1.8 * share * side) + 1):
-            pooled, rest = divmod(side - kernel + 1, pool)
-            if pooled >= 1 and not rest:
-                yield kernel, pooled
-
-    for first, second_side in sides(box, shares[0], pools[0]):
-        for second, third_side in sides(second_side, shares[1], pools[1]):
-            for third, _ in sides(third_side, shares[2], pools[2]):
-                yield first, second, third
 
 
 def scan_cost(geometry: Geometry, diameter_px: float) -> float:
