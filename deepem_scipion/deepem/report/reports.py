@@ -22,8 +22,9 @@ from ..evaluation.metrics import curve
 from ..micrographs.micrograph import Micrograph, read_micrograph
 from ..model.files import read_card
 from ..picking.candidates import Candidates
-from ..picking.results import PickingResults, RunSettings
+from ..picking.results import PickingResults
 from ..picking.selection import PICKED, REASON_LABELS
+from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult, RunSummary, summarise_run
 from .model_plots import curve_of
 from .page import TIME_FORM, Section, Table, charts_of, pictures_of, rows_at_most, thumbnail, write_page
