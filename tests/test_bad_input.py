@@ -38,7 +38,7 @@ from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.picking.run import pick_micrographs
-from deepem_scipion.deepem.picking.summary import append_table, read_table
+from deepem_scipion.deepem.picking.table import append_table, read_table
 from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -436,8 +436,8 @@ def failures(folder):
 
 @pytest.mark.parametrize("option, value, words", [
     ("--pixel-size", "0", "pixel size is 0 A"), ("--pixel-size", "-1", "pixel size is -1 A"),
-    ("--border", "nan", "border nan"), ("--min-distance", "nan", "least distance nan"),
-    ("--min-distance", "-5", "least distance -5")])
+    ("--border", "nan", "border nan"), ("--min-distance", "nan", "minimum distance nan"),
+    ("--min-distance", "-5", "minimum distance -5")])
 def test_senseless_numbers_are_refused_by_picking(blobs, blob_model, tmp_path, capsys, option, value, words):
     assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path, option, value) == 2
     assert words in capsys.readouterr().err

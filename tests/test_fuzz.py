@@ -37,8 +37,11 @@ from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network import scan as scoremap
 from deepem_scipion.deepem.network.geometry import Geometry, layer_sizes
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.picking.summary import append_table, inverted, read_table, totals, write_table
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult, summarise_run
+from deepem_scipion.deepem.picking.table import append_table, read_failures, read_table, write_table
 from deepem_scipion.deepem.training import tuning
 from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples
@@ -237,10 +240,9 @@ def test_damaged_lists_of_micrographs_are_read_or_refused(place, content):
 @pytest.fixture(scope="module")
 def summary(place):
     counts = {"border": 1, "local_std": 0, "threshold": 3, "distance": 0}
-    entries = {str(number): {"path": "m/a b.mrc", "status": "ok", "candidates": 9, "picks": number, "mean_score": 0.5,
-                             "rejected": counts, "seconds": 0.25, "finished": 7.0 + number, "evidence": 2.0,
-                             "negative_evidence": 3.0} for number in range(11)}
-    write_table(place / "t.tsv", {**entries, "bad": {"path": "b", "status": "failed", "reason": "no", "finished": 3.0}})
+    results = {str(number): MicrographResult("m/a b.mrc", "", 9, number, 0.5, counts, 0.25, 7.0 + number, 2.0, 3.0)
+               for number in range(11)}
+    write_table(place / "t.tsv", {**results, "bad": MicrographResult("b", "no", finished=3.0)})
     return (place / "t.tsv").read_bytes()
 
 
@@ -248,17 +250,24 @@ def summary(place):
 @given(st.data())
 def test_damaged_lines_of_a_summary_are_left_out_and_the_rest_is_counted(place, summary, data):
     found = read(read_table, place / "t.tsv", data.draw(damaged([summary], WORDS)))
-    figures = totals(found)
-    assert json.dumps(figures, allow_nan=False) and isinstance(inverted(figures), str)
-    append_table(place / "t.tsv", {"new": {"path": "c", "status": "failed", "reason": "no"}})
-    assert read_table(place / "t.tsv")["new"]["reason"] == "no"
+    figures = summarise_run(found)
+    assert json.dumps(figures.as_dict(), allow_nan=False)
+    assert figures.contrast is None or isinstance(figures.contrast.warning("dark"), str)
+    append_table(place / "t.tsv", {"new": MicrographResult("c", "no")})
+    assert read_table(place / "t.tsv")["new"].reason == "no"
+
+
+@tried(100)
+@given(damaged([b"micrograph\treason\na\tno such file\nb c\tis truncated\n"], WORDS))
+def test_damaged_lists_of_failures_are_read(place, content):
+    assert isinstance(read(read_failures, place / "f.tsv", content), dict)
 
 
 @pytest.fixture(scope="module")
 def candidates(place):
     rng = np.random.default_rng(0)
     found = Candidates(rng.uniform(0, 400, (9, 2)), *rng.uniform(size=(3, 9)))
-    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0)))
+    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0), 1.0))
     return (place / "c.tsv").read_bytes()
 
 
@@ -267,7 +276,7 @@ def candidates(place):
 def test_damaged_tables_of_candidates_are_read_and_selected_or_refused(place, candidates, data):
     found = read(read_candidates, place / "c.tsv", data.draw(damaged([candidates], WORDS)))
     if found is not None:
-        assert len(select(found[0], Limits(0.2, 30.0, (0.0, 1.0), 5.0))) == len(found[1])
+        assert len(select(found[0], Limits(0.2, 30.0, (0.0, 1.0), 5.0), 1.0)) == len(found[1])
 
 
 # ---------------------------------------------------- models and checkpoints
@@ -308,6 +317,19 @@ def use(path):
     for wanted in ("auto", "F1", "precision=0.7"):
         with suppress(DeepEMError):
             assert 0 <= model.threshold_for(wanted)
+
+
+SETTINGS = RunSettings(Limits(0.5, 30.0, (0.5, 1.5), 5.0), 4, 4, 16, 4.5, 60.0, 2.0, "dark", {"numpy": "2"})
+
+
+@tried(150)
+@given(changed(SETTINGS.as_dict()))
+@example({**SETTINGS.as_dict(), "scan_step": float("inf")})
+@example({**SETTINGS.as_dict(), "diameter_angst": 10**400})
+def test_summaries_with_any_settings_are_read_or_refused(place, plain):
+    found = read(lambda path: PickingResults(path.parent).read_settings(), PickingResults(place).path("settings"),
+                 json.dumps(plain).encode())
+    assert found is None or isinstance(found, RunSettings)
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +465,7 @@ finite = st.floats(-1e4, 1e4)
 def test_candidates_survive_writing_and_reading(place, rows):
     table = np.reshape(rows, (-1, 5))
     found = Candidates(table[:, :2], table[:, 2], table[:, 3], table[:, 4])
-    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0)))
+    write_candidates(place / "c.tsv", found, select(found, Limits(0.5, 10.0), 1.0))
     again, _ = read_candidates(place / "c.tsv")
     np.testing.assert_allclose(again.centres_xy, found.centres_xy, atol=0.0051)
     np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5, atol=1e-9)
