@@ -264,7 +264,7 @@ def test_one_micrograph_is_enough_to_train_on(blobs, tmp_path):
     (["--box", "25", "--kernels", "5", "4", "2", "--pools", "2", "2", "2"], "nearest"),
     (["--maps", "0", "5", "5"], "at least 1"), (["--epochs", "0"], "epochs 0"),
     (["--given-negatives-only"], "needs --negatives"),
-    (["--preset", "klh", "--diameter", "3000"], "smaller than the network's window"),
+    (["--preset", "klh", "--diameter", "3000"], "smaller than the network's box"),
     (["--validation-fraction", "1.5"], "validation fraction"), (["--diameter", "nan"], "diameter")])
 def test_impossible_training_is_refused_in_words(blobs, tmp_path, capsys, arguments, message):
     assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),

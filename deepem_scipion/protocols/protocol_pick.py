@@ -15,10 +15,9 @@ from pyworkflow.protocol import STEPS_PARALLEL, params
 from .. import convert
 from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
 from ..deepem.network.geometry import BOX_PER_DIAMETER
-from ..deepem.picking.results import PickingResults
+from ..deepem.picking.results import PickingResults, read_failures, write_failures
 from ..deepem.picking.selection import REASON_LABELS
 from ..deepem.picking.summary import summarise_run
-from ..deepem.picking.table import read_failures, write_failures
 from .protocol_base import DeepEMProgram, ProgramError
 from .reporting import write_report
 from .reviewing import ReviewedPicks
