@@ -121,6 +121,14 @@ class PickingResults:
         """Write picks.star; parameters and errors as for `coordinates.write_star`."""
         write_star(self.path("star"), picks, pixel_size_angst, optics)
 
+    def write_table(self, micrographs: Mapping[str, MicrographResult]) -> None:
+        """Write summary.tsv, see `table.write_table`."""
+        write_table(self.path("table"), micrographs)
+
+    def append(self, micrographs: Mapping[str, MicrographResult]) -> None:
+        """Add lines to summary.tsv, see `table.append_table`."""
+        append_table(self.path("table"), micrographs)
+
     def write_failed(self, micrographs: Mapping[str, MicrographResult]) -> None:
         """Write failed.tsv, the micrographs that failed and why; raises DeepEMError where it cannot be written."""
         write_failures(self.path("failed"), {name: found.reason for name, found in micrographs.items() if not found.ok})
@@ -144,7 +152,7 @@ class PickingResults:
                    "micrographs": {name: found.as_dict() for name, found in micrographs.items()}}
         with atomic_write(self.path("settings")) as handle:
             json.dump(content, handle, indent=1)
-        write_table(self.path("table"), micrographs)
+        self.write_table(micrographs)
 
     def absorb(self, batch: PickingResults) -> None:
         """Move the results of a batch into this folder.
@@ -171,7 +179,7 @@ class PickingResults:
                     with atomic_path(target) as aside:  # the batch may be on another file system
                         shutil.move(source, aside)
         self.folder.mkdir(parents=True, exist_ok=True)
-        append_table(self.path("table"), batch.read_micrographs())
+        self.append(batch.read_micrographs())
         recent = self.exists() and time.time() - self.path("settings").stat().st_mtime <= SUMMARY_SECONDS
         if batch.exists() and not recent:
             self.write_summary(batch.read_settings(), self.read_micrographs())
