@@ -139,28 +139,29 @@ def steps(options):
 
 
 def registration(options):
-    """Seconds to register coordinates of some micrographs in a set that has many already."""
+    """Seconds to register coordinates of some micrographs in a set that already has many."""
     import mrcfile
     from pwem.objects import SetOfCoordinates
 
     from deepem_scipion import convert
     from deepem_scipion.deepem.coordinates.box import write_box
+    from deepem_scipion.deepem.picking import PickingResults
     from deepem_scipion.protocols import ProtDeepEMPick
 
     image = Path("image.mrc").resolve()
     with mrcfile.new(image, overwrite=True) as file:
         file.set_data(np.zeros((4096, 4096), np.int8))
-    picks = Path("picks")
-    picks.mkdir(exist_ok=True)
+    results = PickingResults("picks")
+    results.make()
     rng, figures = np.random.default_rng(0), []
-    write_box(picks / "micrograph.box", rng.uniform(0, 4095, (PICKS, 2)), rng.uniform(0, 1, PICKS), 200)
+    write_box(results.path("box", "micrograph"), rng.uniform(0, 4095, (PICKS, 2)), rng.uniform(0, 1, PICKS), 200)
     for size in options.coordinates:
         protocol = ProtDeepEMPick(workingDir="registration")
         path = Path("coordinates.sqlite")
         path.unlink(missing_ok=True)
         items = SetOfCoordinates(filename=str(path))
         if size:
-            for item in convert.read_picks(picks / "micrograph.box", micrograph(1, image)):
+            for item in convert.read_picks(results.path("box", "micrograph"), micrograph(1, image)):
                 items.append(item)
             items.write()
             items.close()
@@ -178,7 +179,7 @@ def registration(options):
 
             def register(items=items, protocol=protocol, mics=mics):
                 items.enableAppend()
-                protocol.readCoordsFromMics(str(picks), mics, items)
+                protocol.readCoordsFromMics(str(results.folder), mics, items)
                 items.write()
                 items.close()
 

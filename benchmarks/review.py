@@ -1,14 +1,13 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How long the window about picks takes to open and to answer with many micrographs.
+"""Times that the window of a picking run takes to open and to respond with many micrographs.
 
 python benchmarks/review.py [--micrographs 1000] [--candidates 300]
 
-Needs a display; without a screen: xvfb-run python benchmarks/review.py. Candidates are made up, 300 to a micrograph.
+Needs a display; without a screen: xvfb-run python benchmarks/review.py. Candidates are simulated, 300 per micrograph.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -31,31 +30,25 @@ def main():
 
 
 def write_run(folder, n_micrographs, n_candidates):
-    """Write candidates and summary as `deepem pick` does, and one micrograph."""
-    from deepem_scipion.deepem.picking.candidates import write_candidates
-    from deepem_scipion.deepem.picking.run import _entry
-    from deepem_scipion.deepem.picking.selection import Limits, select
-    from deepem_scipion.deepem.picking.summary import totals, write_table
+    """Write the results of a picking run, and one micrograph for all of them."""
+    from deepem_scipion.deepem.picking import Limits, MicrographResult, PickingResults, RunSettings, select
 
-    rng = np.random.default_rng(0)
-    image, limits, entries = folder / "micrograph.mrc", Limits(0.5, DIAMETER_PX / 2, (0.8, 1.2)), {}
+    rng, results, micrographs = np.random.default_rng(0), PickingResults(folder), {}
+    image, limits = folder / "micrograph.mrc", Limits(0.5, DIAMETER_PX / 2 * PIXEL_ANGST, (0.8, 1.2))
     with mrcfile.new(image, rng.normal(size=(SIDE_PX, SIDE_PX)).astype(np.float32)) as file:
         file.voxel_size = PIXEL_ANGST
-    (folder / "candidates").mkdir()
-    for number in range(n_micrographs):
+    results.make()
+    for name in (f"mic_{number:05d}" for number in range(n_micrographs)):
         candidates = some_candidates(rng, n_candidates)
-        reasons = select(candidates, limits)
-        write_candidates(folder / "candidates" / f"mic_{number:05d}.tsv", candidates, reasons)
-        entries[f"mic_{number:05d}"] = _entry(image, candidates, reasons)
-    write_table(folder / "summary.tsv", entries)
-    settings = {"threshold": limits.threshold, "min_distance_angst": limits.min_distance_px * PIXEL_ANGST,
-                "std_range": limits.std_range, "border_angst": 0, "working_pixel_size_angst": 6.0, "scan_step": 4}
-    (folder / "summary.json").write_text(json.dumps({**settings, **totals(entries), "micrographs": entries}))
+        reasons = select(candidates, limits, PIXEL_ANGST)
+        results.write_micrograph(name, candidates, reasons, DIAMETER_PX)
+        micrographs[name] = MicrographResult.of(str(image), candidates, reasons)
+    results.write_summary(RunSettings(limits, 4, 4, 40, 6.0, DIAMETER_PX * PIXEL_ANGST), micrographs)
 
 
 def some_candidates(rng, number):
     """Candidates about as dense as local maxima of a score map."""
-    from deepem_scipion.deepem.picking.candidates import Candidates
+    from deepem_scipion.deepem.picking import Candidates
 
     cells = int(np.ceil(np.sqrt(2 * number)))
     places = rng.permutation(cells**2)[:number]

@@ -219,7 +219,7 @@ def soak(folder, options):
         ("good micrographs with exactly the coordinates of the undisturbed run", f"{same} of {len(good)}"),
         ("coordinates; of the undisturbed run", f"{sum(map(len, found.values()))}; "
                                                 f"{sum(map(len, expected.values()))}"),
-        ("corrupt micrographs told as failed", f"{len(failed)}"),
+        ("corrupt micrographs listed as failed", f"{len(failed)}"),
         ("comment of the output", disturbed.outputCoordinates.getObjComment().splitlines()[-1]),
         ("arrived per second", f"{(len(times) - 1) / (times[-1] - times[0]):.2f}"),
         ("undisturbed run on all of them, per second, start included", f"{len(times) / seconds:.2f}"),

@@ -287,7 +287,7 @@ def matched_filter(scene, views, pixels):
     peaks = np.argwhere(best == ndimage.maximum_filter(best, 5))
     centres_xy, scores = peaks[:, ::-1] * (side / grid), best[tuple(peaks.T)].astype(float)
     candidates = Candidates(centres_xy, scores, np.zeros(len(scores)), np.full(len(scores), np.inf))
-    kept = select(candidates, Limits(-np.inf, MIN_DISTANCE * scene.diameter_px)) == PICKED
+    kept = select(candidates, Limits(-np.inf, MIN_DISTANCE * scene.diameter_px), 1.0) == PICKED
     return centres_xy[kept], scores[kept], math.sqrt(np.mean(energies))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["deepem_scipion.deepem", "tifffile"]):
-    from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_summary, use
+    from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_table, use
 
 # File name and check by name of the reader.
 READERS = {
@@ -25,7 +25,7 @@ READERS = {
     "star": ("a.star", check_coordinates),
     "regions": ("regions.txt", lambda path: read_regions(path, {"a": "a", "b": "b"})),
     "candidates": ("c.tsv", read_candidates),
-    "summary": ("summary.tsv", read_summary),
+    "summary": ("t.tsv", read_table),
     "model": ("m", use),
 }
 

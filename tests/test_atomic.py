@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files are whole or not there, whenever a run is killed, and a run repeated gives what an undisturbed one gives."""
+"""Files are written atomically, and a run repeated after an interruption has the results of an undisturbed one."""
 
 import ast
 import json
@@ -22,29 +22,36 @@ from deepem_scipion import convert
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.regions import write_regions
-from deepem_scipion.deepem.coordinates.star import write_star
+from deepem_scipion.deepem.coordinates.star import Optics, write_star
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import Curve
 from deepem_scipion.deepem.model.files import load_model, save_model
-from deepem_scipion.deepem.picking import run as recognition
+from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
 from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.run import pick_micrographs
-from deepem_scipion.deepem.picking.summary import read_table, write_table
+from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.picking.table import read_table, write_failures, write_table
 from deepem_scipion.deepem.report import plots as report
 from deepem_scipion.deepem.training import fit as training
 
 SHAPE, PIXEL_ANGST, DIAMETER_PX = (100, 140), 4.0, 16
-MODEL = Path(__file__).parent / "models" / "format-3.deepem"
+GEOMETRY = Geometry(16, (3, 2, 2), (2, 2, 2), (2, 3, 3))
+MODEL = Model(GEOMETRY, ({name: np.random.default_rng(1).normal(size=shape).astype(np.float32)
+                          for name, shape in GEOMETRY.weight_shapes().items()},), 8.0, 64.0, 4, (0.0, 9.0), 0.3)
 TIMES = ("seconds", "finished", "micrographs_per_minute", "seconds_left")
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it, and nothing is written any more."""
+    """The end of the process: nothing catches it, and nothing more is written."""
 
 
 class DiskFull(OSError):
-    """Stands for a file system that fails once."""
+    """A file system that fails once."""
 
 
 def centres_of(number):
@@ -76,7 +83,7 @@ def write_micrograph(folder, number):
 
 @contextmanager
 def failing(error, number=0):
-    """Let so many files take their place, and no more, or, if the disk is full, all but the next one."""
+    """Let this number of files be completed, and no more, or, if the disk is full, all but the next one."""
     os_replace, lock, left = os.replace, threading.Lock(), number
 
     def replace_or_fail(source, target):
@@ -94,23 +101,24 @@ def failing(error, number=0):
 
 
 def without_times(content):
-    """JSON values without those that tell how long something took."""
+    """JSON values without times."""
     if isinstance(content, dict):
         return {name: without_times(value) for name, value in content.items() if name not in TIMES}
     return [without_times(value) for value in content] if isinstance(content, list) else content
 
 
 def tree(folder):
-    """Content of all files below a folder by name, without times."""
+    """Content of all files in a folder by name, without times."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
         if path.suffix == ".mrc":
-            content = content[1024:]  # the header tells the time
+            content = content[1024:]  # the header holds the time
         elif path.suffix == ".json":
             content = without_times(json.loads(content))
         elif path.name == "summary.tsv":
-            content = without_times(read_table(path))
+            content = {name: replace(result, seconds=None, finished=None)
+                       for name, result in read_table(path).items()}
         found[str(path.relative_to(folder))] = content
     return found
 
@@ -121,30 +129,27 @@ def candidates():
 
 
 CURVE = Curve(*np.array([[0.9, 0.5], [1, 0.8], [0.4, 0.8], [2, 5], [2, 4]]))
-ENTRY = {"path": "/a.mrc", "status": "failed", "reason": "no such file", "finished": 1.0}
+RESULTS = {"a": MicrographResult("/a.mrc", "no such file", finished=1.0)}
+SETTINGS = RunSettings(Limits(0.5, 32.0), 4, 4, 16, 8.0, 64.0)
+
+
 WRITERS = {
     "boxes": lambda path: write_box(path, np.ones((3, 2)), np.ones(3), 8),
     "STAR file": lambda path: write_star(path, [("a.mrc", np.ones((3, 2)), np.ones(3))], 1.0),
     "candidates": lambda path: write_candidates(path, *candidates()),
-    "table": lambda path: write_table(path, {"a": ENTRY}),
+    "table": lambda path: write_table(path, RESULTS),
     "regions": lambda path: write_regions(path, {"a": (0, 0, 5, 5)}),
-    "failures": lambda path: recognition._write_failed(path, {"a": "no such file"}),
-    "score map": lambda path: recognition._write_score_map(path, np.ones((3, 4), np.float32), MICROGRAPH, 4),
-    "model": lambda path: save_model(path, load_model(MODEL)),
+    "failures": lambda path: write_failures(path, {"a": "no such file"}),
+    "model": lambda path: save_model(path, MODEL),
     "picks drawn": lambda path: report.draw_picks(np.eye(20), np.ones((1, 2)), np.ones(1), 8.0, path),
     "curve drawn": lambda path: report.draw_curve(CURVE, path),
     "training drawn": lambda path: report.draw_training([{"loss": 1.0, "accuracy": 0.5}], path),
     "JSON of the plugin": lambda path: convert.write_json(path, {"a": list(range(10))}),
-    "failures of the plugin": lambda path: convert.write_failed(path, {"a": "no such file"}),
     "list of the plugin": lambda path: convert.write_micrograph_list(path, [LISTED], {1: "a"}),
-    "model of the plugin": lambda path: convert.copy_model(MODEL, path),
+    "model of the plugin": lambda path: convert.copy_model(__file__, path),
 }
 LISTED = Micrograph("a.mrc")
 LISTED.setObjId(1)
-
-
-class MICROGRAPH:
-    pixel_size_angst = 4.0
 
 
 @pytest.mark.parametrize("what", WRITERS)
@@ -158,11 +163,34 @@ def test_an_old_file_stays_until_the_new_one_is_complete(what, tmp_path):
     assert path.read_bytes() != b"old" and os.listdir(tmp_path) == [path.name]
 
 
-# Not read by another step as long as they are not complete, each for the reason given.
+FILES = {
+    "settings": lambda results: results.write_summary(SETTINGS, RESULTS),
+    "failed": lambda results: results.write_failed(RESULTS),
+    "star": lambda results: results.write_star([("a.mrc", np.ones((3, 2)), np.ones(3))], 1.0, Optics()),
+    "box": lambda results: results.write_micrograph("a", *candidates(), 8),
+    "candidates": lambda results: results.write_micrograph("a", *candidates(), 8),
+    "score_map": lambda results: results.write_score_map("a", np.ones((3, 4), np.float32), 16.0),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_an_old_file_of_a_results_folder_stays_until_the_new_one_is_complete(kind, tmp_path):
+    results = PickingResults(tmp_path)
+    results.make(score_maps=True)
+    path = results.path(kind, "a" if kind in ("box", "candidates", "score_map") else "")
+    path.write_text("old")
+    with failing(Killed), pytest.raises(Killed):
+        FILES[kind](results)
+    assert path.read_text() == "old" and [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
+    FILES[kind](results)
+    assert path.read_bytes() != b"old"
+
+
+# Not written atomically, each for the reason given.
 OTHERWISE = {
     "demo.py": "a mark says whether the simulated micrographs are complete; hosts.conf is written anew each time",
-    "simulate.py": "the same micrographs",
-    "summaries.py": "a table grows by lines, and a line that was cut short is not read",
+    "scene.py": "the same micrographs",
+    "table.py": "a table grows by lines, and a truncated line is not read",
     "tuning.py": "opened for a lock, not for writing",
     "wizard_threshold.py": "a log for people",
 }
@@ -170,7 +198,7 @@ WRITING = r"\.(write_text|write_bytes|tofile|savefig|save|savetxt|savez|savez_co
 
 
 def writes(path):
-    """Calls in a source file that write a file, apart from those to a path or handle of `files`."""
+    """Calls in a source file that write a file, apart from those to a path or handle of `atomic`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
@@ -181,7 +209,7 @@ def writes(path):
             yield f"{name}({', '.join(arguments)})"
 
 
-def test_every_file_that_a_step_reads_is_written_aside():
+def test_every_file_that_a_step_reads_is_written_atomically():
     package = Path(deepem_scipion.__file__).parent
     found = {path.name: calls for path in package.rglob("*.py") if "tests" not in path.relative_to(package).parts
              and (calls := list(writes(path)))}
@@ -197,17 +225,17 @@ def micrographs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def picker():
     pytest.importorskip("tensorflow")
-    return Picker(load_model(MODEL))
+    return Picker(MODEL)
 
 
 @pytest.mark.parametrize("error", [Killed, DiskFull])
-def test_picking_again_after_an_interruption_gives_what_an_undisturbed_run_gives(micrographs, picker, tmp_path, error):
+def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(micrographs, picker, tmp_path, error):
     def run(folder):
         return pick_micrographs({name: micrographs[name] for name in ("mic0", "mic1")}, picker, folder, score_maps=True)
 
     run(tmp_path / "clean")
     clean = tree(tmp_path / "clean")
-    assert len(clean) == 10
+    assert len(clean) == 10 and len(clean["mic0.box"].splitlines()) > 2
     for number in range(len(clean)):
         folder = tmp_path / str(number)
         with failing(error, number), suppress(Killed, DeepEMError):
@@ -220,10 +248,11 @@ def test_picking_again_after_an_interruption_gives_what_an_undisturbed_run_gives
         assert tree(folder) == clean
 
 
-def test_training_again_after_an_interruption_gives_what_an_undisturbed_one_gives(micrographs, tmp_path, monkeypatch):
+def test_training_after_an_interruption_gives_the_results_of_an_undisturbed_run(micrographs, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
-    monkeypatch.setitem(training.TRAINING_PRESETS, "default", replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3))
-    monkeypatch.setattr(training, "CONVERGENCE_LOSS", 9)  # so few updates lead nowhere
+    monkeypatch.setitem(training.TRAINING_PRESETS, "default",
+                        replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3))
+    monkeypatch.setattr(training, "CONVERGENCE_LOSS", 9)  # so few updates do not converge
     boxes, clean, killed = (tmp_path / name for name in ("boxes", "clean", "killed"))
     for folder in (boxes, clean, killed):
         folder.mkdir()
@@ -250,7 +279,7 @@ def test_training_again_after_an_interruption_gives_what_an_undisturbed_one_give
     assert outcome(killed) == outcome(clean)
 
 
-def test_evaluation_again_after_an_interruption_gives_what_an_undisturbed_one_gives(tmp_path):
+def test_evaluation_after_an_interruption_gives_the_results_of_an_undisturbed_run(tmp_path):
     for name in ("truth", "picks"):
         (tmp_path / name).mkdir()
         write_box(tmp_path / name / "a.box", np.array([[20, 30], [40, 50.0]]), np.array([0.5, 0.9]), 8)
@@ -269,20 +298,20 @@ def test_evaluation_again_after_an_interruption_gives_what_an_undisturbed_one_gi
         assert tree(tmp_path / str(number)) == tree(tmp_path / "clean")
 
 
-def test_results_of_a_batch_that_is_collected_twice_are_what_they_would_have_been(micrographs, picker, tmp_path):
+def test_a_batch_that_is_collected_twice_gives_the_results_of_an_undisturbed_run(micrographs, picker, tmp_path):
     batches = {name: tmp_path / name for name in ("first", "second")}
     for folder, mics in zip(batches.values(), (("mic0", "mic1"), ("mic2",))):
         pick_micrographs({mic: micrographs[mic] for mic in mics}, picker, folder, score_maps=True)
 
-    def collect(target, name):
-        shutil.copytree(batches[name], tmp_path / "attempt", dirs_exist_ok=True)  # as picked anew
-        convert.collect_results(str(tmp_path / "attempt"), str(target))
+    def absorb(target, name):
+        shutil.copytree(batches[name], tmp_path / "attempt", dirs_exist_ok=True)  # as if picked again
+        PickingResults(target).absorb(PickingResults(tmp_path / "attempt"))
         shutil.rmtree(tmp_path / "attempt")
 
     def run(target):
         for name in batches:
-            collect(target, name)
-        convert.write_summary(str(target))
+            absorb(target, name)
+        PickingResults(target).refresh()
 
     run(tmp_path / "clean")
     clean = tree(tmp_path / "clean")

@@ -39,7 +39,9 @@ from deepem_scipion.deepem.network.geometry import Geometry, layer_sizes
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.picking.summary import REJECTED, MicrographResult, summarise_run
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult, summarise_run
+from deepem_scipion.deepem.picking.table import append_table, read_failures, read_table, write_table
 from deepem_scipion.deepem.training import tuning
 from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples
@@ -237,26 +239,28 @@ def test_damaged_lists_of_micrographs_are_read_or_refused(place, content):
 
 @pytest.fixture(scope="module")
 def summary(place):
-    rejected = dict(zip(REJECTED, (1, 0, 3, 0)))
-    results = {str(number): MicrographResult("m/a b.mrc", "", 9, number, 0.5, rejected, 0.25, 7.0 + number, 2.0, 3.0)
+    counts = {"border": 1, "local_std": 0, "threshold": 3, "distance": 0}
+    results = {str(number): MicrographResult("m/a b.mrc", "", 9, number, 0.5, counts, 0.25, 7.0 + number, 2.0, 3.0)
                for number in range(11)}
-    PickingResults(place).write_table({**results, "bad": MicrographResult("b", "no", finished=3.0)})
-    return (place / "summary.tsv").read_bytes()
-
-
-def read_summary(path):
-    """Read the table of a results folder."""
-    return PickingResults(path.parent).read_micrographs()
+    write_table(place / "t.tsv", {**results, "bad": MicrographResult("b", "no", finished=3.0)})
+    return (place / "t.tsv").read_bytes()
 
 
 @tried(150)
 @given(st.data())
 def test_damaged_lines_of_a_summary_are_left_out_and_the_rest_is_counted(place, summary, data):
-    found = read(read_summary, place / "summary.tsv", data.draw(damaged([summary], WORDS)))
+    found = read(read_table, place / "t.tsv", data.draw(damaged([summary], WORDS)))
     figures = summarise_run(found)
-    assert json.dumps(figures.as_dict(), allow_nan=False) and figures.picked + figures.failed == len(found)
-    PickingResults(place).append({"new": MicrographResult("c", "no")})
-    assert read_summary(place / "summary.tsv")["new"].reason == "no"
+    assert json.dumps(figures.as_dict(), allow_nan=False)
+    assert figures.contrast is None or isinstance(figures.contrast.warning("dark"), str)
+    append_table(place / "t.tsv", {"new": MicrographResult("c", "no")})
+    assert read_table(place / "t.tsv")["new"].reason == "no"
+
+
+@tried(100)
+@given(damaged([b"micrograph\treason\na\tno such file\nb c\tis truncated\n"], WORDS))
+def test_damaged_lists_of_failures_are_read(place, content):
+    assert isinstance(read(read_failures, place / "f.tsv", content), dict)
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +317,19 @@ def use(path):
     for wanted in ("auto", "F1", "precision=0.7"):
         with suppress(DeepEMError):
             assert 0 <= model.threshold_for(wanted)
+
+
+SETTINGS = RunSettings(Limits(0.5, 30.0, (0.5, 1.5), 5.0), 4, 4, 16, 4.5, 60.0, 2.0, "dark", {"numpy": "2"})
+
+
+@tried(150)
+@given(changed(SETTINGS.as_dict()))
+@example({**SETTINGS.as_dict(), "scan_step": float("inf")})
+@example({**SETTINGS.as_dict(), "diameter_angst": 10**400})
+def test_summaries_with_any_settings_are_read_or_refused(place, plain):
+    found = read(lambda path: PickingResults(path.parent).read_settings(), PickingResults(place).path("settings"),
+                 json.dumps(plain).encode())
+    assert found is None or isinstance(found, RunSettings)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from test_fuzz import BOXES, LONG, MODEL, MRCS, STARS, TIFFS
 
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
-from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.picking.table import write_table
 
 pytest.importorskip("atheris", reason="atheris, which guides the fuzzing, is not installed (Linux, Python 3.11 on)")
 
@@ -37,9 +37,7 @@ def intact_files(reader, folder):
         found = Candidates(*map(np.array, ([[10.0, 20.0], [300.0, 40.5]], [0.5, 0.25], [1.0, 2.0], [9.0, 12.5])))
         write_candidates(path, found, select(found, Limits(0.4, 10.0), 1.0))
     elif reader == "summary":
-        PickingResults(folder).write_table({"a": MicrographResult("a.mrc", candidates=9, picks=3, mean_score=0.5),
-                                            "b": MicrographResult("b.mrc", "no")})
-        path = folder / "summary.tsv"
+        write_table(path, {"a": MicrographResult("a.mrc", "", 9, 3, 0.5), "b": MicrographResult("b.mrc", "no")})
     else:
         save_model(path, MODEL)
     return [path.read_bytes()]

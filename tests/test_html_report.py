@@ -20,7 +20,11 @@ from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
-from deepem_scipion.deepem.picking.summary import read_table, rejected, write_table
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.picking.table import read_table, write_table
 from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS, chosen
 from deepem_scipion.deepem.report.reports import report_picking
 
@@ -30,10 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 HOSTILE = ["<script>alert(1)<!--", "a&lt;b \"quoted' & $\\frac$ {{ 7*7 }}", "<img src=x onerror=alert(2)>",
            "not-utf8-\udcff", "\u202ereversed"]
 REASON = "</td></table><script src=\"https://example.org/x.js\"></script> & 'found'"
-SETTINGS = {"threshold": 0.4, "scan_step": 4, "working_pixel_size_angst": 8.0, "min_distance_angst": 32.0,
-            "std_range": [0.5, 1.5], "border_angst": 0.0, "rotations": 4, "diameter_angst": 64.0,
-            "pixel_size_angst": 4.0, "model_contrast": "<b>dark</b>",
-            "versions": {"python": "3.11", "tensorflow": "2.99<i>"}}
+SETTINGS = RunSettings(Limits(0.4, 32.0, (0.5, 1.5)), scan_step=4, rotations=4, box=16, working_pixel_size_angst=8.0,
+                       diameter_angst=64.0, pixel_size_angst=4.0, model_contrast="<b>dark</b>",
+                       versions={"python": "3.11", "tensorflow": "2.99<i>"})
 
 
 def write_run(folder, names=(*HOSTILE, "plain"), n=30, failed=("<u>bad</u>",), settings=SETTINGS):
@@ -41,29 +44,24 @@ def write_run(folder, names=(*HOSTILE, "plain"), n=30, failed=("<u>bad</u>",), s
 
     Returns name -> (scores, reasons) of the candidates.
     """
-    rng = np.random.default_rng(1)
-    (folder / "candidates").mkdir(parents=True)
-    entries, found = {}, {}
+    rng, results = np.random.default_rng(1), PickingResults(folder)
+    results.make()
+    micrographs, found = {}, {}
     for number, name in enumerate(names):
         scores = np.sort(rng.uniform(0, 1, n - 2 * number))[::-1]
-        reasons = np.where(scores >= settings["threshold"], "picked", "threshold")
+        reasons = np.where(scores >= settings.limits.threshold, "picked", "threshold")
         reasons[1] = "distance"
         centres_xy = rng.uniform((0, 0), (159, 119), (len(scores), 2))
-        write_candidates(folder / "candidates" / f"{name}.tsv",
-                         Candidates(centres_xy, scores, np.ones(len(scores)), np.full(len(scores), 9.0)), reasons)
+        candidates = Candidates(centres_xy, scores, np.ones(len(scores)), np.full(len(scores), 9.0))
+        results.write_micrograph(name, candidates, reasons, 24)
         path = folder / f"{number}.mrc"
         with mrcfile.new(path, rng.normal(size=(120, 160)).astype(np.float32)) as file:
-            file.voxel_size = 1.0  # the settings say otherwise
-        picked = reasons == "picked"
-        counts = {reason: int((reasons == reason).sum()) for reason in ("border", "local_std", "threshold", "distance")}
-        entries[name] = {"path": str(path), "status": "ok", "candidates": len(scores), "picks": int(picked.sum()),
-                         "mean_score": round(float(scores[picked].mean()), 4), **rejected(counts, len(scores)),
-                         "seconds": 0.5, "finished": 1e9 + 60 * number}
+            file.voxel_size = 1.0  # not that of the settings
+        micrographs[name] = MicrographResult.of(str(path), candidates, reasons, seconds=0.5, finished=1e9 + 60 * number)
         found[name] = scores, reasons
     for name in failed:
-        entries[name] = {"path": f"{name}.mrc", "status": "failed", "reason": REASON, "finished": 1e9}
-    write_table(folder / "summary.tsv", entries)
-    (folder / "summary.json").write_text(json.dumps(settings))
+        micrographs[name] = MicrographResult(f"{name}.mrc", REASON, finished=1e9)
+    results.write_summary(settings, micrographs)
     return found
 
 
@@ -149,7 +147,7 @@ def test_figures_and_tables_are_those_of_the_run(run):
     assert rows[1] == ["picked", str(picked.sum()), f"{100 * picked.mean():.1f}"]
     assert ["below the threshold", str((reasons == "threshold").sum()),
             f"{100 * (reasons == 'threshold').mean():.1f}"] in rows
-    assert ["too near a better one", "6", f"{100 * 6 / len(scores):.1f}"] in rows
+    assert ["too close to a better pick", "6", f"{100 * 6 / len(scores):.1f}"] in rows
     rows = {row[0]: row[1:] for row in page.table("All micrographs")[1:]}
     assert rows.keys() == {*map(shown, found), "<u>bad</u>"}
     for name, (values, why) in found.items():
@@ -158,7 +156,8 @@ def test_figures_and_tables_are_those_of_the_run(run):
     assert page.table("Failed micrographs (1)")[1:] == [["<u>bad</u>", REASON]]
     parameters = dict(page.table("Parameters of picking"))
     assert parameters["threshold"] == "0.4" and parameters["pixel size of the micrographs"] == "4 Å"
-    assert parameters["particle diameter"] == "64 Å" and parameters["range of deviations"] == "0.500 to 1.500"
+    assert parameters["particle diameter"] == "64 Å"
+    assert parameters["range of the local standard deviation"] == "0.500 to 1.500"
     assert page.table("Versions") == [["python", "3.11"], ["tensorflow", "2.99<i>"]]
     assert "failed: 1 of 7 micrographs; a table below says why." in page.texts
 
@@ -237,8 +236,8 @@ def test_what_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
     write_run(tmp_path, ["a", "b", "c"], failed=())
     (tmp_path / "0.mrc").unlink()
     (tmp_path / "candidates" / "b.tsv").unlink()
-    (tmp_path / "summary.json").write_text(json.dumps({
-        key: value for key, value in SETTINGS.items() if not key.startswith(("diameter", "pixel_size", "versions"))}))
+    settings = {key: value for key, value in SETTINGS.as_dict().items() if key not in ("pixel_size_angst", "versions")}
+    (tmp_path / "summary.json").write_text(json.dumps(settings))
     report_picking(tmp_path, tmp_path / "report.html")
     page = read_page(tmp_path / "report.html")
     assert sum("jpeg" in image["src"] for image in page.images()) == 1
@@ -247,6 +246,19 @@ def test_what_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
     assert any(text.endswith("missing in the charts of scores: those of 1 of 3 micrographs.") for text in page.texts)
     with pytest.raises(DeepEMError, match="expected the results of `deepem pick`"):
         report_picking(tmp_path / "candidates", tmp_path / "other.html")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "damaged"])
+def test_a_run_without_settings_has_a_report_without_pictures(tmp_path, content):
+    found = write_run(tmp_path, ["a", "b"], failed=())
+    (tmp_path / "summary.json").unlink()
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    report_picking(tmp_path, tmp_path / "report.html")
+    page = read_page(tmp_path / "report.html")
+    assert page.figures()["picks"] == str(sum((reasons == "picked").sum() for _, reasons in found.values()))
+    assert sum("jpeg" in image["src"] for image in page.images()) == 0
+    assert sum("not shown: its table of candidates, or the summary" in text for text in page.texts) == 2
 
 
 def test_a_run_without_any_pick_has_a_report(tmp_path):
@@ -258,9 +270,9 @@ def test_a_run_without_any_pick_has_a_report(tmp_path):
 
 def test_the_report_of_many_micrographs_stays_small(tmp_path):
     write_run(tmp_path, ["a"], failed=[f"failed <{number}>" for number in range(MAX_OPEN_ROWS + 1)])
-    entries = read_table(tmp_path / "summary.tsv")
-    entries.update({f"FoilHole_{number:08d}_Data_{number:08d}_fractions": entries["a"] for number in range(1100)})
-    write_table(tmp_path / "summary.tsv", entries)
+    results = read_table(tmp_path / "summary.tsv")
+    results.update({f"FoilHole_{number:08d}_Data_{number:08d}_fractions": results["a"] for number in range(1100)})
+    write_table(tmp_path / "summary.tsv", results)
     (tmp_path / "candidates" / "a.tsv").unlink()
     report_picking(tmp_path, tmp_path / "report.html")
     page = read_page(tmp_path / "report.html")

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Local maxima, and the reasons why they are picked or not."""
+"""Local maxima of score maps, and the reasons why they are picked or rejected."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def candidates(points, scores, local_stds=1.0, border=100.0):
 
 
 def bump(shape, centre_rc, width=6.0):
-    """A score map whose peak lies at a place of the micrograph (working pixels)."""
+    """A score map whose peak lies at a place of the micrograph (binned pixels)."""
     r, c = (np.arange(n) * STEP + (BOX - 1) / 2 - BOX // 2 for n in score_shape(shape))
     return 0.9 * np.exp(-((r[:, None] - centre_rc[0]) ** 2 + (c[None] - centre_rc[1]) ** 2) / (2 * width**2))
 
@@ -79,9 +79,9 @@ def test_score_that_rises_up_to_the_border_is_no_candidate(row, col):
     assert len(find(bump((80, 120), (row, col)))) == 0
 
 
-def test_constant_score_map_gives_candidates_that_keep_the_min_distance_as_picks():
+def test_picks_of_a_constant_score_map_keep_the_minimum_distance():
     found = find(np.full(score_shape((80, 120)), 0.5))
-    picked = found.centres_xy[select(found, Limits(0.0, 20.0)) == "picked"]
+    picked = found.centres_xy[select(found, Limits(0.0, 20.0), 1.0) == "picked"]
     assert len(picked) > 4
     assert np.linalg.norm(picked[:, None] - picked[None], axis=2)[~np.eye(len(picked), dtype=bool)].min() >= 20
 
@@ -90,7 +90,7 @@ def test_map_without_scores_gives_no_candidates():
     found = find(np.zeros(score_shape((80, 120))))
     assert len(found) == 0
     assert found.centres_xy.shape == (0, 2)
-    assert select(found, Limits(0.0, 20.0)).shape == (0,)
+    assert select(found, Limits(0.0, 20.0), 1.0).shape == (0,)
 
 
 def test_scores_at_the_floor_are_no_candidates():
@@ -99,21 +99,36 @@ def test_scores_at_the_floor_are_no_candidates():
     assert len(find(scores)) == 1
 
 
-def test_each_reason_is_given_and_the_border_comes_before_deviation_before_threshold():
+def test_reasons_are_checked_in_the_order_border_local_standard_deviation_threshold_distance():
     found = candidates([[0, 0], [100, 0], [200, 0], [300, 0], [305, 0]], [0.2, 0.2, 0.2, 0.9, 0.8],
                        [9, 9, 1, 1, 1], [1, 50, 50, 50, 50])
-    reasons = select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0))
+    reasons = select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0), 1.0)
     assert reasons.tolist() == ["border", "local_std", "threshold", "picked", "distance"]
 
 
 def test_candidate_rejected_for_another_reason_suppresses_nobody():
     found = candidates([[10, 10], [12, 10]], [0.9, 0.8], [5.0, 1.0])
-    assert select(found, Limits(0.1, 10.0, (0.5, 2.0))).tolist() == ["local_std", "picked"]
+    assert select(found, Limits(0.1, 10.0, (0.5, 2.0)), 1.0).tolist() == ["local_std", "picked"]
 
 
 def test_limits_include_their_ends():
     found = candidates([[0, 0], [10, 0]], [0.5, 0.6], [0.5, 2.0], 5.0)
-    assert select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0)).tolist() == ["picked", "picked"]
+    assert select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0), 1.0).tolist() == ["picked", "picked"]
+
+
+def test_limits_are_in_angstrom():
+    found = candidates([[0, 0], [100, 0], [119, 0], [221, 0]], [0.6, 0.9, 0.8, 0.7], 1.0, [9, 10, 50, 50])
+    limits = Limits(0.5, 40.0, None, 20.0)
+    assert select(found, limits, 2.0).tolist() == ["border", "picked", "distance", "picked"]
+    assert select(found, limits, 4.0).tolist() == ["picked"] * 4
+
+
+@pytest.mark.parametrize("limits, words", [
+    ((0.5, -1.0), "minimum distance -1.0: expected angstrom"), ((0.5, float("nan")), "minimum distance nan"),
+    ((0.5, 1.0, None, -2.0), "border -2.0"), ((0.5, 1.0, (2.0, 1.0)), "from 2 to 1: expected the smaller value first")])
+def test_senseless_limits_are_refused(limits, words):
+    with pytest.raises(DeepEMError, match=words):
+        Limits(*limits)
 
 
 points = arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), elements=st.floats(0, 100, width=16))
@@ -123,7 +138,7 @@ points = arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), elements=
 def test_picks_keep_their_distance_and_every_other_candidate_is_near_a_better_pick(places, distance, seed):
     rng = np.random.default_rng(seed)
     found = candidates(places, rng.choice([0.3, 0.5, 0.7, 0.9], len(places)))
-    reasons = select(found, Limits(0.4, distance))
+    reasons = select(found, Limits(0.4, distance), 1.0)
     picked = np.flatnonzero(reasons == "picked")
     for i in picked:
         for j in picked:
@@ -141,11 +156,11 @@ def test_order_of_candidates_does_not_matter(places, seed):
     found = candidates(places, rng.choice([0.5, 0.7], len(places)))
     order = rng.permutation(len(places))
     shuffled = candidates(places[order], found.scores[order])
-    assert (select(found, Limits(0.1, 15.0))[order] == select(shuffled, Limits(0.1, 15.0))).all()
+    assert (select(found, Limits(0.1, 15.0), 1.0)[order] == select(shuffled, Limits(0.1, 15.0), 1.0)).all()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 38, 1024])
-def test_deviations_of_windows_are_those_of_their_pixels(monkeypatch, rows):
+def test_local_standard_deviations_are_those_of_the_pixels_of_each_box(monkeypatch, rows):
     monkeypatch.setattr("deepem_scipion.deepem.picking.candidates.STD_ROWS", rows)
     pixels = np.random.default_rng(1).normal(3, 2, (50, 70)).astype(np.float32)
     corners = np.array([[38, 58], [0, 0], [10, 25], [37, 0], [38, 1]])
@@ -160,19 +175,19 @@ def test_candidates_in_padding_are_outside_the_border():
     assert found.border_px[0] < 0
 
 
-def test_deviations_of_windows_that_would_leave_the_image_are_those_of_the_nearest_within():
+def test_a_box_beyond_the_image_has_the_local_standard_deviation_of_the_closest_box_within():
     pixels = np.random.default_rng(1).normal(0, 0.1, (90, 40)).astype(np.float32)
     found = local_std(pixels, np.array([[-5, -1], [85, 3], [2, 35]]), 12)
     expected = [pixels[r:r + 12, c:c + 12].std() for r, c in ((0, 0), (78, 3), (2, 28))]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_deviation_of_a_window_without_contrast_is_0():
+def test_local_standard_deviation_without_contrast_is_0():
     assert local_std(np.full((20, 20), 0.1, np.float32), np.array([[3, 3]]), 12) == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize("side", range(4))
-def test_the_border_is_where_the_image_proper_ends_on_every_side(side):
+def test_the_border_is_where_the_image_without_padding_ends_on_every_side(side):
     mic = micrograph(scale=2.0)
     turned = np.rot90(mic.pixels, side)  # a view
     turned[:16] = turned[16]
@@ -183,16 +198,16 @@ def test_the_border_is_where_the_image_proper_ends_on_every_side(side):
     assert found.border_px[0] == pytest.approx(2 * 8.5, abs=STEP / 2)
 
 
-def test_a_place_on_the_scan_is_found_exactly():
+def test_a_peak_at_a_scan_step_is_found_exactly():
     for box in (12, 13):
         mic = micrograph((80, 80))
         scores = np.zeros(score_shape((80, 80), box))
         scores[5, 8] = 0.5
-        corner = np.array([5, 8]) * STEP - box // 2  # row and column of the window's first pixel
+        corner = np.array([5, 8]) * STEP - box // 2  # row and column of the box's first pixel
         np.testing.assert_array_equal(find(scores, mic, box).centres_xy, [(corner + (box - 1) / 2)[::-1]])
 
 
-def test_candidates_come_by_falling_score_then_y_then_x_with_what_belongs_to_them():
+def test_candidates_are_in_descending_order_of_score_then_of_y_then_x():
     scores = np.zeros(score_shape((80, 120)))
     for place, score in (((5, 20), 0.5), ((5, 8), 0.5), ((12, 3), 0.9), ((3, 25), 0.5), ((9, 9), 0.2)):
         scores[place] = score
@@ -204,18 +219,18 @@ def test_candidates_come_by_falling_score_then_y_then_x_with_what_belongs_to_the
 
 
 @given(points, st.floats(1, 30), st.integers(0, 99))
-def test_known_neighbours_within_a_larger_distance_do_not_change_what_is_selected(places, distance, seed):
+def test_neighbours_within_a_larger_distance_do_not_change_the_selection(places, distance, seed):
     rng = np.random.default_rng(seed)
     found = candidates(places, rng.choice([0.3, 0.5, 0.7, 0.9], len(places)))
     limits = Limits(0.4, distance)
     near = neighbours(found.centres_xy, found.scores, 1.5 * distance)
-    assert select(found, limits, near).tolist() == select(found, limits).tolist()
+    assert select(found, limits, 1.0, near).tolist() == select(found, limits, 1.0).tolist()
 
 
 def test_candidates_survive_writing_and_reading(tmp_path):
     rng = np.random.default_rng(0)
     found = candidates(rng.uniform(0, 4000, (20, 2)), rng.uniform(size=20), rng.uniform(size=20), rng.uniform(size=20))
-    reasons = select(found, Limits(0.5, 10.0))
+    reasons = select(found, Limits(0.5, 10.0), 1.0)
     write_candidates(tmp_path / "m.tsv", found, reasons)
     again, same = read_candidates(tmp_path / "m.tsv")
     assert (same == reasons).all()
@@ -229,8 +244,8 @@ def test_no_candidates_survive_writing_and_reading(tmp_path):
     assert len(found) == len(reasons) == 0
 
 
-@pytest.mark.parametrize("text", ["", "x\ty\n", "x\ty\tscore\tdeviation\tborder_distance\treason\n1\t2\n",
-                                  "x\ty\tscore\tdeviation\tborder_distance\treason\na\t2\t3\t4\t5\tpicked\n"])
+@pytest.mark.parametrize("text", ["", "x\ty\n", "x\ty\tscore\tlocal_std\tborder_distance\treason\n1\t2\n",
+                                  "x\ty\tscore\tlocal_std\tborder_distance\treason\na\t2\t3\t4\t5\tpicked\n"])
 def test_file_that_is_no_table_of_candidates_is_refused(tmp_path, text):
     (tmp_path / "m.tsv").write_text(text)
     with pytest.raises(DeepEMError, match="m.tsv"):

@@ -1,8 +1,7 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stored candidates under other limits, and pictures to show them on."""
+"""Stored candidates with other limits, and the pictures on which they are shown."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +23,15 @@ from deepem_scipion.deepem.picking.candidates import (
     read_candidates,
     write_candidates,
 )
-from deepem_scipion.deepem.picking.review import HISTOGRAM_BINS, read_picture, read_review, read_score_map
-from deepem_scipion.deepem.picking.run import _entry
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.review import HISTOGRAM_BINS, read_review
 from deepem_scipion.deepem.picking.selection import PICKED, REASONS, Limits, select
-from deepem_scipion.deepem.picking.summary import totals, write_table
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult, summarise_run
+from deepem_scipion.deepem.report.pictures import read_picture, read_score_map
 
 PIXEL_ANGST = 2.0
-LIMITS = Limits(0.5, 30.0, (0.8, 1.2), 10.0)
+LIMITS = Limits(0.5, 60.0, (0.8, 1.2), 20.0)
 
 
 def some_candidates(rng, n):
@@ -40,20 +41,17 @@ def some_candidates(rng, n):
 
 
 def write_run(folder, sizes=(60, 0, 45, 80)):
-    """Files of a run whose micrographs have so many candidates, and one that failed; candidates by name."""
-    rng, found, entries = np.random.default_rng(3), {}, {}
-    (folder / "candidates").mkdir(parents=True)
+    """Write results of micrographs with these numbers of candidates, and of one that failed; candidates by name."""
+    rng, found, micrographs, results = np.random.default_rng(3), {}, {}, PickingResults(folder)
+    results.make()
     for number, size in enumerate(sizes):
         name = f"mic_{number}"
         found[name] = some_candidates(rng, size)
-        reasons = select(found[name], LIMITS)
-        write_candidates(folder / "candidates" / f"{name}.tsv", found[name], reasons)
-        entries[name] = _entry(Path(f"{name}.mrc"), found[name], reasons)
-    entries["broken"] = {"path": "broken.mrc", "status": "failed", "reason": "truncated"}
-    write_table(folder / "summary.tsv", entries)
-    limits = {"threshold": LIMITS.threshold, "min_distance_angst": LIMITS.min_distance_px * PIXEL_ANGST,
-              "std_range": LIMITS.std_range, "border_angst": LIMITS.border_px * PIXEL_ANGST}
-    (folder / "summary.json").write_text(json.dumps({**limits, "micrographs": entries}))
+        reasons = select(found[name], LIMITS, PIXEL_ANGST)
+        results.write_micrograph(name, found[name], reasons, 61)
+        micrographs[name] = MicrographResult.of(f"{name}.mrc", found[name], reasons, seconds=0.5)
+    micrographs["broken"] = MicrographResult("broken.mrc", "truncated")
+    results.write_summary(RunSettings(LIMITS, 4, 4, 40, 6.0, 100.0), micrographs)
     return found
 
 
@@ -64,38 +62,38 @@ def run(tmp_path_factory):
     return folder, found, read_review(folder, PIXEL_ANGST, 200.0)
 
 
-def greedy(candidates, limits):
-    """The picks as the definition says, one after the other."""
+def greedy(candidates, limits, pixel_size_angst=PIXEL_ANGST):
+    """The picks by definition, one after the other."""
     low, high = limits.std_range or (-np.inf, np.inf)
     picks = []
     order = sorted(range(len(candidates)), key=lambda i: (-candidates.scores[i], *candidates.centres_xy[i, ::-1]))
     for i in order:
-        near = any(np.hypot(*(candidates.centres_xy[i] - candidates.centres_xy[j])) < limits.min_distance_px
-                   for j in picks)
+        near = any(np.hypot(*(candidates.centres_xy[i] - candidates.centres_xy[j]))
+                   < limits.min_distance_angst / pixel_size_angst for j in picks)
         if (candidates.scores[i] >= limits.threshold and low <= candidates.local_stds[i] <= high
-                and candidates.border_px[i] >= limits.border_px and not near):
+                and candidates.border_px[i] >= limits.border_angst / pixel_size_angst and not near):
             picks.append(i)
     return sorted(picks)
 
 
 @settings(max_examples=25)
-@given(threshold=st.floats(0, 1), distance=st.floats(0, 100), low=st.floats(0.5, 1), width=st.floats(0, 1),
-       ranged=st.booleans(), border=st.floats(0, 50))
+@given(threshold=st.floats(0, 1), distance=st.floats(0, 200), low=st.floats(0.5, 1), width=st.floats(0, 1),
+       ranged=st.booleans(), border=st.floats(0, 100))
 def test_other_limits_give_on_every_micrograph_what_picking_would(run, threshold, distance, low, width, ranged, border):
     _, found, review = run
     limits = Limits(threshold, distance, (low, low + width) if ranged else None, border)
     reasons = review.select(limits)
     for name, candidates in found.items():
         here = reasons[review.part(name)]
-        assert here.tolist() == select(candidates, limits).tolist()
+        assert here.tolist() == select(candidates, limits, PIXEL_ANGST).tolist()
         assert np.flatnonzero(here == PICKED).tolist() == greedy(candidates, limits)
 
 
 def test_the_limits_of_the_run_give_the_picks_of_the_run(tmp_path):
     found = write_run(tmp_path)
     path = tmp_path / "candidates" / "mic_0.tsv"
-    kept = select(found["mic_0"], LIMITS)
-    kept[kept == PICKED] = "distance"  # as if fewer digits had told two of them apart
+    kept = select(found["mic_0"], LIMITS, PIXEL_ANGST)
+    kept[kept == PICKED] = "distance"  # as if rounding had changed them
     write_candidates(path, found["mic_0"], kept)
     review = read_review(tmp_path, PIXEL_ANGST, 200.0)
     assert review.limits == LIMITS
@@ -105,21 +103,21 @@ def test_the_limits_of_the_run_give_the_picks_of_the_run(tmp_path):
 
 def test_numbers_of_each_micrograph_are_those_of_its_candidates(run):
     _, found, review = run
-    limits = Limits(0.3, 50.0)
+    limits = Limits(0.3, 100.0)
     reasons = review.select(limits)
-    entries = review.summarise(reasons)
-    assert list(entries) == [*found, "broken"]
+    results = review.summarise(reasons)
+    assert list(results) == [*found, "broken"]
     for name, candidates in found.items():
-        each = select(candidates, limits)
+        each = select(candidates, limits, PIXEL_ANGST)
         picked = candidates.scores[each == PICKED]
-        assert entries[name]["picks"] == len(picked)
-        assert entries[name]["candidates"] == len(candidates)
-        assert entries[name]["rejected"] == {reason: (each == reason).sum() for reason in REASONS if reason != PICKED}
+        assert (results[name].picks, results[name].candidates) == (len(picked), len(candidates))
+        assert results[name].rejected == {reason: (each == reason).sum() for reason in REASONS if reason != PICKED}
+        assert (results[name].path, results[name].seconds) == (f"{name}.mrc", 0.5)
         if len(picked):
-            assert entries[name]["mean_score"] == pytest.approx(picked.mean(), abs=1e-4)
-    assert entries["mic_1"]["mean_score"] is None
-    assert totals(entries)["picks"] == (reasons == PICKED).sum()
-    assert totals(entries)["failed"] == 1
+            assert results[name].mean_score == pytest.approx(picked.mean(), abs=1e-4)
+    assert results["mic_1"].mean_score is None
+    found = summarise_run(results)
+    assert (found.picks, found.failed) == ((reasons == PICKED).sum(), 1)
 
 
 def test_the_histogram_counts_every_candidate_once(run):
@@ -136,27 +134,27 @@ def test_the_histogram_counts_every_candidate_once(run):
 
 def test_picks_are_written_as_the_run_writes_them(run, tmp_path):
     _, found, review = run
-    limits = Limits(0.3, 50.0)
+    limits = Limits(0.3, 100.0)
     review.write_picks("mic_2", review.select(limits), tmp_path / "a.box", 61)
-    candidates, picked = found["mic_2"], select(found["mic_2"], limits) == PICKED
+    candidates, picked = found["mic_2"], select(found["mic_2"], limits, PIXEL_ANGST) == PICKED
     write_box(tmp_path / "b.box", candidates.centres_xy[picked], candidates.scores[picked], 61)
     assert (tmp_path / "a.box").read_text() == (tmp_path / "b.box").read_text()
     assert len(read_coordinates(tmp_path / "a.box")["a"].scores) == picked.sum()
 
 
-def test_a_micrograph_whose_candidates_are_gone_costs_no_other(tmp_path):
+def test_a_micrograph_whose_candidates_cannot_be_read_costs_no_other(tmp_path):
     found = write_run(tmp_path)
     (tmp_path / "candidates" / "mic_2.tsv").write_text("x\n")
     review = read_review(tmp_path, PIXEL_ANGST, 200.0)
     assert review.names == ("mic_0", "mic_1", "mic_3")
-    assert "expected the columns" in review.entries["mic_2"]["reason"]
+    assert "expected the columns" in review.micrographs["mic_2"].reason
     assert review.part("mic_2") == slice(0, 0)
     here = review.select(LIMITS)[review.part("mic_3")]
     assert here.tolist() == read_candidates(tmp_path / "candidates" / "mic_3.tsv")[1].tolist()
     assert len(here) == len(found["mic_3"])
 
 
-def test_a_folder_without_a_run_says_what_was_expected(tmp_path):
+def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(DeepEMError, match="deepem pick"):
         read_review(tmp_path, PIXEL_ANGST, 200.0)
     (tmp_path / "summary.json").write_text('{"threshold": 0.5}')
@@ -164,17 +162,17 @@ def test_a_folder_without_a_run_says_what_was_expected(tmp_path):
         read_review(tmp_path, PIXEL_ANGST, 200.0)
 
 
-def test_points_of_equal_score_on_a_grid_are_thinned_row_by_row():
+def test_non_maximum_suppression_of_equal_scores_on_a_grid_goes_row_by_row():
     x, y = np.meshgrid(np.arange(12.0), np.arange(9.0))
     ones = np.ones(x.size)
     points = Candidates(np.stack([x.ravel(), y.ravel()], axis=1), 0.5 * ones, ones, ones)
     order = np.random.default_rng(1).permutation(x.size)
-    stays = np.empty(x.size, bool)
-    stays[order] = non_maximum_suppression(points.centres_xy[order], points.scores[order], 2.5)
-    assert np.flatnonzero(stays).tolist() == greedy(points, Limits(0, 2.5))
+    kept = np.empty(x.size, bool)
+    kept[order] = non_maximum_suppression(points.centres_xy[order], points.scores[order], 2.5)
+    assert np.flatnonzero(kept).tolist() == greedy(points, Limits(0, 2.5), 1.0)
 
 
-def test_a_dark_particle_is_dark_where_the_picture_says_it_is(tmp_path):
+def test_a_dark_particle_is_dark_at_its_place_in_the_picture(tmp_path):
     rows, cols = np.mgrid[:300, :420]
     pixels = np.random.default_rng(0).normal(0, 0.3, (300, 420)) - 2 * (np.hypot(cols - 301, rows - 78) < 20)
     with mrcfile.new(tmp_path / "m.mrc", pixels.astype(np.float32)) as file:
@@ -187,7 +185,7 @@ def test_a_dark_particle_is_dark_where_the_picture_says_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("box", [12, 13])
-def test_a_peak_of_the_score_map_lies_where_its_candidate_does(tmp_path, box):
+def test_a_peak_of_the_score_map_is_shown_at_the_place_of_its_candidate(tmp_path, box):
     mic = Micrograph(Path("m.mrc"), "m", np.random.default_rng(0).normal(size=(80, 120)).astype(np.float32), 6.0, 3.0,
                      (240, 360))
     step, padded = 4, pad(mic.pixels, box)

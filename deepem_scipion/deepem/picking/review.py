@@ -147,8 +147,8 @@ def read_review(folder: str | Path, pixel_size_angst: float, max_distance_angst:
         parts.append(found)
         reasons.append(stored)
         first.append(first[-1] + len(found))
-    return Review(micrographs, tuple(names), np.array(first), _joined(Candidates, parts), np.concatenate(reasons), limits,
-                  pixel_size_angst, _joined(Neighbours, near))
+    return Review(micrographs, tuple(names), np.array(first), _joined(Candidates, parts), np.concatenate(reasons),
+                  limits, pixel_size_angst, _joined(Neighbours, near))
 
 
 def _joined(kind: type[_Arrays], parts: Sequence[_Arrays]) -> _Arrays:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from .. import runtime
 from ..coordinates.coordinates import Coordinates
@@ -18,7 +20,8 @@ from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
 from ..network.geometry import BOX_PER_DIAMETER
 from .picker import Picker
-from .results import PickingResults, RunSettings
+from .results import PickingResults
+from .settings import RunSettings
 from .summary import MicrographResult, contrast
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     DeepEMError
         The folder cannot be made or written.
     """
-    run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, frozenset([*paths][:contrast_checks]))
+    run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks])
     run.results.make(score_maps)
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     pending = {name: pool.submit(run.pick, name, path) for name, path in paths.items()}
@@ -114,9 +117,9 @@ class _Run:
     box_px: int | None
     pixel_size_angst: float | None
     score_maps: bool
-    checked: frozenset[str]
+    checked: Collection[str]
     micrographs: dict[str, MicrographResult] = field(default_factory=dict)
-    star: list[tuple[Path, Coordinates]] = field(default_factory=list)
+    star: list[tuple[Path, np.ndarray, np.ndarray]] = field(default_factory=list)
     pixel_sizes: list[float] = field(default_factory=list)
 
     def pick(self, name: str, path: Path) -> _Done:
@@ -149,7 +152,7 @@ class _Run:
             result = done.result
             self.pixel_sizes.append(done.pixel_size_angst)
             if can_name(path):
-                self.star.append((path, done.picks))
+                self.star.append((path, done.picks.centres_xy, done.picks.scores))
         self.micrographs[name] = result
         return result
 
@@ -164,8 +167,7 @@ class _Run:
         with ExitStack() as last:
             last.callback(self.results.write_summary, settings, self.micrographs)
             last.callback(self.results.write_failed, self.micrographs)
-            last.callback(self.results.write_star, [(path, picks.centres_xy, picks.scores) for path, picks in self.star],
-                          pixel_size, optics)
+            last.callback(self.results.write_star, self.star, pixel_size, optics)
 
     def _box_px(self, pixel_size_angst: float) -> int:
         if self.box_px is not None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,13 +24,15 @@ from ..micrographs.micrograph import Micrograph, read_micrograph
 from ..model.card import card_rows
 from ..model.files import read_card
 from ..picking.candidates import Candidates
-from ..picking.results import PickingResults, RunSettings
+from ..picking.results import PickingResults
 from ..picking.selection import PICKED, REASON_LABELS
+from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult, RunSummary, summarise_run
 from .page import TIME_FORM, Section, Table, charts_of, pictures_of, rows_at_most, thumbnail, write_page
 from .plots import GREEN, VERMILION, draw_curve, draw_training
 from .run_plots import draw_course, draw_distributions, draw_judged
 
+T = TypeVar("T")
 # Of the same palette as the others, and seen on grey.
 YELLOW = "#F0E442"
 _CURVES = ("Precision against recall, with the best F1 and F2 marked",
@@ -58,9 +61,9 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
                           "micrographs")
     micrographs = dict(sorted(micrographs.items(), key=lambda item: item[1].finished or 0))
     summary = summarise_run(micrographs)
-    settings = results.read_settings() if results.exists() else None
+    settings = _readable(results.read_settings)
     candidates = {name: found for name, micrograph in micrographs.items()
-                  if micrograph.ok and (found := _read_candidates(results, name))}
+                  if micrograph.ok and (found := _readable(partial(results.read_candidates, name)))}
     odd = summary.outliers
     failed = {name: found.reason for name, found in micrographs.items() if not found.ok}
     times = [found.finished for found in micrographs.values() if found.finished is not None]
@@ -271,10 +274,10 @@ def _versions(found: Mapping[str, str]) -> list[Table]:
     return [Table("Versions", (), list(found.items()))] if found else []
 
 
-def _read_candidates(results: PickingResults, name: str) -> tuple[Candidates, np.ndarray] | None:
-    """Candidates of a micrograph and their reasons; None where they cannot be read."""
+def _readable(read: Callable[[], T]) -> T | None:
+    """Return what a function reads; None where it cannot be read."""
     try:
-        return results.read_candidates(name)
+        return read()
     except DeepEMError:
         return None
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Recognition of several micrographs at a time."""
+"""Picking of several micrographs at a time."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -17,10 +18,10 @@ from deepem_scipion.deepem import runtime
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.model.model import Model
-from deepem_scipion.deepem.picking import run as recognition
+from deepem_scipion.deepem.picking import run
 from deepem_scipion.deepem.picking.picker import Picker
-from deepem_scipion.deepem.picking.run import at_a_time, pick_micrographs
-from deepem_scipion.deepem.picking.summary import read_table
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.run import micrographs_at_a_time, pick_micrographs
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def picker(blob_model):
 
 @pytest.fixture
 def paths(blobs, tmp_path):
-    """Five micrographs, not in the order of their names, and among them three of which nothing can be read."""
+    """Five micrographs, not in the order of their names, and among them three that cannot be read."""
     found = {name: blobs[0] / "micrographs" / f"{name}.mrc" for name in "ebdac"}
     (tmp_path / "short.mrc").write_bytes(found["d"].read_bytes()[:3000])
     (tmp_path / "text.mrc").write_text("no micrograph\n")
@@ -40,19 +41,25 @@ def paths(blobs, tmp_path):
 
 def pick(monkeypatch, n, paths, picker, output, **more):
     """Pick n micrographs at a time."""
-    monkeypatch.setattr(recognition, "at_a_time", lambda: n)
+    monkeypatch.setattr(run, "micrographs_at_a_time", lambda: n)
     return pick_micrographs(paths, picker, output, score_maps=True, **more)
 
 
+def reasons(found):
+    """Name of each micrograph that failed -> reason."""
+    return {name: result.reason for name, result in found.items() if not result.ok}
+
+
 def everything(folder):
-    """Path -> what the file holds, but for what tells of the time."""
+    """Path -> content of the file, without times."""
     found = {}
     for path in sorted(folder.rglob("*")):
         content = path.read_bytes() if path.is_file() else b""
         if path.name == "summary.json":
             content = re.sub(rb'"(seconds|finished|micrographs_per_minute)": [\d.]+', b"", content)
         elif path.name == "summary.tsv":
-            content = repr([{**entry, "seconds": 0, "finished": 0} for entry in read_table(path).values()]).encode()
+            results = PickingResults(folder).read_micrographs()
+            content = repr([replace(result, seconds=0, finished=0) for result in results.values()]).encode()
         elif path.suffix == ".mrc":
             content = content[:224] + content[1024:]  # without the labels of the header
         found[str(path.relative_to(folder))] = content
@@ -60,41 +67,41 @@ def everything(folder):
 
 
 def test_results_do_not_depend_on_how_many_micrographs_are_picked_at_a_time(paths, picker, monkeypatch, tmp_path):
-    summaries = {n: pick(monkeypatch, n, paths, picker, tmp_path / str(n)) for n in (1, 3)}
+    found = {n: pick(monkeypatch, n, paths, picker, tmp_path / str(n)) for n in (1, 3)}
     one, three = everything(tmp_path / "1"), everything(tmp_path / "3")
     assert {"a.box", "candidates/a.tsv", "scores/a.mrc", "picks.star", "failed.tsv", "summary.json",
             "summary.tsv"} <= set(one)
     assert b'"seconds"' not in one["summary.json"]
     assert one == three
-    assert summaries[1].failed == summaries[3].failed
-    assert list(summaries[3].failed) == ["short", "absent", "text"]
+    assert reasons(found[1]) == reasons(found[3])
+    assert list(reasons(found[3])) == ["short", "absent", "text"]
 
 
 def test_summary_star_file_and_progress_have_the_order_of_the_input(paths, picker, monkeypatch, tmp_path):
-    """Though the first one takes longest: it waits for two others."""
-    others, written = threading.Semaphore(0), recognition._write_micrograph
+    """The first one takes longest: it waits for two others."""
+    others, written = threading.Semaphore(0), PickingResults.write_micrograph
 
-    def write(output, micrograph, *more):
-        if micrograph.name == "e":
+    def write(results, name, *more):
+        if name == "e":
             assert others.acquire(timeout=60) and others.acquire(timeout=60)
-        written(output, micrograph, *more)
+        written(results, name, *more)
         others.release()
 
-    monkeypatch.setattr(recognition, "_write_micrograph", write)
-    told = []
-    pick(monkeypatch, 3, paths, picker, tmp_path / "out", progress=lambda name, entry: told.append((name, entry)))
+    monkeypatch.setattr(PickingResults, "write_micrograph", write)
+    reported = []
+    pick(monkeypatch, 3, paths, picker, tmp_path / "out", progress=lambda *result: reported.append(result))
     order = list(paths)
-    assert [name for name, _ in told] == order
+    assert [name for name, _ in reported] == order
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["picked"] == 5 and summary["failed"] == 3
     assert list(summary["micrographs"]) == order
-    assert [entry for _, entry in told] == list(summary["micrographs"].values())
+    assert [result.as_dict() for _, result in reported] == list(summary["micrographs"].values())
     failed = (tmp_path / "out" / "failed.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[0] for line in failed] == ["short", "absent", "text"]
     assert list(read_coordinates(tmp_path / "out" / "picks.star")) == ["e", "b", "d", "a", "c"]
 
 
-def test_so_many_micrographs_are_worked_on_at_once_as_said(blobs, picker, monkeypatch, tmp_path):
+def test_micrographs_are_processed_in_parallel(blobs, picker, monkeypatch, tmp_path):
     together, read = threading.Barrier(3), Model.read_micrograph
 
     def meet(*arguments):
@@ -103,10 +110,10 @@ def test_so_many_micrographs_are_worked_on_at_once_as_said(blobs, picker, monkey
 
     monkeypatch.setattr(Model, "read_micrograph", meet)
     paths = {str(n): blobs[0] / "micrographs" / "a.mrc" for n in range(6)}
-    assert not pick(monkeypatch, 3, paths, picker, tmp_path).failed
+    assert not reasons(pick(monkeypatch, 3, paths, picker, tmp_path))
 
 
-def test_micrographs_of_different_sizes_at_a_time_have_the_scores_of_each_alone(blobs, picker, monkeypatch, tmp_path):
+def test_scores_do_not_depend_on_the_sizes_of_micrographs_picked_at_the_same_time(blobs, picker, monkeypatch, tmp_path):
     pixels = mrcfile.read(blobs[0] / "micrographs" / "d.mrc")
     paths = {}
     for number in range(6):
@@ -124,10 +131,10 @@ def test_micrographs_of_different_sizes_at_a_time_have_the_scores_of_each_alone(
 @pytest.mark.parametrize("threads, micrographs", [(1, 1), (2, 2), (3, 2), (4, 3), (16, 8), (1000, 8)])
 def test_micrographs_at_a_time_follow_the_threads_up_to_a_limit(monkeypatch, threads, micrographs):
     monkeypatch.setattr(runtime, "_threads", threads)
-    assert at_a_time() == micrographs
+    assert micrographs_at_a_time() == micrographs
 
 
-def test_program_prints_nothing_but_its_own_lines(blobs, blob_model, tmp_path):
+def test_program_prints_only_its_own_lines(blobs, blob_model, tmp_path):
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
     environ.pop("TF_CPP_MIN_LOG_LEVEL", None)  # TensorFlow sets it when it is imported, as it is in this process
     done = subprocess.run([sys.executable, "-m", "deepem_scipion.deepem", "pick", "--model", str(blob_model),
@@ -143,17 +150,17 @@ def test_program_prints_nothing_but_its_own_lines(blobs, blob_model, tmp_path):
 def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, monkeypatch, tmp_path):
     paths = {name: blobs[0] / "micrographs" / f"{name}.mrc" for name in "abcde"}
     written = threading.Semaphore(0)
-    write = recognition._write_micrograph
+    write = PickingResults.write_micrograph
 
     def count(*arguments):
         write(*arguments)
         written.release()
 
-    def interrupt(name, entry):
-        assert all(written.acquire(timeout=60) for _ in range(3))  # the first and two that nobody asked for yet
+    def interrupt(name, result):
+        assert all(written.acquire(timeout=60) for _ in range(3))  # the first and two that were not waited for yet
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recognition, "_write_micrograph", count)
+    monkeypatch.setattr(PickingResults, "write_micrograph", count)
     with pytest.raises(KeyboardInterrupt):
         pick(monkeypatch, 2, paths, picker, tmp_path, progress=interrupt)
     boxes = {path.stem for path in tmp_path.glob("*.box")}
