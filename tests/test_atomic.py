@@ -161,10 +161,10 @@ def test_an_old_file_stays_until_the_new_one_is_complete(what, tmp_path):
 # Not read by another step as long as they are not complete, each for the reason given.
 OTHERWISE = {
     "demo.py": "a mark says whether the simulated micrographs are complete; hosts.conf is written anew each time",
+    "program.py": "a log for people",
     "simulate.py": "the same micrographs",
     "summaries.py": "a table grows by lines, and a line that was cut short is not read",
     "tuning.py": "opened for a lock, not for writing",
-    "wizard_threshold.py": "a log for people",
 }
 WRITING = r"\.(write_text|write_bytes|tofile|savefig|save|savetxt|savez|savez_compressed)$|^mrcfile\.(new|write)$"
 

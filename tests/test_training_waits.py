@@ -89,7 +89,7 @@ def test_training_begins_once_both_numbers_are_reached_and_keeps_to_what_was_the
     grow(coordinates, {"a.mrc": FIRST["a.mrc"][9:]})
     found = read_coordinates(*of_option(commands[0], "--coordinates"))
     assert {name: len(each.centres_xy) for name, each in found.items()} == {"a": 9, "b": 15}
-    assert protocol._summary()[1] == ("Training began with 2 micrographs with 24 particles; the input was still "
+    assert protocol._summary()[1] == ("Training started with 2 micrographs with 24 particles; the input was still "
                                       "growing.")
 
 
@@ -101,8 +101,8 @@ def test_input_that_ends_too_early_is_trained_on_if_it_is_enough(tmp_path, monke
     protocol._stepsCheck()
     assert first.isNew()
     first._run()
-    assert protocol._summary()[1] == ("Training began with 2 micrographs with 24 particles at the end of the input, "
-                                      "fewer than wanted.")
+    assert protocol._summary()[1] == ("Training started with 2 micrographs with 24 particles at the end of the input, "
+                                      "fewer than requested.")
 
 
 def test_input_that_ends_with_too_little_fails_with_the_reason(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_input_that_ends_with_too_little_fails_with_the_reason(tmp_path, monkeyp
     protocol._insertAllSteps()
     grow(coordinates, {}, Set.STREAM_CLOSED)
     protocol._stepsCheck()
-    with pytest.raises(RuntimeError, match=f"9 particles were found; at least {MIN_PARTICLES} are needed"):
+    with pytest.raises(RuntimeError, match=f"9 particles were found; at least {MIN_PARTICLES} are required"):
         protocol._steps[0]._run()
 
 
@@ -131,7 +131,7 @@ def test_training_works_in_streaming_and_does_not_wait_for_complete_sets(tmp_pat
 
 
 @pytest.mark.parametrize("name, value", [("epochs", 3), ("particleDiameter", 50), ("seed", 1), ("doTune", True),
-                                         ("waitMicrographs", 1), ("inputCoordinates", None), ("training_preset", 1)])
+                                         ("waitMicrographs", 1), ("inputCoordinates", None), ("trainingPreset", 1)])
 def test_continue_after_a_change_does_everything_again_that_depends_on_it(tmp_path, monkeypatch, name, value):
     protocol, _ = train_form(tmp_path, monkeypatch)
 

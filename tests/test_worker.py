@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from deepem_scipion.deepem.commands.worker import Worker, WorkerDied
+from deepem_scipion.program import Worker, WorkerDied
 
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem", "worker"]
 # JAX, which other tests import, sets the last one to 1.

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What docs/facility.md tells: its commands are run as they stand there, in a small night.
+"""The commands of docs/facility.md, on a small set of micrographs.
 
 With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_facility
 """
@@ -26,9 +26,9 @@ from pyworkflow.project import Manager
 from pyworkflow.template import LocalTemplate, Validations
 from pyworkflow.tests import BaseTest
 
-from deepem_scipion import facility
-from deepem_scipion.constants import PROGRAM_MODULE
+from deepem_scipion.headless import facility
 from deepem_scipion.headless.workflows import FIELD, TEMPLATES, fill
+from deepem_scipion.program import MODULE
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "facility.md"
@@ -86,7 +86,7 @@ class TestTemplates(unittest.TestCase):
         self.assertEqual(set(values), aliases)
         self.assertEqual((values["box"], values["mask"]), (120, 144))
 
-    def test_a_missing_folder_or_model_is_told(self):
+    def test_a_missing_folder_or_model_is_reported(self):
         for arguments, message in ((["--micrographs", "nowhere", "--model", __file__], "there is no folder nowhere"),
                                    (["--micrographs", ".", "--model", __file__], "test_facility.py")):
             with redirect_stdout(StringIO()) as told:
@@ -107,7 +107,7 @@ class TestFacility(BaseTest):
         for path in cls.paths("12345"):
             os.utime(path, (time.time() - 60,) * 2)  # complete for a while
         model = cls.folder / "model.safetensors"
-        subprocess.run([sys.executable, "-m", PROGRAM_MODULE, "train", "--micrographs", *cls.paths("123"),
+        subprocess.run([sys.executable, "-m", MODULE, "train", "--micrographs", *cls.paths("123"),
                         "--coordinates", cls.folder / "coordinates", "--pixel-size", str(BINNED_ANGST), "--diameter",
                         str(SCENE.diameter_angst), "--epochs", str(EPOCHS), "--output", model],
                        check=True, capture_output=True)
@@ -177,7 +177,7 @@ class TestFacility(BaseTest):
         self.assertEqual(sorted(places), sorted(picks))
         self.assertEqual(sum(each.getSize() for each in runs["ProtRelionClassify2D"].outputClasses), len(picks))
 
-    def test_the_command_goes_on_after_an_interrupt_and_a_bad_micrograph_costs_no_other(self):
+    def test_the_command_resumes_after_an_interrupt_and_a_bad_micrograph_does_not_stop_the_others(self):
         arriving = self.folder / "arriving"
         arriving.mkdir()
         *first, late, bad = self.paths("12354")
@@ -194,7 +194,7 @@ class TestFacility(BaseTest):
         os.killpg(running.pid, signal.SIGTERM)  # to the command and all that it has started
         told, status = self.finish(running)
         self.assertEqual(status, 2)
-        self.assertIn("the same command goes on", told)
+        self.assertIn("the same command resumes", told)
 
         shutil.copy2(late, arriving)
         running = self.start(command, **changes)

@@ -146,7 +146,7 @@ class TestPickViewer(WithWorkflow):
         self.assertEqual(window.current, NAMES[0])
         self.assertEqual(window.table.tree.item(window.table.tree.selection()[0], "values")[0], NAMES[0])
 
-    def test_circles_are_where_the_picks_are_and_tell_their_score(self):
+    def test_circles_are_at_the_picks_and_show_their_score(self):
         window = self.open()
         window.canvas.zoomAt(3.0, 200, 300)
         window.canvas.event_generate("<Button-1>", x=200, y=300)
@@ -171,7 +171,7 @@ class TestPickViewer(WithWorkflow):
         window._drawMarks()
         self.assertEqual(window.canvas.find_withtag("mark"), ())
 
-    def test_what_is_registered_is_what_is_shown(self):
+    def test_the_registered_picks_are_those_shown(self):
         window = self.open()
         middle = float(np.median(window.review.candidates.scores))
         window.panel.set("threshold", middle)
@@ -189,7 +189,7 @@ class TestPickViewer(WithWorkflow):
         self.assertEqual(dict(counts), shown)
         self.assertEqual(coordinates.getSize(), sum(shown.values()))
         self.assertLess(coordinates.getSize(), self.pick.outputCoordinates.getSize())
-        self.assertIn(f"{sum(shown.values())} picks with a score of at least {middle:.4g}, a least distance of 50 Å",
+        self.assertIn(f"{sum(shown.values())} picks with a score of at least {middle:.4g}, a minimum distance of 50 Å",
                       coordinates.getObjComment())
         self.assertEqual(coordinates.getBoxSize(), self.pick.outputCoordinates.getBoxSize())
         run = {(item.getMicName(), *item.getPosition()): item._deepemScore.get()
@@ -202,7 +202,7 @@ class TestPickViewer(WithWorkflow):
         self.assertEqual({output.getSize() for output in known.values()},
                          {output.getSize() for key, output in self.pick.iterOutputAttributes() if key in known})
 
-    def test_nothing_is_registered_while_the_run_goes_on(self):
+    def test_nothing_is_registered_while_the_run_is_active(self):
         window = self.open()
         outputs = self.pick.getOutputsSize()
         with mock.patch.object(ProtDeepEMPick, "isActive", return_value=True):
@@ -235,7 +235,7 @@ class TestPickViewer(WithWorkflow):
         training.moreParticles.append(Pointer(self.pick, extended=name))
         self.assertEqual(training.validate(), [])
 
-    def test_score_maps_failures_and_lost_micrographs_are_shown_for_what_they_are(self):
+    def test_score_maps_failures_and_missing_micrographs_are_shown(self):
         folder = os.path.join(self.proj.path, "kept-picks")
         shutil.copytree(self.pick.getCoordsDir(), folder)
         self.addCleanup(shutil.rmtree, folder)
@@ -268,7 +268,7 @@ class TestPickViewer(WithWorkflow):
         window.table.sort("note")
         self.assertEqual(window.table.names()[0], "broken")
 
-    def test_a_run_without_results_says_so(self):
+    def test_a_run_without_results_shows_a_message(self):
         protocol = self.newProtocol(ProtDeepEMPick)
         viewer = Config.getDomain().findViewers(protocol, DESKTOP_TKINTER)[0]
         view, = viewer(project=self.proj, protocol=protocol)._visualize(protocol)
