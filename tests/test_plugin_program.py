@@ -26,7 +26,9 @@ from deepem_scipion.deepem.commands.parser import build_parser
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.find import find_micrographs
-from deepem_scipion.deepem.picking.summary import read_table, rejected
+from deepem_scipion.deepem.picking.results import PickingResults, RunSettings
+from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.objects import DeepEMModel
 from deepem_scipion.program import ProgramError, WorkerDied
 from deepem_scipion.protocols import protocol_base
@@ -325,72 +327,78 @@ def test_a_micrograph_without_picks_is_no_problem(tmp_path):
     assert convert.read_picks(str(tmp_path / "a.box"), micrograph(1, "a.mrc", path)) == []
 
 
-def write_summary(folder, **entries):
-    folder.mkdir(exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps({"threshold": 0.4, "micrographs": entries}))
+SETTINGS = RunSettings(Limits(0.4, 50.0), 4, 4, 40, 4.0, 100.0, 2.0, "dark")
+
+
+def write_results(folder, **micrographs):
+    """Results folder of a run with the given results of micrographs."""
+    results = PickingResults(folder)
+    results.make()
+    results.write_summary(SETTINGS, micrographs)
+    return results
 
 
 def test_results_of_batches_are_joined(tmp_path):
+    joined = PickingResults(tmp_path / "all")
     for number, name in enumerate("ab"):
-        source = tmp_path / name
-        failed = {"status": "failed", "reason": "damaged"}
-        write_summary(source, **{name: {"status": "ok", "picks": 5}, f"bad{number}": failed})
-        (source / "candidates").mkdir()
-        for file in (f"{name}.box", f"candidates/{name}.tsv", "picks.star", "failed.tsv", "summary.tsv"):
-            (source / file).write_text(file)
-        convert.collect_results(str(source), str(tmp_path / "all"))
-        assert {f"bad{number}", name} <= set(read_table(tmp_path / "all" / "summary.tsv"))
-    convert.write_summary(str(tmp_path / "all"))
-    files = {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*") if path.is_file()}
+        batch = write_results(tmp_path / name, **{name: MicrographResult("m", picks=5),
+                                                  f"bad{number}": MicrographResult("m", "damaged")})
+        for path in (batch.path("box", name), batch.path("candidates", name), batch.path("star"), batch.path("failed")):
+            path.write_text(name)
+        joined.absorb(batch)
+        assert {f"bad{number}", name} <= set(joined.read_micrographs())
+    joined.refresh()
+    files = {str(path.relative_to(joined.folder)) for path in joined.folder.rglob("*") if path.is_file()}
     assert files == {"a.box", "b.box", "candidates/a.tsv", "candidates/b.tsv", "summary.json", "summary.tsv"}
-    summary = json.loads((tmp_path / "all" / "summary.json").read_text())
+    summary = json.loads(joined.path("settings").read_text())
     assert set(summary["micrographs"]) == {"a", "b", "bad0", "bad1"}
     assert (summary["picked"], summary["failed"], summary["picks"], summary["threshold"]) == (2, 2, 10, 0.4)
 
 
-def test_the_summary_is_brought_up_to_date_now_and_then_and_the_table_always(tmp_path):
-    joined = tmp_path / "all" / "summary.json"
+def test_the_summary_is_updated_now_and_then_and_the_table_always(tmp_path):
+    joined = PickingResults(tmp_path / "all")
+    summary = joined.path("settings")
 
-    def collect(name, **entry):
-        write_summary(tmp_path / name, **{name: {"status": "ok", "picks": 5, **entry}})
-        convert.collect_results(str(tmp_path / name), str(joined.parent))
-        return set(json.loads(joined.read_text())["micrographs"])
+    def absorb(name, picks=5):
+        joined.absorb(write_results(tmp_path / name, **{name: MicrographResult("m", picks=picks)}))
+        return set(json.loads(summary.read_text())["micrographs"])
 
-    assert [convert.contrast_checks_left(str(joined.parent)), collect("a")] == [3, {"a"}]
-    assert [convert.contrast_checks_left(str(joined.parent)), collect("b")] == [2, {"a"}]
-    os.utime(joined, (1, 1))
-    assert collect("c") == {"a", "b", "c"}
-    collect("a", picks=7)  # another attempt
-    convert.write_summary(str(joined.parent))
-    assert json.loads(joined.read_text())["picks"] == 17
-    assert len((joined.parent / "summary.tsv").read_text().splitlines()) == 4
-    assert convert.contrast_checks_left(str(joined.parent)) == 0
+    assert [joined.contrast_checks_left(), absorb("a")] == [3, {"a"}]
+    assert [joined.contrast_checks_left(), absorb("b")] == [2, {"a"}]
+    os.utime(summary, (1, 1))
+    assert absorb("c") == {"a", "b", "c"}
+    absorb("a", picks=7)  # another attempt
+    joined.refresh()
+    assert json.loads(summary.read_text())["picks"] == 17
+    assert len(joined.path("table").read_text().splitlines()) == 4
+    assert joined.contrast_checks_left() == 0
 
 
 def test_progress_and_outliers_are_reported_while_micrographs_are_picked(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch)
     assert "Micrographs" not in "\n".join(protocol.summary())
-    entries = {f"mic{n}": {"path": "m", "status": "ok", "picks": 100, "candidates": 200, "mean_score": 0.8,
-                           "finished": 10.0 * n, **rejected({"threshold": 90, "distance": 10}, 200)} for n in range(12)}
-    entries["empty"] = {**entries["mic0"], "picks": 0, "mean_score": None, "evidence": 0.0, "negative_evidence": 90.0}
-    entries["bad"] = {"path": "m", "status": "failed", "reason": "damaged"}
-    write_summary(tmp_path / "batch", **entries)
-    convert.collect_results(str(tmp_path / "batch"), protocol.getCoordsDir())
+    rejected = {"border": 0, "local_std": 0, "threshold": 90, "distance": 10}
+    micrographs = {f"mic{n}": MicrographResult("m", "", 200, 100, 0.8, rejected, finished=10.0 * n) for n in range(12)}
+    micrographs["empty"] = MicrographResult("m", "", 200, 0, None, rejected, finished=0.0, evidence=0.0,
+                                            negative_evidence=90.0)
+    micrographs["bad"] = MicrographResult("m", "damaged")
+    protocol.getResults().absorb(write_results(tmp_path / "batch", **micrographs))
     summary = "\n".join(protocol.summary())
     for words in ("Micrographs: 13 of 1 done, 92.3 picks each, mean score 0.80, 6.5 per minute",
-                  "Peaks not picked: 0.0 % too close to the border, 0.0 % local standard deviation out of range, 45.0 "
-                  "% below the threshold, 5.0 % too close to a better pick",
+                  "Candidates not picked: 0.0 % too close to the border, 0.0 % local standard deviation out of range, "
+                  "45.0 % below the threshold, 5.0 % too close to a better pick",
                   "*1 micrographs are outliers:* empty: few picks (0, median 100)",
-                  "*Warning:* the contrast seems to be inverted"):
+                  "*Warning:* the contrast seems to be inverted: the model was trained on dark particles"):
         assert words in summary
 
 
 def check(protocol, folder, status, present=(), failed=()):
     """Let the protocol check the results of the program for the micrographs a and b."""
-    folder.mkdir(exist_ok=True)
+    results = PickingResults(folder)
+    results.make()
     for name in present:
-        (folder / f"{name}.box").write_text("")
-    convert.write_failed(str(folder / "failed.tsv"), dict.fromkeys(failed, "damaged"))
+        results.path("box", name).touch()
+    results.write_failed({name: MicrographResult("m", "damaged") for name in failed})
     error = ProgramError("pick", status, "") if status else None
     mics = {name: micrograph(number, f"{name}.mrc") for number, name in enumerate("ab", 1)}
     protocol._checkResults(mics, str(folder), error)
@@ -477,8 +485,7 @@ def test_the_threshold_is_passed_on_and_its_origin_reported(tmp_path, monkeypatc
 
 def test_the_summary_reports_the_threshold_that_the_program_used(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch, thresholdMode=1)
-    (tmp_path / "run" / "extra").mkdir(parents=True)
-    write_summary(tmp_path / "run" / "extra" / "picks", a={"status": "ok", "picks": 5})
+    write_results(protocol.getCoordsDir(), a=MicrographResult("m", picks=5))
     assert "Threshold: 0.400 (best F1 in the validation of the model)" in protocol.summary()
 
 

@@ -25,7 +25,6 @@ from pyworkflow.object import Float, Integer, Pointer
 from pyworkflow.protocol import MODE_RESTART
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.convert import read_failed
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
@@ -183,7 +182,7 @@ class TestDeepEMProtocols(BaseTest):
         os.truncate(os.path.join(folder, "b.mrc"), 2000)
         protocol = self.pick(mics, streamingBatchSize=2)
         self.assertPicked(protocol, {name: centres[name] for name in ("a.mrc", "c.mrc")})
-        self.assertEqual(list(read_failed(protocol._getExtraPath("picks", "failed.tsv"))), ["b"])
+        self.assertEqual(list(protocol.getResults().read_failed()), ["b"])
         self.assertIn("*1 micrographs failed*", "\n".join(protocol.summary()))
 
         before = Counter({name: len(found) for name, found in self.positions(protocol).items()})
@@ -192,7 +191,7 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, centres)
         after = {name: len(found) for name, found in self.positions(protocol).items()}
         self.assertEqual({name: after[name] for name in before}, before)
-        self.assertEqual(read_failed(protocol._getExtraPath("picks", "failed.tsv")), {})
+        self.assertEqual(protocol.getResults().read_failed(), {})
         self.assertNotIn("failed", "\n".join(protocol.summary()))
 
     def test_the_run_fails_with_the_reason_if_all_micrographs_do(self):

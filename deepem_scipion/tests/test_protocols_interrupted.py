@@ -18,7 +18,6 @@ import psutil
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.convert import read_failed
 from deepem_scipion.protocols import ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as simulated
 
@@ -177,7 +176,7 @@ class TestDeepEMInterrupted(BaseTest):
         protocol = self.pick(mics, streamingBatchSize=3)
         self.launchProtocol(protocol)
         self.assertEqual(self.rows(protocol), {name: self.expected[source] for name, source in good.items()})
-        failed = read_failed(protocol._getExtraPath("picks", "failed.tsv"))
+        failed = protocol.getResults().read_failed()
         self.assertEqual(set(failed), set(reasons))
         for name, reason in reasons.items():
             self.assertIn(reason, failed[name])
