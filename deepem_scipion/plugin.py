@@ -54,7 +54,7 @@ class Plugin(pwem.Plugin):
         """
         python = shlex.quote(sys.executable)
         for name, tensorflow in ENVIRONMENTS.items():
-            install = shlex.join(["venv/bin/python", "-I", "-m", "pip", "install", *_requirements(tensorflow)])
+            install = shlex.join(["venv/bin/python", "-I", "-m", "pip", "install", *program_requirements(tensorflow)])
             env.addPackage(name, version=ENVIRONMENT_VERSION, tar="void.tgz", default=False, commands=[(
                 f"{python} -I -m venv --clear venv && {install} && venv/bin/python -I -c 'import tensorflow' && "
                 f"touch {ENVIRONMENT_COMPLETE}", ENVIRONMENT_COMPLETE)])
@@ -125,7 +125,7 @@ def _installed_python():
     return found
 
 
-def _requirements(tensorflow):
+def program_requirements(tensorflow):
     """Requirements of this distribution except Scipion, with the given distribution of TensorFlow."""
     own = [text for text in requires(DISTRIBUTION) or () if "extra ==" not in text and not text.startswith("scipion-")]
     return [re.sub(r"^tensorflow\b", tensorflow, text) for text in own]

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the plugin runs the `deepem` program, and what passes between the two."""
+"""The plugin runs the `deepem` program, and exchanges files with it."""
 
 import json
 import os
@@ -190,7 +190,7 @@ def test_no_gpu_is_reserved_unless_it_is_used_and_there(tmp_path, monkeypatch, d
 
 
 class Workers:
-    """Makes workers that answer as told; None stands for death."""
+    """Makes workers that give the answers listed; None stands for death."""
 
     def __init__(self, *answers):
         self.answers, self.made, self.closed, self.asked = list(answers), [], 0, []
@@ -210,7 +210,7 @@ class Workers:
 
 
 def picking(folder, monkeypatch, gpus, *answers):
-    """A protocol whose workers answer as told, and these."""
+    """A protocol whose workers give the answers listed, and these workers."""
     workers = Workers(*answers)
     monkeypatch.setattr(protocol_base, "Worker", workers)
     monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))

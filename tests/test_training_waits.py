@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The training protocol, without a project: what it waits for, and what Continue does again."""
+"""The training protocol, without a project: waiting for input, and steps repeated by Continue."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def grow(coordinates, places, state=Set.STREAM_OPEN):
 
 
 def growing_form(folder, monkeypatch, places, **params):
-    """A form on a set that is open in its file, whatever the object knows of it, and the commands that it runs."""
+    """A form on a set that is open in its file, with an object that does not know it, and the commands that it runs."""
     protocol, commands = train_form(folder, monkeypatch, **params)
     coordinates = coordinate_set(folder, 7, {name: places.get(name, []) for name in FIRST})
     grow(coordinates, {})
@@ -66,7 +66,7 @@ def test_form_on_a_growing_set_is_valid_and_says_what_it_waits_for(tmp_path, mon
 
 def test_empty_set_that_is_still_open_is_waited_for(tmp_path, monkeypatch):
     protocol, coordinates, _ = growing_form(tmp_path, monkeypatch, {}, waitMicrographs=1)
-    coordinates.setStreamState(Set.STREAM_OPEN)  # the file of an empty set does not tell
+    coordinates.setStreamState(Set.STREAM_OPEN)  # the file of an empty set does not state it
     assert protocol._validate() == []
     assert "1 micrographs with particles (0 so far)" in protocol._getWaiting()
     coordinates.setStreamState(Set.STREAM_CLOSED)

@@ -38,12 +38,14 @@ class DeepEMProgram:
                             "batches of micrographs are distributed among them.")
 
     def getGpuList(self):
+        """Return the GPUs to reserve: none if they are not used or not present."""
         # With GPUs in the list the framework runs one step at a time even if none is used. The GPUs of the nodes of a
         # queue cannot be seen from here.
         useful = self.usesGpu() and (self.useQueue() or any(map(glob, GPU_DEVICES)))
         return super().getGpuList() if useful else []
 
     def getSubmitDict(self):
+        """Return the values for the queue, with the threads and GPUs that a job needs."""
         # The framework requests one thread for each step that may run at once, even if each step is a job.
         submit = super().getSubmitDict()
         stepsAreJobs = submit[QUEUE_FOR_JOBS] == "Y"
@@ -137,6 +139,7 @@ class DeepEMProgram:
         raise ProgramError("pick", status, message or program.last_logged_error(log, end))
 
     def run(self):
+        """Run the protocol, and end the workers afterwards."""
         if self.usesGpu() and not self.getGpuList():
             self.info(f"No GPU was found on this computer ({', '.join(GPU_DEVICES)}): the CPU is used.")
         try:

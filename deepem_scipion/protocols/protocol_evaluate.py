@@ -85,6 +85,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
 
     # -------------------------- STEPS functions ------------------------------
     def convertInputStep(self, inputIds, countEmpty):
+        """Write the .box files of the micrographs that count."""
         reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
         known, lostKnown = convert.coordinates_by_name(reference)
         found, lostFound = convert.coordinates_by_name(picked)
@@ -109,6 +110,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
                                                         "score": convert.score_attribute(picked)})
 
     def evaluateStep(self, settings):
+        """Run the evaluation and store a summary of its figures."""
         groups = convert.read_json(self._getMicrographsFile())
         pixel, distance, minDistance = groups["pixel_size_angst"], self._getDistance(), self.minDistance.get()
         mode = self.thresholdMode.get()
@@ -140,6 +142,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
             "mode": THRESHOLD_CHOICES[mode], "threshold": result["threshold"], "figures": result["overall"]})
 
     def createOutputStep(self, makeCoordinates):
+        """Register the picks that reach the threshold, if requested."""
         if not makeCoordinates:
             return
         threshold = convert.read_json(self._getSummaryFile())["threshold"]

@@ -62,6 +62,7 @@ class ProtDeepEMExportModel(EMProtocol):
 
     # -------------------------- STEPS functions ------------------------------
     def exportStep(self, source, target, overwrite):
+        """Copy the file of the model."""
         if os.path.exists(target) and not overwrite:
             raise RuntimeError(_occupied(target))
         os.makedirs(os.path.dirname(target), exist_ok=True)

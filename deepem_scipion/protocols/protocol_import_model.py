@@ -65,6 +65,7 @@ class ProtDeepEMImportModel(ProtImport):
 
     # -------------------------- STEPS functions ------------------------------
     def importStep(self, path):
+        """Copy the file and register the model."""
         card, copy = convert.read_card(path), self._getExtraPath(MODEL_FILE)
         convert.copy_model(path, copy)
         model = convert.model_of_card(copy, card)

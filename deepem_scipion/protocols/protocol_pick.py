@@ -145,11 +145,12 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
         return coordinates
 
     def getSummary(self, coordSet):
-        """Comment of the output."""
+        """Return the comment of the output."""
         summary, failed, micDict = super().getSummary(coordSet), self._getFailed(), getattr(self, "micDict", {})
         return summary + f"\n{len(failed)} of {len(micDict)} micrographs failed" if failed and micDict else summary
 
     def createOutputStep(self):
+        """Write the tables and the report of the run; fail if all micrographs failed."""
         failed = self._getFailed()
         pwutils.makePath(self.getCoordsDir())
         write_failures(self._getFailedFile(), failed)
@@ -257,10 +258,11 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
 
     # -------------------------- UTILS functions ------------------------------
     def getCoordsDir(self):
+        """Return the results folder of all batches, as the framework expects it."""
         return self._getExtraPath("picks")
 
     def getResults(self):
-        """Results folder of all batches."""
+        """Return the results of all batches."""
         return PickingResults(self.getCoordsDir())
 
     def _getRunSettings(self):

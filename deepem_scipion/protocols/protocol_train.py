@@ -102,6 +102,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
 
     # -------------------------- STEPS functions ------------------------------
     def convertInputStep(self, inputIds, wanted=()):
+        """Write the list of micrographs and the .box files for the program."""
         pwutils.cleanPath(self._getExamplesFile(), self._getStartedFile())
         if errors := self._exampleErrors():
             raise RuntimeError(" ".join(errors))
@@ -133,6 +134,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         self.info("\n".join(self._getStart()))
 
     def trainStep(self, arguments, doTune, minutes, *inputs):
+        """Train or tune, resuming an interrupted run of the program."""
         settings = [doTune, arguments, *inputs]
         started = convert.read_json(self._getStartedFile())
         if not doTune and os.path.exists(self._getModelFile()) and started == settings:
@@ -156,6 +158,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
             raise RuntimeError(f"The program ended without writing {self._getModelFile()}; see the log of the run.")
 
     def createOutputStep(self, *settings):
+        """Register the model."""
         model = convert.read_model(self._getModelFile())
         self._defineOutputs(**{DeepEMTrainOutput.outputModel.name: model})
         for pointer in self._getUsedInputs():

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Further sets of coordinates from the candidates of a picking run."""
 
-import os
-
 import pyworkflow.utils as pwutils
 from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
 from pyworkflow.object import Pointer
 
 from .. import convert
+from ..deepem.picking.results import PickingResults
 
 OUTPUT = ProtParticlePickingOutput.outputCoordinates.name
 
@@ -60,7 +59,7 @@ class ReviewedPicks:
         pwutils.makePath(folder)
         coordinates = self._createSetOfCoordinates(self.inputMicrographs, suffix)
         for number, result in enumerate(review.names, start=1):
-            path = os.path.join(folder, result + ".box")
+            path = PickingResults(folder).path("box", result)
             review.write_picks(result, reasons, path, coordinates.getBoxSize())
             for item in convert.read_picks(path, mics[result]):
                 coordinates.append(item)

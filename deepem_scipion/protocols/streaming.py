@@ -32,10 +32,12 @@ class PickStreaming:
     # -------------------------- STEPS functions ------------------------------
     # A step returns the files that mark its micrographs as done. If one is missing, Continue repeats the step.
     def pickMicrographStep(self, micName, *args):
+        """Pick one micrograph."""
         super().pickMicrographStep(micName, *args)
         return [self._getMicDone(self.micDict[micName])]
 
     def pickMicrographListStep(self, micNameList, *args):
+        """Pick a batch of micrographs."""
         super().pickMicrographListStep(micNameList, *args)
         return [self._getMicDone(self.micDict[micName]) for micName in micNameList]
 
@@ -55,6 +57,7 @@ class PickStreaming:
         return set(super()._readDoneList())
 
     def readCoordsFromMics(self, outputDir, micDoneList, outputCoords):
+        """Add the picks of micrographs to the output, each micrograph once."""
         names = self._getNames()
         if self._stored is None:
             # A crash may come between storing coordinates and noting that they are stored: never add any twice.

@@ -89,9 +89,9 @@ class TestTemplates(unittest.TestCase):
     def test_a_missing_folder_or_model_is_reported(self):
         for arguments, message in ((["--micrographs", "nowhere", "--model", __file__], "there is no folder nowhere"),
                                    (["--micrographs", ".", "--model", __file__], "test_facility.py")):
-            with redirect_stdout(StringIO()) as told:
+            with redirect_stdout(StringIO()) as output:
                 self.assertEqual(facility.main([*arguments, "--pixel-size", "1", "--project", "none"]), 2)
-            self.assertIn(message, told.getvalue())
+            self.assertIn(message, output.getvalue())
 
 
 @needs_relion
@@ -116,8 +116,8 @@ class TestFacility(BaseTest):
             "https_proxy": "http://127.0.0.1:9",  # Scipion would look for templates elsewhere, too
             "MICROGRAPHS": str(cls.folder / "binned"), "PIXEL_SIZE": str(BINNED_ANGST), "MODEL": str(model),
             "PROJECT": "night", "BOX": str(BOX), "MASK": "480", "CLASSES": "2", "ITERATIONS": "2", "TIMEOUT": "5"}
-        told = cls.finish(cls.start(code_under("A night at a facility") + "echo $RELION_HOME"))[0]
-        cls.environment["RELION_HOME"] = told.split()[-1]
+        output = cls.finish(cls.start(code_under("A night at a facility") + "echo $RELION_HOME"))[0]
+        cls.environment["RELION_HOME"] = output.split()[-1]
         if find_spec("scipion"):
             # Scipion's scheduler, which keeps the output open, mostly sleeps; meanwhile the other tests run.
             cls.log = cls.folder / "template.log"
@@ -157,12 +157,12 @@ class TestFacility(BaseTest):
 
     def follow(self, process, text):
         """Read what a shell writes until a text comes."""
-        told = []
+        output = []
         for line in process.stdout:
-            told.append(line)
+            output.append(line)
             if text in line:
                 return
-        self.fail(f"{text} did not come: {''.join(told)}")
+        self.fail(f"{text} did not come: {''.join(output)}")
 
     def check(self, project, micrographs):
         """All particles of all good micrographs came as far as the classes, and each once."""
@@ -188,37 +188,37 @@ class TestFacility(BaseTest):
         command, changes = code_under("One command"), {"MICROGRAPHS": str(arriving), "TIMEOUT": "600"}
         running = self.start(f"exec {command}", **changes)
         self.follow(running, "3 picked, 1 failed")
-        told, status = self.finish(self.start(command, **changes))
+        output, status = self.finish(self.start(command, **changes))
         self.assertEqual(status, 2)
-        self.assertIn("another command is running", told)
+        self.assertIn("another command is running", output)
         os.killpg(running.pid, signal.SIGTERM)  # to the command and all that it has started
-        told, status = self.finish(running)
+        output, status = self.finish(running)
         self.assertEqual(status, 2)
-        self.assertIn("the same command resumes", told)
+        self.assertIn("the same command resumes", output)
 
         shutil.copy2(late, arriving)
         running = self.start(command, **changes)
         self.follow(running, "5 micrographs imported")
-        told, status = self.finish(self.start(code_under("Watching", 0)))
+        output, status = self.finish(self.start(code_under("Watching", 0)))
         self.assertEqual(status, 0)
-        self.assertIn(first[0].stem, told)
+        self.assertIn(first[0].stem, output)
         self.assertEqual(self.finish(self.start(code_under("Watching", 1)))[1], 0)
-        told, status = self.finish(running)
-        self.assertEqual(status, 1, told)
-        self.assertIn("5 micrographs imported, 4 picked, 1 failed", told)
-        self.assertRegex(told, "[12] classes; running: nothing")
-        self.assertIn(f"not picked: {bad.stem}", told)
+        output, status = self.finish(running)
+        self.assertEqual(status, 1, output)
+        self.assertIn("5 micrographs imported, 4 picked, 1 failed", output)
+        self.assertRegex(output, "[12] classes; running: nothing")
+        self.assertIn(f"not picked: {bad.stem}", output)
         self.check(Manager().loadProject("night"), [*first, late])
 
-        told, status = self.finish(self.start(command, **changes, CLASSES="3"))
+        output, status = self.finish(self.start(command, **changes, CLASSES="3"))
         self.assertEqual(status, 2)
-        self.assertIn("classes was 2 and is 3", told)
+        self.assertIn("classes was 2 and is 3", output)
 
     @needs_app
     def test_the_script_runs(self):
         (self.folder / "night.py").write_text(code_under("A script"))
-        told, status = self.finish(self.start("python -m scipion python night.py"))
-        self.assertEqual(status, 0, told)
+        output, status = self.finish(self.start("python -m scipion python night.py"))
+        self.assertEqual(status, 0, output)
         self.check(Manager().loadProject("night-script"), self.paths("12345"))
 
     @needs_app

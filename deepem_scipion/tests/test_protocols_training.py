@@ -101,10 +101,10 @@ class TestDeepEMTraining(BaseTest):
             self.kill(protocol, *self.processes(protocol)[victims])
         self.launchProtocol(protocol)
         log = self.log(protocol)
-        begun = [int(number) for number in re.findall(f"going on after epoch (\\d+)/{EPOCHS}", log)]
-        self.assertEqual(len(begun), 3)
-        self.assertTrue(1 <= begun[0] <= begun[1] <= begun[2] < EPOCHS, begun)
-        self.assertLess(1, begun[2])
+        resumed = [int(number) for number in re.findall(f"going on after epoch (\\d+)/{EPOCHS}", log)]
+        self.assertEqual(len(resumed), 3)
+        self.assertTrue(1 <= resumed[0] <= resumed[1] <= resumed[2] < EPOCHS, resumed)
+        self.assertLess(1, resumed[2])
         self.assertEqual(log.count(f"epoch 1/{EPOCHS}:"), 1)
         self.assertIn("taken over by a later run", log)  # said by the program whose protocol was killed
         self.assertEqual(os.listdir(os.path.dirname(protocol._getModelFile())).count("model.safetensors.checkpoint"), 0)

@@ -12,8 +12,6 @@ from ..objects import DeepEMModel
 from ..protocols import ProtDeepEMTrain
 from .tabs import TabsWindow, showFigure, showText
 
-# Of the first column of a card's description.
-
 
 class DeepEMTrainViewer(Viewer):
     """Training curves, validation, boxes, kernels and card of a model."""

@@ -100,7 +100,7 @@ class SizeDialog(dialog.Dialog):
 
         self.size = tk.StringVar(self, f"{self.value:.0f}")
         self.named = tk.StringVar(self)
-        self.told = tk.StringVar(self)
+        self.converted = tk.StringVar(self)
         top = ttk.Frame(frame)
         top.grid(row=0, column=0, sticky="ew", pady=(0, 5))
         for text, change in (("< Micrograph", (-1, 0)), ("Micrograph >", (1, 0)), ("Next particle", (0, 1))):
@@ -121,11 +121,11 @@ class SizeDialog(dialog.Dialog):
         self.slider.pack(side="left", padx=5)
         ttk.Spinbox(bottom, textvariable=self.size, from_=self.step, to=99999, increment=self.step,
                     width=7).pack(side="left")
-        ttk.Label(bottom, textvariable=self.told).pack(side="left", padx=8)
+        ttk.Label(bottom, textvariable=self.converted).pack(side="left", padx=8)
         ttk.Label(frame, text="Wheel: larger, smaller. Mouse button: move there.").grid(row=3, column=0, sticky="w")
         self.size.trace_add("write", self._changed)
         self._go(0, 0)
-        self._tell()
+        self._convert()
 
     def validate(self):
         if self.value < self.step:
@@ -193,16 +193,16 @@ class SizeDialog(dialog.Dialog):
             self.value = max(0, self.step * round(float(self.size.get()) / self.step))
         except ValueError:
             self.value = 0  # while typing
-        self._tell()
+        self._convert()
         if self.value:
             if self.marks and not FEWEST < self.shown / self._pixels() < MOST:
                 self._show()
             self._redraw()
 
-    def _tell(self):
-        """Show the value in the other unit and by the slider."""
+    def _convert(self):
+        """Show the value in the other unit and on the slider."""
         other = f"= {self._pixels():.0f} px" if self.unit == "Å" else f"= {self.value * self.rate:.0f} Å"
-        self.told.set(other if self.value else "give a number")
+        self.converted.set(other if self.value else "give a number")
         if self.value:
             self.slider.configure(to=max(self.value, float(self.slider.cget("to"))))
             self.slider.set(self.value)
