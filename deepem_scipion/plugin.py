@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How Scipion finds and runs the `deepem` program."""
+"""Class `Plugin`: configuration, installation, and the Python environment of the `deepem` program."""
 
 import os
 import re
@@ -18,7 +18,7 @@ import pyworkflow.utils as pwutils
 from pyworkflow import VarTypes
 
 from . import __version__
-from .constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION, ENVIRONMENTS, PROGRAM_MODULE
+from .constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION, ENVIRONMENTS
 
 PACKAGE = __package__
 DISTRIBUTION = "scipion-em-deepem"
@@ -28,6 +28,8 @@ _SECONDS_TO_ANSWER = 60
 
 
 class Plugin(pwem.Plugin):
+    """The plugin as Scipion sees it."""
+
     # The framework takes the plugin's name, version and folder from the class's module.
     __module__ = PACKAGE
 
@@ -38,47 +40,42 @@ class Plugin(pwem.Plugin):
     def _defineVariables(cls):
         cls._defineVar(
             DEEPEM_PYTHON, "",
-            description="Python interpreter that runs the deepem program. Empty: that of deepem_gpu or deepem_cpu "
-                        "where one is installed, else Scipion's own. Another one (of a virtual or conda environment) "
-                        "must have TensorFlow.",
+            description="Python interpreter that runs the deepem program. Empty: that of the environment deepem_gpu or "
+                        "deepem_cpu if one is installed, otherwise Scipion's own. The interpreter of another virtual "
+                        "or conda environment must have TensorFlow.",
             var_type=VarTypes.PATH)
 
     @classmethod
     def defineBinaries(cls, env):
-        """Virtual environments with TensorFlow and what else the program needs, without Scipion.
+        """Define virtual environments with TensorFlow and the other requirements of the program, without Scipion.
 
-        None is installed by default, because TensorFlow for the processor comes with this package into Scipion's own
-        Python. They are for GPUs, and for where Scipion's Python is to stay without TensorFlow.
+        None is installed by default, because this package installs TensorFlow for the CPU into Scipion's own Python.
+        They serve machines with a GPU, and installations whose Python should stay without TensorFlow.
         """
         python = shlex.quote(sys.executable)
         for name, tensorflow in ENVIRONMENTS.items():
-            install = shlex.join(["venv/bin/python", "-I", "-m", "pip", "install", *_requirements(tensorflow)])
+            install = shlex.join(["venv/bin/python", "-I", "-m", "pip", "install", *program_requirements(tensorflow)])
             env.addPackage(name, version=ENVIRONMENT_VERSION, tar="void.tgz", default=False, commands=[(
                 f"{python} -I -m venv --clear venv && {install} && venv/bin/python -I -c 'import tensorflow' && "
                 f"touch {ENVIRONMENT_COMPLETE}", ENVIRONMENT_COMPLETE)])
 
     @classmethod
     def getPython(cls):
-        """Path of the interpreter that runs the program."""
+        """Return the path of the interpreter that runs the program."""
         python = os.path.expanduser(cls.getVar(DEEPEM_PYTHON) or _installed_python() or sys.executable)
         return shutil.which(python) or python
 
     @classmethod
     def isForeignPython(cls):
-        """True if the program runs in another Python environment than Scipion."""
+        """Return whether the program runs in a Python environment other than Scipion's."""
         # Not the real path: the interpreters of many environments are links to the same file.
         python, own = os.path.abspath(cls.getPython()), os.path.abspath(sys.executable)
         same_folder = os.path.dirname(python) == os.path.dirname(own)
         return not (same_folder and os.path.realpath(python) == os.path.realpath(own))
 
     @classmethod
-    def getProgram(cls):
-        """First words of the command line, ready for the shell."""
-        return f"{shlex.quote(cls.getPython())} -m {PROGRAM_MODULE}"
-
-    @classmethod
     def getEnviron(cls, threads=1):
-        """Environment of the program; that of Scipion itself is never changed."""
+        """Return the environment variables of the program; those of Scipion itself are never changed."""
         environ = pwutils.Environ(_clean_environ() if cls.isForeignPython() else os.environ)
         if cls.isForeignPython() and PACKAGE in _missing_modules(cls.getPython(), (PACKAGE,)):
             environ["PYTHONPATH"] = _folder_with_package_only()
@@ -94,17 +91,18 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def validateInstallation(cls):
-        """List of problems, each with the way out; TensorFlow is looked for and not loaded."""
+        """Return a list of problems with their solutions; TensorFlow is searched for but not loaded."""
         python = cls.getPython()
         if not os.access(python, os.X_OK) or os.path.isdir(python):
-            return [f"{python!r}, the Python interpreter for the deepem program, is not a program that can be run. Set "
-                    f"{DEEPEM_PYTHON} to one with TensorFlow, or remove it to use Scipion's own. An environment that "
-                    "'scipion3 installb' made can be removed with 'scipion3 uninstallb' and made again."]
+            return [f"{python!r}, the Python interpreter for the deepem program, cannot be executed. Set "
+                    f"{DEEPEM_PYTHON} to one with TensorFlow, or remove the variable to use Scipion's own. An "
+                    "environment made by 'scipion3 installb' can be removed with 'scipion3 uninstallb' and installed "
+                    "again."]
         return cls.validateModules(REQUIRED_MODULES)
 
     @classmethod
     def validateModules(cls, names):
-        """List with one problem if the interpreter of the program lacks any of some modules, else empty."""
+        """Return a list with one problem if the interpreter of the program lacks any of the modules, or empty."""
         python = cls.getPython()
         if cls.isForeignPython():
             missing = _missing_modules(python, names)
@@ -113,12 +111,12 @@ class Plugin(pwem.Plugin):
         if not missing:
             return []
         return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install them with "
-                f"'{python} -m pip install {DISTRIBUTION}', or an environment of its own with 'scipion3 installb "
-                f"deepem_cpu' (deepem_gpu with an NVIDIA GPU), or set {DEEPEM_PYTHON} to an interpreter that has them."]
+                f"'{python} -m pip install {DISTRIBUTION}', or a separate environment with 'scipion3 installb "
+                f"deepem_cpu' (deepem_gpu for an NVIDIA GPU), or set {DEEPEM_PYTHON} to an interpreter that has them."]
 
 
 def _installed_python():
-    """Interpreter of the environment that defineBinaries made; None where there is none."""
+    """Interpreter of an environment installed by `defineBinaries`; None if there is none."""
     found = None
     for name in ENVIRONMENTS:
         folder = os.path.join(pwem.Config.EM_ROOT, f"{name}-{ENVIRONMENT_VERSION}")
@@ -127,23 +125,23 @@ def _installed_python():
     return found
 
 
-def _requirements(tensorflow):
-    """What the program needs, with the given distribution of TensorFlow: the requirements of this one but Scipion."""
+def program_requirements(tensorflow):
+    """Requirements of this distribution except Scipion, with the given distribution of TensorFlow."""
     own = [text for text in requires(DISTRIBUTION) or () if "extra ==" not in text and not text.startswith("scipion-")]
     return [re.sub(r"^tensorflow\b", tensorflow, text) for text in own]
 
 
 def _clean_environ():
-    """Copy of the environment without the paths that belong to Scipion's own Python."""
+    """Copy of the environment variables without the paths of Scipion's own Python."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def _missing_modules(python, names):
-    """Those of the modules that another interpreter cannot find; all where it cannot be asked."""
+    """Modules that another interpreter cannot find; all of them if it cannot be started."""
     question = ("import sys, importlib.util as u; "
                 "print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])")
     try:
-        # Elsewhere than in the current folder, from which Python would import, too.
+        # Not in the current folder, from which Python would import as well.
         answer = subprocess.run([python, "-c", question, *names], env=_clean_environ(), cwd=os.path.dirname(python),
                                 capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -152,13 +150,13 @@ def _missing_modules(python, names):
 
 
 def _folder_with_package_only():
-    """Folder to import this package from, without the other packages that are installed beside it."""
+    """Folder from which only this package can be imported, without the packages installed next to it."""
     folder = os.path.abspath(os.path.join(pw.Config.SCIPION_USER_DATA, f"{PACKAGE}-{__version__}"))
     link = os.path.join(folder, PACKAGE)
     target = os.path.dirname(os.path.abspath(__file__))
     if os.path.realpath(link) != os.path.realpath(target):
         os.makedirs(folder, exist_ok=True)
-        # In one move, because several batches may start at once.
+        # Atomically, because several batches may start at once.
         new = f"{link}-{os.getpid()}-{threading.get_ident()}"
         os.symlink(target, new)
         os.replace(new, link)

@@ -189,10 +189,10 @@ def test_an_old_file_of_a_results_folder_stays_until_the_new_one_is_complete(kin
 # Not written atomically, each for the reason given.
 OTHERWISE = {
     "demo.py": "a mark says whether the simulated micrographs are complete; hosts.conf is written anew each time",
-    "scene.py": "the same micrographs",
+    "dataset.py": "the same micrographs",
+    "program.py": "a log for people",
     "table.py": "a table grows by lines, and a truncated line is not read",
     "tuning.py": "opened for a lock, not for writing",
-    "wizard_threshold.py": "a log for people",
 }
 WRITING = r"\.(write_text|write_bytes|tofile|savefig|save|savetxt|savez|savez_compressed)$|^mrcfile\.(new|write)$"
 

@@ -1,14 +1,12 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demonstration: its data, and the comparison with the known centres. `make demo` runs all of it."""
+"""The demonstration: its data, and the comparison with the ground truth. `make demo` runs all of it."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from deepem_scipion import demo as scipion_demo
 from deepem_scipion.deepem.commands import demo
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -16,7 +14,10 @@ from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network.geometry import Geometry
-from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
+from deepem_scipion.deepem.picking.candidates import Candidates
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.headless import demo as scipion_demo
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -55,18 +56,21 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 
 
 def write_results(folder, centres):
-    """Results of a picker that found the centres and, with a low score, a place near the first of them."""
-    (folder / "candidates").mkdir(parents=True)
+    """Results of a picker that found the centres and, with a low score, a position close to the first of them."""
+    results, micrographs = PickingResults(folder), {}
+    results.make()
     for name, known in centres.items():
         found_xy = np.vstack([known.centres_xy, known.centres_xy[:1] + (0, 0.9 * demo.SCENE.diameter_px)])
         n = len(found_xy)
         candidates = Candidates(found_xy, np.append(np.full(n - 1, 0.9), 0.2), np.ones(n), np.full(n, 50.0))
-        write_candidates(folder / "candidates" / f"{name}.tsv", candidates, ["picked"] * (n - 1) + ["threshold"])
-    entries = {name: {"seconds": 0.25} for name in centres}
-    (folder / "summary.json").write_text(json.dumps({"micrographs": entries}))
+        reasons = np.array(["picked"] * (n - 1) + ["threshold"])
+        results.write_micrograph(name, candidates, reasons, 30)
+        micrographs[name] = MicrographResult.of(f"{name}.mrc", candidates, reasons, seconds=0.25)
+    results.write_table(micrographs)
+    return results
 
 
-def test_the_comparison_tells_precision_and_recall_and_draws_three_pictures(tmp_path):
+def test_the_comparison_reports_precision_and_recall_and_draws_three_pictures(tmp_path):
     demo.write_demo_data(tmp_path / "data")
     truth = read_coordinates(tmp_path / "data" / "test" / "boxes")
     write_results(tmp_path / "picks", truth)
@@ -83,10 +87,9 @@ def test_the_comparison_tells_precision_and_recall_and_draws_three_pictures(tmp_
         assert any(line.endswith(str(tmp_path / picture)) for line in lines)
 
 
-def test_the_curve_takes_in_peaks_below_the_threshold(tmp_path):
+def test_the_curve_includes_candidates_below_the_threshold(tmp_path):
     known = {"a": Coordinates(np.array([[60.0, 60.0], [150.0, 60.0]]), np.full(2, np.nan), None)}
-    write_results(tmp_path, known)
-    centres_xy, scores = demo._scored(tmp_path / "candidates" / "a.tsv")
+    centres_xy, scores = demo._scored(write_results(tmp_path, known), "a")
     np.testing.assert_allclose(scores, [0.9, 0.9, 0.2])
     np.testing.assert_allclose(centres_xy[2], [60, 82.5])
 

@@ -14,11 +14,11 @@ import mrcfile
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.commands.worker import Worker
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.program import Worker
 
 SCORES_OF_PICKING, SCORES_OF_TRAINING = 1e-5, 1e-3
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]

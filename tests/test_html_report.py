@@ -308,17 +308,6 @@ def test_a_model_has_a_report_with_its_curves(blob_model, tmp_path):
     assert main(["report", str(tmp_path)]) == 2
 
 
-def test_a_report_that_cannot_be_made_is_told_to_the_protocol(tmp_path, monkeypatch):
-    from deepem_scipion.plugin import Plugin
-    from deepem_scipion.protocols.reporting import write_report
-
-    asked = str(tmp_path), "absent.deepem", str(tmp_path / "report.html")
-    assert "there is no summary.tsv" in write_report(*asked)
-    monkeypatch.setattr(Plugin, "getPython", classmethod(lambda cls: str(tmp_path / "python")))
-    assert "No such file" in write_report(*asked)
-    assert not (tmp_path / "report.html").exists()
-
-
 @pytest.mark.parametrize("more, options", [
     ({}, []),
     ({"threshold": "F1", "region": (20, 30, 150, 120)}, ["--threshold", "F1", "--region", "20", "30", "150", "120"]),

@@ -149,7 +149,7 @@ def test_the_installer_installs_the_plugin_and_an_environment_that_it_then_uses(
     wheels.mkdir()
     # What the plugin asks for is that of the source, not that of when it was installed here.
     requirements = json.loads(run("-c", "import json, deepem_scipion.plugin as p; "
-                                  "print(json.dumps(p._requirements('tensorflow')))").stdout)
+                                  "print(json.dumps(p.program_requirements('tensorflow')))").stdout)
     names = needed(requirements)
     assert {"tensorflow", "keras", "optuna"} <= names and "scipion-em" not in names
     links = link_packages(tmp_path / "links", names)

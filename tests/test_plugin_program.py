@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the plugin runs the `deepem` program, and what passes between the two."""
+"""The plugin runs the `deepem` program, and exchanges files with it."""
 
 import json
 import os
@@ -17,22 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pwem.objects import Coordinate, Micrograph, SetOfCoordinates, SetOfMicrographs
 from pyworkflow import Config
-from pyworkflow.object import Boolean
-from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 from pyworkflow.utils.process import buildRunCommand
 
-from deepem_scipion import Plugin, convert
+from deepem_scipion import Plugin, convert, program
 from deepem_scipion.constants import DEEPEM_PYTHON
 from deepem_scipion.deepem.commands.parser import build_parser
-from deepem_scipion.deepem.commands.worker import WorkerDied
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.find import find_micrographs
-from deepem_scipion.deepem.picking.summary import read_table, rejected
+from deepem_scipion.deepem.picking.results import PickingResults, RunSettings
+from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.objects import DeepEMModel
+from deepem_scipion.program import ProgramError, WorkerDied
 from deepem_scipion.protocols import protocol_base
-from deepem_scipion.protocols.protocol_base import ProgramError
 
 
 @pytest.fixture(autouse=True)
@@ -136,8 +135,8 @@ def test_arguments_reach_the_program_unchanged(tmp_path, monkeypatch, gpus):
     calls = []
     monkeypatch.setattr(protocol, "runJob", lambda *args, **kwargs: calls.append((args, kwargs)))
     protocol.runDeepEM("pick", HOSTILE)
-    (program, arguments), options = calls[0]
-    words = shlex.split(buildRunCommand(program, arguments, 1, gpuList=gpus))
+    (executable, arguments), options = calls[0]
+    words = shlex.split(buildRunCommand(executable, arguments, 1, gpuList=gpus))
     expected = ["/opt/my python 100%/bin/python", "-m", "deepem_scipion.deepem", "pick", *HOSTILE, "--threads", "3"]
     if gpus:
         expected.insert(0, "CUDA_VISIBLE_DEVICES=" + ",".join(map(str, gpus)))
@@ -146,7 +145,22 @@ def test_arguments_reach_the_program_unchanged(tmp_path, monkeypatch, gpus):
     assert words == expected
 
 
-def test_an_error_of_the_program_is_told_in_its_own_words(tmp_path, monkeypatch):
+def test_a_short_command_returns_its_output_or_its_error(tmp_path, monkeypatch):
+    assert program.run("--help").output.startswith("usage: deepem")
+    missing = program.run("report", str(tmp_path))
+    assert missing.status == 2 and "expected the results of `deepem pick`" in missing.error
+    use_python(monkeypatch, tmp_path / "python")
+    assert program.run("--help") == (127, "", f"[Errno 2] No such file or directory: '{tmp_path / 'python'}'")
+
+
+def test_a_card_that_cannot_be_read_is_refused_with_the_words_of_the_program(tmp_path):
+    path = tmp_path / "model.deepem"
+    path.write_text("a,b\n")
+    with pytest.raises(RuntimeError, match="cannot be read as a DeepEM model: .*not a DeepEM model, or damaged"):
+        convert.read_card(str(path))
+
+
+def test_an_error_of_the_program_is_reported_in_its_own_words(tmp_path, monkeypatch):
     protocol = pick_protocol(tmp_path, monkeypatch, useGpu=False)
     log = tmp_path / "run" / "logs" / "run.stderr"
     log.parent.mkdir(parents=True)
@@ -176,7 +190,7 @@ def test_no_gpu_is_reserved_unless_it_is_used_and_there(tmp_path, monkeypatch, d
 
 
 class Workers:
-    """Makes workers that answer as told; None stands for death."""
+    """Makes workers that give the answers listed; None stands for death."""
 
     def __init__(self, *answers):
         self.answers, self.made, self.closed, self.asked = list(answers), [], 0, []
@@ -196,7 +210,7 @@ class Workers:
 
 
 def picking(folder, monkeypatch, gpus, *answers):
-    """A protocol whose workers answer as told, and these."""
+    """A protocol whose workers give the answers listed, and these workers."""
     workers = Workers(*answers)
     monkeypatch.setattr(protocol_base, "Worker", workers)
     monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
@@ -313,73 +327,79 @@ def test_a_micrograph_without_picks_is_no_problem(tmp_path):
     assert convert.read_picks(str(tmp_path / "a.box"), micrograph(1, "a.mrc", path)) == []
 
 
-def write_summary(folder, **entries):
-    folder.mkdir(exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps({"threshold": 0.4, "micrographs": entries}))
+SETTINGS = RunSettings(Limits(0.4, 50.0), 4, 4, 40, 4.0, 100.0, 2.0, "dark")
+
+
+def write_results(folder, **micrographs):
+    """Results folder of a run with the given results of micrographs."""
+    results = PickingResults(folder)
+    results.make()
+    results.write_summary(SETTINGS, micrographs)
+    return results
 
 
 def test_results_of_batches_are_joined(tmp_path):
+    joined = PickingResults(tmp_path / "all")
     for number, name in enumerate("ab"):
-        source = tmp_path / name
-        failed = {"status": "failed", "reason": "damaged"}
-        write_summary(source, **{name: {"status": "ok", "picks": 5}, f"bad{number}": failed})
-        (source / "candidates").mkdir()
-        for file in (f"{name}.box", f"candidates/{name}.tsv", "picks.star", "failed.tsv", "summary.tsv"):
-            (source / file).write_text(file)
-        convert.collect_results(str(source), str(tmp_path / "all"))
-        assert {f"bad{number}", name} <= set(read_table(tmp_path / "all" / "summary.tsv"))
-    convert.write_summary(str(tmp_path / "all"))
-    files = {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*") if path.is_file()}
+        batch = write_results(tmp_path / name, **{name: MicrographResult("m", picks=5),
+                                                  f"bad{number}": MicrographResult("m", "damaged")})
+        for path in (batch.path("box", name), batch.path("candidates", name), batch.path("star"), batch.path("failed")):
+            path.write_text(name)
+        joined.absorb(batch)
+        assert {f"bad{number}", name} <= set(joined.read_micrographs())
+    joined.refresh()
+    files = {str(path.relative_to(joined.folder)) for path in joined.folder.rglob("*") if path.is_file()}
     assert files == {"a.box", "b.box", "candidates/a.tsv", "candidates/b.tsv", "summary.json", "summary.tsv"}
-    summary = json.loads((tmp_path / "all" / "summary.json").read_text())
+    summary = json.loads(joined.path("settings").read_text())
     assert set(summary["micrographs"]) == {"a", "b", "bad0", "bad1"}
     assert (summary["picked"], summary["failed"], summary["picks"], summary["threshold"]) == (2, 2, 10, 0.4)
 
 
-def test_the_summary_is_brought_up_to_date_now_and_then_and_the_table_always(tmp_path):
-    joined = tmp_path / "all" / "summary.json"
+def test_the_summary_is_updated_now_and_then_and_the_table_always(tmp_path):
+    joined = PickingResults(tmp_path / "all")
+    summary = joined.path("settings")
 
-    def collect(name, **entry):
-        write_summary(tmp_path / name, **{name: {"status": "ok", "picks": 5, **entry}})
-        convert.collect_results(str(tmp_path / name), str(joined.parent))
-        return set(json.loads(joined.read_text())["micrographs"])
+    def absorb(name, picks=5):
+        joined.absorb(write_results(tmp_path / name, **{name: MicrographResult("m", picks=picks)}))
+        return set(json.loads(summary.read_text())["micrographs"])
 
-    assert [convert.contrast_checks_left(str(joined.parent)), collect("a")] == [3, {"a"}]
-    assert [convert.contrast_checks_left(str(joined.parent)), collect("b")] == [2, {"a"}]
-    os.utime(joined, (1, 1))
-    assert collect("c") == {"a", "b", "c"}
-    collect("a", picks=7)  # another attempt
-    convert.write_summary(str(joined.parent))
-    assert json.loads(joined.read_text())["picks"] == 17
-    assert len((joined.parent / "summary.tsv").read_text().splitlines()) == 4
-    assert convert.contrast_checks_left(str(joined.parent)) == 0
+    assert [joined.contrast_checks_left(), absorb("a")] == [3, {"a"}]
+    assert [joined.contrast_checks_left(), absorb("b")] == [2, {"a"}]
+    os.utime(summary, (1, 1))
+    assert absorb("c") == {"a", "b", "c"}
+    absorb("a", picks=7)  # another attempt
+    joined.refresh()
+    assert json.loads(summary.read_text())["picks"] == 17
+    assert len(joined.path("table").read_text().splitlines()) == 4
+    assert joined.contrast_checks_left() == 0
 
 
-def test_progress_and_what_is_odd_are_told_while_micrographs_are_picked(tmp_path, monkeypatch):
+def test_progress_and_outliers_are_reported_while_micrographs_are_picked(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch)
     assert "Micrographs" not in "\n".join(protocol.summary())
-    entries = {f"mic{n}": {"path": "m", "status": "ok", "picks": 100, "candidates": 200, "mean_score": 0.8,
-                           "finished": 10.0 * n, **rejected({"threshold": 90, "distance": 10}, 200)} for n in range(12)}
-    entries["empty"] = {**entries["mic0"], "picks": 0, "mean_score": None, "evidence": 0.0, "negative_evidence": 90.0}
-    entries["bad"] = {"path": "m", "status": "failed", "reason": "damaged"}
-    write_summary(tmp_path / "batch", **entries)
-    convert.collect_results(str(tmp_path / "batch"), protocol.getCoordsDir())
+    rejected = {"border": 0, "local_std": 0, "threshold": 90, "distance": 10}
+    micrographs = {f"mic{n}": MicrographResult("m", "", 200, 100, 0.8, rejected, finished=10.0 * n) for n in range(12)}
+    micrographs["empty"] = MicrographResult("m", "", 200, 0, None, rejected, finished=0.0, evidence=0.0,
+                                            negative_evidence=90.0)
+    micrographs["bad"] = MicrographResult("m", "damaged")
+    protocol.getResults().absorb(write_results(tmp_path / "batch", **micrographs))
     summary = "\n".join(protocol.summary())
     for words in ("Micrographs: 13 of 1 done, 92.3 picks each, mean score 0.80, 6.5 per minute",
-                  "Peaks not picked: 0.0 % near the border, 0.0 % with an unusual deviation, 45.0 % below the "
-                  "threshold, 5.0 % near a better one",
-                  "*1 micrographs are unlike the others:* empty: few picks (0, median 100)",
-                  "*Warning:* the contrast seems to be inverted"):
+                  "Candidates not picked: 0.0 % too close to the border, 0.0 % local standard deviation out of range, "
+                  "45.0 % below the threshold, 5.0 % too close to a better pick",
+                  "*1 micrographs are outliers:* empty: few picks (0, median 100)",
+                  "*Warning:* the contrast seems to be inverted: the model was trained on dark particles"):
         assert words in summary
 
 
 def check(protocol, folder, status, present=(), failed=()):
-    """Let the protocol judge what the program left for the micrographs a and b."""
-    folder.mkdir(exist_ok=True)
+    """Let the protocol check the results of the program for the micrographs a and b."""
+    results = PickingResults(folder)
+    results.make()
     for name in present:
-        (folder / f"{name}.box").write_text("")
-    convert.write_failed(str(folder / "failed.tsv"), dict.fromkeys(failed, "damaged"))
-    error = ProgramError(f"status {status}", status) if status else None
+        results.path("box", name).touch()
+    results.write_failed({name: MicrographResult("m", "damaged") for name in failed})
+    error = ProgramError("pick", status, "") if status else None
     mics = {name: micrograph(number, f"{name}.mrc") for number, name in enumerate("ab", 1)}
     protocol._checkResults(mics, str(folder), error)
     return list(protocol._getFailed())
@@ -395,7 +415,7 @@ def test_failed_micrographs_are_noted_and_tolerated(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("status, present, failed", [(0, "a", ""), (1, "a", ""), (2, "", ""), (2, "a", "b"),
                                                      (137, "a", "b")])
-def test_a_program_that_gives_no_account_of_a_micrograph_stops_the_run(tmp_path, monkeypatch, status, present, failed):
+def test_a_program_without_a_result_for_a_micrograph_stops_the_run(tmp_path, monkeypatch, status, present, failed):
     protocol = pick_protocol(tmp_path, monkeypatch)
     with pytest.raises(RuntimeError, match="no result" if status == 0 else f"status {status}"):
         check(protocol, tmp_path / "out", status, present, failed)
@@ -454,7 +474,7 @@ def of_option(arguments, option):
     ({"thresholdMode": 2, "minPrecision": 0.85}, "precision=0.85",
      "Threshold: not known yet (lowest with a precision of at least 0.85 in the validation of the model)"),
     ({"thresholdMode": 3, "threshold": 0.6}, "0.6", "Threshold: 0.600 (given)")])
-def test_the_threshold_is_passed_on_and_its_origin_told(tmp_path, monkeypatch, params, word, origin):
+def test_the_threshold_is_passed_on_and_its_origin_reported(tmp_path, monkeypatch, params, word, origin):
     protocol = pick_form(tmp_path, monkeypatch, **params)
     assert of_option(protocol._getArguments(), "--threshold") == [word]
     assert origin in protocol.summary()
@@ -463,10 +483,9 @@ def test_the_threshold_is_passed_on_and_its_origin_told(tmp_path, monkeypatch, p
     assert protocol._validate() == []
 
 
-def test_the_summary_tells_the_threshold_that_the_program_used(tmp_path, monkeypatch):
+def test_the_summary_reports_the_threshold_that_the_program_used(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch, thresholdMode=1)
-    (tmp_path / "run" / "extra").mkdir(parents=True)
-    write_summary(tmp_path / "run" / "extra" / "picks", a={"status": "ok", "picks": 5})
+    write_results(protocol.getCoordsDir(), a=MicrographResult("m", picks=5))
     assert "Threshold: 0.400 (best F1 in the validation of the model)" in protocol.summary()
 
 
@@ -477,47 +496,6 @@ def test_a_model_without_validation_has_no_threshold_to_be_found(tmp_path, monke
     assert "trained without validation" in protocol._validate()[0]
     protocol.thresholdMode.set(0)
     assert protocol._validate() == []
-
-
-def test_the_threshold_of_a_run_of_an_earlier_version_stays_what_it_was(monkeypatch):
-    from deepem_scipion.protocols import ProtDeepEMPick
-
-    project = Manager().createProject("EarlierVersion")
-    monkeypatch.chdir(project.path)
-    ids = []
-    for automatic in (False, True):
-        protocol = project.newProtocol(ProtDeepEMPick, threshold=0.7)
-        protocol.autoThreshold = Boolean(automatic)  # as if loaded from its database
-        project.saveProtocol(protocol)
-        ids.append(protocol.getObjId())
-
-    def reloaded():
-        loaded = Manager().loadProject("EarlierVersion")
-        found = {run.getObjId(): run for run in loaded.getRuns()}
-        return loaded, [found[number] for number in ids]
-
-    loaded, (fixed, automatic) = reloaded()
-    assert (fixed._getThreshold(), fixed.thresholdMode.get(), automatic.thresholdMode.get()) == (0.7, 3, 0)
-    fixed.thresholdMode.set(1)  # a later choice is not undone
-    loaded.saveProtocol(fixed)
-    assert reloaded()[1][0].thresholdMode.get() == 1
-
-
-def test_the_threshold_of_a_workflow_of_an_earlier_version_stays_what_it_was(monkeypatch):
-    from deepem_scipion.protocols import ProtDeepEMPick
-
-    project = Manager().createProject("EarlierWorkflow")
-    monkeypatch.chdir(project.path)
-    project.saveProtocol(project.newProtocol(ProtDeepEMPick, threshold=0.7))
-    workflow = json.loads(project.getProtocolsJson(project.getRuns()))
-    workflow[0].pop("thresholdMode")
-    for automatic, mode in ((False, 3), (True, 0)):
-        workflow[0]["autoThreshold"] = automatic
-        path = os.path.abspath("workflow.json")
-        with open(path, "w") as file:
-            json.dump(workflow, file)
-        protocol, = project.loadProtocols(path).values()
-        assert (protocol.thresholdMode.get(), protocol.threshold.get()) == (mode, 0.7)
 
 
 FIRST = {"a.mrc": [(20 + 10 * i, 40) for i in range(15)], "b.mrc": [(30, 20 + 10 * i) for i in range(15)]}
@@ -557,7 +535,7 @@ def test_a_plain_form_trains_once_with_the_options_of_the_program(tmp_path, monk
     assert (options.diameter, options.pixel_size, options.training_preset) == (40, 2, "default")
 
 
-def test_verified_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_path, monkeypatch):
+def test_further_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_path, monkeypatch):
     protocol, commands = train_form(tmp_path, monkeypatch, rounds=3, networks=4)
     # All sets number their micrographs from 1; b is picked on binned micrographs, too.
     protocol.moreParticles.append(coordinate_set(tmp_path, 2, {"c.mrc": [(5, 6)], "empty.mrc": []}))
@@ -583,18 +561,18 @@ def test_verified_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_pat
     assert (options.rounds, options.networks, len(options.more_particles)) == (3, 4, 2)
     assert len(protocol._getUsedInputs()) == 5
     summary = "\n".join(protocol.summary())
-    assert "More verified particles: 1, 1" in summary and "More verified non-particles: 2" in summary
+    assert "More particles: 1, 1" in summary and "More background and contaminants: 2" in summary
 
 
-def test_verified_sets_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
+def test_further_sets_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     protocol, _ = train_form(tmp_path, monkeypatch)
     protocol.moreParticles.append(coordinate_set(tmp_path, 2, {"c.mrc": []}))
     protocol.moreNegatives.append(coordinate_set(tmp_path, 3, {"c.mrc": [(5, 6)]}, pixel_size=4.0))
     protocol.moreNegatives.append(protocol.inputCoordinates.get())
     errors = protocol._validate()
     assert len(errors) == 3
-    for words in ("More verified particles: a set without any coordinates", "4 Å/px instead of 2 Å/px",
-                  "as particles and as non-particles"):
+    for words in ("More particles: a set without coordinates", "4 Å/px instead of 2 Å/px",
+                  "as particles and as background"):
         assert any(words in error for error in errors), words
 
 
@@ -606,8 +584,8 @@ def test_particles_of_all_sets_together_must_be_enough(tmp_path, monkeypatch):
     assert protocol._validate() == []
 
 
-def test_tuning_runs_the_search_instead_and_goes_on_until_something_but_the_time_changes(tmp_path, monkeypatch):
-    protocol, commands = train_form(tmp_path, monkeypatch, doTune=True, tuneMinutes=25, training_preset=1, rounds=3)
+def test_tuning_is_resumed_until_anything_but_the_time_changes(tmp_path, monkeypatch):
+    protocol, commands = train_form(tmp_path, monkeypatch, doTune=True, tuneMinutes=25, trainingPreset=1, rounds=3)
     assert protocol._validate() == []
     run_steps(protocol)
     study, = of_option(commands[0], "--study")
@@ -617,8 +595,8 @@ def test_tuning_runs_the_search_instead_and_goes_on_until_something_but_the_time
     assert (options.diameter, options.minutes, options.rounds, options.training_preset) == (40, 25, 3, None)
     assert os.path.dirname(study) == protocol._getExtraPath()
 
-    def mirror_padded():
-        """Whether the search went on, when it had left its files."""
+    def kept():
+        """Whether the files of an earlier search are kept."""
         os.makedirs(study + ".models", exist_ok=True)
         for path in (study, study + ".models/1"):
             with open(path, "w") as file:
@@ -627,24 +605,24 @@ def test_tuning_runs_the_search_instead_and_goes_on_until_something_but_the_time
         return [os.path.exists(path) for path in (study, study + ".models/1")]
 
     protocol.tuneMinutes.set(90)
-    assert mirror_padded() == [True, True] and of_option(commands[-1], "--minutes") == ["90"]
+    assert kept() == [True, True] and of_option(commands[-1], "--minutes") == ["90"]
     protocol.seed.set(5)
-    assert mirror_padded() == [False, False]
-    assert mirror_padded() == [True, True]
+    assert kept() == [False, False]
+    assert kept() == [True, True]
     protocol.convertInputStep([])  # other coordinates
     assert not os.path.exists(study) and not os.path.exists(study + ".models")
     protocol.outputModel = model()
-    assert protocol.summary()[-1].endswith(f"told by {protocol._getModelFile()}.tuning.md")
+    assert protocol.summary()[-1] == f"Report of the tuning: {protocol._getModelFile()}.tuning.md"
 
 
 def test_rounds_without_validation_are_refused(tmp_path, monkeypatch):
     protocol, _ = train_form(tmp_path, monkeypatch, rounds=2, validationFraction=0)
     error, = protocol._validate()
-    assert "set the automatic rounds to 1" in error
+    assert "set the rounds of training to 1" in error
 
 
 @pytest.mark.parametrize("params, words", [
-    ({"doContinue": True}, "that of the model"), ({"validationFraction": 0}, "validation fraction above 0")])
+    ({"doContinue": True}, "that of the existing model"), ({"validationFraction": 0}, "validation fraction above 0")])
 def test_tuning_is_refused_together_with_what_it_looks_for(tmp_path, monkeypatch, params, words):
     protocol, _ = train_form(tmp_path, monkeypatch, doTune=True, **params)
     error, = protocol._validate()

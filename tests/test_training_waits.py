@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The training protocol, without a project: what it waits for, and what Continue does again."""
+"""The training protocol, without a project: waiting for input, and steps repeated by Continue."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def grow(coordinates, places, state=Set.STREAM_OPEN):
 
 
 def growing_form(folder, monkeypatch, places, **params):
-    """A form on a set that is open in its file, whatever the object knows of it, and the commands that it runs."""
+    """A form on a set that is open in its file, with an object that does not know it, and the commands that it runs."""
     protocol, commands = train_form(folder, monkeypatch, **params)
     coordinates = coordinate_set(folder, 7, {name: places.get(name, []) for name in FIRST})
     grow(coordinates, {})
@@ -66,7 +66,7 @@ def test_form_on_a_growing_set_is_valid_and_says_what_it_waits_for(tmp_path, mon
 
 def test_empty_set_that_is_still_open_is_waited_for(tmp_path, monkeypatch):
     protocol, coordinates, _ = growing_form(tmp_path, monkeypatch, {}, waitMicrographs=1)
-    coordinates.setStreamState(Set.STREAM_OPEN)  # the file of an empty set does not tell
+    coordinates.setStreamState(Set.STREAM_OPEN)  # the file of an empty set does not state it
     assert protocol._validate() == []
     assert "1 micrographs with particles (0 so far)" in protocol._getWaiting()
     coordinates.setStreamState(Set.STREAM_CLOSED)
@@ -89,7 +89,7 @@ def test_training_begins_once_both_numbers_are_reached_and_keeps_to_what_was_the
     grow(coordinates, {"a.mrc": FIRST["a.mrc"][9:]})
     found = read_coordinates(*of_option(commands[0], "--coordinates"))
     assert {name: len(each.centres_xy) for name, each in found.items()} == {"a": 9, "b": 15}
-    assert protocol._summary()[1] == ("Training began with 2 micrographs with 24 particles; the input was still "
+    assert protocol._summary()[1] == ("Training started with 2 micrographs with 24 particles; the input was still "
                                       "growing.")
 
 
@@ -101,8 +101,8 @@ def test_input_that_ends_too_early_is_trained_on_if_it_is_enough(tmp_path, monke
     protocol._stepsCheck()
     assert first.isNew()
     first._run()
-    assert protocol._summary()[1] == ("Training began with 2 micrographs with 24 particles at the end of the input, "
-                                      "fewer than wanted.")
+    assert protocol._summary()[1] == ("Training started with 2 micrographs with 24 particles at the end of the input, "
+                                      "fewer than requested.")
 
 
 def test_input_that_ends_with_too_little_fails_with_the_reason(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_input_that_ends_with_too_little_fails_with_the_reason(tmp_path, monkeyp
     protocol._insertAllSteps()
     grow(coordinates, {}, Set.STREAM_CLOSED)
     protocol._stepsCheck()
-    with pytest.raises(RuntimeError, match=f"9 particles were found; at least {MIN_PARTICLES} are needed"):
+    with pytest.raises(RuntimeError, match=f"9 particles were found; at least {MIN_PARTICLES} are required"):
         protocol._steps[0]._run()
 
 
@@ -131,7 +131,7 @@ def test_training_works_in_streaming_and_does_not_wait_for_complete_sets(tmp_pat
 
 
 @pytest.mark.parametrize("name, value", [("epochs", 3), ("particleDiameter", 50), ("seed", 1), ("doTune", True),
-                                         ("waitMicrographs", 1), ("inputCoordinates", None), ("training_preset", 1)])
+                                         ("waitMicrographs", 1), ("inputCoordinates", None), ("trainingPreset", 1)])
 def test_continue_after_a_change_does_everything_again_that_depends_on_it(tmp_path, monkeypatch, name, value):
     protocol, _ = train_form(tmp_path, monkeypatch)
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from deepem_scipion.deepem.commands.worker import Worker, WorkerDied
+from deepem_scipion.program import Worker, WorkerDied
 
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem", "worker"]
 ENVIRON = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}

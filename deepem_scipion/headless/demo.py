@@ -1,8 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demonstration in a Scipion project without a display: import, train, pick, compare with the known centres.
+"""Demonstration in a Scipion project without a display: import, train, pick, compare with the ground truth.
 
-`python -m deepem_scipion.headless.demo [--output FOLDER]`; the project is kept and can be opened afterwards.
+`python -m deepem_scipion.headless.demo [--output FOLDER]` keeps the project, so that it can be opened afterwards.
 """
 
 import argparse
@@ -17,21 +17,21 @@ _STARTED = time.perf_counter()
 
 
 class ProtocolFailed(Exception):
-    """A protocol did not finish; its log was shown."""
+    """A protocol did not finish; the message has the end of its log."""
 
 
 def main(argv=None):
-    """Run the demonstration; returns the exit status."""
+    """Run the demonstration and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deepem_scipion.headless.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo-output"), metavar="FOLDER",
-                        help="where micrographs, project and pictures go (default: %(default)s)")
+                        help="folder for micrographs, project and pictures (default: %(default)s)")
     output = parser.parse_args(argv).output.resolve()
     environment = prepare_home(output / "scipion")
     os.environ.update(environment, NO_COLOR="1")
 
     from ..deepem.commands.demo import compare, write_demo_data
 
-    say(f"{'simulated' if write_demo_data(output / 'data') else 'found'} micrographs in {output / 'data'}")
+    say(f"{'simulated' if write_demo_data(output / 'data') else 'existing'} micrographs in {output / 'data'}")
     try:
         picks, folder, model = run_project(output / "data")
     except ProtocolFailed as failure:
@@ -39,17 +39,17 @@ def main(argv=None):
         return 1
     for line in compare(output, picks, folder, model)[1]:
         say(line)
-    say(f"the project opens, on a computer with a display, with:\n{opening_command(environment)}")
+    say(f"to open the project on a computer with a display:\n{opening_command(environment)}")
     return 0
 
 
 def say(text):
-    """Print a line with the seconds since the start."""
+    """Print a line, with the seconds since the start."""
     print(f"[{time.perf_counter() - _STARTED:6.1f} s] {text}", flush=True)  # noqa: T201 - for people
 
 
 def prepare_home(home):
-    """Make a private Scipion home.
+    """Create a private Scipion home.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def prepare_home(home):
 
     Returns
     -------
-    dict
-        The environment that Scipion needs to find it; it is read once, when pyworkflow is imported.
+    dict of str to str
+        Environment variables with which Scipion finds it; they are read when pyworkflow is imported.
     """
     home.mkdir(parents=True, exist_ok=True)
     hosts = home / "hosts.conf"
@@ -79,8 +79,11 @@ def run_project(data):
 
     Returns
     -------
-    tuple
-        Picks by name of the micrograph as Coordinates, folder of the picking's results, path of the model.
+    picks : dict of str to Coordinates
+        By name of the micrograph.
+    folder : Path
+        Results of picking.
+    model : Path
     """
     import pwem.protocols as emprot
     import pyworkflow as pw
@@ -124,10 +127,14 @@ def launch(project, protocol_class, label, pointers=None, **parameters):
     pointers : dict, optional
         Name of the parameter to (protocol, name of its output).
 
+    Returns
+    -------
+    Protocol
+
     Raises
     ------
     ProtocolFailed
-        Where it did not finish; with the end of its log.
+        If it did not finish; with the end of its log.
     """
     protocol = project.newProtocol(protocol_class, **parameters)
     protocol.setObjLabel(label)
@@ -142,13 +149,13 @@ def launch(project, protocol_class, label, pointers=None, **parameters):
 
 
 def failure_of(protocol):
-    """Why a run failed, with the end of its log."""
+    """Error message of a failed run, with the end of its log."""
     log = [*protocol.getLogsLastLines(30, 0), *protocol.getLogsLastLines(30, 1)]
     return "\n".join([f"'{protocol.getObjLabel()}' failed: {protocol.getErrorMessage()}", *log])
 
 
 def write_coordinates(path, micrographs, coordinates):
-    """Write a set of coordinates that Scipion can import.
+    """Write a set of coordinates for import into Scipion.
 
     Parameters
     ----------
@@ -177,7 +184,7 @@ def write_coordinates(path, micrographs, coordinates):
 
 
 def read_picks(coordinates):
-    """Picks of a finished run as Coordinates, by name of the micrograph."""
+    """Coordinates of a finished run by name of the micrograph."""
     import numpy as np
 
     from ..deepem.coordinates.coordinates import Coordinates
@@ -190,7 +197,7 @@ def read_picks(coordinates):
 
 
 def opening_command(environment):
-    """Command line that opens the project in Scipion's window, without scipion-app."""
+    """Command line that opens the project in Scipion's window; it does not require scipion-app."""
     import pyworkflow
 
     script = Path(pyworkflow.__file__).parent / "apps" / "pw_project.py"

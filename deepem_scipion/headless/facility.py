@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From micrographs, which may still be arriving in a folder, to 2D classes in a Scipion project without a display.
 
-`python -m deepem_scipion.headless.facility --micrographs FOLDER --pixel-size A --model FILE --project NAME` runs the workflow of
-templates/facility.json.template. Stopped or failed, the same command goes on.
+`python -m deepem_scipion.headless.facility --micrographs FOLDER --pixel-size A --model FILE --project NAME` runs the
+workflow of templates/facility.json.template. After an interruption or a failure the same command resumes it.
 """
 
 import argparse
@@ -16,27 +16,27 @@ from pathlib import Path
 
 from .demo import prepare_home, say
 
-# In the project: what the template was filled with.
+# Values of the template's fields, in the folder of the project.
 OPTIONS_FILE = "facility.json"
 MASK_PER_DIAMETER = 1.2
 DONE, SOME_FAILED, FAILED = 0, 1, 2
 
 
 class FacilityError(Exception):
-    """The chain cannot be started; with the way out."""
+    """The workflow cannot be started; the message gives the solution."""
 
 
 def main(argv=None):
-    """Run the chain to its end.
+    """Run the workflow to its end.
 
     Returns
     -------
     int
-        0 if all went well, 1 if some micrographs could not be picked, 2 if a run failed or nothing could be done.
+        0 for success, 1 if some micrographs could not be picked, 2 if a run failed or the workflow did not start.
     """
     options = parse(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
             signal.signal(number, signal.default_int_handler)
     try:
         values = values_of(options)
@@ -46,40 +46,42 @@ def main(argv=None):
     except FacilityError as error:
         say(f"error: {error}")
     except KeyboardInterrupt:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes the workflow")
     return FAILED
 
 
 def parse(argv):
-    """Options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m deepem_scipion.headless.facility", description=__doc__.splitlines()[0],
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m deepem_scipion.headless.facility",
+                                     description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--micrographs", type=Path, required=True, metavar="FOLDER", help="where they are or will be")
+    add("--micrographs", type=Path, required=True, metavar="FOLDER", help="folder to which the micrographs are written")
     add("--pattern", default="*.mrc", help="names of the micrographs in the folder")
     add("--pixel-size", type=float, required=True, metavar="A", help="of the micrographs, in angstrom")
     add("--model", type=Path, required=True, metavar="FILE", help="DeepEM model of the particle")
-    add("--project", required=True, metavar="NAME", help="a new project, or the one to go on with")
-    add("--box", type=int, metavar="PX", help="side of the particles' box; None: from the diameter in the model")
+    add("--project", required=True, metavar="NAME", help="a new project, or the one to resume")
+    add("--box", type=int, metavar="PX", help="side of the particle boxes; default: 1.5 diameters of the model")
     add("--classes", type=int, default=50, help="number of 2D classes")
     add("--iterations", type=int, default=25, help="of the 2D classification")
-    add("--timeout", default="12h", help="the import ends after so long without a new micrograph: seconds, or 30m, 12h")
-    add("--file-timeout", default="30", help="a file is complete after so long without a change")
+    add("--timeout", default="12h",
+        help="the import ends after this time without a new micrograph: seconds, or as 30m or 12h")
+    add("--file-timeout", default="30", help="a file is complete after this time without a change, in seconds")
     add("--voltage", type=float, default=300, metavar="KV", help="of the microscope")
     add("--cs", type=float, default=2.7, metavar="MM", help="spherical aberration")
     add("--amplitude", type=float, default=0.1, metavar="SHARE", help="amplitude contrast")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of picking and of classification")
     add("--gpu", type=int, choices=(0, 1), default=0, help="1: picking and classification use a GPU")
     add("--home", type=Path, default=Path("deepem-facility"), metavar="FOLDER",
-        help="Scipion's home if the variable SCIPION_HOME names none; projects are in its userdata/projects")
+        help="Scipion's home unless SCIPION_HOME is set; projects are in its userdata/projects")
     return parser.parse_args(argv)
 
 
 def values_of(options):
-    """What the template's fields are filled with, by their aliases."""
+    """Values of the template's fields by their aliases."""
     from ..deepem.errors import DeepEMError
     from ..deepem.model.files import read_card
-    from ..deepem.network.geometry import BOX_PER_DIAMETER
+    from ..deepem.picking.box import default_box_px
 
     if not options.micrographs.is_dir():
         raise FacilityError(f"--micrographs: there is no folder {options.micrographs}")
@@ -91,12 +93,12 @@ def values_of(options):
     values.update(micrographs=str(options.micrographs.resolve()), model=str(options.model.resolve()),
                   mask=round(MASK_PER_DIAMETER * diameter_angst))
     if values["box"] is None:
-        values["box"] = 2 * round(BOX_PER_DIAMETER * diameter_angst / options.pixel_size / 2)
+        values["box"] = default_box_px(diameter_angst, options.pixel_size)
     return values
 
 
 def run(name, values):
-    """Make or open the project, which becomes the working directory, and run its chain; the exit status."""
+    """Create or open the project, which becomes the working directory, run its workflow, and return the exit status."""
     import pyworkflow as pw
     from pyworkflow.project import Manager
 
@@ -116,7 +118,7 @@ def run(name, values):
         with atomic_write(OPTIONS_FILE) as file:
             json.dump(values, file, indent=1)
     check_options(project.path, values)
-    say(f"{'new' if new else 'going on with'} project {project.path}")
+    say(f"{'new' if new else 'resuming'} project {project.path}")
     with open(OPTIONS_FILE, encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,15 +135,15 @@ def run(name, values):
 
 
 def check_options(path, values):
-    """A project is gone on with only if this command made it, with the same options."""
+    """Check that this command made the project, with the same options."""
     if not os.path.exists(OPTIONS_FILE):
         raise FacilityError(f"{path} was not made by this command; choose another name with --project")
     earlier = json.loads(Path(OPTIONS_FILE).read_text(encoding="utf-8"))
     changed = [f"{name} was {earlier.get(name)} and is {value}" for name, value in values.items()
                if value != earlier.get(name)]
     if changed:
-        raise FacilityError(f"{path} was made with other options: {', '.join(changed)}. Give the same ones to go on, "
-                            "or choose another name with --project")
+        raise FacilityError(f"{path} was made with other options: {', '.join(changed)}. Give the same options to "
+                            "resume it, or choose another name with --project")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Workflows from the plugin's templates, run without a display."""
+"""Workflows from the templates of the plugin, run without a display."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from .demo import failure_of, say
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 FIELD = re.compile(r"~[^~|]*\|([^~|]*)\|\d\|(\w+)~")
-# Begun anew where they were stopped: going on in the middle could lose or double particles.
-BEGUN_ANEW = ("ProtRelionExtractParticles", "ProtRelionClassify2D")
+# Started from scratch after an interruption, because resuming them could lose or duplicate particles.
+RESTARTED = ("ProtRelionExtractParticles", "ProtRelionClassify2D")
 _POLL_S = 2
 
 
@@ -29,14 +29,14 @@ class WorkflowError(Exception):
 
 
 def fill(template, values):
-    """Workflow of a template.
+    """Fill in the fields of a template.
 
     Parameters
     ----------
     template : str
         `facility` or `train-and-pick`.
     values : dict
-        Values of the template's fields by their aliases; other fields keep their defaults.
+        Values of fields by their aliases; other fields keep their defaults.
 
     Returns
     -------
@@ -50,30 +50,36 @@ def fill(template, values):
 def load(project, workflow):
     """Add the runs of a workflow to a project.
 
+    Parameters
+    ----------
+    project : Project
+    workflow : str
+        JSON from `fill`.
+
     Returns
     -------
-    dict
+    dict of str to Protocol
         Runs by their number in the workflow, in its order.
     """
     runs = project.loadProtocols(jsonStr=workflow)
     for entry in json.loads(workflow):
-        runs[entry["object.id"]].setObjLabel(entry["object.label"])  # forgotten by the framework
+        runs[entry["object.id"]].setObjLabel(entry["object.label"])  # ignored by the framework
         project.saveProtocol(runs[entry["object.id"]])
     return runs
 
 
 def use_relion(folder):
-    """Let Scipion use the RELION of the search path if it knows none.
+    """Let Scipion use the RELION in the search path if none is configured.
 
     Parameters
     ----------
     folder : str
-        Where a folder of links `relion-VERSION` is made; the RELION plugin takes the version from its name.
+        Folder for links, in a subfolder `relion-VERSION`: the RELION plugin derives the version from its name.
 
     Raises
     ------
     WorkflowError
-        Where RELION or its plugin is missing.
+        If RELION or its plugin is missing.
     """
     try:
         from relion import Plugin
@@ -84,10 +90,10 @@ def use_relion(folder):
         return
     program = shutil.which("relion_refine")
     if program is None:
-        raise WorkflowError("no RELION was found: RELION_HOME does not name its folder, and relion_refine is not in "
-                            "the search path")
-    told = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    home = Path(folder, "relion-" + re.search(r"\d+\.\d+(\.\d+)?|$", told)[0])
+        raise WorkflowError("RELION was not found; set RELION_HOME to its folder, or add the folder of relion_refine "
+                            "to the search path")
+    output = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    home = Path(folder, "relion-" + re.search(r"\d+\.\d+(\.\d+)?|$", output)[0])
     (home / "bin").mkdir(parents=True, exist_ok=True)
     for path in Path(program).parent.glob("relion_*"):
         if not (home / "bin" / path.name).exists():
@@ -96,32 +102,32 @@ def use_relion(folder):
 
 
 def run_all(project, describe):
-    """Run what is in a project to its end: each run starts as soon as its input allows.
+    """Run the workflow of a project to its end; each run starts as soon as its input allows.
 
-    Runs that were not finished earlier go on. What depends on a run that fails is stopped, the others go on. An
-    interrupt stops all.
+    Runs that were interrupted earlier are resumed. If a run fails those that depend on it are stopped, and the others
+    continue. An interrupt stops all.
 
     Parameters
     ----------
     project : Project
-        Its runs stand in the order in which they depend on each other, as after `load`.
+        Its runs must be in the order of their dependence, as after `load`.
     describe : callable
-        Makes a line of text about all runs, which is shown whenever it changes.
+        Returns a line of text about all runs, which is printed whenever it changes.
 
     Returns
     -------
     bool
         Whether all runs are finished.
     """
-    todo, told = _unfinished(project), None
+    todo, printed = _unfinished(project), None
     try:
         while True:
             runs = project.getRuns(refresh=True, checkPids=True)
             problems = _advance(project, runs, todo)
             line = describe(runs)
-            if line != told:
+            if line != printed:
                 say(line)
-                told = line
+                printed = line
             if not any(run.isActive() for run in runs):
                 break
             time.sleep(_POLL_S)
@@ -134,16 +140,16 @@ def run_all(project, describe):
 
 
 def _unfinished(project):
-    """Numbers of the runs that have to be started; they are made ready for it."""
+    """Prepare runs that have to be started, and return their numbers."""
     todo = set()
     for run in project.getRuns(refresh=True, checkPids=True):
-        # What comes after an unfinished run has not seen all of that run's output.
+        # Runs after an unfinished one have not received all of its output.
         if not (run.isFinished() or run.isActive()) or (todo and _takes_input(run)):
             _stop(project, run)
-            if run.getClassName() in BEGUN_ANEW:
+            if run.getClassName() in RESTARTED:
                 run.runMode.set(MODE_RESTART)
             for _, output in run.iterOutputAttributes(Set):
-                # Stopping closed it, which tells readers that nothing more will come.
+                # Stopping has closed it, and a closed set is complete for its readers.
                 output.enableAppend()
                 output.setStreamState(Set.STREAM_OPEN)
                 output.write()
@@ -155,13 +161,13 @@ def _unfinished(project):
 
 
 def _advance(project, runs, todo):
-    """Start what can be started and stop what cannot be finished; what went wrong, as text."""
+    """Start runs that can start, stop those that cannot finish, and return a list of problems."""
     problems, numbered = [], {run.getObjId(): run for run in runs}
     for run in runs:
         if problems and _takes_input(run):
             _stop(project, run)
         elif run.isActive():
-            _show_input_again(run, numbered)
+            _touch_input(run, numbered)
         elif run.getObjId() in todo:
             reasons = _reasons_to_wait(run, numbered, todo)
             if not reasons:
@@ -174,11 +180,11 @@ def _advance(project, runs, todo):
     return problems
 
 
-def _show_input_again(run, runs):
-    """Make the input of a run that takes it while it grows look new, once it is complete.
+def _touch_input(run, runs):
+    """Touch the complete input of a run that works in streaming.
 
-    Particle extraction overlooks what is added between its first look at the input and the first time that it asks
-    whether the input's file has changed, and would wait for ever if that was the end.
+    Particle extraction misses items added between its first reading of the input and its first check whether the file
+    has changed, and would wait forever if these were the last ones.
     """
     for _, pointer in run.iterInputAttributes():
         if run.worksInStreaming() and isinstance(pointer.get(), Set) and _parent(pointer, runs).isFinished():
@@ -194,11 +200,11 @@ def _takes_input(run):
 
 
 def _reasons_to_wait(run, runs, todo):
-    """Why a run cannot be started yet; nothing if its input is there, or its beginning for one that takes it so."""
+    """Reasons why a run cannot start yet; none if its input is complete, or growing and the run works in streaming."""
     for _, pointer in run.iterInputAttributes():
         parent = _parent(pointer, runs)
-        begun = parent.isFinished() or (parent.isActive() and run.worksInStreaming())
-        if parent.getObjId() in todo or not begun or pointer.get() is None:
+        started = parent.isFinished() or (parent.isActive() and run.worksInStreaming())
+        if parent.getObjId() in todo or not started or pointer.get() is None:
             return [f"there is no {pointer.getExtended()} of '{parent.getObjLabel()}'."]
     return run.validate()
 
@@ -209,7 +215,7 @@ def _stop(project, run):
 
 
 def describe_facility(runs):
-    """How far the runs of the facility template are, as one line."""
+    """Describe the progress of the runs of the facility template in one line."""
     runs = {run.getClassName(): run for run in runs}
     picked = Counter("ok" if found.ok else "failed" for found in picked_micrographs(runs["ProtDeepEMPick"]).values())
     sizes = [getattr(getattr(runs[name], output, None), "getSize", int)()

@@ -1,15 +1,17 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The form of the training protocol."""
+"""Form of the training protocol, and the arguments of the program that follow from it."""
 
 from pyworkflow.protocol import params
 
-from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, TRAINING_PRESETS
-from ..deepem.network.geometry import BOX_PER_DIAMETER
+from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, TRAINING_PRESETS
+from ..deepem.errors import DeepEMError
+from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
+from ..plugin import Plugin
 
 
 class TrainForm:
-    """Parameters of the training. To be inherited together with a protocol."""
+    """Parameters of training. To be inherited together with a protocol."""
 
     # -------------------------- DEFINE param functions -----------------------
     def _defineParams(self, form):
@@ -25,118 +27,207 @@ class TrainForm:
         form.addSection(label="Input")
         form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
                       label="Particle coordinates",
-                      help="Particles to learn from; the micrographs are those which they were picked on. 100 to "
-                           "1000 on 3 to 10 micrographs are usual. All particles of those micrographs should be "
-                           "picked: the rest serves as examples of background.")
+                      help="Particles for training, usually 100 to 1000 on 3 to 10 micrographs. All particles of these "
+                           "micrographs should be picked, because the rest serves as examples of background.")
         form.addParam("particleDiameter", params.FloatParam, default=0, label="Particle diameter (Å)",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="Longest dimension of the particle, usually 80 to 400 Å. Too small a value hides the "
-                           "particle's outline from the network, too large a one lets neighbours into the window. With "
-                           f"0 it is the box size of the coordinates divided by {BOX_PER_DIAMETER:g}.")
-        form.addParam("doContinue", params.BooleanParam, default=False, label="Continue from a model?",
-                      help="Yes: start with the weights of an earlier model of a similar particle, which saves "
-                           "particles and time. The network's layers are then those of that model.")
+                      help="Longest dimension of the particle, usually 80 to 400 Å. If it is too small the network "
+                           "does not see the outline of the particle, if it is too large neighbouring particles are "
+                           f"in the box. 0: the box size of the coordinates divided by {BOX_PER_DIAMETER:g}.")
+        form.addParam("doContinue", params.BooleanParam, default=False, label="Fine-tune a model?",
+                      help="Yes: training starts with the weights of an existing model of a similar particle, which "
+                           "requires fewer particles and less time. The network has the layers of that model.")
         form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", condition="doContinue",
-                      label="Earlier model", help="Model to start with. It is not changed.")
+                      label="Existing model", help="Model with the initial weights. It is not modified.")
 
     def _defineMoreInputParams(self, form):
         form.addSection(label="More examples")
         form.addParam("negativeCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="Verified non-particles",
-                      help="Optional: places on the same micrographs that are not particles, such as ice or carbon "
-                           "edges. Worth the work when the picks contain much of the same contamination.")
+                      label="Background and contaminants",
+                      help="Optional: positions without a particle on the same micrographs, such as ice crystals or "
+                           "edges of carbon. They help if the picks contain much of the same contamination.")
         form.addParam("moreParticles", params.MultiPointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="More verified particles",
-                      help="Optional: further sets of particles to learn from, for instance picks of an earlier model "
-                           "that you looked through. Their micrographs may be others; then not all particles there "
-                           "need to be in the set, because nothing else on those micrographs serves as an example of "
-                           "background. They need the pixel size of the other micrographs.")
+                      label="More particles",
+                      help="Optional: further sets of particles, for instance manually curated picks of an earlier "
+                           "model. They may be on other micrographs of the same pixel size. There, not all particles "
+                           "need to be in the set, because the rest does not serve as background.")
         form.addParam("moreNegatives", params.MultiPointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
-                      label="More verified non-particles",
-                      help="Optional: further sets of places that are not particles, for instance picks of an earlier "
-                           "model that you rejected, on these or other micrographs of the same pixel size.")
+                      label="More background and contaminants",
+                      help="Optional: further sets of positions without a particle, for instance rejected picks of an "
+                           "earlier model, on these or other micrographs of the same pixel size.")
 
     def _defineTrainingParams(self, form):
         form.addSection(label="Training")
-        form.addParam("doTune", params.BooleanParam, default=False, label="Tune the network first?",
-                      help="Yes: many networks and recipes are tried, the automatic one first, and the one whose picks "
-                           "on the validation micrographs are best becomes the model. Worth the time when the usual "
-                           "training leaves much to be desired, or before you pick thousands of micrographs. The "
-                           "report is beside the model. *Continue* goes on with the search.")
+        form.addParam("doTune", params.BooleanParam, default=False, label="Tune network and training?",
+                      help="Yes: many networks and training presets are tried, beginning with the automatic ones, and "
+                           "the model with the best picks on the validation micrographs is kept. Worth the time if "
+                           "an ordinary training is not good enough, or before picking thousands of micrographs. "
+                           "A report is saved next to the model. *Continue* resumes the search.")
         form.addParam("tuneMinutes", params.FloatParam, default=60, condition="doTune", label="Time for tuning (min)",
                       validators=[params.GT(0, error="should be above 0")],
-                      help="Time for the search, in which some ten to a hundred networks should find room: an hour "
-                           "without a GPU, half of it with one. The first network is trained in any case. To "
-                           "search longer raise it and use *Continue*.")
-        form.addParam("trainingPreset", params.EnumParam, choices=TRAINING_PRESETS, default=0, display=params.EnumParam.DISPLAY_HLIST,
-                      condition="not doTune", label="Recipe",
-                      help="*default*: current optimiser, minutes. *paper*: the procedure of the publication, for "
-                           "comparison; slower.")
+                      help="Time for the search. It should allow for 10 to 100 networks: 60 minutes on CPUs, 30 on a "
+                           "GPU. The first network is always trained to the end. To search longer increase the time "
+                           "and use *Continue*.")
+        form.addParam("trainingPreset", params.EnumParam, choices=TRAINING_PRESETS, default=0,
+                      display=params.EnumParam.DISPLAY_HLIST, condition="not doTune", label="Training preset",
+                      help="*default*: a modern optimiser, which takes minutes. *paper*: the procedure of the "
+                           "publication, for comparison; slower.")
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="*paper*: number of times that all examples are shown to the network; *default*: rounds of "
-                           "150 updates. 0: 20. Raise it if the validation figures still improve in the last "
-                           "epochs, as with very noisy micrographs; the best epoch is kept, so too many cost only "
-                           "time.")
-        form.addParam("rounds", params.IntParam, default=1, label="Automatic rounds",
+                      help="An epoch consists of 150 updates with *default*, and of all examples with *paper*. 0: 20 "
+                           "epochs. Use more if the validation loss still decreases in the last epochs, as with very "
+                           "noisy micrographs. The best epoch is kept, so too many only take time.")
+        form.addParam("rounds", params.IntParam, default=1, label="Rounds of training",
                       validators=[params.GE(1, error="should be at least 1")],
-                      help="1: the network is trained once. 2 or more: it then picks the micrographs that it was "
-                           "trained on, and is trained again with what it took for particles wrongly and what it "
-                           "missed, at most so many times. A round that makes no fewer mistakes on the validation "
-                           "micrographs is thrown away and is the last. Helps where picks contain contamination; "
-                           "each further round takes about half as long as the first.")
+                      help="1: the network is trained once. 2 or more: afterwards the training micrographs are picked, "
+                           "and the network is trained again with its false positives and missed particles, up to this "
+                           "many times. A round without improvement on the validation micrographs is discarded and "
+                           "ends the training. Helps if picks contain contamination; each further round takes about "
+                           "half the time of the first.")
         form.addParam("networks", params.IntParam, default=1, expertLevel=params.LEVEL_ADVANCED,
                       label="Networks to average", validators=[params.GE(1, error="should be at least 1")],
-                      help="1 to 5. So many networks are trained, each with another part of the micrographs kept out, "
-                           "and their scores are averaged. More are a little steadier; training and picking take so "
-                           "many times as long.")
+                      help="Usually 1, up to 5. Each network is validated on a different part of the micrographs, and "
+                           "their scores are averaged. Scores become slightly more reproducible; training and picking "
+                           "take this many times longer.")
         form.addParam("validationFraction", params.FloatParam, default=0.2, label="Validation fraction",
                       validators=[params.Range(0, 0.9, error="should be from 0 to 0.9")],
-                      help="Share of the micrographs that is kept out of training to judge the network and to "
-                           "choose the threshold: 0.1 to 0.3. More gives surer figures, less leaves more to learn "
-                           "from. With 0 there are no independent figures.")
+                      help="Fraction of the micrographs that is not used for training but for validation and for the "
+                           "choice of the threshold, usually 0.1 to 0.3. A larger fraction gives more reliable "
+                           "figures, a smaller one leaves more for training. 0: no validation.")
         form.addParam("seed", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED, label="Random seed",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="Any whole number. The same seed on the same machine gives the same model again; "
-                           "another one shows how much the result depends on chance.")
+                      help="Any whole number. The same seed on the same computer gives the same model; different seeds "
+                           "show how much the result depends on chance.")
 
     def _defineNetworkParams(self, form):
         group = form.addGroup("Network", condition="not doContinue and not doTune")
         group.addParam("preset", params.EnumParam, choices=PRESET_LABELS, default=PRESET_AUTO,
                        label="Layers",
-                       help="*automatic*: micrographs are reduced and the layers fitted to the particle diameter. "
-                            "*KLH*, *19S*, *26S*, *inflammasome*: windows of 272, 160, 150 and 112 px as in the "
+                       help="*automatic*: the binning of the micrographs and the layers fit the particle diameter. "
+                            "*KLH*, *19S*, *26S*, *inflammasome*: boxes of 272, 160, 150 and 112 px as in the "
                             "publication. *custom*: the values below.")
         custom = {"condition": f"preset == {PRESET_CUSTOM}",
                   "expertLevel": params.LEVEL_ADVANCED}
-        group.addParam("boxSize", params.IntParam, default=272, label="Window (working px)", **custom,
-                       help="Side of the network's window, in pixels of the reduced micrograph; about 1.5 diameters. "
-                            "It must fit to kernels and pools without remainder; if it does not, values that do are "
-                            "named.")
-        group.addParam("kernels", params.StringParam, default="51 21 10", label="Kernels (working px)", **custom,
-                       help="Sides of the three convolutions. The first should be about a fifth of the window, so "
-                            "that it sees parts of the particle instead of noise.")
-        group.addParam("pools", params.StringParam, default="3 2 2", label="Pools (working px)", **custom,
-                       help="Sides of the three averaging cells, 2 or 3. The first is the scan step.")
+        group.addParam("boxSize", params.IntParam, default=272, label="Box (binned px)", **custom,
+                       help="Side of the input of the network, in pixels of the downsampled micrograph; about 1.5 "
+                            "diameters. Kernels and pools must divide it without remainder; if they do not, values "
+                            "that do are suggested.")
+        group.addParam("kernels", params.StringParam, default="51 21 10", label="Kernels (binned px)", **custom,
+                       help="Sides of the kernels of the three convolutions. The first should be about a fifth of the "
+                            "box, so that it responds to parts of the particle instead of noise.")
+        group.addParam("pools", params.StringParam, default="3 2 2", label="Pools (binned px)", **custom,
+                       help="Sides of the cells of the three average poolings, 2 or 3. The first is the scan step.")
         group.addParam("maps", params.StringParam, default="6 12 12", label="Feature maps",
                        expertLevel=params.LEVEL_ADVANCED, condition=f"preset in ({PRESET_AUTO}, {PRESET_CUSTOM})",
-                       help="Number of feature maps of the three stages, 4 to 32. More can tell more kinds of views "
-                            "apart; they need more particles and time. 12 24 24 with 30 epochs find more on very "
-                            "noisy micrographs if there are many.")
+                       help="Number of feature maps of the three convolutions, 4 to 32. More maps distinguish more "
+                            "views, and need more particles and time. For many, very noisy micrographs 12 24 24 with "
+                            "30 epochs finds more particles.")
         group.addParam("workingSamplingRate", params.FloatParam, default=0, label="Working pixel size (Å)", **custom,
                        validators=[params.GE(0, error="should not be negative")],
-                       help="Micrographs are reduced to this pixel size before the network sees them. 0: the multiple "
-                            "of their own pixel size at which the window measures about 1.5 diameters.")
+                       help="Micrographs are downsampled to this pixel size for the network. 0: the multiple of their "
+                            "own pixel size at which the box measures about 1.5 diameters.")
 
     def _defineWaitingParams(self, form):
         form.addSection(label="Streaming")
-        form.addParam("waitMicrographs", params.IntParam, default=0, label="Micrographs to begin with",
+        form.addParam("waitMicrographs", params.IntParam, default=0, label="Micrographs to start with",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="For coordinates that are still being picked or imported: training begins as soon as so "
-                           "many micrographs have coordinates, with all that are there then; what comes later is left "
-                           "out. If the input ends with fewer, training begins with those. With 0 here and below it "
-                           "waits for the end of the input.")
-        form.addParam("waitParticles", params.IntParam, default=0, label="Particles to begin with",
+                      help="For coordinates that are still being picked or imported: training starts as soon as this "
+                           "many micrographs have coordinates, with all coordinates available at that time; later "
+                           "ones are not used. If the input ends earlier, training starts with what there is. If this "
+                           "and the number of particles are 0, it waits for the end of the input.")
+        form.addParam("waitParticles", params.IntParam, default=0, label="Particles to start with",
                       validators=[params.GE(0, error="should not be negative")],
-                      help="Likewise, the number of coordinates: 100 are a start, 500 are better. Where both numbers "
+                      help="The same for the number of coordinates: 100 are a start, 500 are better. If both numbers "
                            "are given both must be reached.")
+
+    # -------------------------- INFO functions -------------------------------
+    def _geometryErrors(self):
+        """Problems of the layers or the diameter."""
+        try:
+            if self.preset.get() == PRESET_CUSTOM:
+                Geometry(*self._getCustomLayers())
+            elif self.preset.get() == PRESET_AUTO:
+                working = self._getSamplingRate() * auto_binning(self._getDiameter(), self._getSamplingRate())
+                auto_geometry(self._getDiameter() / working, _numbers(self.maps))
+        except (DeepEMError, ValueError) as error:
+            return [f"Network: {error}"]
+        return []
+
+    def _tuningErrors(self):
+        """Problems of parameters that cannot be combined with tuning."""
+        if not self.doTune:
+            return []
+        errors = []
+        if self.doContinue:
+            errors.append("Tuning searches for the best network, but fine-tuning keeps that of the existing model. "
+                          "Choose one of the two.")
+        if not self.validationFraction.get():
+            errors.append("Tuning compares networks on the validation micrographs. Give a validation fraction above 0.")
+        return errors + Plugin.validateModules(["optuna"])
+
+    # -------------------------- UTILS functions ------------------------------
+    def _getSamplingRate(self):
+        """Pixel size of the micrographs, in angstrom."""
+        return self.inputCoordinates.get().getMicrographs().getSamplingRate()
+
+    def _getDiameter(self):
+        """Particle diameter in angstrom, 0 if it is not known."""
+        if self.particleDiameter.get():
+            return self.particleDiameter.get()
+        return (self.inputCoordinates.get().getBoxSize() or 0) * self._getSamplingRate() / BOX_PER_DIAMETER
+
+    def _getCustomLayers(self):
+        """Box, and lists of kernels, pools and maps from the form."""
+        return self.boxSize.get(), _numbers(self.kernels), _numbers(self.pools), _numbers(self.maps)
+
+    def _getPresetWords(self):
+        """Words for the training preset."""
+        preset = "found by tuning" if self.doTune else TRAINING_PRESETS[self.trainingPreset.get()]
+        return f"training preset {preset}"
+
+    def _getArguments(self):
+        """Arguments of the program for training and tuning, except the number of threads and the time."""
+        arguments = ["--micrographs", self._getListFile(), "--coordinates", self._getCoordinatesDir(),
+                     "--diameter", f"{self._getDiameter():.6g}", "--pixel-size", f"{self._getSamplingRate():.6g}",
+                     "--output", self._getModelFile(),
+                     "--validation-fraction", f"{self.validationFraction.get():g}", "--seed", str(self.seed.get())]
+        if self.negativeCoordinates.get() is not None:
+            arguments += ["--negatives", self._getNegativesDir()]
+        for option, pointers, folder in (("--more-particles", self.moreParticles, self._getMoreParticlesDir),
+                                         ("--more-negatives", self.moreNegatives, self._getMoreNegativesDir)):
+            if filled(pointers):
+                arguments += [option, *(folder(number) for number, _ in enumerate(filled(pointers), 1))]
+        if self.epochs.get():
+            arguments += ["--epochs", str(self.epochs.get())]
+        if self.rounds.get() > 1:
+            arguments += ["--rounds", str(self.rounds.get())]
+        if self.networks.get() > 1:
+            arguments += ["--networks", str(self.networks.get())]
+        if self.doTune:
+            return arguments
+        return [*arguments, "--training-preset", TRAINING_PRESETS[self.trainingPreset.get()],
+                *self._getNetworkArguments()]
+
+    def _getNetworkArguments(self):
+        if self.doContinue:
+            return ["--continue-from", self.inputModel.get().getFileName()]
+        if self.preset.get() == PRESET_AUTO:
+            return ["--maps", *map(str, _numbers(self.maps))]
+        if self.preset.get() != PRESET_CUSTOM:
+            return ["--preset", PRESETS[self.preset.get()]]
+        box, kernels, pools, maps = self._getCustomLayers()
+        arguments = ["--box", str(box), "--kernels", *map(str, kernels), "--pools", *map(str, pools),
+                     "--maps", *map(str, maps)]
+        if self.workingSamplingRate.get():
+            arguments += ["--working-pixel-size", f"{self.workingSamplingRate.get():g}"]
+        return arguments
+
+
+def filled(pointers):
+    """Pointers of a list that point to an object."""
+    return [pointer for pointer in pointers if pointer.get() is not None]
+
+
+def _numbers(text):
+    """Whole numbers in a text parameter."""
+    return [int(word) for word in text.get("").replace(",", " ").split()]

@@ -1,25 +1,31 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which micrographs of several sets belong together; they are told apart by name."""
+"""Micrographs that several sets have in common; they are identified by name."""
 
 
 def names_of(items):
-    """Names of the micrographs in a set of micrographs, or of those that have any of a set of coordinates."""
+    """Names of the micrographs in a SetOfMicrographs, or of those with coordinates in a SetOfCoordinates."""
     names = items.getUniqueValues("_micName") if items.getSize() else []
     return {name for name in names if name is not None}
 
 
 def sort_out(reference, referenceMics, picked, pickedMics, countEmpty):
-    """Names of the micrographs that count in a comparison and of those that do not, as sorted lists.
+    """Divide micrographs into those that count in a comparison and those that do not.
 
     Parameters
     ----------
     reference, picked : set of str
-        Micrographs with coordinates.
+        Micrographs with reference coordinates, micrographs with picks.
     referenceMics, pickedMics : set of str
-        All micrographs that the coordinates were picked on.
+        All micrographs of the reference, all micrographs of the picks.
     countEmpty : bool
-        Whether micrographs of the reference count that have no coordinates there.
+        Whether micrographs without any reference coordinate count.
+
+    Returns
+    -------
+    dict of str to list of str
+        Sorted names: `counted`; `missed`, those that count and have no pick; `referenceOnly` and `pickedOnly`, those
+        that do not count.
     """
     known = referenceMics if countEmpty else reference
     counted = known & pickedMics
@@ -28,7 +34,7 @@ def sort_out(reference, referenceMics, picked, pickedMics, countEmpty):
 
 
 def left_out(groups):
-    """Sentences about micrographs that do not count in a comparison or have no pick; for the result of `sort_out`."""
+    """List of sentences about micrographs that do not count or have no pick, for the result of `sort_out`."""
     sentences = {"referenceOnly": "have reference coordinates and are not among the micrographs of the picks: left out",
                  "pickedOnly": "have picks and no reference coordinates: left out",
                  "missed": "have reference coordinates and no pick: all of their particles count as missed"}
@@ -37,6 +43,6 @@ def left_out(groups):
 
 
 def listed(names):
-    """The first three of some names."""
+    """Text with the first three names, and the number of the others."""
     names = sorted(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Comparison of picked particles with reference particles."""
+"""Comparison of picks with reference coordinates."""
 
 import enum
 import os
@@ -9,68 +9,65 @@ import pyworkflow.utils as pwutils
 from pwem.objects import SetOfCoordinates
 from pwem.protocols import EMProtocol
 from pyworkflow import BETA
-from pyworkflow.protocol import STEPS_SERIAL, params
+from pyworkflow.protocol import STEPS_SERIAL
 
 from .. import convert
-from ..deepem.coordinates.regions import checked_region, read_regions, write_regions
+from ..deepem.coordinates.regions import write_regions
 from ..deepem.errors import DeepEMError
-from ..deepem.micrographs.micrograph import read_shape
 from ..deepem.network.geometry import BOX_PER_DIAMETER
+from .form_evaluate import THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_F2, THRESHOLD_FIXED, THRESHOLD_NONE, EvaluateForm
 from .groups import left_out, listed, names_of, sort_out
 from .protocol_base import DeepEMProgram
-
-# The stored number is the position, so new choices go to the end.
-THRESHOLD_NONE, THRESHOLD_F1, THRESHOLD_F2, THRESHOLD_FIXED = range(4)
-THRESHOLD_CHOICES = ("none", "best F1", "best F2", "fixed")
+from .regions import CountedRegions
 
 
 class DeepEMEvaluateOutput(enum.Enum):
     outputCoordinates = SetOfCoordinates
 
 
-class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
-    """ Compares picked particles with reference particles, and cuts the picks at the threshold that does best.
+class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol):
+    """ Compares picks with reference coordinates, and finds the best threshold on their score.
 
-    The reference are particles that you trust: picked by hand, or by another program and looked through. The picks
-    may come from any picker. The result are the precision (the share of picks that are particles), the recall
-    (the share of particles that were found), means of both, and how they depend on the score.
+    The reference are particles that you trust: picked by hand, or picked by a program and manually curated. The picks
+    may come from any picker. The results are the precision (the fraction of picks that are particles), the recall (the
+    fraction of particles that were picked), their means F1 and F2, and their dependence on the score.
 
-    *How picks and particles are matched*
+    *Matching*
 
-    One to one. Pick by pick, the best score first, the nearest reference particle that is within the distance and
-    still free is taken; among equal scores the nearest pair comes first. A second pick on the same particle is a
-    wrong one. With a least distance the picks are thinned before, as picking does it: of picks that are nearer to
-    each other only the best counts. The matching is that of the program's command *deepem evaluate*.
+    One to one. In descending order of score, each pick is matched with the closest reference particle within the
+    matching distance that is still free; among equal scores the closest pair comes first. A second pick on the same
+    particle is a false positive. With a minimum distance, non-maximum suppression is applied first, as in picking: of
+    picks closer to each other only the best counts. The program's command *deepem evaluate* matches in the same way.
 
     *Which micrographs count*
 
-    Micrographs belong together by their names. Those count that have reference particles and are among the
-    micrographs which the picks were made on. If one of them has no pick, all of its particles are missed, also where
-    the picker could not read it. Micrographs with a reference but outside of the picked set, and
-    micrographs with picks but without any reference particle, are left out; the summary names them. If you looked at
-    micrographs and found no particle there, say so below (*Count micrographs without particles*): picks on them are
-    wrong ones then. In those micrographs that count every particle should be in the reference. Where only a part of
-    a micrograph was looked through, give a border or the annotated region; what lies outside does not count.
+    Micrographs are identified by their names. Those with reference particles count if they are among the
+    micrographs of the picks. If one of them has no picks, all of its particles are missed, even if the picker could
+    not read it. Micrographs with reference particles outside of the picked set, and micrographs with picks but without
+    any reference particle, are left out and listed in the summary. If you know that micrographs contain no
+    particle, use *Count micrographs without particles*: picks on them are then false positives. On micrographs that
+    count the reference should be complete. If only a part of a micrograph was annotated, give a border or the annotated
+    region; nothing outside of it counts.
 
     *Pixel sizes*
 
-    The two sets may belong to differently binned versions of the micrographs. Coordinates are then brought to the
-    finer pixels by the ratio of the sampling rates.
+    The two sets may belong to differently binned versions of the micrographs. Coordinates are then scaled to the
+    smaller pixel size by the ratio of the sampling rates.
 
     *Scores and threshold*
 
-    The precision-recall curve needs scores. Those of DeepEM, RELION (figure of merit), crYOLO and Topaz are known;
-    picks without scores, for instance imported ones, all get a score of 1 and the curve has one point. The curve ends
-    where the picks do: pick with a low threshold to see all of it. The figures are given for all picks, or for those
-    with at least a certain score: that of the best F1, that of the best F2 (in which recall counts more), or one of
-    your choice. A threshold that was chosen on the same micrographs looks a little better than it is.
+    The precision-recall curve needs scores. Those of DeepEM, RELION (figure of merit), crYOLO and Topaz are
+    recognised; picks without scores, for instance imported ones, have a score of 1, and the curve has one point. The
+    curve ends at the lowest score of the picks: pick with a low threshold to see all of it. The figures are given for
+    all picks, or for those that reach a threshold: that of the best F1, that of the best F2 (which gives recall more
+    weight), or a fixed one. A threshold chosen on the same micrographs is slightly optimistic.
 
     *Output*
 
-    Figures for each micrograph and over all in figures.json and the curve in curve.png, both in the extra folder of
-    the run; report.html there shows them in a browser, with pictures of micrographs. outputCoordinates, if asked
-    for: all picks, also those on micrographs that do not count, with at least the threshold as their score and the
-    least distance, if one was given, and with everything that they carried before.
+    In the extra folder, figures.json has the figures of each micrograph and of all, curve.png the curve, and
+    report.html both for a browser, with pictures of micrographs. outputCoordinates, if requested, has all picks that
+    reach the threshold and keep the minimum distance, also those on micrographs that do not count, with all of their
+    attributes.
     """
 
     _label = "evaluation"
@@ -78,74 +75,9 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
     _possibleOutputs = DeepEMEvaluateOutput
     stepsExecutionMode = STEPS_SERIAL
 
-    # -------------------------- DEFINE param functions -----------------------
-    def _defineParams(self, form):
-        self._defineInputParams(form)
-        self._defineThresholdParams(form)
-
-    def _defineInputParams(self, form):
-        form.addSection(label="Input")
-        form.addParam("referenceCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
-                      label="Reference coordinates",
-                      help="Particles to compare with. On the micrographs that have any, all particles should be in "
-                           "this set, else right picks count as wrong.")
-        form.addParam("pickedCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
-                      label="Picked coordinates",
-                      help="Picks to judge, with or without scores, on micrographs of the same names. Their pixel size "
-                           "may be another one.")
-        group = form.addGroup("Matching")
-        group.addParam("distance", params.FloatParam, default=0, label="Matching distance (Å)",
-                       validators=[params.GE(0, error="should not be negative")],
-                       help="Greatest distance between the centres of a pick and its particle, usually 0.2 to 0.5 "
-                            "particle diameters. 0: half a particle diameter, where the diameter is the box size of "
-                            "the reference coordinates (of the picked ones if those have none) divided by "
-                            f"{BOX_PER_DIAMETER:g}; that is a third of the box size.")
-        group.addParam("minDistance", params.FloatParam, default=0, expertLevel=params.LEVEL_ADVANCED,
-                       label="Least distance (Å)",
-                       validators=[params.GE(0, error="should not be negative")],
-                       help="Of picks that are nearer to each other than this only the one with the highest score "
-                            "counts, usually half a particle diameter. For picks of programs that mark a particle "
-                            "several times. 0: all picks count.")
-        group = form.addGroup("What counts")
-        group.addParam("border", params.FloatParam, default=0, label="Border (Å)",
-                       validators=[params.GE(0, error="should not be negative")],
-                       help="Particles closer to the edge of the micrograph do not count, nor do wrong picks there: "
-                            "half a box where particles at the edge were left out of the reference. 0: all count.")
-        group.addParam("region", params.StringParam, default="", expertLevel=params.LEVEL_ADVANCED,
-                       label="Annotated region (px)",
-                       help="Instead of a border: x and y where the part with reference particles begins, x and y "
-                            "where it ends, in pixels of the micrographs of the reference, for instance 20 20 1220 "
-                            "1180. It is the same for all micrographs. Empty: the whole micrographs.")
-        group.addParam("regionsFile", params.FileParam, default="", expertLevel=params.LEVEL_ADVANCED,
-                       label="File of annotated regions",
-                       help="Where the annotated region differs between micrographs: a text file with the name of the "
-                            "micrograph and the four numbers per line, parted by blanks or tabs, for instance "
-                            "mic_07.mrc 20 20 1220 1180. What follows a # is a comment. For micrographs that are not "
-                            "in the file the region or the border above holds, or they count as a whole.")
-        group.addParam("countEmpty", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
-                       label="Count micrographs without particles?",
-                       help="Yes: micrographs of the reference that have no reference particle were looked at and hold "
-                            "none, so all picks on them are wrong. No: they were not looked at and are left out.")
-
-    def _defineThresholdParams(self, form):
-        form.addSection(label="Threshold")
-        form.addParam("thresholdMode", params.EnumParam, choices=THRESHOLD_CHOICES, default=THRESHOLD_NONE,
-                      display=params.EnumParam.DISPLAY_HLIST, label="Threshold on the score",
-                      help="Picks with at least this score are judged. *none*: all picks, as they are. *best F1*, "
-                           "*best F2*: the threshold with the greatest F1 or F2 on these micrographs; in F2 recall "
-                           "counts more. *fixed*: the value below.")
-        form.addParam("threshold", params.FloatParam, default=0.5, condition=f"thresholdMode == {THRESHOLD_FIXED}",
-                      label="Threshold",
-                      help="Least score, in the unit of the picker: from 0 to 1 for DeepEM and crYOLO, any number for "
-                           "others.")
-        form.addParam("makeCoordinates", params.BooleanParam, default=False,
-                      label="Make coordinates cut at the threshold?",
-                      help="Yes: the picks with at least the threshold as their score become a new set of coordinates, "
-                           "those on micrographs without reference, too. Their scores are kept.")
-
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
-        # What a step depends on is among its arguments so that Continue does it again after a change.
+        # Continue repeats the steps whose arguments have changed.
         ids = [pointer.getUniqueId() for pointer in self._getInputs()]
         self._insertFunctionStep(self.convertInputStep, ids, self.countEmpty.get(), needsGPU=False)
         self._insertFunctionStep(self.evaluateStep, self._getSettings(), needsGPU=False)
@@ -153,6 +85,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
 
     # -------------------------- STEPS functions ------------------------------
     def convertInputStep(self, inputIds, countEmpty):
+        """Write the .box files of the micrographs that count."""
         reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
         known, lostKnown = convert.coordinates_by_name(reference)
         found, lostFound = convert.coordinates_by_name(picked)
@@ -162,8 +95,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                              "out.")
         groups = sort_out(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
         if not groups["counted"]:
-            raise RuntimeError("No micrograph has reference coordinates that can be used and is among the micrographs "
-                               "of the picks.")
+            raise RuntimeError("No micrograph of the picks has usable reference coordinates. Choose sets on the same "
+                               "micrographs.")
         rates = self._getSamplingRates()
         pixel = min(rates)
         for rate, what in zip(rates, ("reference", "picked")):
@@ -177,6 +110,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                                                         "score": convert.score_attribute(picked)})
 
     def evaluateStep(self, settings):
+        """Run the evaluation and store a summary of its figures."""
         groups = convert.read_json(self._getMicrographsFile())
         pixel, distance, minDistance = groups["pixel_size_angst"], self._getDistance(), self.minDistance.get()
         mode = self.thresholdMode.get()
@@ -194,7 +128,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             write_regions(self._getRegionsFile(), {names[name]: region for name, region in regions.items()})
             arguments += ["--regions", self._getRegionsFile()]
         if mode != THRESHOLD_NONE:
-            # One word, for a number may be negative.
+            # In one word, because the number may be negative.
             arguments.append("--threshold=" + {THRESHOLD_F1: "F1", THRESHOLD_F2: "F2"}.get(
                 mode, repr(self.threshold.get())))
         self.runDeepEM("evaluate", arguments, computes=False)
@@ -208,17 +142,18 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             "mode": THRESHOLD_CHOICES[mode], "threshold": result["threshold"], "figures": result["overall"]})
 
     def createOutputStep(self, makeCoordinates):
+        """Register the picks that reach the threshold, if requested."""
         if not makeCoordinates:
             return
         threshold = convert.read_json(self._getSummaryFile())["threshold"]
         picked = self.pickedCoordinates.get()
         attribute = convert.score_attribute(picked)
-        tooNear = convert.too_near(picked, self.minDistance.get() / self._getSamplingRates()[1])
-        # The picks' own pointer: their micrographs are the output's.
+        suppressed = convert.suppressed_ids(picked, self.minDistance.get() / self._getSamplingRates()[1])
+        # The pointer of the picks, because the output belongs to the same micrographs.
         output = self._createSetOfCoordinates(picked.getMicrographs(asPointer=True))
         output.setBoxSize(picked.getBoxSize())
         for item in picked.iterItems():
-            if item.getObjId() not in tooNear and (
+            if item.getObjId() not in suppressed and (
                     threshold is None or convert.score_of(item, attribute) >= threshold):
                 output.append(item.clone())
         self._defineOutputs(**{DeepEMEvaluateOutput.outputCoordinates.name: output})
@@ -231,19 +166,19 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
         try:
             if self._getCommonRegion() and self.border.get():
-                errors.append("Both a border and an annotated region were given. Set the border to 0 or empty the "
+                errors.append("Both a border and an annotated region were given. Set the border to 0 or clear the "
                               "region.")
         except DeepEMError as error:
             errors.append(str(error))
         if reference is None or picked is None:
-            return errors  # told by the framework
+            return errors  # reported by the framework
         if not reference.getSize():
-            return [*errors, "There are no reference coordinates at all. Choose a set that has some."]
+            return [*errors, "The set of reference coordinates is empty. Choose another one."]
         groups = self._getGroups()
         if not groups["counted"]:
             own, other = groups["referenceOnly"], names_of(picked.getMicrographs())
-            errors.append("No micrograph with reference coordinates is among the micrographs of the picks. The former "
-                          f"are called {listed(own)}, the latter {listed(other)}. Choose sets on the same "
+            errors.append("No micrograph with reference coordinates is among the micrographs of the picks. The "
+                          f"reference has {listed(own)}, the picks have {listed(other)}. Choose sets on the same "
                           "micrographs.")
         else:
             try:
@@ -251,7 +186,8 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             except DeepEMError as error:
                 errors.append(f"File of annotated regions: {error}")
         if not self._getDistance():
-            errors.append("The coordinates have no box size to take the matching distance from. Give the distance.")
+            errors.append("The coordinates have no box size from which to derive the matching distance. Give the "
+                          "distance.")
         return errors
 
     def _warnings(self):
@@ -263,10 +199,10 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         for coordinates, what in ((reference, "reference"), (picked, "picks")):
             mics = coordinates.getMicrographs()
             if len(names_of(mics)) < mics.getSize():
-                warnings.append(f"Several micrographs of the {what} have the same name. They are taken for one, "
-                                "because micrographs are told apart by name here.")
+                warnings.append(f"Several micrographs of the {what} have the same name. They are treated as one, "
+                                "because micrographs are identified by name here.")
         if picked.getSize() and convert.score_attribute(picked) is None:
-            warnings.append("The picks carry no score: each counts with a score of 1, and the curve has one point.")
+            warnings.append("The picks have no scores: each counts with a score of 1, and the curve has one point.")
         return warnings
 
     def _summary(self):
@@ -285,18 +221,17 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             f"{best['precision']:.3f}, recall {best['recall']:.3f})" if best["threshold"] is not None
             else f"no best {beta}, as there are no picks"
             for beta, best in (("F1", figures["best_F1"]), ("F2", figures["best_F2"]))))
-        matching = ("Matching: one to one; pick by pick, best score first, with the nearest particle still free within "
-                    f"{found['distance_angst']:.1f} Å ({found['distance_angst'] / pixel:.1f} px of {pixel:.2f} Å), the "
-                    "nearest pair first among equal scores")
-        least = found.get("min_distance_angst")  # not there in runs of earlier versions
-        non_maximum_suppression = f"; of picks nearer to each other than {least:.1f} Å only the best" if least else ""
-        summary.append(matching + non_maximum_suppression)
+        summary.append("Matching: one to one, in descending order of score, with the closest free particle within "
+                       f"{found['distance_angst']:.1f} Å ({found['distance_angst'] / pixel:.1f} px of {pixel:.2f} Å)")
+        if found["min_distance_angst"]:
+            summary[-1] += (", after non-maximum suppression with a minimum distance of "
+                            f"{found['min_distance_angst']:.1f} Å")
         if found["region_px"]:
             x0, y0, x1, y1 = (round(value, 1) for value in found["region_px"])
             summary.append(f"Counted region: {x0:g} to {x1:g} px in x, {y0:g} to {y1:g} px in y")
-        elif found.get("regions"):
-            summary.append(f"Counted region: a part of its own of {found['regions']} micrographs, see regions.tsv in "
-                           "the extra folder")
+        elif found["regions"]:
+            summary.append(f"Counted regions: different for each of {found['regions']} micrographs, see regions.tsv "
+                           "in the extra folder")
         if os.path.exists(self._getReportFile()):
             summary.append(f"Report for a browser: {self._getReportFile()}")
         return summary + left_out(found)
@@ -305,13 +240,13 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         found = convert.read_json(self._getSummaryFile())
         if not found:
             return []
-        figures, least = found["figures"], found.get("min_distance_angst")
-        non_maximum_suppression = f", thinned to a least distance of {least:.0f} Å," if least else ""
+        figures, distance = found["figures"], found["min_distance_angst"]
+        suppressed = f" after non-maximum suppression with a minimum distance of {distance:.0f} Å" if distance else ""
         return [f"On {len(found['counted'])} micrographs {figures['picks']} picks ({self._getThresholdWords(found)})"
-                f"{non_maximum_suppression} were matched one to one, by falling score, with {figures['truth']} reference particles "
-                f"within {found['distance_angst']:.0f} Å. The precision was {figures['precision']:.2f}, the recall "
-                f"{figures['recall']:.2f} and the average precision {figures['AP']:.2f}, determined with the program "
-                "deepem [Zhu2017]."]
+                f"{suppressed} were matched one to one, in descending order of score, with {figures['truth']} "
+                f"reference particles within {found['distance_angst']:.0f} Å. The precision was "
+                f"{figures['precision']:.2f}, the recall {figures['recall']:.2f} and the average precision "
+                f"{figures['AP']:.2f}, determined with the program deepem [Zhu2017]."]
 
     def _citations(self):
         return ["Zhu2017"]
@@ -339,7 +274,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         return self._getExtraPath("regions.tsv")
 
     def _getSummaryFile(self):
-        # The figures without the curve, which may be long.
+        # Without the curve, which may be long.
         return self._getExtraPath("summary.json")
 
     def _getInputs(self):
@@ -350,7 +285,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
         return [pointer.get().getMicrographs().getSamplingRate() for pointer in self._getInputs()]
 
     def _getSettings(self):
-        """What the figures depend on beside the coordinates."""
+        """Settings that determine the figures, in addition to the coordinates."""
         file = self.regionsFile.get("")
         changed = os.path.getmtime(file) if os.path.exists(file) else None
         mode = self.thresholdMode.get()
@@ -358,7 +293,7 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                 mode, self.threshold.get() if mode == THRESHOLD_FIXED else None]
 
     def _getGroups(self):
-        """How the micrographs of the two sets belong together, as far as it is known without reading positions."""
+        """Micrographs that count and others, see `sort_out`, without reading positions."""
         names = []
         for pointer in self._getInputs():
             coordinates = pointer.get()
@@ -372,12 +307,12 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
                 if mic.getMicName() in names}
 
     def _getResultNames(self, mics):
-        """Names of the files of micrographs by their names in Scipion."""
+        """Names of the files of micrographs by the name in Scipion."""
         results = convert.result_names(mics.values())
         return {name: results[mic.getObjId()] for name, mic in mics.items()}
 
     def _writeMicrographList(self, names):
-        """Write a list of those micrographs in whose pixels the coordinates are; `names` are those of the files."""
+        """Write a list of micrographs, of the set with the smaller pixels; `names` are those of the files."""
         finest = min(reversed(self._getInputs()), key=lambda pointer: pointer.get().getMicrographs().getSamplingRate())
         mics = [mic.clone() for mic in finest.get().getMicrographs() if mic.getMicName() in names]
         path = self._getExtraPath("lists", "micrographs.txt")
@@ -392,54 +327,6 @@ class ProtDeepEMEvaluate(DeepEMProgram, EMProtocol):
             if pointer.get().getBoxSize():
                 return pointer.get().getBoxSize() * rate / BOX_PER_DIAMETER / 2
         return 0
-
-    def _getCommonRegion(self):
-        """The annotated region of all micrographs in pixels of the reference; None if none was given."""
-        text = self.region.get("")
-        try:
-            values = [float(word) for word in text.replace(",", " ").split()]
-        except ValueError:
-            raise DeepEMError(f"Annotated region: {text!r} was found; give four numbers such as 20 20 1220 1180.") \
-                from None
-        return checked_region(values, "Annotated region") if values else None
-
-    def _readRegions(self, mics):
-        """Annotated regions from the file by name of the micrograph, in pixels of the reference."""
-        if not self.regionsFile.get(""):
-            return {}
-        names = {result: name for name, result in self._getResultNames(mics).items()}
-        return read_regions(self.regionsFile.get(), {**names, **{name: name for name in mics}})
-
-    def _getRegions(self, pixel, mics):
-        """Parts of micrographs that count, by name, in pixels of the given size; a micrograph without counts whole."""
-        rates = self._getSamplingRates()
-        region = self._getCommonRegion()
-        given = {**(dict.fromkeys(mics, region) if region else {}), **self._readRegions(mics)}
-        regions = {name: tuple(value * rates[0] / pixel for value in values) for name, values in given.items()}
-        others = {name: mic for name, mic in mics.items() if name not in regions} if self.border.get() else {}
-        # The distance from the edge of the first pixel, whose centre is 0.
-        low = self.border.get() / pixel - 0.5
-        for name, (rows, cols) in self._getShapes(others).items():
-            high = [size * rates[1] / pixel - low - 1 for size in (cols, rows)]
-            if min(high) <= low:
-                raise RuntimeError(f"A border of {self.border.get():g} Å leaves nothing of {name} with {cols} x {rows} "
-                                   f"px at {rates[1]:.4g} Å/px. Give a smaller one.")
-            regions[name] = (low, low, *high)
-        return regions
-
-    def _getShapes(self, mics):
-        """Rows and columns of micrographs by name, in pixels of the picks."""
-        shapes = {}
-        for name, mic in mics.items():
-            try:
-                shapes[name] = read_shape(mic.getFileName())
-            except DeepEMError as error:
-                self.warning(f"Its size stays unknown and is taken to be that of the others: {error}")
-        if mics and not shapes:
-            raise RuntimeError("The size of no micrograph could be read, so a border cannot be left out. Set it to 0, "
-                               "or give the annotated region.")
-        least = tuple(map(min, zip(*shapes.values())))  # that of all, as a rule
-        return {name: shapes.get(name, least) for name in mics}
 
     def _getThresholdWords(self, found):
         if found["threshold"] is None:

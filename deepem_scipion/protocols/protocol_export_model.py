@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Export of a trained network to a file outside of the project."""
+"""Export of a trained model to a file outside of the project."""
 
 import os
 import re
@@ -14,26 +14,27 @@ from .. import convert
 
 
 class ProtDeepEMExportModel(EMProtocol):
-    """ Copies a trained DeepEM network to a file outside of the project.
+    """ Exports a trained DeepEM model to a file outside of the project.
 
-    There it can be kept, given to others, read by *deepem_scipion - import model* in another project, or used with
+    The file can be archived, shared, imported into another project by *deepem_scipion - import model*, or used with
     the program *deepem* without Scipion.
 
     *What is in the file*
 
-    The weights and the card of the model: particle, pixel sizes, network, threshold, how it was trained and what the
-    validation said. There are no micrographs and no coordinates in it, but the names of the micrographs of the
-    training are. It takes less than a megabyte, or a few with several networks.
+    The weights and the card of the model: particle, pixel sizes, network, threshold, training, and validation figures.
+    It contains neither micrographs nor coordinates, but the names of the training micrographs. Its size
+    is below one megabyte, or a few megabytes with several networks.
 
     *Folder and name*
 
-    Any folder that you may write to, outside of the project, so that the model outlives it.
-    The name says what the model is for and when it was trained: apoferritin-120A-2026-11-23.deepem is a model for
-    apoferritin with a diameter of 120 Å. A file that is there already is never replaced unless you say so.
+    Any folder with write permission. It should be outside of the project, so that the model outlives it.
+    The file is named after the particle, its diameter and the day of the training:
+    apoferritin-120A-2026-11-23.deepem is a model for apoferritin with a diameter of 120 Å. An existing file is only
+    replaced if you ask for it.
 
     *Output*
 
-    The file, whose name the summary tells. There is nothing new in the project.
+    The file; the summary shows its path. There is no output in the project.
     """
 
     _label = "export model"
@@ -45,13 +46,14 @@ class ProtDeepEMExportModel(EMProtocol):
     def _defineParams(self, form):
         form.addSection(label="Export")
         form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", important=True, label="Model",
-                      help="Network that was trained in or imported into this project.")
+                      help="Model that was trained in this project or imported into it.")
         form.addParam("folder", params.FolderParam, important=True, label="Folder",
-                      help="Where the file goes; the folder is made if it does not exist.")
+                      help="Folder for the file; created if it does not exist.")
         form.addParam("particle", params.StringParam, default="", label="Name of the particle",
-                      help="First part of the name of the file, for instance apoferritin. Empty: particle.")
+                      help="First part of the file name, for instance apoferritin. Empty: particle.")
         form.addParam("overwrite", params.BooleanParam, default=False, label="Replace an existing file?",
-                      help="Yes: a file of the same name in that folder is replaced. No: the run is refused then.")
+                      help="Yes: a file of the same name in the folder is replaced. No: the run does not start if "
+                           "there is one.")
 
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
@@ -60,6 +62,7 @@ class ProtDeepEMExportModel(EMProtocol):
 
     # -------------------------- STEPS functions ------------------------------
     def exportStep(self, source, target, overwrite):
+        """Copy the file of the model."""
         if os.path.exists(target) and not overwrite:
             raise RuntimeError(_occupied(target))
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -70,7 +73,7 @@ class ProtDeepEMExportModel(EMProtocol):
     def _validate(self):
         model = self.inputModel.get()
         if model is None or not self.folder.get():
-            return []  # told by the framework
+            return []  # reported by the framework
         if not os.path.exists(model.getFileName()):
             return [f"The file of the model, {model.getFileName()}, is missing. Train or import it again."]
         if os.path.exists(self._getTarget()) and not (self.overwrite or self.isFinished()):
@@ -82,7 +85,7 @@ class ProtDeepEMExportModel(EMProtocol):
 
     def _summary(self):
         if not self.summaryVar.hasValue():
-            return ["The model is not exported yet."]
+            return ["The model has not been exported yet."]
         return [f"Exported to {self.summaryVar}"]
 
     def _methods(self):
@@ -102,4 +105,4 @@ class ProtDeepEMExportModel(EMProtocol):
 
 
 def _occupied(target):
-    return f"{target} is there already. Choose another folder or name, or have it replaced."
+    return f"{target} already exists. Choose another folder or name, or replace the existing file."

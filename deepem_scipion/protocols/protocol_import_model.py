@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Import of a trained network from a file."""
+"""Import of a trained model from a file."""
 
 import enum
 import os
@@ -20,31 +20,31 @@ class DeepEMImportModelOutput(enum.Enum):
 
 
 class ProtDeepEMImportModel(ProtImport):
-    """ Brings a trained DeepEM network from a file into the project.
+    """ Imports a trained DeepEM model from a file.
 
     A model that was trained once, in another project or by the program *deepem* outside of Scipion, picks other
-    micrographs of the same particle without being trained again, and is a good start for training on a similar one.
+    micrographs of the same particle without further training, and is a good start for fine-tuning on a similar one.
 
     *Where model files come from*
 
-    From *deepem_scipion - export model* in another project, or from the commands *deepem train* and *deepem tune*.
-    Models of earlier versions of the plugin can be read; those of later versions with another format are refused.
+    From *deepem_scipion - export model* in another project, from the extra folder of a training run, or from the
+    commands *deepem train* and *deepem tune*.
 
     *What is checked*
 
-    The file is read completely before anything is copied: its weights belong to its card, and the card says all that
-    picking needs. It holds arrays and text only, so that reading a file from elsewhere runs no code.
+    The file is read completely before it is copied: its weights must match its card, and the card must state all that
+    picking needs. The file contains only arrays and text, so that reading a file of unknown origin runs no code.
 
     *Whether it suits your micrographs*
 
-    The summary shows the card: particle, contrast, pixel sizes, the network, how it was trained, and how well it
-    picked the micrographs that were kept out of the training. The pixel size of your micrographs may differ, since
-    they are brought to that of the network; the particle and the sign of the contrast may not.
+    The summary shows the card: particle, contrast, pixel sizes, network, training, and how well the model picked its
+    validation micrographs. The pixel size of your micrographs may differ, because they are resampled to the working
+    pixel size of the model; the particle and the sign of the contrast should be the same.
 
     *Output*
 
-    outputModel: the network with its threshold and figures. The file is copied into the folder of this run, so the
-    original may be moved or deleted afterwards.
+    outputModel: the model with its threshold and validation figures. The file is copied into the folder of this run,
+    so the original can be moved or deleted afterwards.
     """
 
     _label = "import model"
@@ -56,8 +56,8 @@ class ProtDeepEMImportModel(ProtImport):
     def _defineParams(self, form):
         form.addSection(label="Import")
         form.addParam("modelFile", params.FileParam, important=True, label="Model file",
-                      help="File that was written by *deepem_scipion - export model*, by *deepem train* or *deepem "
-                           "tune*, or the model in the extra folder of a training run of another project.")
+                      help="File written by *deepem_scipion - export model*, *deepem train* or *deepem tune*, or the "
+                           "model in the extra folder of a training run.")
 
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
@@ -65,6 +65,7 @@ class ProtDeepEMImportModel(ProtImport):
 
     # -------------------------- STEPS functions ------------------------------
     def importStep(self, path):
+        """Copy the file and register the model."""
         card, copy = convert.read_card(path), self._getExtraPath(MODEL_FILE)
         convert.copy_model(path, copy)
         model = convert.model_of_card(copy, card)
@@ -75,9 +76,9 @@ class ProtDeepEMImportModel(ProtImport):
     def _validate(self):
         path = self.modelFile.get()
         if not path:
-            return []  # told by the framework
+            return []  # reported by the framework
         if not os.path.isfile(path):
-            return [f"Model file: {path} is not there, or is a folder. Choose a file."]
+            return [f"Model file: {path} does not exist, or is a folder. Choose a file."]
         try:
             convert.model_of_card(path, convert.read_card(path))
         except RuntimeError as error:
@@ -96,8 +97,8 @@ class ProtDeepEMImportModel(ProtImport):
         model = getattr(self, DeepEMImportModelOutput.outputModel.name, None)
         if model is None:
             return []
-        return [f"A DeepEM network [Zhu2017] with windows of {model.getBoxSize()} px at "
-                f"{model.getWorkingSamplingRate():.2f} Å/px was taken over, which had been trained on "
+        return [f"A DeepEM network [Zhu2017] with boxes of {model.getBoxSize()} px at "
+                f"{model.getWorkingSamplingRate():.2f} Å/px was imported, which had been trained on "
                 f"{model._numberOfParticles} particles with a diameter of {model.getDiameter():.0f} Å."]
 
     def _citations(self):

@@ -2,48 +2,51 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Further sets of coordinates from the candidates of a picking run."""
 
-import os
-
 import pyworkflow.utils as pwutils
 from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
 from pyworkflow.object import Pointer
 
 from .. import convert
+from ..deepem.picking.results import PickingResults
 
 OUTPUT = ProtParticlePickingOutput.outputCoordinates.name
 
 
 class ReviewedPicks:
-    """Lets a viewer store what other limits make of the candidates. To be inherited together with a picking."""
+    """Registers picks made with other limits. To be inherited together with the picking protocol."""
 
     def getMicrographsByResult(self):
-        """Copies of the input micrographs by the name of their result files."""
-        # Of those that share a name the last one was picked.
+        """Return copies of the input micrographs by the name of their result files."""
+        # Of several micrographs with the same name the last one was picked.
         mics = {mic.getMicName(): mic.clone() for mic in self.getInputMicrographs()}
         names = convert.result_names(mics.values())
         return {names[mic.getObjId()]: mic for mic in mics.values()}
 
     def registerPicks(self, review, reasons, comment):
-        """Store picks as a further output, outputCoordinates_2 and so on, step by step.
+        """Store picks as a further output, outputCoordinates_2 and so on, one micrograph at a time.
 
-        The .box files from which the coordinates are read, as those of the run itself, are in a folder of their own,
-        picks_2 and so on, beside that of the run.
+        Their .box files are in a separate folder, picks_2 and so on, next to the results of the run.
 
         Parameters
         ----------
         review : Review
-        reasons : (n,) str
-            Of its candidates.
+        reasons : (n,) str array
+            Reason of each candidate of the review.
         comment : str
-            Says where they come from.
+            Comment of the output.
 
         Yields
         ------
         int
-            Number of micrographs stored so far. The output is there when no more comes.
+            Number of micrographs stored so far. The output is registered after the last one.
+
+        Raises
+        ------
+        RuntimeError
+            If the run is still active, or some of its micrographs are no longer in its input.
         """
         if self.isActive():
-            raise RuntimeError("The run has not finished. Register further coordinates when it has.")
+            raise RuntimeError("The run has not finished. Register further coordinates after its end.")
         mics = self.getMicrographsByResult()
         lost = [result for result in review.names if result not in mics]
         if lost:
@@ -56,7 +59,7 @@ class ReviewedPicks:
         pwutils.makePath(folder)
         coordinates = self._createSetOfCoordinates(self.inputMicrographs, suffix)
         for number, result in enumerate(review.names, start=1):
-            path = os.path.join(folder, result + ".box")
+            path = PickingResults(folder).path("box", result)
             review.write_picks(result, reasons, path, coordinates.getBoxSize())
             for item in convert.read_picks(path, mics[result]):
                 coordinates.append(item)

@@ -16,15 +16,15 @@ SIZE = "1500x950"
 @functools.cache
 def _server():
     """An X server for as long as this process lives, since Tk never lets go of one; its name, and what keeps it up."""
-    told, tells = os.pipe()
+    reader, writer = os.pipe()
     alive, _ = os.pipe()  # its other end is closed when this process is no more
-    keeper = subprocess.Popen(["sh", "-c", 'Xvfb "$@" & cat >/dev/null; kill $!', "sh", "-displayfd", str(tells),
+    keeper = subprocess.Popen(["sh", "-c", 'Xvfb "$@" & cat >/dev/null; kill $!', "sh", "-displayfd", str(writer),
                                "-screen", "0", f"{SIZE}x24", "-nolisten", "tcp"],
-                              stdin=alive, pass_fds=[tells], stderr=subprocess.DEVNULL,
+                              stdin=alive, pass_fds=[writer], stderr=subprocess.DEVNULL,
                               start_new_session=True)
-    os.close(tells)
+    os.close(writer)
     os.close(alive)
-    with open(told) as number:
+    with open(reader) as number:
         return f":{number.readline().strip()}", keeper
 
 

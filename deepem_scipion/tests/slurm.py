@@ -99,7 +99,7 @@ def slurm(cpus=8, gpus=2):
 
 
 def jobs():
-    """All jobs since the start as Slurm tells of them, by id, in the order in which they were submitted."""
+    """All jobs since the start, as listed by Slurm, by id, in the order in which they were submitted."""
     lines = subprocess.run(["scontrol", "-o", "show", "job"], check=True, capture_output=True, text=True).stdout
     each = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines.splitlines() if line.startswith("JobId=")]
     return {int(job["JobId"]): job for job in sorted(each, key=lambda job: int(job["JobId"]))}

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What docs/facility.md tells: its commands are run as they stand there, in a small night.
+"""The commands of docs/facility.md, on a small set of micrographs.
 
 With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_facility
 """
@@ -26,9 +26,9 @@ from pyworkflow.project import Manager
 from pyworkflow.template import LocalTemplate, Validations
 from pyworkflow.tests import BaseTest
 
-from deepem_scipion import facility
-from deepem_scipion.constants import PROGRAM_MODULE
+from deepem_scipion.headless import facility
 from deepem_scipion.headless.workflows import FIELD, TEMPLATES, fill
+from deepem_scipion.program import MODULE
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "facility.md"
@@ -86,12 +86,12 @@ class TestTemplates(unittest.TestCase):
         self.assertEqual(set(values), aliases)
         self.assertEqual((values["box"], values["mask"]), (120, 144))
 
-    def test_a_missing_folder_or_model_is_told(self):
+    def test_a_missing_folder_or_model_is_reported(self):
         for arguments, message in ((["--micrographs", "nowhere", "--model", __file__], "there is no folder nowhere"),
                                    (["--micrographs", ".", "--model", __file__], "test_facility.py")):
-            with redirect_stdout(StringIO()) as told:
+            with redirect_stdout(StringIO()) as output:
                 self.assertEqual(facility.main([*arguments, "--pixel-size", "1", "--project", "none"]), 2)
-            self.assertIn(message, told.getvalue())
+            self.assertIn(message, output.getvalue())
 
 
 @needs_relion
@@ -107,7 +107,7 @@ class TestFacility(BaseTest):
         for path in cls.paths("12345"):
             os.utime(path, (time.time() - 60,) * 2)  # complete for a while
         model = cls.folder / "model.safetensors"
-        subprocess.run([sys.executable, "-m", PROGRAM_MODULE, "train", "--micrographs", *cls.paths("123"),
+        subprocess.run([sys.executable, "-m", MODULE, "train", "--micrographs", *cls.paths("123"),
                         "--coordinates", cls.folder / "coordinates", "--pixel-size", str(BINNED_ANGST), "--diameter",
                         str(SCENE.diameter_angst), "--epochs", str(EPOCHS), "--output", model],
                        check=True, capture_output=True)
@@ -116,8 +116,8 @@ class TestFacility(BaseTest):
             "https_proxy": "http://127.0.0.1:9",  # Scipion would look for templates elsewhere, too
             "MICROGRAPHS": str(cls.folder / "binned"), "PIXEL_SIZE": str(BINNED_ANGST), "MODEL": str(model),
             "PROJECT": "night", "BOX": str(BOX), "MASK": "480", "CLASSES": "2", "ITERATIONS": "2", "TIMEOUT": "5"}
-        told = cls.finish(cls.start(code_under("A night at a facility") + "echo $RELION_HOME"))[0]
-        cls.environment["RELION_HOME"] = told.split()[-1]
+        output = cls.finish(cls.start(code_under("A night at a facility") + "echo $RELION_HOME"))[0]
+        cls.environment["RELION_HOME"] = output.split()[-1]
         if find_spec("scipion"):
             # Scipion's scheduler, which keeps the output open, mostly sleeps; meanwhile the other tests run.
             cls.log = cls.folder / "template.log"
@@ -157,12 +157,12 @@ class TestFacility(BaseTest):
 
     def follow(self, process, text):
         """Read what a shell writes until a text comes."""
-        told = []
+        output = []
         for line in process.stdout:
-            told.append(line)
+            output.append(line)
             if text in line:
                 return
-        self.fail(f"{text} did not come: {''.join(told)}")
+        self.fail(f"{text} did not come: {''.join(output)}")
 
     def check(self, project, micrographs):
         """All particles of all good micrographs came as far as the classes, and each once."""
@@ -177,7 +177,7 @@ class TestFacility(BaseTest):
         self.assertEqual(sorted(places), sorted(picks))
         self.assertEqual(sum(each.getSize() for each in runs["ProtRelionClassify2D"].outputClasses), len(picks))
 
-    def test_the_command_goes_on_after_an_interrupt_and_a_bad_micrograph_costs_no_other(self):
+    def test_the_command_resumes_after_an_interrupt_and_a_bad_micrograph_does_not_stop_the_others(self):
         arriving = self.folder / "arriving"
         arriving.mkdir()
         *first, late, bad = self.paths("12354")
@@ -188,37 +188,37 @@ class TestFacility(BaseTest):
         command, changes = code_under("One command"), {"MICROGRAPHS": str(arriving), "TIMEOUT": "600"}
         running = self.start(f"exec {command}", **changes)
         self.follow(running, "3 picked, 1 failed")
-        told, status = self.finish(self.start(command, **changes))
+        output, status = self.finish(self.start(command, **changes))
         self.assertEqual(status, 2)
-        self.assertIn("another command is running", told)
+        self.assertIn("another command is running", output)
         os.killpg(running.pid, signal.SIGTERM)  # to the command and all that it has started
-        told, status = self.finish(running)
+        output, status = self.finish(running)
         self.assertEqual(status, 2)
-        self.assertIn("the same command goes on", told)
+        self.assertIn("the same command resumes", output)
 
         shutil.copy2(late, arriving)
         running = self.start(command, **changes)
         self.follow(running, "5 micrographs imported")
-        told, status = self.finish(self.start(code_under("Watching", 0)))
+        output, status = self.finish(self.start(code_under("Watching", 0)))
         self.assertEqual(status, 0)
-        self.assertIn(first[0].stem, told)
+        self.assertIn(first[0].stem, output)
         self.assertEqual(self.finish(self.start(code_under("Watching", 1)))[1], 0)
-        told, status = self.finish(running)
-        self.assertEqual(status, 1, told)
-        self.assertIn("5 micrographs imported, 4 picked, 1 failed", told)
-        self.assertRegex(told, "[12] classes; running: nothing")
-        self.assertIn(f"not picked: {bad.stem}", told)
+        output, status = self.finish(running)
+        self.assertEqual(status, 1, output)
+        self.assertIn("5 micrographs imported, 4 picked, 1 failed", output)
+        self.assertRegex(output, "[12] classes; running: nothing")
+        self.assertIn(f"not picked: {bad.stem}", output)
         self.check(Manager().loadProject("night"), [*first, late])
 
-        told, status = self.finish(self.start(command, **changes, CLASSES="3"))
+        output, status = self.finish(self.start(command, **changes, CLASSES="3"))
         self.assertEqual(status, 2)
-        self.assertIn("classes was 2 and is 3", told)
+        self.assertIn("classes was 2 and is 3", output)
 
     @needs_app
     def test_the_script_runs(self):
         (self.folder / "night.py").write_text(code_under("A script"))
-        told, status = self.finish(self.start("python -m scipion python night.py"))
-        self.assertEqual(status, 0, told)
+        output, status = self.finish(self.start("python -m scipion python night.py"))
+        self.assertEqual(status, 0, output)
         self.check(Manager().loadProject("night-script"), self.paths("12345"))
 
     @needs_app

@@ -25,7 +25,6 @@ from pyworkflow.object import Float, Integer, Pointer
 from pyworkflow.protocol import MODE_RESTART
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.convert import read_failed
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
@@ -131,7 +130,7 @@ class TestDeepEMProtocols(BaseTest):
             self.assertGreaterEqual((distances.min(axis=0) < DIAMETER_PX / 6).mean(), 0.85, name)
             self.assertGreaterEqual((distances.min(axis=1) < DIAMETER_PX / 6).mean(), 0.85, name)
 
-    def test_the_model_describes_itself(self):
+    def test_the_model_shows_its_figures(self):
         model = self.train.outputModel
         self.assertTrue(os.path.exists(model.getFileName()))
         self.assertFalse(os.path.isabs(model.getFileName()))
@@ -173,7 +172,7 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, {name.replace(" ", ""): found for name, found in centres.items()})
         self.assertFalse(os.path.exists("INTRUDED"))
 
-    def test_a_damaged_micrograph_stops_nothing_and_is_tried_again(self):
+    def test_a_damaged_micrograph_does_not_stop_the_others_and_is_tried_again(self):
         folder = os.path.join(self.folder, "damaged")
         os.mkdir(folder)
         names = ("a.mrc", "b.mrc", "c.mrc")
@@ -183,7 +182,7 @@ class TestDeepEMProtocols(BaseTest):
         os.truncate(os.path.join(folder, "b.mrc"), 2000)
         protocol = self.pick(mics, streamingBatchSize=2)
         self.assertPicked(protocol, {name: centres[name] for name in ("a.mrc", "c.mrc")})
-        self.assertEqual(list(read_failed(protocol._getExtraPath("picks", "failed.tsv"))), ["b"])
+        self.assertEqual(list(protocol.getResults().read_failed()), ["b"])
         self.assertIn("*1 micrographs failed*", "\n".join(protocol.summary()))
 
         before = Counter({name: len(found) for name, found in self.positions(protocol).items()})
@@ -192,7 +191,7 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, centres)
         after = {name: len(found) for name, found in self.positions(protocol).items()}
         self.assertEqual({name: after[name] for name in before}, before)
-        self.assertEqual(read_failed(protocol._getExtraPath("picks", "failed.tsv")), {})
+        self.assertEqual(protocol.getResults().read_failed(), {})
         self.assertNotIn("failed", "\n".join(protocol.summary()))
 
     def test_the_run_fails_with_the_reason_if_all_micrographs_do(self):
@@ -209,7 +208,7 @@ class TestDeepEMProtocols(BaseTest):
         self.assertIn("a.mrc", protocol.getErrorMessage())
         self.assertFalse(hasattr(protocol, "outputCoordinates"))
 
-    def test_continue_neither_loses_nor_doubles_coordinates(self):
+    def test_continue_neither_loses_nor_duplicates_coordinates(self):
         protocol = self.pick(self.mics, streamingBatchSize=2)
         complete = self.positions(protocol)
         # As after a crash: one micrograph not picked, all stored, and none noted as stored.
@@ -273,7 +272,7 @@ class TestDeepEMProtocols(BaseTest):
         with open(protocol._getExtraPath("picks", "candidates", "first.tsv")) as file:
             self.assertGreater(len(list(csv.reader(file, delimiter="\t"))), 20)
 
-    def test_training_goes_on_from_a_model_and_learns_what_no_particle_is(self):
+    def test_a_model_is_fine_tuned_with_given_negatives(self):
         rng = np.random.default_rng(5)
         other = self.importCoordinates(self.mics, {TRAINING[0]: rng.integers(20, 360, (30, 2))})
         protocol = self.newProtocol(ProtDeepEMTrain, epochs=1, numberOfThreads=2, useGpu=False, doContinue=True,
@@ -300,7 +299,7 @@ class TestDeepEMProtocols(BaseTest):
         self.launchProtocol(protocol)
         return protocol
 
-    def test_training_takes_verified_sets_of_other_micrographs_in_rounds(self):
+    def test_training_takes_sets_on_other_micrographs_and_several_rounds(self):
         third = self.importCoordinates(self.mics, {TRAINING[2]: self.centres[TRAINING[2]][:10]})
         rng = np.random.default_rng(6)
         free = self.importCoordinates(self.mics, {TRAINING[2]: rng.integers(20, 360, (5, 2))})
@@ -308,11 +307,11 @@ class TestDeepEMProtocols(BaseTest):
         self.assertEqual(protocol.outputModel._numberOfParticles.get(), 2 * 24 + 10)
         self.assertEqual(protocol.outputModel._numberOfMicrographs.get(), 3)
         summary = "\n".join(protocol.summary())
-        self.assertIn("More verified particles: 10\nMore verified non-particles: 5", summary)
+        self.assertIn("More particles: 10\nMore background and contaminants: 5", summary)
         self.assertIn("58 particles, 2 networks averaged", summary)
         self.assertEqual(len(self.proj.getSourceParents(protocol.outputModel)), 3)
 
-    def test_tuning_makes_a_model_and_goes_on_with_continue(self):
+    def test_tuning_makes_a_model_and_is_resumed_by_continue(self):
         protocol = self.train_on(epochs=1, doTune=True, tuneMinutes=0.01)
         self.assertEqual(protocol.outputModel._numberOfTrials.get(), 1)
         self.assertIn("tuned over 1 trainings", "\n".join(protocol.summary()))
@@ -371,7 +370,7 @@ def near(rng, places, shape):
 
 
 def as_arrays(centres, factor=1):
-    """What the metrics take, by name without extension, from (x, y) or (x, y, score) by name."""
+    """Input of the metrics, by name without extension, from (x, y) or (x, y, score) by name."""
     found = {}
     for name, rows in centres.items():
         centres_xy = factor * np.array([row[:2] for row in rows], float).reshape(-1, 2)
@@ -524,7 +523,7 @@ class TestDeepEMEvaluation(BaseTest):
         self.assertIn("30 to 400 px in x, 20 to 280 px in y", "\n".join(protocol.summary()))
         self.assertNotIn("d.mrc", "\n".join(protocol.summary()))
 
-        # Continue judges anew after a change.
+        # Continue evaluates again after a change.
         protocol.thresholdMode.set(2)
         protocol.makeCoordinates.set(True)
         self.launchProtocol(protocol)
@@ -533,7 +532,7 @@ class TestDeepEMEvaluation(BaseTest):
         self.assertEqual(len(self.rows(protocol.outputCoordinates)),
                          sum(in_file(row[2]) >= threshold for rows in self.found.values() for row in rows))
 
-    def test_picks_of_binned_micrographs_are_brought_to_the_pixels_of_the_reference(self):
+    def test_picks_of_binned_micrographs_are_scaled_to_the_pixels_of_the_reference(self):
         found = {name: [(x // 2, y // 2, score) for x, y, score in rows] for name, rows in self.found.items()}
         picks = self.importCoordinates(self.binned, found, box=31)
         protocol = self.compare(picks)
@@ -555,9 +554,9 @@ class TestDeepEMEvaluation(BaseTest):
         self.assertEqual(figures, self.expected(("a.mrc", "b.mrc", "c.mrc"), found, threshold=1.0))
         self.assertEqual(figures["curve"]["threshold"], [1.0])
         self.assertEqual(protocol.outputCoordinates.getSize(), picks.outputCoordinates.getSize())
-        self.assertIn("no score", "\n".join(protocol.warnings()))
+        self.assertIn("no scores", "\n".join(protocol.warnings()))
 
-    def test_coordinates_that_cannot_be_used_and_sets_without_picks_stop_nothing(self):
+    def test_unusable_coordinates_and_sets_without_picks_are_tolerated(self):
         def spoil(item, number):
             if number == 0:
                 item._x.set(None)
@@ -599,7 +598,7 @@ class TestDeepEMEvaluation(BaseTest):
         errors = self.compare(self.picks, elsewhere, launch=False)._validate()
         self.assertEqual(len(errors), 1)
         self.assertIn("No micrograph with reference coordinates is among the micrographs of the picks", errors[0])
-        self.assertIn("called e.mrc, the latter a.mrc, b.mrc, c.mrc and 2 more", errors[0])
+        self.assertIn("reference has e.mrc, the picks have a.mrc, b.mrc, c.mrc and 2 more", errors[0])
 
         # The other way round it is the picks that have no box size, and both.
         self.assertEqual(self.compare(elsewhere, self.picks, launch=False)._getDistance(), 50)
@@ -612,9 +611,9 @@ class TestDeepEMEvaluation(BaseTest):
         nothing.setMicrographs(self.mics.outputMicrographs)
         protocol.referenceCoordinates.set(nothing)
         protocol.referenceCoordinates.setExtended(None)
-        self.assertIn("no reference coordinates at all", protocol._validate()[0])
+        self.assertIn("set of reference coordinates is empty", protocol._validate()[0])
 
-    def test_a_border_is_left_out_of_every_micrograph_and_regions_of_a_file_come_first(self):
+    def test_a_border_is_excluded_from_every_micrograph_without_a_region_in_the_file(self):
         table = os.path.join(self.folder, "regions.txt")
         with open(table, "w") as file:
             file.write("# name x0 y0 x1 y1\nb 10 20 100 200\nmics/c.mrc\t0\t0\t50.5\t60\ne.mrc 0 0 5 5\n")
@@ -632,7 +631,7 @@ class TestDeepEMEvaluation(BaseTest):
         with self.assertRaisesRegex(RuntimeError, "leaves nothing of a.mrc with 440 x 300 px"):
             protocol._getRegions(PIXEL_ANGST, mics)
 
-    def test_picks_too_near_to_better_ones_neither_count_nor_stay(self):
+    def test_picks_too_close_to_better_ones_are_removed_from_figures_and_output(self):
         protocol = self.compare(self.picks, minDistance=35, thresholdMode=2, makeCoordinates=True)
         found = self.figures(protocol)
         known = as_arrays({name: self.known[name] for name in ("a.mrc", "b.mrc", "c.mrc")})
@@ -646,10 +645,10 @@ class TestDeepEMEvaluation(BaseTest):
         for name, x, y, _ in rows:
             self.assertEqual([row[1:3] for row in rows if row[0] == name and np.hypot(row[1] - x, row[2] - y) < 14],
                              [(x, y)])
-        self.assertIn("of picks nearer to each other than 35.0 Å only the best", "\n".join(protocol.summary()))
-        self.assertIn("thinned to a least distance of 35 Å", protocol._methods()[0])
+        self.assertIn("after non-maximum suppression with a minimum distance of 35.0 Å", "\n".join(protocol.summary()))
+        self.assertIn("after non-maximum suppression with a minimum distance of 35 Å", protocol._methods()[0])
 
-    def test_regions_of_a_file_hold_for_their_micrographs_and_one_unreadable_micrograph_stops_nothing(self):
+    def test_regions_of_a_file_apply_to_their_micrographs_and_an_unreadable_micrograph_is_tolerated(self):
         table = os.path.join(self.folder, "regions of b.txt")
         with open(table, "w") as file:
             file.write("b.mrc 30 20 400 280\n")
@@ -662,11 +661,11 @@ class TestDeepEMEvaluation(BaseTest):
         counted, inner = ("a.mrc", "b.mrc", "c.mrc"), (9.5, 9.5, 429.5, 289.5)
         self.assertEqual(self.figures(protocol), self.expected(counted, region={"a": inner, "b": (30, 20, 400, 280),
                                                                                 "c": inner}))
-        self.assertIn("a part of its own of 3 micrographs", "\n".join(protocol.summary()))
+        self.assertIn("different for each of 3 micrographs", "\n".join(protocol.summary()))
         with open(protocol._getLogsPath("run.stdout")) as file:
-            self.assertIn("Its size stays unknown and is taken to be that of the others", file.read())
+            self.assertIn("The size of a micrograph is assumed to be that of the others", file.read())
 
-        # Continue judges anew when the file has changed; one that cannot be used is refused before the start.
+        # Continue evaluates again when the file has changed; an invalid one is refused before the start.
         with open(table, "w") as file:
             file.write("a 30 20 400 280\nb 0 0 200 200\nc 0 0 10 10\n")
         os.utime(table, (1, 1))

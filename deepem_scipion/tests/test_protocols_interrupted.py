@@ -18,7 +18,6 @@ import psutil
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.convert import read_failed
 from deepem_scipion.protocols import ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as simulated
 
@@ -94,7 +93,7 @@ class TestDeepEMInterrupted(BaseTest):
         self.assertEqual(alive, [])
         self.proj._updateProtocol(protocol, checkPid=True)
 
-    def test_whatever_is_killed_amid_a_batch_the_run_continues_to_what_it_would_have_been(self):
+    def test_a_run_killed_during_a_batch_continues_to_the_same_result_whatever_was_killed(self):
         third, kept = (os.path.join(self.folder, name) for name in ("c.mrc", "kept"))
         os.rename(third, kept)
         os.mkfifo(third)  # whoever reads it waits, here in the middle of the second batch
@@ -136,9 +135,9 @@ class TestDeepEMInterrupted(BaseTest):
         self.assertEqual(len(folders), 4)
         self.assertEqual(os.stat(protocol._getExtraPath("picks", "a.box")), first)
         with open(protocol._getLogsPath("run.stdout")) as file:
-            self.assertIn("amid a batch, which is tried once more", file.read())
+            self.assertIn("during a batch, which is tried once more", file.read())
 
-    def test_a_run_killed_while_it_writes_and_registers_neither_loses_nor_doubles_coordinates(self):
+    def test_a_run_killed_while_it_writes_and_registers_neither_loses_nor_duplicates_coordinates(self):
         protocol = self.pick(streamingBatchSize=1)
         for place in (protocol._getExtraPath("picks", "a.box"), protocol._getExtraPath("DONE", "mic_000001.TXT"),
                       protocol._getPath("coordinates.sqlite")):
@@ -149,7 +148,7 @@ class TestDeepEMInterrupted(BaseTest):
         self.assertEqual(self.rows(protocol), self.expected)
         self.assertEqual(protocol.outputCoordinates.getSize(), sum(map(len, self.expected.values())))
 
-    def test_bad_micrographs_of_any_kind_stop_nothing_are_told_and_tried_again(self):
+    def test_bad_micrographs_of_any_kind_are_reported_and_tried_again_and_the_others_picked(self):
         folder = os.path.join(self.folder, "bad")
         os.mkdir(folder)
         good = {"good.mrc": "a.mrc", "well.mrc": "b.mrc"}
@@ -177,7 +176,7 @@ class TestDeepEMInterrupted(BaseTest):
         protocol = self.pick(mics, streamingBatchSize=3)
         self.launchProtocol(protocol)
         self.assertEqual(self.rows(protocol), {name: self.expected[source] for name, source in good.items()})
-        failed = read_failed(protocol._getExtraPath("picks", "failed.tsv"))
+        failed = protocol.getResults().read_failed()
         self.assertEqual(set(failed), set(reasons))
         for name, reason in reasons.items():
             self.assertIn(reason, failed[name])

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Models that come from files and go to files, and micrographs unlike those of the training.
+"""Import and export of models, and micrographs that differ from those of the training.
 
 The model is made by hand, so that nothing needs to be trained: it finds dark discs on a brighter surround.
 """
@@ -31,7 +31,7 @@ RECORD = {"contrast": "dark", "training_preset": "default", "seed": 7, "training
 
 
 def disc_model(record=RECORD):
-    """A network that darkens, averages, and compares the middle of its window with the rest of it."""
+    """A network that inverts, averages, and compares the middle of its box with the rest of it."""
     geometry = Geometry(36, (5, 3, 2), (2, 2, 2), (1, 1, 1))
     weights = {name: np.zeros(shape, np.float32) for name, shape in geometry.weight_shapes().items()}
     for layer, gain, bias in (("conv1", -4, 0), ("conv2", 6, -3), ("conv3", 6, -3)):
@@ -101,7 +101,7 @@ class TestDeepEMModels(BaseTest):
             self.launchProtocol(protocol)
         return protocol
 
-    def test_an_imported_model_tells_what_its_card_says(self):
+    def test_an_imported_model_shows_its_card(self):
         model = self.model.outputModel
         self.assertFalse(os.path.isabs(model.getFileName()))
         self.assertNotEqual(os.path.realpath(model.getFileName()), os.path.realpath(self.file))
@@ -113,7 +113,7 @@ class TestDeepEMModels(BaseTest):
             self.assertIn(words, summary)
         self.assertIn("96 particles with a diameter of 100 Å", self.model._methods()[0])
 
-    def test_a_model_goes_through_a_file_into_another_project_and_picks_micrographs_of_different_sizes(self):
+    def test_an_exported_model_is_imported_into_another_project_and_picks_micrographs_of_different_sizes(self):
         folder = os.path.join(self.folder, "my models", "new")
         exported = self.export(folder, particle="apo ferritin/1")
         path = os.path.join(folder, "apo_ferritin_1-100A-2026-03-04.deepem")
@@ -142,21 +142,21 @@ class TestDeepEMModels(BaseTest):
         finally:
             os.chdir(here)
 
-    def test_an_existing_file_is_replaced_only_when_told(self):
+    def test_an_existing_file_is_replaced_only_on_request(self):
         path = os.path.join(self.folder, "particle-100A-2026-03-04.deepem")
         with open(path, "w") as file:
             file.write("mine")
         error, = self.export(self.folder, launch=False)._validate()
-        self.assertIn(f"{path} is there already", error)
+        self.assertIn(f"{path} already exists", error)
         protocol = self.export(self.folder, launch=False)
-        with self.assertRaisesRegex(RuntimeError, "is there already"):  # made after the form was checked
+        with self.assertRaisesRegex(RuntimeError, "already exists"):  # made after the form was checked
             protocol.exportStep(self.file, path, False)
         with open(path) as file:
             self.assertEqual(file.read(), "mine")
         self.export(self.folder, overwrite=True)
         self.assertEqual(os.path.getsize(path), os.path.getsize(self.file))
 
-    def test_what_is_no_model_is_refused_before_the_start(self):
+    def test_files_that_are_no_model_are_refused_before_the_start(self):
         with open(self.file, "rb") as file:
             content = file.read()
         paths = {}
@@ -166,13 +166,13 @@ class TestDeepEMModels(BaseTest):
                 file.write(made)
         damaged = disc_model()
         damaged.networks[0]["dense.bias"][:] = np.nan
-        for name, model in (("nan", damaged), ("untold", disc_model({}))):
+        for name, model in (("nan", damaged), ("incomplete", disc_model({}))):
             paths[name] = os.path.join(self.folder, name)
             save_model(paths[name], model)
         paths |= {"folder": self.folder, "absent": os.path.join(self.folder, "absent")}
         for name, words in {"text": "not a DeepEM model", "short": "not a DeepEM model", "empty": "not a DeepEM model",
-                            "nan": "values that are not finite", "untold": "card does not tell training",
-                            "folder": "is not there, or is a folder", "absent": "is not there"}.items():
+                            "nan": "values that are not finite", "incomplete": "card does not state training",
+                            "folder": "does not exist, or is a folder", "absent": "does not exist"}.items():
             error, = ProtDeepEMImportModel(modelFile=paths[name])._validate()
             self.assertIn(words, error, name)
             self.assertIn(paths[name], error, name)
@@ -189,12 +189,12 @@ class TestDeepEMModels(BaseTest):
         coordinates = picks.outputCoordinates
         self.assertEqual(coordinates.getBoxSize(), 30)
         self.assertEqual(coordinates.getMicrographs().getSamplingRate(), 2 * PIXEL_ANGST)
-        # Not what the model was trained on, and brought to the pixels of the network all the same.
+        # Resampled to the working pixel size of the model.
         self.assertIn("5.00 Å/px, those of the training 2.50 Å/px", picks.warnings()[0])
-        self.assertIn("micrographs reduced by a factor of 1.50; those of the training had 2.50 Å/px",
+        self.assertIn("micrographs downsampled by a factor of 1.50; training micrographs had 2.50 Å/px",
                       "\n".join(picks.summary()))
 
-    def test_inverted_micrographs_are_told_and_all_figures_are_there_for_monitors(self):
+    def test_inverted_micrographs_are_reported_and_all_figures_are_available_to_monitors(self):
         inverted = {name: (-pixels, centres) for name, (pixels, centres) in self.mics.items()}
         picks = self.pick(self.proj, self.model, inverted, PIXEL_ANGST, streamingBatchSize=2)
         summary = "\n".join(picks.summary())

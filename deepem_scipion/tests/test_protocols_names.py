@@ -24,7 +24,7 @@ from pyworkflow.project import Manager
 from pyworkflow.protocol.executor import StepExecutor
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion import Plugin
+from deepem_scipion import program
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.protocols import (
     ProtDeepEMEvaluate,
@@ -87,9 +87,9 @@ class TestDeepEMNames(BaseTest):
                             numberOfThreads=1, binThreads=2, useGpu=False, streamingBatchSize=0)
         self.assertEqual(len(picks.outputCoordinates.getUniqueValues("_micId")), 2)
         self.assertEqual(picks._getFailed(), {})
-        judged = self.launch(ProtDeepEMEvaluate, {"referenceCoordinates": (picks, "outputCoordinates"),
+        evaluated = self.launch(ProtDeepEMEvaluate, {"referenceCoordinates": (picks, "outputCoordinates"),
                                                   "pickedCoordinates": (picks, "outputCoordinates")})
-        self.assertIn("Precision 1.000, recall 1.000", "\n".join(judged.summary()))
+        self.assertIn("Precision 1.000, recall 1.000", "\n".join(evaluated.summary()))
         exported = self.launch(ProtDeepEMExportModel, {"inputModel": (model, "outputModel")},
                                folder=os.path.join(self.folder, "out " + HOSTILE), particle=HOSTILE)
         copy = exported._getTarget()
@@ -107,21 +107,21 @@ class TestDeepEMNames(BaseTest):
         self.assertTrue(train._geometryErrors())
         self.assertFalse(os.path.exists("INTRUDED"))
 
-    def test_a_real_shell_hands_all_arguments_over_unchanged(self):
-        told = os.path.join(self.folder, "told")
-        program = os.path.join(self.folder, "echo 100% %(GPU)s.py")
-        with open(program, "w") as file:
+    def test_a_real_shell_passes_all_arguments_unchanged(self):
+        written = os.path.join(self.folder, "written")
+        script = os.path.join(self.folder, "echo 100% %(GPU)s.py")
+        with open(script, "w") as file:
             file.write("import json, os, sys\n"
-                       f"json.dump([sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES']], open({told!r}, 'w'))\n")
+                       f"json.dump([sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES']], open({written!r}, 'w'))\n")
         protocol = self.project.newProtocol(ProtDeepEMPick, binThreads=3, gpuList="0 2")
         for gpus in ([], [0], [0, 2]):
             protocol._stepsExecutor = StepExecutor(None, gpuList=gpus)
             protocol._stepsExecutor.setProtocol(protocol)
             protocol.setHostConfig(self.project.getHostConfig("localhost"))
             with mock.patch.object(protocol_base, "GPU_DEVICES", (os.devnull,) * bool(gpus)), \
-                    mock.patch.object(Plugin, "getProgram", lambda: shlex.join([sys.executable, program])):
+                    mock.patch.object(program, "shell_text", lambda: shlex.join([sys.executable, script])):
                 protocol.runDeepEM("pick", [HOSTILE, "", "a\tb", *HOSTILE.split()])
-            with open(told) as file:
+            with open(written) as file:
                 words, visible = json.load(file)
             self.assertEqual(words, ["pick", HOSTILE, "", "a\tb", *HOSTILE.split(), "--threads", "3"])
             self.assertEqual(visible, ",".join(map(str, gpus)))

@@ -94,7 +94,7 @@ class TestDeepEMQueue(BaseTest):
         cls.waitFor(lambda: not protocol.isActive(), protocol)
         if not protocol.isFinished():
             raise AssertionError("\n".join([protocol.getErrorMessage(), *protocol.getLogsLastLines(30, 1)]))
-        # The protocol tells that it is finished a moment before its job ends.
+        # The protocol is marked as finished a moment before its job ends.
         cls.waitFor(lambda: not set(slurm.unfinished()) - set(before), protocol)
         return [job for number, job in slurm.jobs().items() if number not in before]
 

@@ -37,7 +37,7 @@ needs_relion = unittest.skipIf(MISSING, f"not installed: {', '.join(MISSING)}")
 
 
 def simulate(folder, number, seed):
-    """Write micrographs to `full`, reduced by two to `binned`, and their particles there to `coordinates`.
+    """Write micrographs to `full`, binned by two to `binned`, and their particles there to `coordinates`.
 
     Returns the centres in binned pixels by name of the micrograph.
     """
@@ -58,7 +58,7 @@ def simulate(folder, number, seed):
 
 
 def training_fields(folder):
-    """What the template train-and-pick is filled with."""
+    """Values of the fields of the template train-and-pick."""
     return {"micrographs": folder / "binned", "coordinates": folder / "coordinates", "pixel_size": BINNED_ANGST,
             "box": BOX, "diameter": SCENE.diameter_angst, "epochs": EPOCHS, "threads": 2}
 
@@ -112,7 +112,7 @@ class TestDeepEMAndRelion(BaseTest):
             for axis in (0, 1):
                 self.assertGreaterEqual((distances.min(axis) < SCENE.diameter_angst / BINNED_ANGST / 4).mean(), 0.85)
 
-    def test_what_needs_a_run_that_failed_is_not_started_and_the_reason_is_told(self):
+    def test_runs_after_a_failed_one_are_not_started_and_the_reason_is_printed(self):
         broken = self.folder / "broken"
         broken.mkdir()
         for name in self.centres:
@@ -121,13 +121,13 @@ class TestDeepEMAndRelion(BaseTest):
         os.chdir(project.path)
         try:
             load(project, fill("train-and-pick", {**training_fields(self.folder), "coordinates": broken}))
-            with redirect_stdout(StringIO()) as told:
+            with redirect_stdout(StringIO()) as output:
                 self.assertFalse(run_all(project, show_status))
             self.assertEqual([run.getStatus() for run in project.getRuns()], ["finished", "failed", "saved", "saved"])
         finally:
             os.chdir(self.proj.path)
-        self.assertIn("'import coordinates' failed", told.getvalue())
-        self.assertIn("rlnCoordinateY", told.getvalue())
+        self.assertIn("'import coordinates' failed", output.getvalue())
+        self.assertIn("rlnCoordinateY", output.getvalue())
 
     def test_scores_and_centres_reach_the_particles_and_their_classes(self):
         from relion.protocols import ProtRelionClassify2D

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Training in a project that is killed and goes on, and training that waits for its input.
+"""Training in a project that is killed and resumed, and training that waits for its input.
 
 With pytest, or in a Scipion installation: scipion3 tests deepem_scipion.tests.test_protocols_training
 """
@@ -25,7 +25,7 @@ from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as common
 
 EPOCHS = 6
-DIAMETER = 105  # large enough for the micrographs to be reduced, which is faster
+DIAMETER = 105  # large enough for the micrographs to be downsampled, which is faster
 
 
 @unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
@@ -56,7 +56,7 @@ class TestDeepEMTraining(BaseTest):
         return protocol
 
     def log(self, protocol):
-        """All that a run has written so far."""
+        """Logs of a run so far."""
         text = ""
         for name in ("run.stdout", "run.stderr"):
             if os.path.exists(path := protocol._getLogsPath(name)):
@@ -93,7 +93,7 @@ class TestDeepEMTraining(BaseTest):
             process.kill()
         self.waitFor(protocol.isFailed, protocol, mayFail=True)
 
-    def test_killed_training_goes_on_from_the_last_epoch_whatever_was_killed(self):
+    def test_killed_training_resumes_after_the_last_epoch_whatever_was_killed(self):
         protocol = self.training(self.importCoordinates(self.mics, self.centres), epochs=EPOCHS)
         for number, victims in enumerate((slice(1, 2), slice(0, 1), slice(0, 2)), 1):
             self.proj.launchProtocol(protocol, wait=False)
@@ -101,10 +101,10 @@ class TestDeepEMTraining(BaseTest):
             self.kill(protocol, *self.processes(protocol)[victims])
         self.launchProtocol(protocol)
         log = self.log(protocol)
-        begun = [int(number) for number in re.findall(f"going on after epoch (\\d+)/{EPOCHS}", log)]
-        self.assertEqual(len(begun), 3)
-        self.assertTrue(1 <= begun[0] <= begun[1] <= begun[2] < EPOCHS, begun)
-        self.assertLess(1, begun[2])
+        resumed = [int(number) for number in re.findall(f"going on after epoch (\\d+)/{EPOCHS}", log)]
+        self.assertEqual(len(resumed), 3)
+        self.assertTrue(1 <= resumed[0] <= resumed[1] <= resumed[2] < EPOCHS, resumed)
+        self.assertLess(1, resumed[2])
         self.assertEqual(log.count(f"epoch 1/{EPOCHS}:"), 1)
         self.assertIn("taken over by a later run", log)  # said by the program whose protocol was killed
         self.assertEqual(os.listdir(os.path.dirname(protocol._getModelFile())).count("model.safetensors.checkpoint"), 0)
@@ -117,7 +117,7 @@ class TestDeepEMTraining(BaseTest):
         self.assertEqual((stored.getDiameter(), protocol.outputModel.getDiameter()), (120, 120))
         self.assertEqual(self.log(protocol).count("going on after epoch"), 3)
 
-    def test_waiting_training_may_be_killed_and_takes_what_is_there_when_the_input_ends(self):
+    def test_waiting_training_may_be_killed_and_starts_when_the_input_ends(self):
         coordinates = self.importCoordinates(self.mics, {common.TRAINING[0]: self.centres[common.TRAINING[0]]})
         file = coordinates.outputCoordinates.getFileName()
         self.grow(file, {})
@@ -132,7 +132,8 @@ class TestDeepEMTraining(BaseTest):
         self.waitForLog(protocol, "3 micrographs with particles (2 so far)")
         self.grow(file, {}, Set.STREAM_CLOSED)
         self.waitFor(protocol.isFinished, protocol)
-        self.assertIn("Training began with 2 micrographs with 48 particles at the end of the input, fewer than wanted.",
+        self.assertIn("Training started with 2 micrographs with 48 particles at the end of the input, fewer than "
+                      "requested.",
                       protocol.summary())
         self.assertEqual(protocol.outputModel._numberOfMicrographs.get(), 2)
 
@@ -179,7 +180,7 @@ class TestDeepEMTraining(BaseTest):
         self.waitForLog(train, "3 micrographs with particles (2 so far)", *runs)
         common.write_micrographs(folder, ("c.mrc",), seed=7)
         self.waitForLog(train, "epoch 1/2:", *runs)
-        self.assertIn("Training began with 3 micrographs with 72 particles; the input was still growing.",
+        self.assertIn("Training started with 3 micrographs with 72 particles; the input was still growing.",
                       train.summary())
         mics.stopImport(None)
         self.waitFor(lambda: all(protocol.isFinished() for protocol in runs), *runs)

@@ -7,19 +7,18 @@ import shutil
 import time
 import tkinter as tk
 from collections import Counter
+from dataclasses import replace
 from unittest import mock
 
-import mrcfile
 import numpy as np
 from pwem.viewers import viewer_coordinates
 from pyworkflow import Config
 from pyworkflow.object import Pointer
 from pyworkflow.viewer import DESKTOP_TKINTER, MessageView
 
-from deepem_scipion.deepem.picking.candidates import read_candidates
-from deepem_scipion.deepem.picking.review import read_settings
-from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.picking.summary import append_table
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.selection import select
+from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 
 from .display import screenshot
@@ -57,20 +56,18 @@ class TestPickViewer(WithWorkflow):
 
     def stored(self, limits):
         """Reasons of the stored candidates of each micrograph, with the picker's own function."""
-        folder = os.path.join(self.pick.getCoordsDir(), "candidates")
-        return {name: select(read_candidates(os.path.join(folder, f"{name}.tsv"))[0], limits) for name in NAMES}
+        results = self.pick.getResults()
+        return {name: select(results.read_candidates(name)[0], limits, PIXEL_ANGST) for name in NAMES}
 
     def limits(self, **changes):
-        settings = read_settings(self.pick.getCoordsDir())
-        return Limits(**{"threshold": settings["threshold"], "std_range": tuple(settings["std_range"]),
-                         "min_distance_px": settings["min_distance_angst"] / PIXEL_ANGST, **changes})
+        return replace(self.pick.getResults().read_settings().limits, **changes)
 
     def test_it_begins_with_the_picks_of_the_run(self):
         window = self.open()
         screenshot("picks")
         self.assertEqual(list(window.entries), NAMES)
         counts = Counter(item.getMicName() for item in self.pick.outputCoordinates)
-        self.assertEqual({name: window.entries[name]["picks"] for name in NAMES},
+        self.assertEqual({name: window.entries[name].picks for name in NAMES},
                          {os.path.splitext(name)[0]: number for name, number in counts.items()})
         self.assertEqual([window.table.values(name)[1] for name in NAMES], list(counts.values()))
         marks = len(window.canvas.find_withtag("mark"))
@@ -88,7 +85,7 @@ class TestPickViewer(WithWorkflow):
         self.move(window, "low", low)
         window.panel.set("threshold", middle)  # the scores differ by less than a step of the slider
         self.wait(window, lambda: window._refreshing is None)
-        limits = self.limits(threshold=middle, min_distance_px=140 / PIXEL_ANGST,
+        limits = self.limits(threshold=middle, min_distance_angst=140,
                              std_range=(round(low, 3), round(high, 3)))
         expected = self.stored(limits)
         self.assertEqual({reason for each in expected.values() for reason in each},
@@ -125,7 +122,7 @@ class TestPickViewer(WithWorkflow):
         self.wait(window, lambda: window._refreshing is None)
         self.assertAlmostEqual(window.panel.limits().threshold, 0.4, delta=0.005)
         expected = self.stored(window.panel.limits())["third"]
-        self.assertEqual(window.entries["third"]["picks"], (expected == "picked").sum())
+        self.assertEqual(window.entries["third"].picks, (expected == "picked").sum())
 
     def test_keys_and_headings_lead_through_the_micrographs(self):
         window = self.open()
@@ -137,16 +134,16 @@ class TestPickViewer(WithWorkflow):
         self.wait(window, lambda: window.current == NAMES[0])
         for key, field in (("picks", "picks"), ("score", "mean_score")):
             window.table.sort(key)
-            values = [window.entries[name][field] for name in window.table.names()]
+            values = [getattr(window.entries[name], field) for name in window.table.names()]
             self.assertEqual(values, sorted(values, reverse=True))
             window.table.sort(key)
-            values = [window.entries[name][field] for name in window.table.names()]
+            values = [getattr(window.entries[name], field) for name in window.table.names()]
             self.assertEqual(values, sorted(values))
         window.root.update()
         self.assertEqual(window.current, NAMES[0])
         self.assertEqual(window.table.tree.item(window.table.tree.selection()[0], "values")[0], NAMES[0])
 
-    def test_circles_are_where_the_picks_are_and_tell_their_score(self):
+    def test_circles_are_at_the_picks_and_show_their_score(self):
         window = self.open()
         window.canvas.zoomAt(3.0, 200, 300)
         window.canvas.event_generate("<Button-1>", x=200, y=300)
@@ -171,12 +168,12 @@ class TestPickViewer(WithWorkflow):
         window._drawMarks()
         self.assertEqual(window.canvas.find_withtag("mark"), ())
 
-    def test_what_is_registered_is_what_is_shown(self):
+    def test_the_registered_picks_are_those_shown(self):
         window = self.open()
         middle = float(np.median(window.review.candidates.scores))
         window.panel.set("threshold", middle)
         self.wait(window, lambda: window._refreshing is None)
-        shown = {name: window.entries[name]["picks"] for name in NAMES}
+        shown = {name: window.entries[name].picks for name in NAMES}
         known = dict(self.pick.iterOutputAttributes())
         window.buttons["Register as new output"].invoke()
         self.wait(window, lambda: "Registered" in window.status.cget("text"))
@@ -189,7 +186,7 @@ class TestPickViewer(WithWorkflow):
         self.assertEqual(dict(counts), shown)
         self.assertEqual(coordinates.getSize(), sum(shown.values()))
         self.assertLess(coordinates.getSize(), self.pick.outputCoordinates.getSize())
-        self.assertIn(f"{sum(shown.values())} picks with a score of at least {middle:.4g}, a least distance of 50 Å",
+        self.assertIn(f"{sum(shown.values())} picks with a score of at least {middle:.4g}, a minimum distance of 50 Å",
                       coordinates.getObjComment())
         self.assertEqual(coordinates.getBoxSize(), self.pick.outputCoordinates.getBoxSize())
         run = {(item.getMicName(), *item.getPosition()): item._deepemScore.get()
@@ -202,7 +199,7 @@ class TestPickViewer(WithWorkflow):
         self.assertEqual({output.getSize() for output in known.values()},
                          {output.getSize() for key, output in self.pick.iterOutputAttributes() if key in known})
 
-    def test_nothing_is_registered_while_the_run_goes_on(self):
+    def test_nothing_is_registered_while_the_run_is_active(self):
         window = self.open()
         outputs = self.pick.getOutputsSize()
         with mock.patch.object(ProtDeepEMPick, "isActive", return_value=True):
@@ -235,16 +232,15 @@ class TestPickViewer(WithWorkflow):
         training.moreParticles.append(Pointer(self.pick, extended=name))
         self.assertEqual(training.validate(), [])
 
-    def test_score_maps_failures_and_lost_micrographs_are_shown_for_what_they_are(self):
+    def test_score_maps_failures_and_missing_micrographs_are_shown(self):
         folder = os.path.join(self.proj.path, "kept-picks")
         shutil.copytree(self.pick.getCoordsDir(), folder)
         self.addCleanup(shutil.rmtree, folder)
-        os.mkdir(os.path.join(folder, "scores"))
-        mrcfile.new(os.path.join(folder, "scores", "first.mrc"),
-                    np.linspace(0, 1, 60 * 90, dtype=np.float32).reshape(60, 90)).close()
-        append_table(os.path.join(folder, "summary.tsv"),
-                     {"broken": {"path": "broken.mrc", "status": "failed", "reason": "it is truncated"},
-                      "third": {"path": "third.mrc", "status": "ok", "picks": 1, "candidates": 1}})
+        results = PickingResults(folder)
+        results.make(score_maps=True)
+        results.write_score_map("first", np.linspace(0, 1, 60 * 90, dtype=np.float32).reshape(60, 90), 10.0)
+        results.append({"broken": MicrographResult("broken.mrc", "it is truncated"),
+                        "third": MicrographResult("third.mrc", candidates=1, picks=1)})
         mics = self.pick.getMicrographsByResult()
         del mics["third"]  # its path is that in the table, where no file is
         with mock.patch.object(self.pick, "getCoordsDir", return_value=folder), \
@@ -268,7 +264,7 @@ class TestPickViewer(WithWorkflow):
         window.table.sort("note")
         self.assertEqual(window.table.names()[0], "broken")
 
-    def test_a_run_without_results_says_so(self):
+    def test_a_run_without_results_shows_a_message(self):
         protocol = self.newProtocol(ProtDeepEMPick)
         viewer = Config.getDomain().findViewers(protocol, DESKTOP_TKINTER)[0]
         view, = viewer(project=self.proj, protocol=protocol)._visualize(protocol)

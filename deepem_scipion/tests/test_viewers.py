@@ -38,31 +38,31 @@ class TestViewers(WithWorkflow):
             screenshot(f"{name}-{title.lower()}")
             yield title, window.root.nametowidget(tab)
 
-    def test_a_model_tells_its_training_validation_windows_kernels_and_card(self):
+    def test_a_model_shows_its_training_validation_boxes_kernels_and_card(self):
         for obj, name in ((self.train, "training"), (self.train.outputModel, "model")):
             window = self.open(obj)
             found = dict(self.tabs(window, name))
-            self.assertEqual(list(found), ["Training", "Validation", "Windows", "Kernels", "Model"])
-            for title in ("Training", "Validation", "Windows", "Kernels"):
+            self.assertEqual(list(found), ["Training", "Validation", "Boxes", "Kernels", "Model"])
+            for title in ("Training", "Validation", "Boxes", "Kernels"):
                 self.assertTrue(canvases(found[title]), title)
             card = texts(found["Model"])
             self.assertIn("particle\t100 A", card)
             self.assertIn("keras", card)
 
-    def test_a_tab_without_data_says_why(self):
+    def test_a_tab_without_data_shows_the_reason(self):
         path = examples_file(self.train.outputModel.getFileName())
         os.rename(path, f"{path}.away")
         self.addCleanup(os.rename, f"{path}.away", path)
-        windows = dict(self.tabs(self.open(self.train), "old-training"))["Windows"]
-        self.assertIn("There are no windows to show", texts(windows))
+        boxes = dict(self.tabs(self.open(self.train), "training-without-boxes"))["Boxes"]
+        self.assertIn("There are no boxes to show", texts(boxes))
 
-    def test_runs_without_results_say_so(self):
+    def test_runs_without_results_show_a_message(self):
         for protocolClass, words in ((ProtDeepEMTrain, "not ready yet"), (ProtDeepEMEvaluate, "Nothing was compared")):
             view = self.view(self.newProtocol(protocolClass))
             self.assertIsInstance(view, MessageView)
             self.assertIn(words, view.getMessage())
 
-    def test_a_model_whose_file_is_gone_says_so(self):
+    def test_a_model_without_its_file_shows_an_error(self):
         model = self.train.outputModel.clone()
         model.setFileName("nowhere.safetensors")
         self.assertIn("no such model file", self.view(model).getMessage())

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wizard for threshold, least distance and deviations, with a real form on a display without a screen."""
+"""The wizard for threshold, minimum distance and local standard deviations, with a real form on a virtual display."""
 
 import os
 import time
@@ -96,7 +96,7 @@ class TestThresholdWizard(WithWorkflow):
         self.assertEqual(list(by_defocus(mics, self.proj)), ["third", "first", "second_03.05.02"])
         self.assertEqual(list(spread(by_defocus(mics, self.proj), 2)), ["third", "second_03.05.02"])
 
-    def test_what_was_not_changed_stays_and_deviations_can_be_turned_off(self):
+    def test_unchanged_limits_stay_and_the_local_standard_deviation_filter_can_be_turned_off(self):
         form = self.form(minDistance=70, thresholdMode=1)
         trial = self.tried(form)
         self.assertAlmostEqual(float(trial.window.panel._fields["distance"].get()), 70)
@@ -119,7 +119,7 @@ class TestThresholdWizard(WithWorkflow):
         self.assertIsNone(trial.window)
         self.assertEqual(self.values(form), before)
 
-    def test_a_program_that_fails_says_why(self):
+    def test_an_error_of_the_program_is_shown(self):
         form = self.form()
         with mock.patch.object(ProtDeepEMPick, "_getArguments", return_value=["--model", "nowhere.safetensors"]), \
                 mock.patch.object(dialog, "showError") as shown:
@@ -133,7 +133,7 @@ class TestThresholdWizard(WithWorkflow):
         self.assertIn("the model first", shown.call_args.args[1])
         with mock.patch.object(dialog, "showError") as shown:
             self.assertIsNone(self.start(self.form(stdRange=2, stdLow=2, stdHigh=1)))
-        self.assertIn("Limits of the deviation", shown.call_args.args[1])
+        self.assertIn("Local standard deviation", shown.call_args.args[1])
 
     def test_the_micrographs_are_spread_over_the_set(self):
         mics = {f"mic{number}": number for number in range(101)}

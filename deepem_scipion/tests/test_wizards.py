@@ -67,7 +67,7 @@ class TestSizeWizards(WithWorkflow):
             for _ in range(5):
                 mouse(shown, "scroll_event", step=1)
             self.assertEqual(shown.value, 110)
-            self.assertEqual(shown.told.get(), f"= {110 / PIXEL_ANGST:.0f} px")
+            self.assertEqual(shown.converted.get(), f"= {110 / PIXEL_ANGST:.0f} px")
             self.assertAlmostEqual(shown.marks[0].get_radius(), 110 / PIXEL_ANGST / 2)
             mouse(shown, "button_press_event", 200, 150, button=1)
             before = tuple(shown.centre)
@@ -111,9 +111,9 @@ class TestSizeWizards(WithWorkflow):
     def test_what_is_no_number_is_not_taken(self):
         def act(shown):
             shown.size.set("wide")
-            with unittest.mock.patch.object(dialog, "showError") as told:
+            with unittest.mock.patch.object(dialog, "showError") as message:
                 self.assertFalse(shown.validate())
-            self.assertIn("'wide'", told.call_args.args[1])
+            self.assertIn("'wide'", message.call_args.args[1])
         self.assertEqual(self.use(self.training(), "particleDiameter", act, "Cancel"), {})
 
     def test_the_box_is_even_and_drawn_around_the_model_s_particle(self):
@@ -132,9 +132,9 @@ class TestSizeWizards(WithWorkflow):
                                            (ProtDeepEMPick, "boxSize", "micrographs and the model first")):
             protocol = self.newProtocol(protocolClass)
             form = SimpleNamespace(protocol=protocol, root=self.root, setVar=self.fail)
-            with unittest.mock.patch.object(dialog, "showWarning") as told:
+            with unittest.mock.patch.object(dialog, "showWarning") as message:
                 Config.getDomain().findWizards(protocol, DESKTOP_TKINTER)[name]().show(form)
-            self.assertIn(words, told.call_args.args[1])
+            self.assertIn(words, message.call_args.args[1])
 
 
 def mouse(shown, name, x=200, y=200, **kwargs):

@@ -1,13 +1,15 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the circles on a micrograph mean, and how many there are."""
+"""Legend of the circles on a micrograph, with their numbers."""
 
 import tkinter as tk
 from tkinter import ttk
 
-from ..deepem.picking.selection import PICKED, REASON_LABELS
+from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, PICKED, REASON_LABELS, THRESHOLD
 from .micrograph_canvas import REASON_COLOURS, score_colour
 
+# From the most to the least interesting.
+ORDER = (PICKED, THRESHOLD, DISTANCE, LOCAL_STD, BORDER)
 NOTE_COLOUR = "#505050"
 
 
@@ -27,7 +29,7 @@ class Legend(ttk.Frame):
         for column, text in enumerate(("here", "all"), start=2):
             ttk.Label(self, text=text, width=8, anchor=tk.E).grid(row=0, column=column, sticky="e")
         self._shown, self.counts = {}, {}
-        for row, reason in enumerate(REASON_LABELS, start=1):
+        for row, reason in enumerate(ORDER, start=1):
             self._sample(reason).grid(row=row, column=0)
             self._shown[reason] = tk.BooleanVar(self, True)
             ttk.Checkbutton(self, text=REASON_LABELS[reason], variable=self._shown[reason],
@@ -35,11 +37,11 @@ class Legend(ttk.Frame):
             self.counts[reason] = [ttk.Label(self, anchor=tk.E) for _ in range(2)]
             for column, label in enumerate(self.counts[reason], start=2):
                 label.grid(row=row, column=column, sticky="e")
-        ttk.Label(self, text="Picks are as wide as the particle, and the lighter the\nhigher their score.",
+        ttk.Label(self, text="Picks are as wide as the particle; lighter circles\nhave higher scores.",
                   foreground=NOTE_COLOUR).grid(row=6, column=0, columnspan=4, sticky="w", pady=(4, 0))
 
     def isShown(self, reason):
-        """Whether candidates with a reason are to be shown."""
+        """Return whether candidates with this reason are to be shown."""
         return self._shown[reason].get()
 
     def count(self, here, results):

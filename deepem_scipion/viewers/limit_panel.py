@@ -10,11 +10,11 @@ import numpy as np
 
 from .micrograph_canvas import score_colour
 
-# Least distances up to so many particle diameters can be tried.
+# Largest minimum distance that can be tried, in particle diameters.
 MAX_DISTANCE = 1.5
 # Name of the slider: label, digits shown.
-SLIDERS = {"threshold": ("Threshold on the score", 3), "distance": ("Least distance (Å)", 1),
-           "low": ("Deviation from", 3), "high": ("Deviation to", 3)}
+SLIDERS = {"threshold": ("Threshold on the score", 3), "distance": ("Minimum distance (Å)", 1),
+           "low": ("Local standard deviation from", 3), "high": ("Local standard deviation to", 3)}
 
 
 class LimitPanel(ttk.Frame):
@@ -36,7 +36,7 @@ class LimitPanel(ttk.Frame):
         self.columnconfigure(0, weight=1)
         for row, (key, (label, _)) in enumerate(SLIDERS.items()):
             if key == "low":
-                ttk.Checkbutton(self, text="Limit the deviation of the windows", variable=self._ranged,
+                ttk.Checkbutton(self, text="Filter by local standard deviation", variable=self._ranged,
                                 command=self._rangeToggled).grid(row=2 * row, column=0, columnspan=2, sticky="w",
                                                                  pady=(8, 0))
             row = 2 * row + (key in ("low", "high"))
@@ -52,7 +52,7 @@ class LimitPanel(ttk.Frame):
             self._fields[key], self._scales[key] = field, scale
 
     def start(self, limits, diameter, local_stds):
-        """Show the limits of a run; `diameter` in Å and the deviations of all candidates say how far sliders reach."""
+        """Show the limits of a run; diameter in Å and local standard deviations determine the range of the sliders."""
         self._base = limits
         low, high = limits.std_range or ((local_stds.min(), local_stds.max()) if len(local_stds) else (0, 2))
         most = np.percentile(local_stds, 99.9) if len(local_stds) else 2
@@ -65,7 +65,7 @@ class LimitPanel(ttk.Frame):
         self._show()
 
     def limits(self):
-        """Limits that are set; those of the run as they were as long as nothing was changed."""
+        """Return the limits."""
         return replace(self._base, threshold=self._values["threshold"], min_distance_angst=self._values["distance"],
                        std_range=(self._values["low"], self._values["high"]) if self._ranged.get() else None)
 

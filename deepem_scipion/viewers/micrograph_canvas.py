@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A micrograph with its candidates, to look at closely."""
+"""A micrograph with its candidates."""
 
 import tkinter as tk
 
@@ -12,7 +12,7 @@ from ..deepem.report.plots import BLUE, GREEN, SKY
 
 PURPLE = "#CC79A7"  # the reddish purple of Okabe and Ito
 REASON_COLOURS = {BORDER: BLUE, LOCAL_STD: PURPLE, THRESHOLD: SKY, DISTANCE: GREEN}
-# Of scores 0, 1/2 and 1; between them it is a mixture. None of the other colours is among them.
+# For scores 0, 1/2 and 1, interpolated between them; distinct from all other colours.
 SCORE_COLOURS = np.array([(0x8C, 0x2D, 0x04), (0xF1, 0x6A, 0x13), (0xFF, 0xF0, 0x80)])
 BACKGROUND = "#303030"
 # Circles of rejected candidates are that much smaller than particles.
@@ -89,7 +89,7 @@ class MicrographCanvas(tk.Canvas):
         self.redraw()
 
     def redraw(self):
-        """Draw everything anew."""
+        """Draw everything again."""
         size = np.array((self.winfo_width(), self.winfo_height()))
         if min(size) <= 1:
             return

@@ -7,7 +7,7 @@ from tkinter import ttk
 
 COLUMNS = {"name": ("Micrograph", 150, tk.W), "picks": ("Picks", 60, tk.CENTER), "score": ("Score", 60, tk.CENTER),
            "note": ("Note", 110, tk.W)}
-# Behind the lines of micrographs that failed, and of those that are unlike the others.
+# Background of failed micrographs and of outliers.
 FAILED_COLOUR, ODD_COLOUR = "#F6CDB5", "#FBEBC3"
 
 
@@ -65,7 +65,7 @@ class MicrographTable(ttk.Frame):
         self.tree.see(self.tree.selection()[0])
 
     def move(self, lines):
-        """Select the micrograph so many lines below."""
+        """Select the micrograph a number of lines below."""
         if self._order:
             at = self._order.index(self._current) if self._current in self._order else 0
             self.select(self._order[min(max(at + lines, 0), len(self._order) - 1)])

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The window about a picking run, which registers coordinates in its project."""
+"""Window of a picking run, which registers coordinates in its project."""
 
 from pwem.viewers.viewer_coordinates import CoordinateView
 
@@ -8,23 +8,23 @@ from .review_window import ReviewWindow
 
 REGISTER, CORRECT, HELP = "Register as new output", "Correct by hand...", "Help"
 
-HELP_TEXT = """The candidates of all micrographs are the peaks of the network's score. The limits say which of them \
-are picks. They act on all micrographs at once; the network is not run again.
+HELP_TEXT = """The candidates are the peaks of the network's score on all micrographs. The limits decide which of them \
+are picks. They apply to all micrographs at once; the network is not run again.
 
-*Register as new output* stores the picks as they are shown as outputCoordinates_2 and so on, with their scores. The \
-output of the run stays as it is. The comment of the new one says the limits.
+*Register as new output* stores the picks shown, with their scores, as outputCoordinates_2 and so on. The output of \
+the run is not changed. The comment of the new output states the limits.
 
 *Correct by hand...* opens the last output in Scipion's coordinates viewer, where picks can be erased, moved and \
-added and whose button *Coordinate* makes an output of them. Give that output to a training (deepem_scipion - \
-training): as *Particle coordinates* where all particles of its micrographs are in it, else as *More verified \
-particles*. So the next model learns from your corrections.
+added, and whose button *Coordinate* makes an output of them. Use that output for training (deepem_scipion - \
+training): as *Particle coordinates* if it contains all particles of its micrographs, otherwise as *More particles*. \
+The next model learns from your corrections.
 
-Micrographs with a light background are unlike the others: their number of picks or their mean score is further from \
-the median than 3.5 standard deviations. Those with a darker one failed; select them to read why."""
+Micrographs with a light background are outliers: their number of picks or their mean score is more than 3.5 standard \
+deviations from the median. Those with a darker background failed; select them to read the reason."""
 
 
 class PickWindow(ReviewWindow):
-    """The picks of a run of ProtDeepEMPick."""
+    """Picks of a run of ProtDeepEMPick."""
 
     def __init__(self, protocol, **kwargs):
         self.protocol = protocol
@@ -43,8 +43,8 @@ class PickWindow(ReviewWindow):
         limits = self.panel.limits()
         local_stds = "any" if limits.std_range is None else "{:.3g} to {:.3g}".format(*limits.std_range)
         picks = sum(found.picks for found in self.entries.values())
-        comment = (f"{picks} picks with a score of at least {limits.threshold:.4g}, a least distance of "
-                   f"{limits.min_distance_angst:.4g} Å, a deviation of {local_stds}, at least "
+        comment = (f"{picks} picks with a score of at least {limits.threshold:.4g}, a minimum distance of "
+                   f"{limits.min_distance_angst:.4g} Å, a local standard deviation of {local_stds}, at least "
                    f"{limits.border_angst:.4g} Å from the border")
         self.buttons[REGISTER].state(["disabled"])
         self.progress.configure(maximum=max(1, len(self.review.names)), value=0)
@@ -52,7 +52,7 @@ class PickWindow(ReviewWindow):
         self._step(self.protocol.registerPicks(self.review, self.reasons, comment), comment)
 
     def _step(self, steps, comment):
-        """One micrograph after the other, so that the window stays alive; if it is closed there is no output."""
+        """Store one micrograph and continue later, so that the window responds; if it is closed there is no output."""
         if self._closed:
             return
         try:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A window to look at picks and to try other limits on them."""
+"""Window to inspect picks and to try other limits on them."""
 
 import tkinter as tk
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from .micrograph_canvas import REASON_COLOURS, REJECTED_SIZE, MicrographCanvas, 
 from .micrograph_table import MicrographTable
 
 WIDTH, HEIGHT = 1400, 880
-# Pictures of micrographs that were looked at stay in memory.
+# Number of pictures kept in memory.
 MAX_PICTURES = 12
 POLL_MS = 15
 
@@ -41,7 +41,7 @@ class ReviewWindow(Window):
     pixelSize, diameter : float
         Of the micrographs and of the particle, in Å.
     networkBox : int
-        Window of the network in working pixels.
+        Box of the network in binned pixels.
     """
 
     RESET = "Back to the run's limits"
@@ -137,7 +137,7 @@ class ReviewWindow(Window):
 
     # -------------------------- work in the background -----------------------
     def inBackground(self, work, done):
-        """Run `work` in a thread, then `done` with its result here; an error goes to the status line."""
+        """Run `work` in a thread, then `done` with its result here; an error is shown in the status line."""
         self._await(self._jobs.submit(work), done)
 
     def _await(self, job, done):
@@ -171,12 +171,12 @@ class ReviewWindow(Window):
             self.refresh()
 
     def refreshSoon(self):
-        """Let the limits act once the present events are dealt with."""
+        """Apply the limits after the pending events."""
         if self._refreshing is None:
             self._refreshing = self.root.after(1, self.refresh)
 
     def refresh(self):
-        """Let the limits act on all micrographs."""
+        """Apply the limits to all micrographs."""
         self._refreshing = None
         if self.review is None or self._closed:
             return
@@ -226,7 +226,7 @@ class ReviewWindow(Window):
             self.inBackground(partial(self._readPicture, name, asMap), partial(self._pictureRead, (name, asMap)))
 
     def _readPicture(self, name, asMap):
-        """Picture and shape of a micrograph, or None and the reason why there is none."""
+        """Picture and shape of a micrograph, or None and an error message."""
         path = self.mics.get(name, self.entries[name].path)
         try:
             shape = read_shape(path)
@@ -267,8 +267,8 @@ class ReviewWindow(Window):
         at = self.review.part(self.current).start + index
         candidates = self.review.candidates
         x, y = candidates.centres_xy[at]
-        self.pointed.configure(text=f"x {x:.0f}, y {y:.0f}: score {candidates.scores[at]:.3f}, deviation "
-                                    f"{candidates.local_stds[at]:.2f}, {REASON_LABELS[self.reasons[at]]}")
+        self.pointed.configure(text=f"x {x:.0f}, y {y:.0f}: score {candidates.scores[at]:.3f}, local standard "
+                                    f"deviation {candidates.local_stds[at]:.2f}, {REASON_LABELS[self.reasons[at]]}")
 
     def _arrow(self, lines, event):
         if event.widget is not self.table.tree:  # which moves by itself

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 1280, 780
 
 
 class TabsWindow(Window):
-    """A window with tabs, each of which is filled when it is first looked at.
+    """A window with tabs, each of which is filled when it is first selected.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class TabsWindow(Window):
 
 
 def showFigure(frame, figure):
-    """Show a figure of Matplotlib in a frame instead of what is there, with a toolbar to enlarge and save it.
+    """Show a Matplotlib figure in a frame, instead of its content, with a toolbar to enlarge and save it.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def showFigure(frame, figure):
 
     for child in frame.winfo_children():
         child.destroy()
-    # The size of a figure is fitted to the window, so this is one of letters only.
+    # The figure is fitted to the window, so this affects only the size of letters.
     figure.set_dpi(90)
     canvas = FigureCanvasTkAgg(figure, frame)
     canvas.get_tk_widget().grid(row=0, column=0, sticky="news")
@@ -63,7 +63,7 @@ def showFigure(frame, figure):
 
 
 def showText(frame, text):
-    """Show text, which can be copied, in a frame instead of what is there; tabs part its columns."""
+    """Show text that can be copied in a frame, instead of its content; columns are separated by tabs."""
     for child in frame.winfo_children():
         child.destroy()
     widget = Text(frame, padx=10, pady=10, tabs="5c")

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How picks compare with a reference: curves of several evaluations, and the picks on each micrograph."""
+"""Comparison of picks with a reference: curves of several evaluations, and the picks on each micrograph."""
 
 import os
 import tkinter as tk
@@ -39,7 +39,7 @@ class DeepEMEvaluateViewer(Viewer):
 
 
 class Evaluation:
-    """What a run of the evaluation protocol has written."""
+    """Results of a run of the evaluation protocol."""
 
     def __init__(self, protocol):
         self.protocol = protocol
@@ -54,7 +54,7 @@ class Evaluation:
         return curve_from_points(self.figures["curve"])
 
     def isComparable(self, other):
-        """Whether it is about as many reference particles on the same micrographs as another evaluation."""
+        """Whether another evaluation has the same micrographs and as many reference particles."""
         return (self.summary["counted"] == other.summary["counted"]
                 and self.summary["figures"]["truth"] == other.summary["figures"]["truth"])
 
@@ -79,7 +79,7 @@ class Evaluation:
         scale = summary["pixel_size_angst"] / rate  # pixels of the micrograph per pixel of the files
         truth, picks = (read_coordinates(os.path.join(folder, name + ".box"))[name]
                         for folder in (protocol._getReferenceDir(), protocol._getPicksDir()))
-        stays = non_maximum_suppression(picks.centres_xy, picks.scores, (summary.get("min_distance_angst") or 0) / rate / scale)
+        stays = non_maximum_suppression(picks.centres_xy, picks.scores, summary["min_distance_angst"] / rate / scale)
         if summary["threshold"] is not None:
             stays &= picks.scores >= summary["threshold"]
         regions = protocol._getRegionsFile()
@@ -155,7 +155,7 @@ class MicrographsFrame(tk.PanedWindow):
         self.table.selection_set(self.table.get_children()[:1])
 
     def sort(self, key):
-        """Sort by a column; a second time the other way round. The least comes first, of mistakes the most."""
+        """Sort by a column, the worst first; a second time in reverse order."""
         self._descending = not self._descending if key == self._sortedBy else key in ("missed", "false")
         self._sortedBy = key
         ordered = sorted(self.rows.values(), key=lambda row: row[key], reverse=self._descending)

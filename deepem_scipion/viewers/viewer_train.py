@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a model has learnt, and how: "Analyze results" of the training, and of any model."""
+"""Viewer of models: "Analyze results" of training and of any model."""
 
 from functools import partial
 
@@ -12,11 +12,9 @@ from ..objects import DeepEMModel
 from ..protocols import ProtDeepEMTrain
 from .tabs import TabsWindow, showFigure, showText
 
-# Of the first column of a card's description.
-
 
 class DeepEMTrainViewer(Viewer):
-    """Course of the training, validation, windows, kernels and card of a model."""
+    """Training curves, validation, boxes, kernels and card of a model."""
 
     _name = "DeepEM model"
     _targets = [ProtDeepEMTrain, DeepEMModel]
@@ -25,7 +23,7 @@ class DeepEMTrainViewer(Viewer):
     def _visualize(self, obj, **kwargs):
         model = getattr(obj, "outputModel", None) if isinstance(obj, ProtDeepEMTrain) else obj
         if model is None:
-            return [self.infoMessage("The model is not ready yet. The log of the run tells how far the training is.",
+            return [self.infoMessage("The model is not ready yet. The log of the run shows the progress.",
                                      "DeepEM training")]
         try:
             tabs = modelTabs(model.getFileName())
@@ -35,11 +33,11 @@ class DeepEMTrainViewer(Viewer):
 
 
 def modelTabs(path):
-    """Tabs about a model file, as `TabsWindow` wants them; raises DeepEMError where it cannot be read."""
+    """Tabs for a model file, for `TabsWindow`; raises DeepEMError if it cannot be read."""
     from ..deepem.model.files import load_model
 
     model = load_model(path)
-    contents = {"Training": _training, "Validation": _validation, "Windows": partial(_windows, path),
+    contents = {"Training": _training, "Validation": _validation, "Boxes": partial(_boxes, path),
                 "Kernels": _kernels, "Model": _card}
     return {name: partial(_show, content, model) for name, content in contents.items()}
 
@@ -56,7 +54,7 @@ def _training(model):
     from ..deepem.report.plots import draw_training
 
     if not model.record.get("history"):
-        return "The model's card does not tell how it was trained."
+        return "The card of the model has no training history."
     return draw_training(model.record["history"])
 
 
@@ -66,21 +64,19 @@ def _validation(model):
 
     validation = model.record.get("validation", {})
     if not validation.get("curve"):
-        return ("The model was not validated: no micrograph was kept out of the training, or nothing was picked on "
-                "those that were.")
+        return ("The model was not validated: there was no validation micrograph, or nothing was picked on them.")
     figure = draw_curve(curve_from_points(validation["curve"]), threshold=model.threshold)
     figure.suptitle(f"Whole micrographs picked: {', '.join(validation['names'][:4])}"
                     f"{' ...' if len(validation['names']) > 4 else ''} ({validation['on']})")
     return figure
 
 
-def _windows(path, model):
+def _boxes(path, model):
     from ..deepem.report.model_plots import draw_examples
     from ..deepem.training.examples import examples_file, load_examples
 
     if not examples_file(path).exists():
-        return ("There are no windows to show: they lie beside the model in the run that trained it, if it was trained "
-                "by this version or a later one.")
+        return "There are no boxes to show: they are only in the run that trained the model, next to its file."
     return draw_examples(load_examples(examples_file(path)), model.threshold)
 
 

@@ -1,13 +1,13 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The window in which limits are tried before a run, and put into its form."""
+"""Window to try limits before a run, and to copy them into its form."""
 
 import os
 
 from pyworkflow.gui.gui import centerWindows
 
 from ..constants import STD_CUSTOM, STD_OFF
-from ..protocols.protocol_pick import THRESHOLD_FIXED
+from ..protocols.form_pick import THRESHOLD_FIXED
 from ..viewers.review_window import ReviewWindow
 
 USE = "Use these limits"
@@ -16,14 +16,14 @@ MIN_DISTANCE_ANGST = 0.1
 
 
 class LimitsWindow(ReviewWindow):
-    """Picks of some micrographs; its limits go into a form when they are confirmed.
+    """Picks of some micrographs; the limits are copied into a form when they are confirmed.
 
     Parameters
     ----------
     form : FormWindow
         Of a ProtDeepEMPick.
     folder : TemporaryDirectory
-        With the results in its folder picks; removed with the window.
+        With the results in its folder picks; removed together with the window.
     mics : dict
         Name of the results to Micrograph.
     """
@@ -45,10 +45,10 @@ class LimitsWindow(ReviewWindow):
 
     def _reviewRead(self, review):
         super()._reviewRead(review)
-        self.status.configure(text=f"The form stays as it is until you press \"{USE}\".")
+        self.status.configure(text=f"The form is not changed until you press \"{USE}\".")
 
     def _use(self):
-        """Put what was changed into the form."""
+        """Copy changed limits into the form."""
         if self.review is None:
             return
         limits, given = self.panel.limits(), self.review.limits

@@ -14,9 +14,9 @@ from .. import convert
 from ..deepem.errors import DeepEMError
 from ..protocols import ProtDeepEMPick, ProtDeepEMTrain
 
-# Where nothing is known yet.
+# If the form and the coordinates have none.
 USUAL_DIAMETER_ANGST = 150
-# So many diameters of a micrograph are shown, and anew when they have become too few or too many.
+# Width of the picture in diameters, and the limits beyond which it is drawn again.
 SHOWN, FEWEST, MOST = 8, 3, 24
 
 
@@ -61,7 +61,7 @@ class DeepEMBoxSizeWizard(Wizard):
 
 
 class SizeDialog(dialog.Dialog):
-    """A circle or a box on a micrograph, made larger by the mouse's wheel or a slider, and moved with the mouse.
+    """A circle or a box on a micrograph, resized with the mouse wheel or a slider, and moved with the mouse.
 
     Parameters
     ----------
@@ -71,18 +71,18 @@ class SizeDialog(dialog.Dialog):
     rate : float
         Pixel size of the micrographs in angstrom.
     value : float
-        To begin with.
+        Initial value.
     unit : {"Å", "px"}
         Of the value: the diameter of a circle in angstrom, or the side of a box in pixels, which is even.
     places : dict, optional
-        Name of a micrograph to x, y of particles on it: the circle begins on one of them, and goes on to the next.
+        Name of a micrograph to x, y of particles on it; the circle starts on the first of them.
     circle_angst : float, optional
         Diameter of a circle to be drawn in the box.
 
     Attributes
     ----------
     value : float or int
-        What was chosen, if `resultYes` is true.
+        The choice, if `resultYes` is true.
     """
 
     def __init__(self, parent, title, mics, rate, value, unit, places=None, circle_angst=None):
@@ -100,7 +100,7 @@ class SizeDialog(dialog.Dialog):
 
         self.size = tk.StringVar(self, f"{self.value:.0f}")
         self.named = tk.StringVar(self)
-        self.told = tk.StringVar(self)
+        self.converted = tk.StringVar(self)
         top = ttk.Frame(frame)
         top.grid(row=0, column=0, sticky="ew", pady=(0, 5))
         for text, change in (("< Micrograph", (-1, 0)), ("Micrograph >", (1, 0)), ("Next particle", (0, 1))):
@@ -121,15 +121,15 @@ class SizeDialog(dialog.Dialog):
         self.slider.pack(side="left", padx=5)
         ttk.Spinbox(bottom, textvariable=self.size, from_=self.step, to=99999, increment=self.step,
                     width=7).pack(side="left")
-        ttk.Label(bottom, textvariable=self.told).pack(side="left", padx=8)
+        ttk.Label(bottom, textvariable=self.converted).pack(side="left", padx=8)
         ttk.Label(frame, text="Wheel: larger, smaller. Mouse button: move there.").grid(row=3, column=0, sticky="w")
         self.size.trace_add("write", self._changed)
         self._go(0, 0)
-        self._tell()
+        self._convert()
 
     def validate(self):
         if self.value < self.step:
-            dialog.showError(self.title(), f"{self.size.get()!r} was found; give a number above 0.", self)
+            dialog.showError(self.title(), f"{self.size.get()!r} was given; expected a number above 0.", self)
         return self.value >= self.step
 
     # -------------------------- micrographs ----------------------------------
@@ -192,23 +192,23 @@ class SizeDialog(dialog.Dialog):
         try:
             self.value = max(0, self.step * round(float(self.size.get()) / self.step))
         except ValueError:
-            self.value = 0  # amid typing
-        self._tell()
+            self.value = 0  # while typing
+        self._convert()
         if self.value:
             if self.marks and not FEWEST < self.shown / self._pixels() < MOST:
                 self._show()
             self._redraw()
 
-    def _tell(self):
-        """Show the value in the other unit and by the slider."""
+    def _convert(self):
+        """Show the value in the other unit and on the slider."""
         other = f"= {self._pixels():.0f} px" if self.unit == "Å" else f"= {self.value * self.rate:.0f} Å"
-        self.told.set(other if self.value else "a number is wanted")
+        self.converted.set(other if self.value else "give a number")
         if self.value:
             self.slider.configure(to=max(self.value, float(self.slider.cget("to"))))
             self.slider.set(self.value)
 
     def _slid(self, value):
-        if float(value) != round(self.value):  # else it was not the user
+        if float(value) != round(self.value):  # moved by the user
             self.size.set(value)
 
     def _scrolled(self, event):

@@ -1,9 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choice of threshold, least distance and deviations on a few micrographs that are picked for it."""
+"""Choice of threshold, minimum distance and local standard deviations on a few micrographs, picked for this purpose."""
 
 import os
-import subprocess
 import tempfile
 from tkinter import ttk
 
@@ -14,21 +13,18 @@ from pyworkflow.gui.gui import centerWindows
 from pyworkflow.viewer import DESKTOP_TKINTER
 from pyworkflow.wizard import Wizard
 
-from .. import convert
-from ..constants import PROGRAM_MODULE
+from .. import convert, program
 from ..deepem.picking.results import PickingResults
-from ..plugin import Plugin
 from ..protocols import ProtDeepEMPick
-from ..protocols.protocol_base import _last_error
 
-# So many micrographs, spread over the set, are picked.
+# Number of micrographs picked, spread over the set.
 TRIED = 6
 POLL_MS = 200
 TITLE = "Limits of the picks"
 
 
 class DeepEMThresholdWizard(Wizard):
-    """Threshold, least distance and range of deviations, tried on some of the micrographs."""
+    """Threshold, minimum distance and range of local standard deviations, tried on some of the micrographs."""
 
     _targets = [(ProtDeepEMPick, ["thresholdMode", "threshold", "minDistance", "stdRange", "stdLow", "stdHigh"])]
     _environments = [DESKTOP_TKINTER]
@@ -36,8 +32,8 @@ class DeepEMThresholdWizard(Wizard):
     def show(self, form, *params):
         protocol = form.protocol
         if protocol.getInputMicrographs() is None or protocol.inputModel.get() is None:
-            dialog.showWarning(TITLE, "Choose the micrographs and the model first: some of the micrographs are picked, "
-                               "and the limits tried on them.", form.root)
+            dialog.showWarning(TITLE, "Choose the micrographs and the model first: the limits are tried on some of the "
+                               "micrographs, which are picked for this purpose.", form.root)
             return None
         errors = protocol._validate()
         if errors:
@@ -47,7 +43,7 @@ class DeepEMThresholdWizard(Wizard):
 
 
 class Trial(Window):
-    """Picks some micrographs in the background, with a bar and a button to cancel, and then shows them.
+    """Picks some micrographs in the background, with a progress bar and a cancel button, and then shows them.
 
     Parameters
     ----------
@@ -83,12 +79,9 @@ class Trial(Window):
         convert.write_micrograph_list(listFile, self.mics.values(), names)
         threads = max(1, self.protocol.getBinThreads())
         arguments = [argument for argument in self.protocol._getArguments() if argument != "--score-maps"]
-        environ = Plugin.getEnviron(threads)
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.protocol.getGpuList()[:1]))
-        with open(self._log(), "w", encoding="utf-8") as log:
-            return subprocess.Popen([Plugin.getPython(), "-m", PROGRAM_MODULE, "pick", "--micrographs", listFile,
-                                     "--output", self._results(), *arguments, "--score-maps", "--threads",
-                                     str(threads)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environ)
+        return program.start(["pick", "--micrographs", listFile, "--output", self._results(), *arguments,
+                              "--score-maps", "--threads", str(threads)], self._log(), threads,
+                             gpus=",".join(map(str, self.protocol.getGpuList()[:1])))
 
     def _poll(self):
         if self._process is None:
@@ -103,7 +96,8 @@ class Trial(Window):
         elif done and results.exists():
             self._show()
         else:
-            reason = _last_error(self._log(), 0) or f"the program ended with status {self._process.returncode}"
+            reason = (program.last_logged_error(self._log())
+                      or f"the program ended with status {self._process.returncode}")
             self.root.destroy()
             dialog.showError(TITLE, f"The micrographs could not be picked: {reason}", self.form.root)
 
@@ -112,7 +106,7 @@ class Trial(Window):
 
         self._process = None
         self.window = LimitsWindow(self.form, self._folder, self.mics)
-        self._folder = None  # it is that window's now
+        self._folder = None  # that window removes it
         self.root.destroy()
 
     def _destroyed(self, event):
@@ -131,7 +125,7 @@ class Trial(Window):
 
 
 def by_defocus(mics, project):
-    """The micrographs, name to Micrograph, by rising defocus if the project knows it, otherwise in their own order.
+    """Sort micrographs, name to Micrograph, by increasing defocus if the project has CTF estimates of them.
 
     Those without a defocus are left out if enough others have one.
     """
@@ -149,7 +143,7 @@ def by_defocus(mics, project):
 
 
 def spread(mics, number):
-    """So many of the micrographs, name to Micrograph, evenly spread from the first to the last."""
+    """Choose a number of micrographs, name to Micrograph, evenly spread from the first to the last."""
     chosen = np.unique(np.linspace(0, len(mics) - 1, min(number, len(mics))).round().astype(int))
     names = list(mics)
     return {names[at]: mics[names[at]] for at in chosen}

@@ -2,21 +2,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Picking of batch after batch by one process, which loads the libraries and compiles the network once.
 
-`serve` is what `deepem worker` does; `Worker` is the side of the program that it works for. A request is a line with
-the arguments of `deepem pick` as a JSON list, the answer a line with a JSON object: `status`, the exit status, and
-`message`, the error in words or nothing.
+A request is a line with the arguments of `deepem pick` as a JSON list, the answer a line with a JSON object: `status`,
+the exit status, and `message`, the error in words or nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from ..errors import DeepEMError
 
@@ -62,57 +59,3 @@ def _arguments(request: bytes) -> list[str]:
         raise DeepEMError(f"the request {request.strip().decode(errors='replace')}: expected the arguments of `deepem "
                           "pick` as a JSON list")
     return found
-
-
-class WorkerDied(RuntimeError):
-    """A worker ended before it answered; `status` is that of its process, negative for a signal."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the worker ended with status {status}")
-        self.status = status
-
-
-class Worker:
-    """A `deepem worker` of this process, which ends together with it.
-
-    Parameters
-    ----------
-    command : words of the command line
-    environ : variables of its environment
-    log : open file for what it tells; default: standard error
-    """
-
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: IO[str] | None = None) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                         env=environ)
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
-    def pick(self, arguments: Sequence[str]) -> tuple[int, str]:
-        """Let it run `deepem pick` with some arguments; returns exit status and message.
-
-        Raises
-        ------
-        WorkerDied
-            Where it ends instead of answering.
-        """
-        assert self._process.stdin and self._process.stdout  # pipes
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(list(arguments)).encode() + b"\n")
-            self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer.endswith(b"\n"):
-            raise WorkerDied(self.close())
-        found = json.loads(answer)
-        return found["status"], found["message"]
-
-    def close(self) -> int:
-        """Let it end; returns the status of its process."""
-        assert self._process.stdin and self._process.stdout
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
-        return self._process.wait()

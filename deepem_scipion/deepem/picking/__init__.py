@@ -5,8 +5,9 @@
 from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
+    "box": ["default_box_px"],
     "candidates": ["Candidates", "find_candidates"],
-    "selection": ["Limits", "REASONS", "select"],
+    "selection": ["Limits", "REASONS", "REASON_LABELS", "select"],
     "picker": ["PickedMicrograph", "Picker"],
     "settings": ["RunSettings"],
     "results": ["PickingResults"],

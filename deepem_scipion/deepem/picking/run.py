@@ -18,7 +18,7 @@ from .. import runtime
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
-from ..network.geometry import BOX_PER_DIAMETER
+from .box import default_box_px
 from .picker import Picker
 from .results import PickingResults
 from .settings import RunSettings
@@ -172,4 +172,4 @@ class _Run:
     def _box_px(self, pixel_size_angst: float) -> int:
         if self.box_px is not None:
             return self.box_px
-        return 2 * round(BOX_PER_DIAMETER * self.picker.model.diameter_angst / pixel_size_angst / 2)
+        return default_box_px(self.picker.model.diameter_angst, pixel_size_angst)

@@ -19,6 +19,7 @@ MIN_DISTANCE = 0.5
 # Reasons, in the order in which they are checked.
 PICKED, BORDER, LOCAL_STD, THRESHOLD, DISTANCE = "picked", "border", "local_std", "threshold", "distance"
 REASONS = (PICKED, BORDER, LOCAL_STD, THRESHOLD, DISTANCE)
+# The wording of each reason in windows, summaries and reports.
 REASON_LABELS = {
     PICKED: "picked",
     BORDER: "too close to the border",

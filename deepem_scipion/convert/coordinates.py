@@ -1,0 +1,194 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Coordinates of Scipion to and from .box files."""
+
+import os
+
+import numpy as np
+import pyworkflow.utils as pwutils
+from pwem.objects import Coordinate
+from pyworkflow.object import Float, Integer
+
+from ..deepem.coordinates.box import write_box
+from ..deepem.coordinates.coordinates import Coordinates
+from ..deepem.coordinates.read import read_coordinates
+from ..deepem.coordinates.suppression import non_maximum_suppression
+from ..deepem.errors import DeepEMError
+from ..deepem.micrographs.micrograph import read_shape
+from .micrographs import micrographs_with_coordinates
+
+# Attributes with the score of a pick: of this plugin, RELION, crYOLO and Topaz.
+SCORE_ATTRIBUTES = ("_deepemScore", "_rlnAutopickFigureOfMerit", "_cryoloScore", "_topazScore")
+
+
+def write_boxes(folder, coordinates, names, pixel_size_angst):
+    """Write one .box file per micrograph.
+
+    Parameters
+    ----------
+    folder : str
+        Emptied if it exists.
+    coordinates : SetOfCoordinates
+    names : dict of str to str
+        Name of the micrograph in Scipion to name of its file. Coordinates of other micrographs are left out.
+    pixel_size_angst : float
+        Pixel size of the micrographs to which the files belong.
+
+    Returns
+    -------
+    int
+        Number of coordinates written.
+    """
+    pwutils.cleanPath(folder)
+    pwutils.makePath(folder)
+    scale = coordinates.getMicrographs().getSamplingRate() / pixel_size_angst
+    box_px = scale * (coordinates.getBoxSize() or 1)
+    written = 0
+    for mic_name, mic in micrographs_with_coordinates(coordinates).items():
+        if mic_name not in names:
+            continue
+        centres_xy = scale * np.array([c.getPosition() for c in coordinates.iterCoordinates(mic)], float)
+        write_box(os.path.join(folder, names[mic_name] + ".box"), centres_xy, np.full(len(centres_xy), np.nan), box_px)
+        written += len(centres_xy)
+    return written
+
+
+def write_scored_boxes(folder, found, names, scale):
+    """Write one .box file with scores per micrograph, an empty one for a micrograph without coordinates.
+
+    Parameters
+    ----------
+    folder : str
+        Emptied if it exists.
+    found : dict of str to Coordinates
+        By the name of the micrograph in Scipion.
+    names : dict of str to str
+        Name of the micrograph in Scipion to name of its file, for the micrographs whose files are written.
+    scale : float
+        Pixels of the files per pixel of the coordinates.
+    """
+    pwutils.cleanPath(folder)
+    pwutils.makePath(folder)
+    for mic_name, name in names.items():
+        each = found[mic_name]
+        # Even, because corners in whole pixels shift the centre of an odd box by half a pixel.
+        box_px = 2 * max(1, round(scale * (each.box_px or 2) / 2))
+        write_box(os.path.join(folder, name + ".box"), scale * each.centres_xy, each.scores, box_px)
+
+
+def score_attribute(coordinates):
+    """Name of the attribute with the scores of a SetOfCoordinates; None if no coordinate has a score."""
+    first = coordinates.getFirstItem() if coordinates.getSize() else None
+    for name in SCORE_ATTRIBUTES:
+        if first is not None and first.hasAttribute(name) and set(coordinates.getUniqueValues(name)) != {None}:
+            return name
+    return None
+
+
+def score_of(item, attribute):
+    """Score of a Coordinate, rounded as in a file.
+
+    Parameters
+    ----------
+    item : Coordinate
+    attribute : str or None
+        As returned by `score_attribute`.
+
+    Returns
+    -------
+    float
+        With the six digits of .box files, so that a threshold divides the coordinates as it divides the lines of
+        the files. 1 without attribute; 0 if this coordinate alone has no score.
+    """
+    if attribute is None:
+        return 1.0
+    score = getattr(item, attribute).get()
+    return 0.0 if score is None or np.isnan(score) else float(f"{score:.6g}")
+
+
+def coordinates_by_name(coordinates):
+    """Centres and scores of all coordinates in a set.
+
+    Parameters
+    ----------
+    coordinates : SetOfCoordinates
+
+    Returns
+    -------
+    found : dict of str to Coordinates
+        By the name of the micrograph in Scipion, for all micrographs of the set, also those without coordinates.
+    unusable : int
+        Number of coordinates without a position, or on a micrograph that is not in the set.
+    """
+    names = {mic.getObjId(): mic.getMicName() for mic in coordinates.getMicrographs()}
+    attribute = score_attribute(coordinates)
+    rows, unusable = {name: [] for name in names.values() if name is not None}, 0
+    for item in coordinates.iterItems():
+        name, position = names.get(item.getMicId()), item.getPosition()
+        if name is None or None in position:
+            unusable += 1
+        else:
+            rows[name].append((*position, score_of(item, attribute)))
+    tables = {name: np.array(found, float).reshape(-1, 3) for name, found in rows.items()}
+    return {name: Coordinates(table[:, :2], table[:, 2], coordinates.getBoxSize())
+            for name, table in tables.items()}, unusable
+
+
+def suppressed_ids(coordinates, min_distance_px):
+    """Ids of the coordinates that non-maximum suppression removes.
+
+    Parameters
+    ----------
+    coordinates : SetOfCoordinates
+    min_distance_px : float
+        Minimum distance in pixels of the coordinates; 0 removes none.
+
+    Returns
+    -------
+    set of int
+        Coordinates closer than the minimum distance to one with a higher score, see `non_maximum_suppression`.
+    """
+    if min_distance_px <= 0:
+        return set()
+    attribute, rows = score_attribute(coordinates), {}
+    for item in coordinates.iterItems():
+        if None not in item.getPosition():
+            rows.setdefault(item.getMicId(), []).append((item.getObjId(), *item.getPosition(),
+                                                         score_of(item, attribute)))
+    found = set()
+    for table in (np.array(each, float) for each in rows.values()):
+        kept = non_maximum_suppression(table[:, 1:3], table[:, 3], min_distance_px)
+        found |= set(table[~kept, 0].astype(int).tolist())
+    return found
+
+
+def read_picks(path, mic):
+    """Coordinates of one micrograph from a .box file of the program.
+
+    Parameters
+    ----------
+    path : str
+    mic : Micrograph
+
+    Returns
+    -------
+    list of Coordinate
+        Rounded, because Scipion truncates decimals, and inside the micrograph. The three attributes with names of
+        RELION carry the score into RELION's particle extraction, which requires all of them or none.
+    """
+    try:
+        rows, cols = read_shape(mic.getFileName())
+    except DeepEMError:  # the micrograph was moved away after it was picked
+        rows = cols = np.inf
+    items = []
+    for picks in read_coordinates(path).values():
+        centres_xy = np.clip(np.rint(picks.centres_xy), 0, (cols - 1, rows - 1)).astype(int)
+        for (x, y), score in zip(centres_xy.tolist(), picks.scores.tolist()):
+            item = Coordinate(x=x, y=y)
+            item.setMicrograph(mic)
+            item._deepemScore = Float(score)
+            item._rlnAutopickFigureOfMerit = Float(score)
+            item._rlnClassNumber = Integer(1)
+            item._rlnAnglePsi = Float(0.0)
+            items.append(item)
+    return items
