@@ -9,12 +9,12 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from deepem_scipion.deepem.coordinates.box import write_box
 
-# Speed belongs in benchmarks; and a run of the tests must not depend on chance.
-settings.register_profile("project", deadline=None, derandomize=True)
+# Speed belongs in benchmarks; a run of the tests must depend neither on chance nor on how busy the machine is.
+settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
 

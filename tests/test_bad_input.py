@@ -551,7 +551,7 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == code
     finished = whole(out)
     assert 3 < len(finished) < 3000

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepem_scipion import demo as scipion_demo
 from deepem_scipion.deepem.commands import demo
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -17,6 +16,7 @@ from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
+from deepem_scipion.headless import demo as scipion_demo
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")

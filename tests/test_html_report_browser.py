@@ -68,7 +68,7 @@ class Browser:
              "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={self.profile}",
              "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--v=0",
              "--virtual-time-budget=5000", *options, f"http://127.0.0.1:{self.server.server_port}/{file}"],
-            capture_output=True, text=True, errors="replace", timeout=120, check=True)
+            capture_output=True, text=True, errors="replace", timeout=600, check=True)
         return done.stdout, re.findall(r".*CONSOLE.*", done.stderr)
 
     def measure(self, file):

@@ -76,7 +76,7 @@ def test_summary_star_file_and_progress_have_the_order_of_the_input(paths, picke
 
     def write(output, micrograph, *more):
         if micrograph.name == "e":
-            assert others.acquire(timeout=60) and others.acquire(timeout=60)
+            assert others.acquire(timeout=600) and others.acquire(timeout=600)
         written(output, micrograph, *more)
         others.release()
 
@@ -98,7 +98,7 @@ def test_so_many_micrographs_are_worked_on_at_once_as_said(blobs, picker, monkey
     together, read = threading.Barrier(3), Model.read_micrograph
 
     def meet(*arguments):
-        together.wait(60)  # broken, and so an error, unless three come
+        together.wait(600)  # broken, and so an error, unless three come
         return read(*arguments)
 
     monkeypatch.setattr(Model, "read_micrograph", meet)
@@ -150,7 +150,7 @@ def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, mon
         written.release()
 
     def interrupt(name, entry):
-        assert all(written.acquire(timeout=60) for _ in range(3))  # the first and two that nobody asked for yet
+        assert all(written.acquire(timeout=600) for _ in range(3))  # the first and two that nobody asked for yet
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recognition, "_write_micrograph", count)

@@ -3,6 +3,7 @@
 """The wheel: it holds what is needed, installs, runs, and is found by Scipion."""
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.tests.test_protocols_models import disc_model
+
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = Path(__file__).parent / "models" / "format-1.deepem"
 # The wheel's folder comes first; what the package requires is that of this environment.
 SMOKE = """
 import sys
@@ -50,6 +53,14 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model file."""
+    path = tmp_path_factory.mktemp("model") / "discs.deepem"
+    save_model(path, disc_model())
+    return path
+
+
+@pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     """Folder into which the wheel was installed, and an environment in which Python finds it first."""
     folder = tmp_path_factory.mktemp("installed")
@@ -65,7 +76,7 @@ def test_the_wheel_holds_every_source_and_data_file_of_the_package_and_nothing_e
             and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)}
     assert names == kept
     for name in ("protocols.conf", "deepem_logo.png", "templates/facility.json.template",
-                 "templates/train-and-pick.json.template", "deepem/report.html.j2"):
+                 "templates/train-and-pick.json.template", "deepem/report/template.html.j2"):
         assert f"deepem_scipion/{name}" in names
 
 
@@ -82,12 +93,12 @@ def test_the_wheel_says_what_it_is_and_how_it_is_found(wheel):
     assert dict(entries["pyworkflow.plugin"]) == {"deepem_scipion": "deepem_scipion"}
 
 
-def test_the_installed_program_runs(installed, tmp_path):
+def test_the_installed_program_runs(installed, model, tmp_path):
     folder, environ = installed
     program = folder / "bin" / "deepem"
     version, = re.findall(r'__version__ = "(.*)"', (ROOT / "deepem_scipion" / "__init__.py").read_text())
     assert version in run(program, "--version", env=environ, cwd=tmp_path)
-    assert "box 28 px (112 A), kernels 5/3/2" in run(program, "info", MODEL, env=environ, cwd=tmp_path)
+    assert json.loads(run(program, "info", "--json", model, env=environ, cwd=tmp_path))["diameter_angst"] == 100
 
 
 def test_scipion_finds_the_installed_plugin(installed, tmp_path):
@@ -98,7 +109,7 @@ def test_scipion_finds_the_installed_plugin(installed, tmp_path):
     assert problems == "[]"
 
 
-def test_the_wheel_installs_into_an_empty_environment_with_all_that_it_requires(wheel, tmp_path):
+def test_the_wheel_installs_into_an_empty_environment_with_all_that_it_requires(wheel, model, tmp_path):
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     # One small requirement is asked for first: only an index out of reach skips, nothing that is wrong with the wheel.
@@ -109,7 +120,8 @@ def test_the_wheel_installs_into_an_empty_environment_with_all_that_it_requires(
     run(python, "-m", "pip", "install", "--quiet", wheel)
     run(python, "-m", "pip", "check")
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    assert "box 28 px" in run(tmp_path / "env" / "bin" / "deepem", "info", MODEL, env=environ, cwd=tmp_path)
+    card = json.loads(run(tmp_path / "env" / "bin" / "deepem", "info", "--json", model, env=environ, cwd=tmp_path))
+    assert card["diameter_angst"] == 100
     listed, problems = run(python, "-W", "ignore", "-c", SMOKE, tmp_path / "env", env=environ,
                            cwd=tmp_path).splitlines()[-2:]
     assert "ProtDeepEMPick" in listed and problems == "[]"

@@ -26,13 +26,13 @@ from pyworkflow.project import Manager
 from pyworkflow.template import LocalTemplate, Validations
 from pyworkflow.tests import BaseTest
 
-from deepem_scipion import facility
 from deepem_scipion.constants import PROGRAM_MODULE
+from deepem_scipion.headless import facility
 from deepem_scipion.headless.workflows import FIELD, TEMPLATES, fill
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "facility.md"
-SECONDS = 240
+SECONDS = 600
 needs_app = unittest.skipUnless(find_spec("scipion"), "scipion-app is not installed")
 
 
