@@ -220,6 +220,7 @@ def test_picking_again_after_an_interruption_gives_what_an_undisturbed_run_gives
         assert tree(folder) == clean
 
 
+@pytest.mark.slow
 def test_training_again_after_an_interruption_gives_what_an_undisturbed_one_gives(micrographs, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
     monkeypatch.setitem(training.TRAINING_PRESETS, "default", replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3))

@@ -23,6 +23,8 @@ from deepem_scipion.deepem.training.fit import ATTEMPTS, TRAINING_PRESETS, Fit, 
 from deepem_scipion.deepem.training.plan import Plan
 from deepem_scipion.deepem.training.train import train_model
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(Exception):
     """Ends a training as a signal would."""

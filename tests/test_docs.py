@@ -133,6 +133,7 @@ def reader(blobs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_one_after_the_other(page, reader, tmp_path, monkeypatch):
     blocks = [block for block in blocks_of(page) if block.left_out is None]
@@ -189,6 +190,7 @@ def test_a_block_that_is_left_out_is_told_from_one_that_is_run(tmp_path):
         check_command(["python", "benchmarks/nowhere.py"])
 
 
+@pytest.mark.slow
 def test_the_page_of_the_model_file_names_every_key_of_a_card(reader):
     text = (DOCS / "model-format.md").read_text(encoding="utf-8")
     card = read_card(reader / "home" / "apoferritin.deepem")
@@ -196,6 +198,7 @@ def test_the_page_of_the_model_file_names_every_key_of_a_card(reader):
     assert f"| {card['format']} |" in text
 
 
+@pytest.mark.slow
 def test_the_pages_build_without_a_warning_and_all_are_reached(tmp_path):
     pytest.importorskip("sphinx")
     done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-b", "html", str(DOCS), str(tmp_path)],

@@ -23,6 +23,7 @@ SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve(
 DESKTOP, PHONE = (1280, 2400), (390, 2400)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in the search path; on Debian: apt-get install chromium"),
     # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")]

@@ -117,6 +117,7 @@ def test_pixel_size_that_no_header_tells_is_asked_for(blobs, tmp_path):
         train_model({"a": tmp_path / "a.mrc"}, coordinates(["a"]), Plan(64.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("empty", ["a", "b"])
 def test_micrograph_without_particles_is_never_the_one_that_validates(blobs, empty):
     folder, centres = blobs
@@ -128,6 +129,7 @@ def test_micrograph_without_particles_is_never_the_one_that_validates(blobs, emp
     assert model.record["validation"]["particles"] > 0 and model.record["training"]["micrographs"] == 2
 
 
+@pytest.mark.slow
 def test_without_validation_the_training_micrographs_give_the_threshold(blobs):
     folder, centres = blobs
     particles = {"a": Coordinates(centres["a"], np.full(14, np.nan), 24.0)}

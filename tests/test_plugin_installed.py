@@ -22,6 +22,8 @@ from deepem_scipion.constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRO
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.tests.test_protocols_models import disc_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 HERE = {canonicalize_name(found.name): found for found in reversed(list(distributions()))}
 SITE = Path(HERE["scipion-em"].locate_file(""))

@@ -329,6 +329,7 @@ def test_killed_trial_is_no_result_and_a_killed_baseline_is_repeated(data, train
     assert (tmp_path / "m.tuning.md").read_text().count("| interrupted") == 2
 
 
+@pytest.mark.slow
 def test_outright_killed_run_keeps_the_best_model_and_can_go_on(blobs, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "MAX_COST", 1e9)
     options = arguments(blobs, tmp_path / "m", "--epochs", "1", "--training-preset", "default", names="ab")

@@ -14,6 +14,8 @@ import pytest
 
 from deepem_scipion.deepem.commands.worker import Worker, WorkerDied
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem", "worker"]
 # JAX, which other tests import, sets the last one to 1.
 ENVIRON = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
