@@ -107,6 +107,7 @@ def test_picks_do_not_depend_on_order_or_number_of_micrographs(blobs, blob_model
         assert (tmp_path / "two" / f"{name}.box").read_bytes() == (tmp_path / "four" / f"{name}.box").read_bytes()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_model_whatever_the_order_of_micrographs(blobs, tmp_path):
     models = []
     for order in ("ab", "ba"):
@@ -234,6 +235,7 @@ def test_info_prints_the_card_for_people(blob_model, capsys):
     assert "64 A" in text and "threshold" in text and "kernels" in text
 
 
+@pytest.mark.slow
 def test_paper_recipe_and_explicit_geometry_reach_the_card(blobs, tmp_path):
     network = ["--box", "22", "--kernels", "5", "4", "2", "--pools", "2", "2", "2", "--maps", "3", "4", "5"]
     assert main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
@@ -252,6 +254,7 @@ def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, 
     assert load_model(tmp_path / "m").record["history"][0]["accuracy"] > 0.85
 
 
+@pytest.mark.slow
 def test_one_micrograph_is_enough_to_train_on(blobs, tmp_path):
     assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--epochs", "4", "--validation-fraction",
@@ -434,6 +437,7 @@ def test_further_sets_are_added_and_mark_their_other_micrographs_as_incomplete(b
     assert incomplete == {"b", "c"}
 
 
+@pytest.mark.slow
 def test_training_learns_from_a_micrograph_with_non_particles_only(blobs):
     from deepem_scipion.deepem.training.plan import Plan
     from deepem_scipion.deepem.training.train import train_model

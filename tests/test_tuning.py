@@ -91,6 +91,7 @@ def arguments(blobs, output, *more, names="abc"):
             str(output), "--epochs", "3", *more]
 
 
+@pytest.mark.slow
 def test_search_writes_a_model_that_picks_its_card_and_a_report(blobs, brief, tmp_path, capsys):
     output = tmp_path / "m.deepem"
     assert main(arguments(blobs, output, "--trials", "2", "--training-preset", "default", "--maps", "6", "12", "12")) == 0
