@@ -108,7 +108,7 @@ def test_picks_do_not_depend_on_order_or_number_of_micrographs(blobs, blob_model
 
 
 @pytest.mark.slow
-def test_same_seed_gives_the_same_model_whatever_the_order_of_micrographs(blobs, tmp_path):
+def test_same_seed_gives_the_same_model_whatever_the_order_of_micrographs(blobs, few_updates, tmp_path):
     models = []
     for order in ("ab", "ba"):
         out = tmp_path / order
@@ -246,7 +246,7 @@ def test_paper_recipe_and_explicit_geometry_reach_the_card(blobs, tmp_path):
     assert model.record["training_preset"] == "paper" and model.record["seed"] == 3
 
 
-def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, tmp_path):
+def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, few_updates, tmp_path):
     assert main(["train", "--micrographs", str(micrograph(blobs, "d")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--continue-from", str(blob_model), "--epochs",
                  "1"]) == 0
@@ -255,7 +255,7 @@ def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, 
 
 
 @pytest.mark.slow
-def test_one_micrograph_is_enough_to_train_on(blobs, tmp_path):
+def test_one_micrograph_is_enough_to_train_on(blobs, few_updates, tmp_path):
     assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--epochs", "4", "--validation-fraction",
                  "0.3", "--maps", "4", "5", "6"]) == 0
@@ -438,7 +438,7 @@ def test_further_sets_are_added_and_mark_their_other_micrographs_as_incomplete(b
 
 
 @pytest.mark.slow
-def test_training_learns_from_a_micrograph_with_non_particles_only(blobs):
+def test_training_learns_from_a_micrograph_with_non_particles_only(blobs, few_updates):
     from deepem_scipion.deepem.training.plan import Plan
     from deepem_scipion.deepem.training.train import train_model
 
