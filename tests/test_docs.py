@@ -29,13 +29,17 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 README = ROOT / "README.rst"
 DIAMETER = 120  # angstrom, in the commands of the pages
-# The program of the pages: the same, in seconds.
-PROGRAM = f"""#!/bin/sh
-case $1 in
-    train) set -- "$@" --epochs 1 ;;
-    tune) set -- "$@" --epochs 1 --minutes 0.001 ;;
-esac
-exec {shlex.quote(sys.executable)} -m deepem_scipion.deepem "$@"
+# The program of the pages: the same, but its trainings end after a moment.
+PROGRAM = f"""#!{sys.executable}
+import sys
+from dataclasses import replace
+from deepem_scipion.deepem.commands.main import main
+if sys.argv[1:2] in (["train"], ["tune"]):
+    from deepem_scipion.deepem.training import fit
+    fit.TRAINING_PRESETS["default"] = replace(fit.TRAINING_PRESETS["default"], updates_per_epoch=15)
+    fit.CONVERGENCE_LOSS = 9
+    sys.argv += ["--epochs", "1", *["--minutes", "0.001"] * (sys.argv[1] == "tune")]
+sys.exit(main())
 """
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="no docs/: not in a working copy of the sources")
 
