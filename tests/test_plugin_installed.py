@@ -153,7 +153,7 @@ def test_the_installer_installs_the_plugin_and_an_environment_that_it_then_uses(
     requirements = json.loads(run("-c", "import json, deepem_scipion.plugin as p; "
                                   "print(json.dumps(p._requirements('tensorflow')))").stdout)
     names = needed(requirements)
-    assert {"tensorflow", "keras", "optuna"} <= names and "scipion-em" not in names
+    assert {"tensorflow", "keras"} <= names and not {"optuna", "scipion-em"} & names
     links = link_packages(tmp_path / "links", names)
     for name in names:
         write_wheel(wheels, name, HERE[name].version)
