@@ -31,7 +31,6 @@ TO_BE_DIVIDED = {
     "deepem_scipion.deepem.commands.main", "deepem_scipion.deepem.commands.main:_pick",
     "deepem_scipion.deepem.commands.parser", "deepem_scipion.deepem.commands.parser:_add_learning",
     "deepem_scipion.deepem.commands.parser:_add_pick",
-    "deepem_scipion.deepem.micrographs.images",
     "deepem_scipion.deepem.network.scan",
     "deepem_scipion.deepem.picking.results",
     "deepem_scipion.deepem.report.reports:report_evaluation", "deepem_scipion.deepem.report.reports:report_picking",
