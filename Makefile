@@ -1,66 +1,74 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-#   make demo       train and pick simulated micrographs, and show how well it went
-#   make test       run all tests
+#   make demo       train and pick on simulated micrographs, and report precision and recall
+#   make check      style, types and the fast tests (no training, no Scipion project): between commits, two minutes
+#   make test       run all tests: a quarter of an hour
 #   make test-long  the three following, three quarters of an hour:
-#   make fuzz       try far more input on what reads files
-#   make mutation   see whether tests notice changes of picking, metrics and coordinates
-#   make versions   other Pythons that are there, the oldest and the newest versions of what is required
+#   make fuzz       the fuzz tests with many more examples
+#   make mutation   check that the tests notice changes of picking, evaluation and coordinates
+#   make versions   the other supported Pythons, the oldest and the newest supported versions of the requirements
 #   make lint       check style and types
 #   make docs       build the documentation in build/docs
-#   make clean      remove what these made
+#   make clean      remove everything made by these
 #
-# Each sets up what it needs in the folder .venv. Needed beforehand: make, Python 3.10 to 3.12 with venv.
+# Each installs into the folder .venv what it needs: `make demo` the package and its requirements, the others the
+# development tools as well. Needed beforehand: make, Python 3.10 to 3.12 with venv.
 
 VENV := .venv
-STAMP := $(VENV)/.installed
-# Programs that some tests use, as package=program; without them those tests are skipped.
+INSTALLED := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-development
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Programs used by some tests, as package=program; tests whose program is missing are skipped.
 DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slurmd slurm-client=squeue munge=munged \
     xvfb=Xvfb chromium=chromium
-# Of a hundred lines and branches of the method the tests must run so many.
-LEAST_COVERAGE := 95
-# Of a hundred changes of the code, made one by one, so many must make a test fail.
-LEAST_MUTATION_SCORE := 85
+# Percentage of the lines and branches of the method that the tests must run.
+MIN_COVERAGE := 95
+# Percentage of the mutants (changes of the code, made one at a time) that must make a test fail.
+MIN_MUTATION_SCORE := 85
 
-.PHONY: demo test test-long fuzz mutation versions lint docs clean test-packages
+.PHONY: demo check test test-long fuzz mutation versions lint docs clean test-packages
 
-demo: $(STAMP)
+demo: $(INSTALLED)
 	$(VENV)/bin/python -m deepem_scipion.headless.demo
 
-test: $(STAMP) test-packages
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=$(LEAST_COVERAGE)
+check: lint
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests
+
+test: $(DEVELOPMENT) test-packages
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
+	    --cov-fail-under=$(MIN_COVERAGE)
 
 test-long: fuzz mutation versions
 
-fuzz: $(STAMP)
+fuzz: $(DEVELOPMENT)
 	DEEPEM_FUZZ=long $(VENV)/bin/python -m pytest -rP --hypothesis-show-statistics tests/test_fuzz.py tests/test_guided.py
 
-mutation: $(STAMP)
+mutation: $(DEVELOPMENT)
 	rm -rf mutants
 	$(VENV)/bin/mutmut run
 	$(VENV)/bin/mutmut export-cicd-stats
 	@$(VENV)/bin/python -c 'import json; \
 	    found = json.load(open("mutants/mutmut-cicd-stats.json")); \
 	    score = 100 * (found["killed"] + found["timeout"]) / found["total"]; \
-	    print("%.1f %% of %d mutants noticed, expected %s %%" % (score, found["total"], $(LEAST_MUTATION_SCORE))); \
-	    raise SystemExit(score < $(LEAST_MUTATION_SCORE))'
+	    print("%.1f %% of %d mutants noticed, expected %s %%" % (score, found["total"], $(MIN_MUTATION_SCORE))); \
+	    raise SystemExit(score < $(MIN_MUTATION_SCORE))'
 
-versions: $(STAMP)
+versions: $(DEVELOPMENT)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/nox -f .ci/noxfile.py
 
-lint: $(STAMP)
+lint: $(DEVELOPMENT)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-docs: $(STAMP)
+docs: $(DEVELOPMENT)
 	$(VENV)/bin/python -m sphinx -W -n docs build/docs
 
 clean:
 	rm -rf $(VENV) .ci/.nox build dist mutants demo-output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): setup.py pyproject.toml
+$(INSTALLED): setup.py
 	@set -eu; \
 	for candidate in python3.12 python3.11 python3.10 python3; do \
 	    $$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || continue; \
@@ -76,13 +84,18 @@ $(STAMP): setup.py pyproject.toml
 	    echo "Install one, on Debian with: apt-get install python3 python3-venv" >&2; exit 1; \
 	fi; \
 	if ! $(VENV)/bin/python -c '' 2>/dev/null; then \
-	    echo "Making $(VENV) with $$python"; $$python -m venv --clear $(VENV); \
+	    echo "Creating $(VENV) with $$python"; $$python -m venv --clear $(VENV); \
 	fi; \
 	echo "Installing the package and its requirements into $(VENV) (some minutes the first time)"; \
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP_INSTALL) --editable .
 	@touch $@
 
-# Installs what is missing if that is possible, and says what is skipped otherwise.
+$(DEVELOPMENT): $(INSTALLED)
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# Installs missing programs where that is possible, and reports the tests that are skipped otherwise.
 test-packages:
 	@set -eu; missing=; \
 	for pair in $(DEBIAN_TEST_PACKAGES); do \

@@ -12,6 +12,7 @@ from pathlib import Path
 if "pyworkflow" in sys.modules:
     raise RuntimeError("pyworkflow was imported before conftest.py could prepare its environment")
 
+_PROJECTS = Path(__file__).resolve().parent / "deepem_scipion" / "tests"
 _HOME = tempfile.mkdtemp(prefix="deepem-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
@@ -36,3 +37,14 @@ for _name in ("DEEPEM_PYTHON", "VIEWERS"):
     os.environ.pop(_name, None)
 Path(os.environ["SCIPION_HOSTS"]).write_text(
     "[localhost]\nPARALLEL_COMMAND = mpirun -np %_(JOB_NODES)d --oversubscribe %_(COMMAND)s\n")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests that need a Scipion project or train as slow; the slow ones come first.
+
+    So at the end no worker is left alone with a long module.
+    """
+    for item in items:
+        if {"blob_model", "few_updates"} & set(item.fixturenames) or _PROJECTS in item.path.parents:
+            item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+TUNE = "optuna>=4"
 
 
 def read_version():
@@ -54,15 +55,14 @@ setup(
         "safetensors>=0.4.4",
         "threadpoolctl>=3",
         "matplotlib>=3.7",
-        "optuna>=4",
         "jinja2>=3.1",
         "rich>=13",
-        "shtab>=1.7",
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<3"],
-        "dev": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable",
-                "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "pytest-xdist>=3.5", "mutmut>=3.8",
+        "tune": [TUNE],
+        "dev": [TUNE, "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable",
+                "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "pytest-xdist>=3.7", "mutmut>=3.8",
                 "nox>=2024.4.15", "uv>=0.4",
                 "atheris>=3; sys_platform == 'linux' and python_version >= '3.11'",
                 "sphinx>=8.1", "myst-parser>=4", "sphinx-argparse>=0.5", "furo"],

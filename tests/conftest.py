@@ -2,19 +2,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fixtures of all tests of the method."""
 
+import fcntl
 import logging
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from deepem_scipion.deepem.coordinates.box import write_box
 
-# Speed belongs in benchmarks; and a run of the tests must not depend on chance.
-settings.register_profile("project", deadline=None, derandomize=True)
+# Speed belongs in benchmarks; a run of the tests must depend neither on chance nor on how busy the machine is.
+settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
 
@@ -69,13 +72,30 @@ def blobs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def blob_model(blobs):
-    """Model file trained on a, b and c by the command line."""
+def blob_model(blobs, tmp_path_factory):
+    """Model file trained on a, b and c by the command line; once for all processes that share the tests."""
     from deepem_scipion.deepem.commands.main import main
 
     folder, _ = blobs
-    micrographs = [str(folder / "micrographs" / f"{name}.mrc") for name in "abc"]
-    model = folder / "blobs.deepem"
-    assert main(["train", "--micrographs", *micrographs, "--coordinates", str(folder / "boxes"), "--diameter", "64",
-                 "--output", str(model), "--epochs", "4"]) == 0
-    return model
+    base = tmp_path_factory.getbasetemp()
+    trained = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    trained.mkdir(exist_ok=True)
+    with open(trained / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (trained / "blobs.deepem").exists():
+            micrographs = [str(folder / "micrographs" / f"{name}.mrc") for name in "abc"]
+            assert main(["train", "--micrographs", *micrographs, "--coordinates", str(folder / "boxes"), "--diameter",
+                         "64", "--output", str(trained / "blobs.deepem"), "--epochs", "4"]) == 0
+    for path in trained.glob("blobs.deepem*"):
+        shutil.copy(path, folder)
+    return folder / "blobs.deepem"
+
+
+@pytest.fixture
+def few_updates(monkeypatch):
+    """Trainings of a moment, for tests in which it does not matter what is learnt."""
+    from deepem_scipion.deepem.training import fit
+
+    brief = replace(fit.TRAINING_PRESETS["default"], updates_per_epoch=5)
+    monkeypatch.setitem(fit.TRAINING_PRESETS, "default", brief)
+    monkeypatch.setattr(fit, "CONVERGENCE_LOSS", 9)  # a loss above it would start the training again

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["deepem_scipion.deepem", "tifffile"]):
+# Instrumenting takes long: tifffile, a large module, only where it is used.
+with atheris.instrument_imports(include=["deepem_scipion.deepem", *["tifffile"] * (sys.argv[1] == "tiff")]):
     from test_fuzz import both, check_coordinates, read, read_candidates, read_regions, read_table, use
 
 # File name and check by name of the reader.

@@ -17,6 +17,8 @@ from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 
+pytestmark = pytest.mark.slow
+
 PIXEL_ANGST = 1.5
 DISTANCE_PX = 31
 # Outside of it the annotation is incomplete.

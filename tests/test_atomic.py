@@ -248,6 +248,7 @@ def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(m
         assert tree(folder) == clean
 
 
+@pytest.mark.slow
 def test_training_after_an_interruption_gives_the_results_of_an_undisturbed_run(micrographs, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
     monkeypatch.setitem(training.TRAINING_PRESETS, "default",

@@ -339,7 +339,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
 
 # ---------------------------------------------------------------- coordinates
 @pytest.fixture
-def train(blobs, tmp_path, capsys, monkeypatch):
+def train(blobs, few_updates, tmp_path, capsys, monkeypatch):
     """Trains, for a moment only, on a and b with some coordinates; returns exit code and what was told."""
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, patch=2))
 
@@ -551,7 +551,7 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=600)
     assert process.returncode == code
     finished = whole(out)
     assert 3 < len(finished) < 3000

@@ -32,7 +32,7 @@ training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["defaul
 training.CONVERGENCE_LOSS = 9  # this few updates do not converge
 sys.exit(main(["train", *sys.argv[1:]]))
 """
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 @pytest.fixture(scope="module")

@@ -29,13 +29,17 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 README = ROOT / "README.rst"
 DIAMETER = 120  # angstrom, in the commands of the pages
-# The program of the pages: the same, in seconds.
-PROGRAM = f"""#!/bin/sh
-case $1 in
-    train) set -- "$@" --epochs 1 ;;
-    tune) set -- "$@" --epochs 1 --minutes 0.001 ;;
-esac
-exec {shlex.quote(sys.executable)} -m deepem_scipion.deepem "$@"
+# The program of the pages: the same, but its trainings end after a moment.
+PROGRAM = f"""#!{sys.executable}
+import sys
+from dataclasses import replace
+from deepem_scipion.deepem.commands.main import main
+if sys.argv[1:2] in (["train"], ["tune"]):
+    from deepem_scipion.deepem.training import fit
+    fit.TRAINING_PRESETS["default"] = replace(fit.TRAINING_PRESETS["default"], updates_per_epoch=15)
+    fit.CONVERGENCE_LOSS = 9
+    sys.argv += ["--epochs", "1", *["--minutes", "0.001"] * (sys.argv[1] == "tune")]
+sys.exit(main())
 """
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="no docs/: not in a working copy of the sources")
 
@@ -133,6 +137,7 @@ def reader(blobs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_one_after_the_other(page, reader, tmp_path, monkeypatch):
     blocks = [block for block in blocks_of(page) if block.left_out is None]
@@ -189,6 +194,7 @@ def test_a_block_that_is_left_out_is_told_from_one_that_is_run(tmp_path):
         check_command(["python", "benchmarks/nowhere.py"])
 
 
+@pytest.mark.slow
 def test_the_page_of_the_model_file_names_every_key_of_a_card(reader):
     text = (DOCS / "model-format.md").read_text(encoding="utf-8")
     card = read_card(reader / "home" / "apoferritin.deepem")
@@ -196,6 +202,7 @@ def test_the_page_of_the_model_file_names_every_key_of_a_card(reader):
     assert f"| {card['format']} |" in text
 
 
+@pytest.mark.slow
 def test_the_pages_build_without_a_warning_and_all_are_reached(tmp_path):
     pytest.importorskip("sphinx")
     done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-b", "html", str(DOCS), str(tmp_path)],

@@ -20,6 +20,8 @@ from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.picking.table import write_table
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("atheris", reason="atheris, which guides the fuzzing, is not installed (Linux, Python 3.11 on)")
 
 GUIDED = Path(__file__).with_name("guided.py")

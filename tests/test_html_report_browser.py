@@ -23,6 +23,7 @@ SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve(
 DESKTOP, PHONE = (1280, 2400), (390, 2400)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in the search path; on Debian: apt-get install chromium"),
     # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")]
@@ -68,7 +69,7 @@ class Browser:
              "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={self.profile}",
              "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--v=0",
              "--virtual-time-budget=5000", *options, f"http://127.0.0.1:{self.server.server_port}/{file}"],
-            capture_output=True, text=True, errors="replace", timeout=120, check=True)
+            capture_output=True, text=True, errors="replace", timeout=600, check=True)
         return done.stdout, re.findall(r".*CONSOLE.*", done.stderr)
 
     def measure(self, file):

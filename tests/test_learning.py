@@ -117,8 +117,9 @@ def test_pixel_size_that_no_header_tells_is_asked_for(blobs, tmp_path):
         train_model({"a": tmp_path / "a.mrc"}, coordinates(["a"]), Plan(64.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("empty", ["a", "b"])
-def test_micrograph_without_particles_is_never_the_one_that_validates(blobs, empty):
+def test_micrograph_without_particles_is_never_the_one_that_validates(blobs, few_updates, empty):
     folder, centres = blobs
     none = Coordinates(np.zeros((0, 2)), np.zeros(0), 24.0)
     particles = {name: Coordinates(centres[name], np.full(14, np.nan), 24.0) for name in "abc"} | {empty: none}
@@ -128,7 +129,8 @@ def test_micrograph_without_particles_is_never_the_one_that_validates(blobs, emp
     assert model.record["validation"]["particles"] > 0 and model.record["training"]["micrographs"] == 2
 
 
-def test_without_validation_the_training_micrographs_give_the_threshold(blobs):
+@pytest.mark.slow
+def test_without_validation_the_training_micrographs_give_the_threshold(blobs, few_updates):
     folder, centres = blobs
     particles = {"a": Coordinates(centres["a"], np.full(14, np.nan), 24.0)}
     plan = Plan(64.0, epochs=3, validation_fraction=0)

@@ -149,6 +149,7 @@ def test_rounds_without_validation_are_refused(blobs):
                     Plan(64.0, rounds=2, validation_fraction=0.0))
 
 
+@pytest.mark.slow
 def test_training_in_rounds_finds_blobs_and_records_each_round(blobs):
     folder, _ = blobs
     told = []

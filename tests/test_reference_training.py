@@ -11,6 +11,8 @@ from deepem_scipion.deepem.network.architecture import build_network, get_weight
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network, half_mean_squared_error
 
+pytestmark = pytest.mark.slow
+
 GEOMETRIES = {"box40_pools222": Geometry(40, (9, 5, 3), (2, 2, 2)),
               "box44_pools322": Geometry(44, (9, 5, 3), (3, 2, 2))}
 

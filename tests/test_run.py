@@ -83,7 +83,7 @@ def test_summary_star_file_and_progress_have_the_order_of_the_input(paths, picke
 
     def write(results, name, *more):
         if name == "e":
-            assert others.acquire(timeout=60) and others.acquire(timeout=60)
+            assert others.acquire(timeout=600) and others.acquire(timeout=600)
         written(results, name, *more)
         others.release()
 
@@ -105,7 +105,7 @@ def test_micrographs_are_processed_in_parallel(blobs, picker, monkeypatch, tmp_p
     together, read = threading.Barrier(3), Model.read_micrograph
 
     def meet(*arguments):
-        together.wait(60)  # broken, and so an error, unless three come
+        together.wait(600)  # broken, and so an error, unless three come
         return read(*arguments)
 
     monkeypatch.setattr(Model, "read_micrograph", meet)
@@ -157,7 +157,7 @@ def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, mon
         written.release()
 
     def interrupt(name, result):
-        assert all(written.acquire(timeout=60) for _ in range(3))  # the first and two that were not waited for yet
+        assert all(written.acquire(timeout=600) for _ in range(3))  # the first and two that were not waited for yet
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PickingResults, "write_micrograph", count)

@@ -123,7 +123,7 @@ def test_pool_has_as_many_threads_as_requested(no_gpu):
         runtime.start(n)
         assert runtime.threads() == n
         meeting = threading.Barrier(n)
-        for found in [runtime.pool().submit(meeting.wait, 60) for _ in range(n)]:
+        for found in [runtime.pool().submit(meeting.wait, 600) for _ in range(n)]:
             found.result()
         names = {runtime.pool().submit(lambda: threading.current_thread().name).result() for _ in range(50)}
         assert len(names) <= n
@@ -295,7 +295,7 @@ def test_scans_that_run_out_of_memory_at_the_same_time_halve_the_blocks_once(sta
     def fail(self, block, tile):
         if not hasattr(first, "done"):  # the first block of each thread: the whole image of one scan
             first.done = True
-            together.wait(60)
+            together.wait(600)
             raise MemoryError
         return pooled(self, block, tile)
 

@@ -163,7 +163,7 @@ def test_two_scanners_at_once_give_the_scores_of_each_alone(monkeypatch):
     begin = threading.Barrier(2)
 
     def scan_images(case):
-        begin.wait(60)
+        begin.wait(600)
         return [case[0].scan(image) for image in case[1]]
 
     with ThreadPoolExecutor(2) as threads:

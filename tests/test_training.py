@@ -15,6 +15,8 @@ from deepem_scipion.deepem.training.batches import BoxBatches
 from deepem_scipion.deepem.training.boxes import Boxes
 from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, fit
 
+pytestmark = pytest.mark.slow
+
 GEOMETRY = Geometry(24, (5, 5, 2), (2, 2, 2), (3, 4, 4))
 
 

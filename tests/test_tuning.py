@@ -91,6 +91,7 @@ def arguments(blobs, output, *more, names="abc"):
             str(output), "--epochs", "3", *more]
 
 
+@pytest.mark.slow
 def test_search_writes_a_model_that_picks_its_card_and_a_report(blobs, brief, tmp_path, capsys):
     output = tmp_path / "m.deepem"
     assert main(arguments(blobs, output, "--trials", "2", "--training-preset", "default", "--maps", "6", "12", "12")) == 0
@@ -229,7 +230,7 @@ def test_a_later_run_waits_for_an_earlier_one_which_stops_after_its_epoch(data, 
 
     monkeypatch.setattr(tuning, "train_model", disturbed)
     search()
-    later.join(60)
+    later.join(600)
     assert epochs == [1] and len(results) == 2
     assert [trial.state for trial in trials_of(tmp_path / "m.study")] == [
         TrialState.COMPLETE, TrialState.PRUNED, *[TrialState.COMPLETE] * 4]
@@ -329,16 +330,17 @@ def test_killed_trial_is_no_result_and_a_killed_baseline_is_repeated(data, train
     assert (tmp_path / "m.tuning.md").read_text().count("| interrupted") == 2
 
 
+@pytest.mark.slow
 def test_outright_killed_run_keeps_the_best_model_and_can_go_on(blobs, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "MAX_COST", 1e9)
     options = arguments(blobs, tmp_path / "m", "--epochs", "1", "--training-preset", "default", names="ab")
     command = [sys.executable, "-m", "deepem_scipion.deepem", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (tmp_path / "m.tuning.md").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    process.wait(600)
     before = trials_of(tmp_path / "m.study")
     assert load_model(tmp_path / "m").record["tuning"]["baseline_AP"] > 0
     assert main([*options, "--trials", "1"]) == 0 and len(trained) == 1

@@ -101,7 +101,7 @@ sys.addaudithook(hear)
 gigabyte = 2**30
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + gigabyte // 4,) * 2)
-signal.alarm(60)
+signal.setitimer(signal.ITIMER_VIRTUAL, 60)
 answers = {}
 for path in paths:
     heard = True
@@ -283,6 +283,7 @@ def test_the_guard_against_the_network_works(no_network, tmp_path):
     assert len((tmp_path / "used").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_training_tuning_picking_and_evaluation_use_no_network(blobs, blob_model, no_network, tmp_path):
     pytest.importorskip("tensorflow")
     pytest.importorskip("optuna")
@@ -313,6 +314,7 @@ def test_a_file_that_is_being_written_is_its_owners_alone(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.slow
 def test_a_training_that_is_asked_to_stop_leaves_nothing_but_its_checkpoint(blobs, no_network, tmp_path):
     pytest.importorskip("tensorflow")
     output = tmp_path / "out"
@@ -333,7 +335,7 @@ def test_a_training_that_is_asked_to_stop_leaves_nothing_but_its_checkpoint(blob
         if "epoch 2/" in line:
             break
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
     assert os.listdir(output) == ["model.checkpoint"]
     assert os.listdir(tmp_path / "tmp") == []

@@ -14,6 +14,8 @@ import pytest
 
 from deepem_scipion.program import Worker, WorkerDied
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem", "worker"]
 ENVIRON = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
@@ -84,7 +86,7 @@ def test_the_worker_ends_amid_a_batch_when_its_caller_is_gone(blobs, blob_model,
     while not (tmp_path / "a.box").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    answer, _ = process.communicate(timeout=60)
+    answer, _ = process.communicate(timeout=600)
     assert answer == b"" and process.returncode == 0
     assert not (tmp_path / "summary.json").exists()
 
@@ -101,6 +103,6 @@ def test_a_request_that_is_no_list_of_words_ends_the_worker_with_the_reason():
     with subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b'{"box": 7}\n')
         process.stdin.flush()
-        assert process.wait(timeout=60) == 2
+        assert process.wait(timeout=600) == 2
         assert b'error: the request {"box": 7}: expected the arguments' in process.stderr.read()
         assert process.stdout.read() == b""

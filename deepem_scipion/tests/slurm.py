@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "setpriv")
-START_SECONDS = 60
+START_SECONDS = 300
 
 CONFIGURATION = """\
 ClusterName=test

@@ -32,7 +32,7 @@ from deepem_scipion.program import MODULE
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "facility.md"
-SECONDS = 240
+SECONDS = 600
 needs_app = unittest.skipUnless(find_spec("scipion"), "scipion-app is not installed")
 
 

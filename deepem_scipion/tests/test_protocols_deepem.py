@@ -55,9 +55,11 @@ def write_micrographs(folder, names, seed):
     rng, centres = np.random.default_rng(seed), {}
     for name in names:
         pixels, centres[name] = simulate(rng)
-        with mrcfile.new(os.path.join(folder, name)) as file:
+        path = os.path.join(folder, name)
+        with mrcfile.new(f"{path}.part") as file:
             file.set_data(pixels)
             file.voxel_size = 1.0  # Scipion's sampling rate must win over this
+        os.replace(f"{path}.part", path)  # an import of arriving micrographs never sees a part of one
     return centres
 
 
@@ -232,7 +234,7 @@ class TestDeepEMProtocols(BaseTest):
         self.launchProtocol(protocol)
         self.assertLess(protocol.outputCoordinates.getSize(), sum(map(len, complete.values())))
 
-    def waitFor(self, condition, *protocols, seconds=120):
+    def waitFor(self, condition, *protocols, seconds=600):
         """Refresh protocols from their runs until the condition holds."""
         deadline = time.time() + seconds
         while not condition():
@@ -247,7 +249,7 @@ class TestDeepEMProtocols(BaseTest):
         os.mkdir(folder)
         centres = write_micrographs(folder, ("a.mrc", "b.mrc"), seed=6)
         mics = self.newProtocol(ProtImportMicrographs, filesPath=folder, filesPattern="*.mrc", dataStreaming=True,
-                                samplingRate=PIXEL_ANGST, copyFiles=True, timeout="10", fileTimeout="2")
+                                samplingRate=PIXEL_ANGST, copyFiles=True, timeout="600", fileTimeout="2")
         self.proj.launchProtocol(mics, wait=False)
         self.waitFor(lambda: hasattr(mics, "outputMicrographs") and mics.outputMicrographs.getSize() == 2, mics)
         protocol = self.pick(mics, launch=False, streamingBatchSize=2)
@@ -255,6 +257,8 @@ class TestDeepEMProtocols(BaseTest):
         self.waitFor(lambda: hasattr(protocol, "outputCoordinates"), mics, protocol)
         self.assertTrue(protocol.outputCoordinates.isStreamOpen())
         centres |= write_micrographs(folder, ("c.mrc",), seed=7)
+        self.waitFor(lambda: mics.outputMicrographs.getSize() == 3, mics, protocol)
+        mics.stopImport(None)
         self.waitFor(lambda: mics.isFinished() and protocol.isFinished(), mics, protocol)
         self.assertFalse(protocol.outputCoordinates.isStreamOpen())
         self.assertPicked(protocol, centres)

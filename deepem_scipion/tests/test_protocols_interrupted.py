@@ -78,7 +78,7 @@ class TestDeepEMInterrupted(BaseTest):
 
     def until(self, condition):
         """What the condition returns once it is true."""
-        deadline = time.time() + 240
+        deadline = time.time() + 600
         while not (found := condition()):
             self.assertLess(time.time(), deadline, "took too long")
             time.sleep(0.002)
@@ -89,7 +89,7 @@ class TestDeepEMInterrupted(BaseTest):
         for process in victims:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        _, alive = psutil.wait_procs([*victims, *witnesses], timeout=60)
+        _, alive = psutil.wait_procs([*victims, *witnesses], timeout=600)
         self.assertEqual(alive, [])
         self.proj._updateProtocol(protocol, checkPid=True)
 

@@ -64,7 +64,7 @@ class TestDeepEMTraining(BaseTest):
                     text += file.read()
         return text
 
-    def waitFor(self, condition, *protocols, mayFail=False, seconds=200):
+    def waitFor(self, condition, *protocols, mayFail=False, seconds=600):
         """Refresh protocols from their runs until the condition holds."""
         deadline = time.time() + seconds
         while not condition():
@@ -97,7 +97,8 @@ class TestDeepEMTraining(BaseTest):
         protocol = self.training(self.importCoordinates(self.mics, self.centres), epochs=EPOCHS)
         for number, victims in enumerate((slice(1, 2), slice(0, 1), slice(0, 2)), 1):
             self.proj.launchProtocol(protocol, wait=False)
-            self.waitForLog(protocol, f"epoch {number}/{EPOCHS}:")
+            self.waitFor(lambda number=number: f"epoch {number}/{EPOCHS}:" in self.log(protocol)
+                         and self.log(protocol).count("going on after epoch") == number - 1, protocol)
             self.kill(protocol, *self.processes(protocol)[victims])
         self.launchProtocol(protocol)
         log = self.log(protocol)

@@ -40,7 +40,7 @@ class TestPickViewer(WithWorkflow):
         self.wait(window, lambda: window.reasons is not None and window.canvas.find_withtag("mark"))
         return window
 
-    def wait(self, window, condition, seconds=60):
+    def wait(self, window, condition, seconds=600):
         deadline = time.time() + seconds
         while not condition():
             self.assertLess(time.time(), deadline, "took too long")

@@ -36,7 +36,7 @@ class TestThresholdWizard(WithWorkflow):
     def start(self, form, name="threshold"):
         return Config.getDomain().findWizards(form.protocol, DESKTOP_TKINTER)[name]().show(form)
 
-    def wait(self, form, condition, seconds=120):
+    def wait(self, form, condition, seconds=600):
         deadline = time.time() + seconds
         while not condition():
             self.assertLess(time.time(), deadline, "took too long")
