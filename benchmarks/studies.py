@@ -43,7 +43,8 @@ from deepem_scipion.deepem.micrographs.micrograph import read_micrograph, read_p
 from deepem_scipion.deepem.model.files import read_card
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.selection import MIN_DISTANCE, PICKED, Limits, select
-from deepem_scipion.deepem.report.plots import BLUE, GREEN, ORANGE, SKY, VERMILION, draw_picks
+from deepem_scipion.deepem.report.axes import BLUE, GREEN, ORANGE, SKY, VERMILION
+from deepem_scipion.deepem.report.plots import draw_picks
 from deepem_scipion.deepem.simulation import scene as simulate
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph

@@ -8,7 +8,7 @@ from deepem_scipion.deepem.commands.parser import build_parser
 def documented_parser():
     """The parser with the examples of its help as blocks of code."""
     parser = build_parser()
-    for each in (parser, *parser._subparsers._group_actions[0].choices.values()):
+    for each in (parser, *parser.commands.values()):
         lines, before = [], ""
         for line in (each.epilog or "").splitlines():
             if line.startswith("  ") and before.endswith(":"):

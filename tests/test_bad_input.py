@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from deepem_scipion.deepem.commands import main as cli
+from deepem_scipion.deepem.commands import train as train_command
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -352,7 +352,7 @@ def train(blobs, few_updates, tmp_path, capsys, monkeypatch):
         code = main(["train", "--micrographs", *micrographs, "--coordinates", str(folder), "--diameter", "64",
                      "--output", str(tmp_path / "m"), "--epochs", "1", *more])
         told = capsys.readouterr().err
-        assert "fault of its own" not in told and (tmp_path / "m").exists() == (code == 0)
+        assert "internal error" not in told and (tmp_path / "m").exists() == (code == 0)
         return code, told
 
     return run
@@ -499,7 +499,7 @@ def test_a_full_disk_keeps_what_was_finished_and_says_so(blobs, blob_model, smal
     (tmp_path / "list.txt").write_text("".join(f"{blobs[0] / 'micrographs' / 'd.mrc'}\tm{i}\n" for i in range(30)))
     assert pick(blob_model, [tmp_path / "list.txt"], small_disk / "out") in (1, 2)
     told = capsys.readouterr().err
-    assert "No space left on device" in told and "fault of its own" not in told
+    assert "No space left on device" in told and "internal error" not in told
     finished = whole(small_disk / "out")
     assert 0 < len(finished) < 30
     assert len({(small_disk / "out" / f"{name}.box").read_bytes() for name in finished}) == 1
@@ -556,7 +556,7 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
     finished = whole(out)
     assert 3 < len(finished) < 3000
     if number == signal.SIGINT:
-        assert b"interrupted; what was finished is kept" in told
+        assert b"interrupted; finished results are kept" in told
         summary = json.loads((out / "summary.json").read_text())
         assert set(summary["micrographs"]) == finished == set(PickingResults(out).read_micrographs())
         picks = sum(len(found.scores) for found in read_coordinates(out).values())
@@ -574,9 +574,9 @@ def test_interrupted_training_keeps_the_last_epoch_and_goes_on_from_it(train, bl
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_tell_epoch", interrupt)
+        patch.setattr(train_command, "show_epoch", interrupt)
         code, told = train(coordinates, "--epochs", "2", "--validation-fraction", "0")
-    assert code == 130 and "interrupted; what was finished is kept" in told
+    assert code == 130 and "interrupted; finished results are kept" in told
     assert (tmp_path / "m.checkpoint").exists()
     code, told = train(coordinates, "--epochs", "2", "--validation-fraction", "0")
     assert "going on after epoch 1/2" in told

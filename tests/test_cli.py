@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from deepem_scipion.deepem.commands.main import main
-from deepem_scipion.deepem.commands.parser import PRESETS as PRESET_NAMES
-from deepem_scipion.deepem.commands.parser import TRAINING_PRESETS as RECIPE_NAMES
+from deepem_scipion.deepem.commands.train import PRESETS as PRESET_NAMES
+from deepem_scipion.deepem.commands.train import TRAINING_PRESETS as TRAINING_PRESET_NAMES
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -197,7 +197,7 @@ def test_pick_with_one_rotation_and_another_step_still_finds_particles(blobs, bl
     (["--threshold", "precision=much"], "threshold 'precision=much': expected"),
     (["--std-range", "2", "1"], "--std-range 2 1"), (["--std-range", "off", "1", "2"], "--std-range"),
     (["--scan-step", "0"], "scan step 0"), (["--box", "0"], "--box 0"), (["--threads", "0"], "threads 0")])
-def test_senseless_options_are_refused_in_words(blobs, blob_model, tmp_path, capsys, arguments, message):
+def test_impossible_options_are_refused_with_a_message(blobs, blob_model, tmp_path, capsys, arguments, message):
     assert pick(blob_model, [micrograph(blobs, "d")], tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -215,7 +215,7 @@ def test_unknown_command_exits_with_two():
     assert caught.value.code == 2
 
 
-def test_card_tells_what_the_model_was_trained_on(blob_model, capsys):
+def test_card_lists_what_the_model_was_trained_on(blob_model, capsys):
     assert main(["info", str(blob_model), "--json"]) == 0
     card = json.loads(capsys.readouterr().out)
     assert card["contrast"] == "dark"
@@ -229,24 +229,24 @@ def test_card_tells_what_the_model_was_trained_on(blob_model, capsys):
     assert 0 < low < high
 
 
-def test_info_prints_the_card_for_people(blob_model, capsys):
+def test_info_prints_the_card_as_a_table(blob_model, capsys):
     assert main(["info", str(blob_model)]) == 0
     text = capsys.readouterr().out
     assert "64 A" in text and "threshold" in text and "kernels" in text
 
 
 @pytest.mark.slow
-def test_paper_recipe_and_explicit_geometry_reach_the_card(blobs, tmp_path):
+def test_paper_preset_and_explicit_geometry_reach_the_card(blobs, tmp_path):
     network = ["--box", "22", "--kernels", "5", "4", "2", "--pools", "2", "2", "2", "--maps", "3", "4", "5"]
     assert main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
-                 "--diameter", "64", "--output", str(tmp_path / "m"), "--training-preset", "paper", *network, "--epochs", "150",
-                 "--seed", "3"]) == 0
+                 "--diameter", "64", "--output", str(tmp_path / "m"), "--training-preset", "paper", *network,
+                 "--epochs", "150", "--seed", "3"]) == 0
     model = load_model(tmp_path / "m")
     assert (model.geometry.box, model.geometry.kernels, model.geometry.maps) == (22, (5, 4, 2), (3, 4, 5))
     assert model.record["training_preset"] == "paper" and model.record["seed"] == 3
 
 
-def test_training_goes_on_from_a_model_and_keeps_its_network(blobs, blob_model, few_updates, tmp_path):
+def test_fine_tuning_a_model_keeps_its_network(blobs, blob_model, few_updates, tmp_path):
     assert main(["train", "--micrographs", str(micrograph(blobs, "d")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--continue-from", str(blob_model), "--epochs",
                  "1"]) == 0
@@ -270,7 +270,7 @@ def test_one_micrograph_is_enough_to_train_on(blobs, few_updates, tmp_path):
     (["--given-negatives-only"], "needs --negatives"),
     (["--preset", "klh", "--diameter", "3000"], "smaller than the network's box"),
     (["--validation-fraction", "1.5"], "validation fraction"), (["--diameter", "nan"], "diameter")])
-def test_impossible_training_is_refused_in_words(blobs, tmp_path, capsys, arguments, message):
+def test_impossible_training_is_refused_with_a_message(blobs, tmp_path, capsys, arguments, message):
     assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -305,7 +305,7 @@ def test_evaluate_prints_writes_and_draws(blobs, blob_model, tmp_path, capsys):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_counts_micrographs_without_picks_as_missed_and_says_so(blobs, blob_model, tmp_path, capsys):
+def test_evaluate_counts_particles_without_picks_as_missed_and_warns(blobs, blob_model, tmp_path, capsys):
     pick(blob_model, [micrograph(blobs, "d")], tmp_path / "out")
     assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(tmp_path / "out"), "--distance", "6",
                  "--json", str(tmp_path / "f.json")]) == 0
@@ -313,16 +313,16 @@ def test_evaluate_counts_micrographs_without_picks_as_missed_and_says_so(blobs, 
     assert "no picks for 4 of 5" in capsys.readouterr().err
 
 
-def judge(folder, *options):
-    """Figures of `deepem evaluate` for folder/truth and folder/picks."""
+def evaluate_folder(folder, *options):
+    """Return the figures of `deepem evaluate` for folder/truth and folder/picks."""
     status = main(["evaluate", "--truth", str(folder / "truth"), "--picks", str(folder / "picks"), "--distance", "5",
                    "--json", str(folder / "figures.json"), *options])
     return json.loads((folder / "figures.json").read_text()) if status == 0 else status
 
 
 @pytest.fixture()
-def judged(tmp_path):
-    """Folder with truth and picks of the micrographs a (right and false), empty (nothing) and missed (no pick)."""
+def compared(tmp_path):
+    """Return a folder with reference coordinates and picks of the micrographs a, empty (none) and missed (no pick)."""
     none = np.zeros((0, 2)), np.zeros(0)
     both = np.array([(20, 20), (60, 20), (100, 80)])
     for folder, found in (("truth", {"a": (both, np.full(3, np.nan)), "empty": none, "missed": (both, np.ones(3))}),
@@ -334,34 +334,34 @@ def judged(tmp_path):
     return tmp_path
 
 
-def test_evaluate_counts_empty_files_as_nothing_found_and_nothing_to_find(judged, capsys):
-    found = judge(judged)
+def test_evaluate_counts_empty_files_as_nothing_found_and_nothing_to_find(compared, capsys):
+    found = evaluate_folder(compared)
     assert [found["overall"][key] for key in ("truth", "picks", "true_positives")] == [6, 5, 2]
     assert found["micrographs"]["empty"]["precision"] == found["micrographs"]["missed"]["recall"] == 0
-    assert "one to one within 5 px, by falling score, the nearest pair first among equal scores\n" \
+    assert "one-to-one matching within 5 px, in descending order of score, closest pairs first among equal scores\n" \
         in capsys.readouterr().out
 
 
-def test_evaluate_thins_picks_and_cuts_them_at_the_best_threshold(judged, capsys):
-    found = judge(judged, "--min-distance", "6.5", "--threshold", "F1")
+def test_evaluate_suppresses_close_picks_and_applies_the_best_threshold(compared, capsys):
+    found = evaluate_folder(compared, "--min-distance", "6.5", "--threshold", "F1")
     assert [found["overall"][key] for key in ("picks", "true_positives")] == [2, 1] and found["threshold"] == 0.8
     text = capsys.readouterr().out
-    assert "of picks nearer than 6.5 px only the best; score of at least 0.8" in text
+    assert "of picks closer than 6.5 px only the one with the highest score; scores of at least 0.8" in text
 
 
-def test_evaluate_takes_the_region_of_each_micrograph(judged):
-    (judged / "regions.txt").write_text("a.mrc 0 0 50 50\n")
-    found = judge(judged, "--regions", str(judged / "regions.txt"))
+def test_evaluate_takes_the_region_of_each_micrograph(compared):
+    (compared / "regions.txt").write_text("a.mrc 0 0 50 50\n")
+    found = evaluate_folder(compared, "--regions", str(compared / "regions.txt"))
     assert (found["micrographs"]["a"]["truth"], found["micrographs"]["missed"]["truth"]) == (1, 3)
-    found = judge(judged, "--regions", str(judged / "regions.txt"), "--region", "0", "0", "70", "70")
+    found = evaluate_folder(compared, "--regions", str(compared / "regions.txt"), "--region", "0", "0", "70", "70")
     assert (found["micrographs"]["a"]["truth"], found["micrographs"]["missed"]["truth"]) == (1, 2)
     assert found["micrographs"]["empty"]["picks"] == 0
 
 
-def test_evaluate_refuses_a_damaged_file_by_its_line_rather_than_leave_a_micrograph_out(judged, capsys):
-    with open(judged / "picks" / "empty.box", "a") as file:
+def test_evaluate_refuses_a_damaged_file_by_its_line_rather_than_leave_a_micrograph_out(compared, capsys):
+    with open(compared / "picks" / "empty.box", "a") as file:
         file.write("12\tdamaged\t10\t10\n")
-    assert judge(judged) == 2
+    assert evaluate_folder(compared) == 2
     assert "empty.box, line 2: expected a number, found 'damaged'" in capsys.readouterr().err
 
 
@@ -370,16 +370,36 @@ def test_evaluate_refuses_a_damaged_file_by_its_line_rather_than_leave_a_microgr
     (["--threshold", "F3"], "--threshold F3: expected F1, F2 or a score"), (["--threshold", "nan"], "--threshold nan"),
     (["--region", "9", "0", "1", "1"], "--region: expected X0 Y0 X1 Y1"),
     (["--regions", "none"], "none cannot be read")])
-def test_evaluate_refuses_senseless_options_in_words(judged, capsys, options, message):
-    assert judge(judged, *options) == 2
+def test_evaluate_refuses_impossible_options_with_a_message(compared, capsys, options, message):
+    assert evaluate_folder(compared, *options) == 2
     assert message in capsys.readouterr().err
 
 
 def test_choices_of_the_command_line_are_those_of_the_method():
-    assert set(PRESET_NAMES) == set(PRESETS) and set(RECIPE_NAMES) == set(TRAINING_PRESETS)
+    assert set(PRESET_NAMES) == set(PRESETS) and set(TRAINING_PRESET_NAMES) == set(TRAINING_PRESETS)
 
 
-def test_help_and_info_start_without_tensorflow(blob_model):
+@pytest.mark.parametrize("command", ["", "train", "tune", "pick", "worker", "evaluate", "report", "info", "demo"])
+def test_help_imports_no_scientific_library(command):
+    code = ("import sys; from deepem_scipion.deepem.commands.main import main\n"
+            "try: main([*sys.argv[1:], '--help'])\n"
+            "except SystemExit: assert not {'numpy', 'scipy', 'tensorflow', 'matplotlib', 'rich'} & set(sys.modules)")
+    words = [command] if command else []
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(" ".join(["usage: deepem", *words, "[options]"]))
+
+
+def test_tune_without_optuna_says_what_to_install(blobs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "deepem_scipion.deepem.training.tuning", raising=False)
+    assert main(["tune", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
+                 "--diameter", "64", "--output", str(tmp_path / "m")]) == 2
+    told = capsys.readouterr().err
+    assert "`deepem tune` needs Optuna" in told and "pip install 'scipion-em-deepem[tune]'" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_info_starts_without_tensorflow(blob_model):
     code = ("import sys; from deepem_scipion.deepem.commands.main import main; main(['info', sys.argv[1]]);"
             "assert not {'tensorflow', 'keras', 'matplotlib', 'scipy'} & set(sys.modules), sys.modules.keys()")
     subprocess.run([sys.executable, "-c", code, str(blob_model)], check=True, stdout=subprocess.DEVNULL)
@@ -409,7 +429,7 @@ def test_output_folder_that_cannot_be_made_is_refused(blobs, blob_model, tmp_pat
 
 
 def labels_given_to_training(blobs, monkeypatch, *options):
-    """Particles, non-particles and names of incomplete micrographs that `deepem train` hands on."""
+    """Return particles, negatives and names of incomplete micrographs that `deepem train` passes on."""
     from deepem_scipion.deepem.training import train as learning
 
     class Enough(BaseException):  # no error of which the program would make a message
@@ -438,7 +458,7 @@ def test_further_sets_are_added_and_mark_their_other_micrographs_as_incomplete(b
 
 
 @pytest.mark.slow
-def test_training_learns_from_a_micrograph_with_non_particles_only(blobs, few_updates):
+def test_training_uses_a_micrograph_with_negatives_only(blobs, few_updates):
     from deepem_scipion.deepem.training.plan import Plan
     from deepem_scipion.deepem.training.train import train_model
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.commands import demo
+from deepem_scipion.deepem.commands import demonstration as demo
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
@@ -89,7 +89,7 @@ def test_the_comparison_reports_precision_and_recall_and_draws_three_pictures(tm
 
 def test_the_curve_includes_candidates_below_the_threshold(tmp_path):
     known = {"a": Coordinates(np.array([[60.0, 60.0], [150.0, 60.0]]), np.full(2, np.nan), None)}
-    centres_xy, scores = demo._scored(write_results(tmp_path, known), "a")
+    centres_xy, scores = demo.picks_without_threshold(write_results(tmp_path, known), "a")
     np.testing.assert_allclose(scores, [0.9, 0.9, 0.2])
     np.testing.assert_allclose(centres_xy[2], [60, 82.5])
 

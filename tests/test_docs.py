@@ -163,7 +163,7 @@ def test_every_command_of_a_page_is_one_that_exists(page):
 @pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.stem)
 def test_commands_options_and_files_in_the_text_of_a_page_exist(page):
     parser = build_parser()
-    commands = parser._subparsers._group_actions[0].choices
+    commands = parser.commands
     known = {option for each in (parser, *commands.values()) for action in each._actions
              for option in action.option_strings}
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -211,7 +211,7 @@ def test_the_pages_build_without_a_warning_and_all_are_reached(tmp_path):
     for page in PAGES:
         assert (tmp_path / f"{page.stem}.html").exists()
     commands = (tmp_path / "command-line.html").read_text(encoding="utf-8")
-    for command in build_parser()._subparsers._group_actions[0].choices:
+    for command in build_parser().commands:
         assert f'id="{command}"' in commands
     # Examples of the help stand there as code.
     assert re.search(r"<pre>(<span></span>)?deepem demo --output", commands)

@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from deepem_scipion.deepem.commands.main import describe
-from deepem_scipion.deepem.commands.worker import _arguments
+from deepem_scipion.deepem.commands.info import format_card
+from deepem_scipion.deepem.commands.worker import parse_request
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.coordinates.regions import read_regions
 from deepem_scipion.deepem.coordinates.startables import read_tables
@@ -313,7 +313,7 @@ def use(path):
     """Do everything with a model except picking."""
     model = load_model(path)
     json.dumps(model.card())
-    assert isinstance(describe(model.card()), str)
+    assert isinstance(format_card(model.card()), str)
     for wanted in ("auto", "F1", "precision=0.7"):
         with suppress(DeepEMError):
             assert 0 <= model.threshold_for(wanted)
@@ -421,7 +421,7 @@ def test_damaged_studies_are_gone_on_with_or_refused(place, journal, data):
 @example(b"[" * 100_000)
 def test_requests_to_a_worker_are_lists_of_words_or_refused(content):
     with bounded(), suppress(DeepEMError):
-        assert all(isinstance(word, str) for word in _arguments(content))
+        assert all(isinstance(word, str) for word in parse_request(content))
 
 
 # --------------------------------------------------------------- properties

@@ -25,8 +25,8 @@ from deepem_scipion.deepem.picking.selection import Limits
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.picking.table import read_table, write_table
-from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS, chosen
-from deepem_scipion.deepem.report.reports import report_picking
+from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS, choose_micrographs
+from deepem_scipion.deepem.report.picking_report import report_picking
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -143,7 +143,7 @@ def test_figures_and_tables_are_those_of_the_run(run):
     assert float(figures.pop("mean score")) == pytest.approx(scores[picked].mean(), abs=6e-4)
     assert figures == {"micrographs picked": "6", "failed": "1", "picks": str(picked.sum()),
                        "picks per micrograph": f"{picked.sum() / 6:.1f}", "micrographs per minute": "1.2"}
-    rows = page.table("What became of the candidates")
+    rows = page.table("Candidates")
     assert rows[1] == ["picked", str(picked.sum()), f"{100 * picked.mean():.1f}"]
     assert ["below the threshold", str((reasons == "threshold").sum()),
             f"{100 * (reasons == 'threshold').mean():.1f}"] in rows
@@ -159,7 +159,7 @@ def test_figures_and_tables_are_those_of_the_run(run):
     assert parameters["particle diameter"] == "64 Å"
     assert parameters["range of the local standard deviation"] == "0.500 to 1.500"
     assert page.table("Versions") == [["python", "3.11"], ["tensorflow", "2.99<i>"]]
-    assert "failed: 1 of 7 micrographs; a table below says why." in page.texts
+    assert "1 of 7 micrographs failed; the reasons are listed below." in page.texts
 
 
 def test_names_and_messages_are_text_whatever_they_hold(run):
@@ -224,12 +224,12 @@ def test_a_circle_lies_where_the_pick_is(tmp_path):
     assert np.ptp(columns) == pytest.approx(16 * 4.5, abs=5)
 
 
-def test_best_typical_and_worst_micrographs_are_chosen():
+def test_best_typical_and_worst_micrographs_are_choose_micrographs():
     quality = {f"m{number:02d}": float(number) for number in range(21)}
-    assert chosen(quality) == {"Best": ["m20", "m19", "m18"], "Typical": ["m11", "m10", "m09"],
+    assert choose_micrographs(quality) == {"Best": ["m20", "m19", "m18"], "Typical": ["m11", "m10", "m09"],
                                "Worst": ["m00", "m01", "m02"]}
-    assert chosen(dict(list(quality.items())[:3])) == {"All, the best first": ["m02", "m01", "m00"]}
-    assert chosen({}) == {}
+    assert choose_micrographs(dict(list(quality.items())[:3])) == {"All, best first": ["m02", "m01", "m00"]}
+    assert choose_micrographs({}) == {}
 
 
 def test_what_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
@@ -243,7 +243,8 @@ def test_what_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
     assert sum("jpeg" in image["src"] for image in page.images()) == 1
     assert any(f"not shown: {tmp_path / '0.mrc'}" in text for text in page.texts)
     assert any("not shown: its table of candidates" in text for text in page.texts)
-    assert any(text.endswith("missing in the charts of scores: those of 1 of 3 micrographs.") for text in page.texts)
+    assert any(text.endswith("of 1 of 3 micrographs cannot be read; they are missing in the charts of scores.")
+               for text in page.texts)
     with pytest.raises(DeepEMError, match="expected the results of `deepem pick`"):
         report_picking(tmp_path / "candidates", tmp_path / "other.html")
 
@@ -329,7 +330,7 @@ def test_an_evaluation_has_a_report_with_its_figures_and_pictures(blobs, tmp_pat
     assert [page.figures()[name] for name in ("precision", "recall", "F1", "average precision")] == [
         f"{expected['overall'][key]:.3f}" for key in ("precision", "recall", "F1", "AP")]
     rows = {row[0]: row[1:] for row in page.table("Figures of the micrographs")[1:]}
-    for name, figures in [("all together", expected["overall"]), *expected["micrographs"].items()]:
+    for name, figures in [("all micrographs", expected["overall"]), *expected["micrographs"].items()]:
         assert rows[name][:7] == [*(str(figures[key]) for key in ("truth", "picks", "true_positives")),
                                   *(f"{figures[key]:.3f}" for key in ("precision", "recall", "F1", "AP"))]
     for name, figures in expected["micrographs"].items():

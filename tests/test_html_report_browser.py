@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_html_report import HOSTILE, write_run
 
-from deepem_scipion.deepem.report.reports import report_picking
+from deepem_scipion.deepem.report.picking_report import report_picking
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve()

@@ -28,12 +28,8 @@ LONG = {
 # Longer than that, to be divided: this list only ever gets shorter.
 TO_BE_DIVIDED = {
     "deepem_scipion.convert",
-    "deepem_scipion.deepem.commands.main", "deepem_scipion.deepem.commands.main:_pick",
-    "deepem_scipion.deepem.commands.parser", "deepem_scipion.deepem.commands.parser:_add_learning",
-    "deepem_scipion.deepem.commands.parser:_add_pick",
     "deepem_scipion.deepem.network.scan",
     "deepem_scipion.deepem.picking.results",
-    "deepem_scipion.deepem.report.reports:report_evaluation", "deepem_scipion.deepem.report.reports:report_picking",
     "deepem_scipion.deepem.training.fit", "deepem_scipion.deepem.training.fit:_attempt",
     "deepem_scipion.deepem.training.tuning",
     "deepem_scipion.protocols.protocol_evaluate", "deepem_scipion.protocols.protocol_pick",

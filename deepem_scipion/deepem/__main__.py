@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m deepem_scipion.deepem` is `deepem`."""
+"""Run `deepem` by `python -m deepem_scipion.deepem`."""
 
 import sys
 

@@ -29,7 +29,7 @@ def main(argv=None):
     environment = prepare_home(output / "scipion")
     os.environ.update(environment, NO_COLOR="1")
 
-    from ..deepem.commands.demo import compare, write_demo_data
+    from ..deepem.commands.demonstration import compare, write_demo_data
 
     say(f"{'simulated' if write_demo_data(output / 'data') else 'existing'} micrographs in {output / 'data'}")
     try:
@@ -89,7 +89,7 @@ def run_project(data):
     import pyworkflow as pw
     from pyworkflow.project import Manager
 
-    from ..deepem.commands.demo import EPOCHS, SCENE
+    from ..deepem.commands.demonstration import EPOCHS, SCENE
     from ..deepem.coordinates.read import read_coordinates
 
     pw.Config.getDomain().getProtocols()

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageTk
 
 from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, THRESHOLD
-from ..deepem.report.plots import BLUE, GREEN, SKY
+from ..deepem.report.axes import BLUE, GREEN, SKY
 
 PURPLE = "#CC79A7"  # the reddish purple of Okabe and Ito
 REASON_COLOURS = {BORDER: BLUE, LOCAL_STD: PURPLE, THRESHOLD: SKY, DISTANCE: GREEN}

@@ -158,7 +158,7 @@ class SizeDialog(dialog.Dialog):
         """Draw the part of the micrograph around the circle."""
         from matplotlib.patches import Circle, Rectangle
 
-        from ..deepem.report.plots import ORANGE, SKY, show_micrograph
+        from ..deepem.report.axes import ORANGE, SKY, show_micrograph
 
         self.figure.clear()
         self.axes = self.figure.add_axes((0, 0, 1, 1))

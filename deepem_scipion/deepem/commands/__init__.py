@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program `deepem`: its arguments and one module for each command."""
+"""The `deepem` program: its parser and one module per command."""
 
 from ..lazy import attach
 

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the program tells: lines in a log, or a progress bar and colours where somebody sits at a terminal."""
+"""Output of the program: lines in a log, or a progress bar and colours on a terminal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,30 @@ from typing import Any, Protocol
 
 log = logging.getLogger("deepem")
 
+# Exit codes of the program.
+OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
 _COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m"}
 _PLAIN = "\x1b[0m"
 
 
-class Tell(Protocol):
-    """Tells how far something is: steps done, text for people, and more text that only a log shows."""
+class ShowProgress(Protocol):
+    """Shows progress: the number of steps done, a text, and more text for logs only."""
 
-    def __call__(self, done: float, text: str, more: str = "") -> None: ...
+    def __call__(self, done: float, text: str, more: str = "") -> None:
+        """Show that a number of steps is done."""
 
 
-def start(debug: bool, quiet: bool) -> None:
-    """Send log records to standard error: those of others from warnings on, the program's own as asked for."""
+def start_logging(debug: bool, quiet: bool) -> None:
+    """Send log records to standard error.
+
+    Parameters
+    ----------
+    debug : bool
+        Include debug records of the program.
+    quiet : bool
+        Only warnings and errors. Those of other packages are always included, their other records never.
+    """
     handler = _Handler()
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -33,25 +45,30 @@ def start(debug: bool, quiet: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
 
 
-def say(text: str) -> None:
-    """Print a result, unless the program was asked to be quiet."""
+def print_result(text: str) -> None:
+    """Print a result to standard output, unless `start_logging` was called with `quiet`."""
     if log.isEnabledFor(logging.INFO):
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
 def on_terminal() -> bool:
-    """Whether standard error is a terminal that can move its cursor."""
+    """Return whether standard error is a terminal that can move its cursor."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager
-def progress(total: int | None) -> Iterator[Tell]:
-    """Show how far something is: by a bar on a terminal, by lines in a log otherwise.
+def progress(total: int | None) -> Iterator[ShowProgress]:
+    """Show progress, as a bar on a terminal and as lines in a log.
 
     Parameters
     ----------
-    total : steps of the whole, or None where the end is not known: then the time that has passed is shown.
+    total : int, optional
+        Number of steps. None: it is unknown, and the elapsed time is shown.
+
+    Yields
+    ------
+    ShowProgress
     """
     if not (on_terminal() and log.isEnabledFor(logging.INFO)):
         yield lambda done, text, more="": log.info("%s%s", text, more)
@@ -71,19 +88,18 @@ def progress(total: int | None) -> Iterator[Tell]:
         yield lambda done, text, more="": bar.update(task, completed=done, description=text)
 
 
-def reason(error: Exception) -> str:
-    """One sentence about an error that nobody foresaw."""
+def describe_error(error: Exception) -> str:
+    """Return one sentence about an unexpected error."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
-        return "there is not enough memory; close other programs, or give fewer --threads"
+        return "out of memory; close other programs, or use fewer --threads"
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return (f"deepem stopped by a fault of its own ({what}); the same command with --debug shows where, please send "
-            "that to the developers")
+    return (f"internal error ({what}); run the same command with --debug and send its output to the developers")
 
 
 class _Handler(logging.StreamHandler):
-    """Writes to what is standard error at the moment: the progress bar puts lines above itself by replacing it."""
+    """Writes to the current standard error: the progress bar replaces it to print lines above itself."""
 
     @property
     def stream(self) -> Any:
@@ -95,7 +111,7 @@ class _Handler(logging.StreamHandler):
 
 
 class _Formatter(logging.Formatter):
-    """Colours warnings and errors on a terminal, unless the variable NO_COLOR forbids it."""
+    """Colours warnings and errors on a terminal, unless the variable NO_COLOR is set."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of a model: the windows that it learnt from, its kernels, its validation curve; see also `report`."""
+"""Figures of a model: particle images and negatives of its training, and its kernels."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ import numpy as np
 
 from ..model.model import Model
 from ..training.examples import KEPT, TrainingExamples
-from .plots import GREEN, VERMILION
+from .axes import GREEN, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = 6
-# Width of the lines between windows, as a share of a window.
+# Width of the lines between images, as a fraction of an image.
 GAP = 0.06
+# Target and whether it is one of the hardest -> title.
 GROUPS = {(1, False): "Particles", (1, True): "Particles with the lowest scores",
-          (0, False): "Non-particles", (0, True): "Non-particles with the highest scores"}
+          (0, False): "Negatives", (0, True): "Negatives with the highest scores"}
 
 
 def draw_examples(sample: TrainingExamples, threshold: float) -> Figure:
-    """Draw windows of particles and non-particles, of either some at random and the hardest, with their scores.
+    """Draw particle images and negatives of the training with their scores: random ones and the hardest of each.
 
-    All have the same grey scale. A score on the right side of the threshold is green, another one red. Where the mouse
-    is, the toolbar tells the micrograph and the place.
+    All have the same grey scale. The score is green if it is on the correct side of the threshold, and red otherwise.
+    The toolbar of a window shows micrograph and position of the image below the mouse pointer.
 
     Parameters
     ----------
-    sample : Sample
-    threshold : of the model
+    sample : TrainingExamples
+    threshold : float
+        Threshold of the model.
+
+    Returns
+    -------
+    Figure
     """
     from matplotlib.figure import Figure
 
@@ -49,20 +55,22 @@ def draw_examples(sample: TrainingExamples, threshold: float) -> Figure:
     return figure
 
 
-def _montage(axes: Axes, sample: TrainingExamples, which: np.ndarray, greys: tuple[float, float], threshold: float) -> None:
-    """Show windows in rows, each with its score."""
+def _montage(axes: Axes, sample: TrainingExamples, which: np.ndarray, greys: tuple[float, float],
+             threshold: float) -> None:
+    """Show images in rows, each with its score."""
     box = sample.pixels.shape[1]
     pitch = box + max(1, round(GAP * box))
     sheet = np.full((math.ceil(KEPT / COLUMNS) * pitch, COLUMNS * pitch), np.nan, np.float32)
     for place, number in enumerate(which):
         row, column = (pitch * index for index in divmod(place, COLUMNS))
         sheet[row:row + box, column:column + box] = sample.pixels[number]
-        right = (sample.scores[number] >= threshold) == (sample.targets[number] == 1)
+        correct = (sample.scores[number] >= threshold) == (sample.targets[number] == 1)
         axes.text(column + 0.04 * box, row + 0.04 * box, f"{sample.scores[number]:.2f}", color="white", va="top",
-                  fontsize="small", bbox={"facecolor": GREEN if right else VERMILION, "edgecolor": "none", "pad": 1.5})
+                  fontsize="small",
+                  bbox={"facecolor": GREEN if correct else VERMILION, "edgecolor": "none", "pad": 1.5})
     axes.imshow(sheet, cmap="gray", vmin=greys[0], vmax=greys[1])
 
-    def tell(x: float, y: float) -> str:
+    def describe(x: float, y: float) -> str:
         place = COLUMNS * int(y // pitch) + int(x // pitch)
         if not (0 <= x < COLUMNS * pitch and 0 <= place < len(which)):
             return ""
@@ -70,11 +78,20 @@ def _montage(axes: Axes, sample: TrainingExamples, which: np.ndarray, greys: tup
         at_x, at_y = sample.centres_xy[number]
         return f"{sample.names[number]}: x {at_x:.0f}, y {at_y:.0f} px; score {sample.scores[number]:.3f}"
 
-    axes.format_coord = tell  # type: ignore[method-assign]
+    axes.format_coord = describe  # type: ignore[method-assign]
 
 
 def draw_kernels(model: Model) -> Figure:
-    """Draw the kernels of the first convolution, those of each network in a row; white is 0."""
+    """Draw the kernels of the first convolution, those of each network in a row; white is 0.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    Figure
+    """
     from matplotlib.figure import Figure
 
     kernels = [weights["conv1.kernel"][:, :, 0] for weights in model.networks]

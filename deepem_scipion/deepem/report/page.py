@@ -1,8 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A page for a browser in one file: figures, charts, pictures and tables, all of them within.
+"""An HTML page in one file: figures, charts, pictures and tables.
 
-The page holds no script and its browser is told to fetch nothing. Every text is escaped by the template.
+The page has no script, and its content security policy lets the browser fetch nothing. The template escapes all text.
 """
 
 from __future__ import annotations
@@ -19,28 +19,40 @@ import numpy as np
 
 from ... import __version__
 from ..atomic import atomic_write
+from ..coordinates.regions import Region
 from ..errors import DeepEMError
+from .axes import SKY, draw_circles, draw_region, show_micrograph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("template.html.j2")
-# A table of so many rows has about 200 kB.
+# Rows of a table at most; it then has about 200 kB.
 MAX_ROWS = 1000
-# Tables with more rows than these are folded.
+# Tables with more rows than this are folded.
 MAX_OPEN_ROWS = 25
 CHART_SIZE_IN = (5.0, 3.6)
 THUMBNAIL_PX = 720
 JPEG_QUALITY = 75
 CIRCLE_WIDTH = 2.2  # points, of 10 pixels to 7
-# So many micrographs of a kind are shown.
-SHOWN = 3
-TIME_FORM = "%Y-%m-%d %H:%M"
+# Number of best, of typical and of worst micrographs.
+N_SHOWN = 3
+TIME_FORMAT = "%Y-%m-%d %H:%M"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A diagram: address of its image, a text in its place, and what to write below."""
+    """A diagram.
+
+    Attributes
+    ----------
+    source : str
+        Data URL of the image.
+    alt : str
+        Description of the image.
+    caption : str
+        Text below it.
+    """
 
     source: str
     alt: str
@@ -49,7 +61,21 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A micrograph: address of its image (empty where there is none), a text in its place, and its caption."""
+    """A micrograph.
+
+    Attributes
+    ----------
+    id : str
+        Name of its anchor.
+    name : str
+        Name of the micrograph.
+    caption : str
+        Text below it.
+    source : str
+        Data URL of the image; empty if there is none.
+    alt : str
+        Description of the image.
+    """
 
     id: str
     name: str
@@ -60,7 +86,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of each row is the row's heading. Long ones are folded."""
+    """A table; long ones are folded.
+
+    Attributes
+    ----------
+    caption : str
+    head : sequence of str
+        Headings of the columns; may be empty.
+    rows : sequence of sequence of str
+        The first cell of each row is its heading.
+    """
 
     caption: str
     head: Sequence[str]
@@ -73,7 +108,7 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """For each column, whether it holds numbers only."""
+        """For each column, whether it has numbers only."""
         columns = zip(*self.rows) if self.head else ()
         return [bool(at) and all(_is_number(cell) for cell in column) for at, column in enumerate(columns)] or (
             [False] * max(map(len, [self.head, *self.rows])))
@@ -81,7 +116,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading; pictures are in groups with a heading each."""
+    """A part of the page.
+
+    Attributes
+    ----------
+    title : str
+    text : sequence of str
+        Paragraphs.
+    charts : sequence of Chart
+    pictures : mapping of str to sequence of Picture
+        By the heading of their group.
+    tables : sequence of Table
+    """
 
     title: str
     text: Sequence[str] = ()
@@ -96,16 +142,20 @@ def write_page(path: str | Path, title: str, subject: str, figures: Mapping[str,
 
     Parameters
     ----------
-    path : file to write, as a whole or not at all
-    title, subject : what the page is, and what it is about
-    figures : the most important figures by name, shown large
-    sections : in their order
-    warnings : shown before everything else
+    path : str or Path
+        File to write, atomically.
+    title, subject : str
+        Heading, and the line below it.
+    figures : mapping of str to str
+        The most important figures by name, shown large.
+    sections : sequence of Section
+    warnings : sequence of str
+        Shown first.
 
     Raises
     ------
     DeepEMError
-        Where the file cannot be written.
+        The file cannot be written.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -113,19 +163,62 @@ def write_page(path: str | Path, title: str, subject: str, figures: Mapping[str,
                             trim_blocks=True, lstrip_blocks=True)
     text = templates.get_template(TEMPLATE.name).render(
         title=title, subject=subject, figures=figures, sections=sections, warnings=warnings, version=__version__,
-        made=time.strftime(TIME_FORM))
+        written=time.strftime(TIME_FORMAT))
     with atomic_write(path, "wb") as handle:
-        handle.write(text.encode("utf-8", "backslashreplace"))  # names of files need not be valid UTF-8
+        handle.write(text.encode("utf-8", "backslashreplace"))  # file names need not be valid UTF-8
 
 
-def rows_at_most(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], elsewhere: str) -> Table:
-    """A table of at most `MAX_ROWS` rows, which says how many there are and where the others can be found."""
-    cut = f"; the first {MAX_ROWS} are shown, all are in {elsewhere}" if len(rows) > MAX_ROWS else ""
+def format_number(value: float | None, form: str = ".3f") -> str:
+    """Format a number with a few digits.
+
+    Parameters
+    ----------
+    value : float or int, optional
+    form : str
+        Format of floating-point numbers.
+
+    Returns
+    -------
+    str
+        A dash for None.
+    """
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:{form}}"
+
+
+def limited_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], source: str) -> Table:
+    """Make a table of at most `MAX_ROWS` rows, whose caption states their number and where all of them are.
+
+    Parameters
+    ----------
+    caption, head, rows
+        As for `Table`.
+    source : str
+        File that has all rows.
+
+    Returns
+    -------
+    Table
+    """
+    cut = f"; the first {MAX_ROWS} are shown, all are in {source}" if len(rows) > MAX_ROWS else ""
     return Table(f"{caption} ({len(rows)}{cut})", head, rows[:MAX_ROWS])
 
 
-def charts_of(figure: Figure, alts: Sequence[str], captions: Sequence[str] = ()) -> list[Chart]:
-    """Each panel of a figure as a chart of its own, large enough to be read on a telephone."""
+def make_charts(figure: Figure, alts: Sequence[str], captions: Sequence[str] = ()) -> list[Chart]:
+    """Make a chart of each panel of a figure, large enough for a phone.
+
+    Parameters
+    ----------
+    figure : Figure
+        It is changed.
+    alts : sequence of str
+        Description of each panel.
+    captions : sequence of str
+        Text below each of them, if any.
+
+    Returns
+    -------
+    list of Chart
+    """
     from matplotlib.gridspec import GridSpec
 
     figure.set_size_inches(CHART_SIZE_IN)
@@ -136,29 +229,48 @@ def charts_of(figure: Figure, alts: Sequence[str], captions: Sequence[str] = ())
         axes.set_subplotspec(GridSpec(1, 1, figure)[0])
         file = io.BytesIO()
         figure.savefig(file, format="svg", dpi=200, transparent=True,
-                       metadata={"Date": None})  # the dots are for what is rasterized
-        charts.append(Chart(_address("svg+xml", file), alt, caption))
+                       metadata={"Date": None})  # dpi is for what is rasterized
+        charts.append(Chart(_data_url("svg+xml", file), alt, caption))
     return charts
 
 
-def chosen(quality: Mapping[str, float]) -> dict[str, list[str]]:
-    """Names of the best, typical and worst micrographs, `SHOWN` of each; of few micrographs all, the best first."""
-    order = sorted(quality, key=lambda name: (-quality[name], name))
-    if len(order) <= 3 * SHOWN:
-        return {"All, the best first": order} if order else {}
-    middle = (len(order) - SHOWN) // 2
-    return {"Best": order[:SHOWN], "Typical": order[middle:middle + SHOWN], "Worst": order[:-SHOWN - 1:-1]}
-
-
-def pictures_of(quality: Mapping[str, float], draw: Callable[[str], str],
-                describe: Callable[[str], str]) -> dict[str, list[Picture]]:
-    """The best, typical and worst micrographs; one that cannot be drawn says why.
+def choose_micrographs(quality: Mapping[str, float]) -> dict[str, list[str]]:
+    """Choose the best, typical and worst micrographs, `N_SHOWN` of each, or all if there are few.
 
     Parameters
     ----------
-    quality : name -> the more, the better
-    draw : name -> address of an image; DeepEMError where it cannot be drawn
-    describe : name -> text
+    quality : mapping of str to float
+        By name of the micrograph; higher is better.
+
+    Returns
+    -------
+    dict of str to list of str
+        Names by the heading of their group.
+    """
+    order = sorted(quality, key=lambda name: (-quality[name], name))
+    if len(order) <= 3 * N_SHOWN:
+        return {"All, best first": order} if order else {}
+    middle = (len(order) - N_SHOWN) // 2
+    return {"Best": order[:N_SHOWN], "Typical": order[middle:middle + N_SHOWN], "Worst": order[:-N_SHOWN - 1:-1]}
+
+
+def make_pictures(quality: Mapping[str, float], draw: Callable[[str], str],
+                  describe: Callable[[str], str]) -> dict[str, list[Picture]]:
+    """Make pictures of the best, typical and worst micrographs.
+
+    Parameters
+    ----------
+    quality : mapping of str to float
+        As for `choose_micrographs`.
+    draw : callable
+        Returns the data URL of the image of a micrograph; if it raises DeepEMError, the error is shown instead.
+    describe : callable
+        Returns the caption of a micrograph.
+
+    Returns
+    -------
+    dict of str to list of Picture
+        By the heading of their group.
     """
     def picture(number: int, name: str) -> Picture:
         caption = describe(name)
@@ -167,45 +279,50 @@ def pictures_of(quality: Mapping[str, float], draw: Callable[[str], str],
         except DeepEMError as error:
             return Picture(f"picture-{number}", name, f"{caption}; not shown: {error}")
 
-    groups = chosen(quality)
-    numbers = iter(range(1, 1 + 3 * SHOWN))
+    groups = choose_micrographs(quality)
+    numbers = iter(range(1, 1 + 3 * N_SHOWN))
     return {group: [picture(next(numbers), name) for name in names] for group, names in groups.items()}
 
 
 def thumbnail(pixels: np.ndarray, diameter_px: float, circles: Sequence[tuple[np.ndarray, dict[str, Any]]],
-              region: Sequence[float] | None = None) -> str:
-    """Address of a small image of a micrograph.
+              region: Region | None = None) -> str:
+    """Draw a small image of a micrograph with circles.
 
     Parameters
     ----------
-    pixels : (rows, columns)
-    diameter_px : of the particles and of the circles
-    circles : for each group of circles the (n, 2) centres as x, y and their style
-    region : x0, y0, x1, y1 of a frame
+    pixels : (rows, cols) array
+    diameter_px : float
+        Diameter of particles and circles in pixels.
+    circles : sequence of ((n, 2) array, dict)
+        For each group of circles their centres as x, y in pixels, and the style for `draw_circles`.
+    region : Region, optional
+        Frame to draw.
+
+    Returns
+    -------
+    str
+        Data URL.
     """
     from matplotlib.figure import Figure
 
-    from .plots import SKY, _circles, show_micrograph
-
     dots = 100
     height, width = (round(THUMBNAIL_PX * length / max(pixels.shape)) for length in pixels.shape)
-    figure = Figure(figsize=((width + 0.5) / dots, (height + 0.5) / dots))  # broken pixels are left out
+    figure = Figure(figsize=((width + 0.5) / dots, (height + 0.5) / dots))  # fractions of pixels are cut off
     axes = figure.add_axes((0, 0, 1, 1))
     show_micrograph(axes, pixels, diameter_px)
     for centres_xy, style in circles:
-        _circles(axes, centres_xy, diameter_px, **style).set_linewidth(CIRCLE_WIDTH)
+        draw_circles(axes, centres_xy, diameter_px, linewidths=CIRCLE_WIDTH, **style)
     if region is not None:
-        x0, y0, x1, y1 = region
-        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=SKY, linewidth=CIRCLE_WIDTH)
+        draw_region(axes, region, SKY, CIRCLE_WIDTH)
     axes.set_axis_off()
     file = io.BytesIO()
-    # Colours in full: thin lines would lose them.
+    # Without chroma subsampling, in which thin lines would lose their colours.
     figure.savefig(file, format="jpeg", dpi=dots, pil_kwargs={"quality": JPEG_QUALITY, "subsampling": 0,
                                                               "optimize": True})
-    return _address("jpeg", file)
+    return _data_url("jpeg", file)
 
 
-def _address(kind: str, file: io.BytesIO) -> str:
+def _data_url(kind: str, file: io.BytesIO) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 

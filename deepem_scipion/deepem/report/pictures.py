@@ -12,7 +12,7 @@ import numpy as np
 from ..micrographs.images import read_pixels
 from ..micrographs.micrograph import read_micrograph, read_shape
 from ..picking.candidates import pad_width
-from .plots import DRAWN_LENGTH_PX, contrast_stretched
+from .axes import DRAWN_LENGTH_PX, contrast_stretched
 
 
 @dataclass(frozen=True)

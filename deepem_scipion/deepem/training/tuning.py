@@ -591,9 +591,9 @@ def draw_search(trials: list[FrozenTrial], path: str | Path) -> None:
     trials : all trials of a study; those stopped early, failed ones and much lower ones are marked along the lower edge
     path : image file to write; its suffix says the format
     """
-    from ..report.plots import BLUE, DOTS_PER_INCH, GREEN, ORANGE, VERMILION, _figure
+    from ..report.axes import BLUE, DOTS_PER_INCH, GREEN, ORANGE, VERMILION, make_figure
 
-    figure, (axes,) = _figure(8, 4.6, 1)
+    figure, (axes,) = make_figure(8, 4.6, 1)
     groups: dict[TrialState, list[tuple[float, float]]] = {state: [] for state in _STATES}
     minutes = 0.0
     for trial in trials:

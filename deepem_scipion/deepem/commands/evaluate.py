@@ -1,0 +1,172 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem evaluate`: compare picks with reference coordinates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DeepEMError
+from . import console
+from .arguments import COORDINATES
+from .report import try_report
+
+if TYPE_CHECKING:
+    from ..coordinates.coordinates import Coordinates
+    from ..coordinates.regions import Region
+    from ..evaluation.matching import Matches
+
+log = logging.getLogger("deepem")
+
+SUMMARY = "compare picks with reference coordinates"
+REQUIRED = ("--truth PATH", "--picks PATH", "--distance PX")
+DESCRIPTION = """\
+Compare picks with reference coordinates.
+
+Picks and reference particles are matched one to one: pairs within the distance are matched in descending order of the \
+pick's score, closest first among equal scores. A second pick on the same particle is a false positive. If only a part \
+of a micrograph was annotated, particles and unmatched picks outside of it do not count; a matched pick counts if its \
+particle does. Micrographs with reference coordinates and without picks count; those with picks only do not."""
+EPILOG = """examples:
+  deepem evaluate --truth boxes --picks picks --distance 40
+  deepem evaluate --truth boxes --picks picks --distance 40 \\
+      --json figures.json --plot curve.png"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepem evaluate` to its parser."""
+    group = parser.add_argument_group("files")
+    group.add_argument("--truth", required=True, type=Path, metavar="PATH",
+                       help=f"reference coordinates: {COORDINATES}")
+    group.add_argument("--picks", required=True, type=Path, metavar="PATH", help=f"picks: {COORDINATES}")
+    group = parser.add_argument_group("matching")
+    group.add_argument("--distance", required=True, type=float, metavar="PX", help="maximum distance of a correct pick "
+                       "from its particle in pixels, usually half the particle diameter")
+    group.add_argument("--min-distance", type=float, default=0.0, metavar="PX", help="apply non-maximum suppression "
+                       "before matching, as in picking: of picks closer to each other than this, in pixels, only the "
+                       "one with the highest score counts (default: all count)")
+    group.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
+                       "micrographs, X0 <= x < X1 and Y0 <= y < Y1, in pixels (default: all)")
+    group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph: a table with "
+                       "name, X0, Y0, X1 and Y1 per line, separated by tabs or blanks; # starts a comment; for "
+                       "micrographs that are not listed --region applies")
+    group.add_argument("--threshold", metavar="T", help="evaluate picks with at least this score; `F1` or `F2`: the "
+                       "score with the best F1 or F2 on these micrographs (default: all picks)")
+    group = parser.add_argument_group("results")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a JSON file")
+    group.add_argument("--plot", type=Path, metavar="FILE", help="draw the precision-recall curve as PNG, PDF or SVG")
+    group.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
+    group.add_argument("--micrographs", nargs="+", metavar="MICS", help="micrographs shown in the report (default: "
+                       "those that were picked, if --picks is an output folder of `deepem pick`)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `deepem evaluate`; returns the exit code."""
+    from ..atomic import atomic_write
+    from ..coordinates.read import read_coordinates
+    from ..evaluation.matching import match_all, pool
+    from ..evaluation.metrics import curve, summarise
+
+    if not options.distance > 0:
+        raise DeepEMError(f"--distance {options.distance}: expected pixels, above 0")
+    if not options.min_distance >= 0:
+        raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
+    threshold = _threshold(options.threshold)
+    truth, picks = read_coordinates(options.truth), read_coordinates(options.picks)
+    _check_names(options, truth, picks)
+    regions = _regions(options, truth)
+    matches = match_all(truth, picks, options.distance, regions, options.min_distance)
+    result = summarise(matches, threshold)
+    print(_table(result))
+    print(_method(options, result["threshold"]))
+    if options.json:
+        with atomic_write(options.json) as handle:
+            json.dump(result, handle, indent=1)
+    if options.plot:
+        from ..report.plots import draw_curve
+
+        draw_curve(curve(pool(list(matches.values()))), options.plot, result["threshold"])
+    if options.report:
+        _report(options, result, matches, truth, picks, regions)
+    return console.OK
+
+
+def _check_names(options: argparse.Namespace, truth: Collection[str], picks: Collection[str]) -> None:
+    if not set(truth) & set(picks):
+        raise DeepEMError(f"{options.picks} and {options.truth} have no micrograph in common; files belong together by "
+                          "the micrograph's name without folder and extension")
+    if absent := sorted(set(truth) - set(picks)):
+        log.warning("no picks for %d of %d micrographs, whose particles all count as missed: %s", len(absent),
+                    len(truth), ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else ""))
+
+
+def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Mapping[str, Matches],
+            truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
+            regions: Mapping[str, Region] | None) -> None:
+    from ..report.evaluation_report import Comparison, report_evaluation
+
+    comparison = Comparison(truth, picks, options.distance, options.min_distance, result["threshold"], regions or {})
+    try_report(options.report, lambda: report_evaluation(options.report, result, matches, comparison,
+                                                         _shown_micrographs(options)))
+
+
+def _shown_micrographs(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the micrographs for the report: those given, or those of the picking run."""
+    from ..micrographs.find import find_micrographs
+    from ..picking.results import PickingResults
+
+    if options.micrographs:
+        return find_micrographs(options.micrographs)
+    return {name: Path(result.path) for name, result in PickingResults(options.picks).read_micrographs().items()}
+
+
+def _threshold(text: str | None) -> float | str | None:
+    """Return the threshold for `summarise`."""
+    if text in (None, "F1", "F2"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DeepEMError(f"--threshold {text}: expected F1, F2 or a score")
+    return value
+
+
+def _regions(options: argparse.Namespace, truth: Collection[str]) -> dict[str, Region] | None:
+    """Return the annotated regions of the micrographs; None where all count as a whole."""
+    from ..coordinates.regions import checked_region, read_regions
+
+    regions = dict.fromkeys(truth, checked_region(options.region, "--region")) if options.region else {}
+    if options.regions:
+        regions.update(read_regions(options.regions, {name: name for name in truth}))
+    return regions or None
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    """Format the figures of each micrograph and of all together."""
+    rows = [*result["micrographs"].items(), ("all micrographs", result["overall"])]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'micrograph':<{width}}  reference  picks  true pos.  precision  recall     F1     AP  best F1  "
+             "threshold"]
+    for name, row in rows:
+        best, at = row["best_F1"]["F1"], row["best_F1"]["threshold"]
+        lines.append(f"{name:<{width}}  {row['truth']:9d}  {row['picks']:5d}  {row['true_positives']:9d}  "
+                     f"{row['precision']:9.3f}  {row['recall']:6.3f}  {row['F1']:5.3f}  {row['AP']:5.3f}  {best:7.3f}  "
+                     f"{'-' if at is None else f'{at:.3f}':>9}")
+    return "\n".join(lines)
+
+
+def _method(options: argparse.Namespace, threshold: float | None) -> str:
+    """Describe in a sentence how picks were matched."""
+    return (f"one-to-one matching within {options.distance:g} px, in descending order of score, closest pairs first "
+            "among equal scores"
+            + (f"; of picks closer than {options.min_distance:g} px only the one with the highest score"
+               if options.min_distance else "")
+            + ("" if threshold is None else f"; scores of at least {threshold:.4g}"))

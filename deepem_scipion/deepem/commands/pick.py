@@ -1,0 +1,185 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem pick`: pick micrographs with a model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DeepEMError
+from . import console
+from .arguments import add_micrographs, add_threads
+from .report import report_path, try_report
+
+if TYPE_CHECKING:
+    from ..model.model import Model
+    from ..picking.selection import Limits
+    from ..picking.summary import MicrographResult
+
+log = logging.getLogger("deepem")
+
+SUMMARY = "pick micrographs with a model"
+REQUIRED = ("--micrographs MICS ...", "--model MODEL", "--output DIR")
+DESCRIPTION = ("Pick particles in micrographs with a model. The output folder gets a .box file for each micrograph, "
+               "picks.star with the picks of all, the candidates with the reason why each was rejected, and the "
+               "figures of the run.")
+EPILOG = """examples:
+  deepem pick --micrographs 'mics/*.mrc' --model apoferritin.deepem \\
+      --output picks
+
+if nine of ten picks should be correct:
+  deepem pick --micrographs 'mics/*.mrc' --model apoferritin.deepem \\
+      --output picks --threshold precision=0.9
+
+The exit code is 0 if all micrographs were picked, 1 if some failed, 2 if nothing could be done."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepem pick` to its parser."""
+    _add_files(parser)
+    _add_limits(parser)
+    group = parser.add_argument_group("scan")
+    group.add_argument("--scan-step", type=int, metavar="PX", help="step of the scan in binned pixels (default: the "
+                       "model's)")
+    group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="number of rotations of the box over "
+                       "which the score is averaged (default: %(default)s)")
+    group.add_argument("--contrast-checks", type=int, default=3, metavar="N", help="also scan the contrast-inverted "
+                       "first N micrographs, and warn if they look more like the particles of the training; 0: none "
+                       "(default: %(default)s)")
+    add_threads(group)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("files")
+    add_micrographs(group)
+    group.add_argument("--model", required=True, type=Path, metavar="MODEL", help="model from `deepem train`")
+    group.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
+    group.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
+                       "(default: 1.5 particle diameters)")
+    for name, default, what in (("voltage", 300.0, "acceleration voltage in kV"),
+                                ("cs", 2.7, "spherical aberration in mm"),
+                                ("amplitude-contrast", 0.1, "amplitude contrast as a fraction")):
+        group.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{what}, written to picks.star "
+                           "for RELION (default: %(default)s)")
+    group.add_argument("--score-maps", action="store_true", help="also write the score maps (DIR/scores)")
+    group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="also write an HTML report "
+                       "(without FILE: DIR/report.html), see `deepem report`")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("selection of picks")
+    group.add_argument("--threshold", default="auto", metavar="T", help="minimum score: `auto` (default) or `F1`, the "
+                       "threshold with the best F2 or F1 in the model's validation; `precision=P`, the lowest with a "
+                       "precision of at least P there; or a number from 0 (all candidates) to 1")
+    group.add_argument("--min-distance", type=float, metavar="A", help="minimum distance of two picks in angstrom "
+                       "(default: half the particle diameter)")
+    group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
+                       "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
+                       "(default): the model's, `off`: no limits")
+    group.add_argument("--border", type=float, default=0.0, metavar="A", help="minimum distance of a pick from the "
+                       "border of the micrograph in angstrom (default: %(default)s)")
+
+
+def run(options: argparse.Namespace, started: bool = False) -> int:
+    """Run `deepem pick`.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of the command.
+    started : bool
+        Whether the network backend of this process was started before.
+
+    Returns
+    -------
+    int
+        Exit code: 0 all micrographs were picked, 1 some failed, 2 all failed.
+    """
+    from .. import runtime
+    from ..coordinates.star import Optics
+    from ..micrographs.find import find_micrographs
+    from ..model.files import load_model
+    from ..picking.picker import Picker
+    from ..picking.run import pick_micrographs
+
+    if options.box is not None and options.box < 1:
+        raise DeepEMError(f"--box {options.box}: expected at least 1 pixel")
+    model = load_model(options.model)
+    limits = _limits(options, model)
+    micrographs = find_micrographs(options.micrographs)
+    if not started:
+        runtime.start(options.threads)
+    picker = Picker(model, limits, options.scan_step, options.rotations)
+    with console.progress(len(micrographs)) as show:
+        results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
+                                   options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
+                                   options.contrast_checks, _Progress(len(micrographs), show))
+    n_failed = sum(not result.ok for result in results.values())
+    console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
+                         f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
+                         f"{options.output}")
+    _finish(options, n_failed)
+    return console.OK if not n_failed else console.SOME_FAILED if n_failed < len(results) else console.UNUSABLE
+
+
+class _Progress:
+    """Shows each micrograph that is done."""
+
+    def __init__(self, total: int, show: console.ShowProgress) -> None:
+        self.total, self.show, self.done = total, show, 0
+
+    def __call__(self, name: str, result: MicrographResult) -> None:
+        self.done += 1
+        if result.ok:
+            self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
+        else:
+            log.warning("%d/%d %s failed: %s", self.done, self.total, name, result.reason)
+
+
+def _finish(options: argparse.Namespace, n_failed: int) -> None:
+    """Report where failures are listed, and write the report if there is to be one."""
+    from ..picking.results import PickingResults
+
+    if n_failed:
+        log.warning("the reasons are listed in %s", PickingResults(options.output).path("failed"))
+    if options.report is not None:
+        from ..report.picking_report import report_picking
+
+        path = report_path(options.output) if options.report == Path() else options.report
+        try_report(path, lambda: report_picking(options.output, path, options.model))
+
+
+def _limits(options: argparse.Namespace, model: Model) -> Limits:
+    """Return the limits of the picks: the model's, replaced by those given."""
+    from ..picking.selection import Limits
+
+    limits = Limits.of_model(model)
+    return Limits(_threshold(options.threshold, model),
+                  limits.min_distance_angst if options.min_distance is None else options.min_distance,
+                  _std_range(options.std_range, model), options.border)
+
+
+def _threshold(text: str, model: Model) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return model.threshold_for(text)
+    if not 0 <= value <= 1:
+        raise DeepEMError(f"--threshold {text}: expected auto, F1, precision=P, or a number from 0 to 1")
+    return value
+
+
+def _std_range(words: Sequence[str], model: Model) -> tuple[float, float] | None:
+    if list(words) in (["auto"], ["off"]):
+        return model.std_range if words[0] == "auto" else None
+    try:
+        low, high = (float(word) for word in words)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high:
+        raise DeepEMError(f"--std-range {' '.join(words)}: expected `auto`, `off`, or two numbers, the smaller first")
+    return low, high

@@ -1,0 +1,265 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem train`: train a model; with the arguments and helpers that `deepem tune` shares."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DeepEMError
+from . import console
+from .arguments import COORDINATES, add_micrographs, add_threads
+from .info import format_card
+
+if TYPE_CHECKING:
+    from ..coordinates.coordinates import Coordinates
+    from ..network.geometry import Geometry
+    from ..training.plan import Plan
+
+# Stated here as well because the modules that define them take seconds to import.
+TRAINING_PRESETS = ("default", "paper")
+PRESETS = ("klh", "19s", "26s", "inflammasome")
+
+SUMMARY = "train a model on micrographs with marked particles"
+REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
+DESCRIPTION = ("Train a model on micrographs with reference coordinates of their particles. Some micrographs are kept "
+               "for validation, on which the best epoch and the threshold are chosen.")
+EPILOG = """examples:
+  deepem train --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 \\
+      --output apoferritin.deepem
+
+with manually curated picks of that model:
+  deepem train --micrographs 'mics/*.mrc' 'more/*.mrc' --coordinates boxes \\
+      --more-particles accepted --more-negatives rejected --diameter 120 \\
+      --output better.deepem"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepem train` to its parser."""
+    add_training_arguments(parser)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, searched: bool = False) -> None:
+    """Add the arguments of a training.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of a command.
+    searched : bool
+        Whether the command searches for network and training preset: arguments that conflict with a search are left
+        out, and others have the search as their default.
+    """
+    _add_files(parser)
+    _add_network(parser, searched)
+    _add_fit(parser, searched)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("files")
+    add_micrographs(group)
+    group.add_argument("--coordinates", required=True, metavar="PATH", type=Path,
+                       help=f"reference coordinates of the particles: {COORDINATES}")
+    group.add_argument("--negatives", metavar="PATH", type=Path,
+                       help=f"verified negatives (background and contaminants): {COORDINATES}")
+    for name in ("particles", "negatives"):
+        group.add_argument(f"--more-{name}", metavar="PATH", type=Path, nargs="+", default=[],
+                           help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
+                           "--coordinates count as incompletely annotated, and only what is given is used for training")
+    group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
+
+
+def _add_network(parser: argparse.ArgumentParser, searched: bool) -> None:
+    group = parser.add_argument_group("particle and network")
+    group.add_argument("--diameter", required=True, type=float, metavar="A", help="particle diameter in angstrom")
+    if not searched:
+        group.add_argument("--preset", choices=PRESETS, help="network of the paper's Table 1 (default: one that fits "
+                           "the diameter)")
+        group.add_argument("--box", type=int, metavar="PX", help="side of the network's box in binned pixels")
+        group.add_argument("--kernels", type=int, nargs=3, metavar="N", help="sides of the three convolution kernels")
+    group.add_argument("--pools", type=int, nargs=3, metavar="N", help="sides of the three pooling cells"
+                       + (" (default: searched)" if searched else ""))
+    group.add_argument("--maps", type=int, nargs=3, metavar="N", help="feature maps of the three stages (default: "
+                       f"{'searched' if searched else '6 12 12'})")
+    group.add_argument("--working-pixel-size", type=float, metavar="A", help="pixel size to which micrographs are "
+                       f"resampled (default: {'searched among multiples' if searched else 'a multiple'} of their own "
+                       f"that suit{'' if searched else 's'} the diameter)")
+
+
+def _add_fit(parser: argparse.ArgumentParser, searched: bool) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--training-preset", choices=TRAINING_PRESETS, default=None if searched else "default",
+                       help="method of training; `paper` is plain gradient descent as published (default: "
+                       f"{'searched' if searched else '%(default)s'})")
+    group.add_argument("--epochs", type=int, metavar="N", help="number of epochs: passes over the particle images "
+                       "(`paper`), or 150 updates each (`default`); default: 20")
+    group.add_argument("--given-negatives-only", action="store_true", help="use only the given negatives (default: "
+                       "places far from all particles as well)")
+    group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="fraction of the "
+                       "micrographs kept for validation (default: %(default)s)")
+    group.add_argument("--networks", type=int, default=1, metavar="N", help="train N networks, each with other "
+                       "micrographs kept for validation, and average their scores; more robust, and N times slower "
+                       "(default: %(default)s)")
+    group.add_argument("--rounds", type=int, default=1, metavar="N", help="recursive training in at most N rounds: "
+                       "each shows the mistakes of the previous one more often, and is kept if it makes fewer on the "
+                       "validation micrographs (default: %(default)s)")
+    group.add_argument("--error-cutoff", type=float, default=0.01, metavar="E", help="stop the rounds when the error "
+                       "(1 - best F1) on the validation micrographs is below E (default: %(default)s)")
+    if not searched:
+        group.add_argument("--continue-from", type=Path, metavar="MODEL", help="fine-tune this model")
+        group.add_argument("--fresh", action="store_true", help="start from scratch (default: resume an interrupted "
+                           "training from its last complete epoch, kept in MODEL.checkpoint)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random numbers; the same seed "
+                       "gives the same model (default: %(default)s)")
+    add_threads(group)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `deepem train`; returns the exit code."""
+    from .. import runtime
+    from ..micrographs.find import find_micrographs
+    from ..model.files import save_model
+    from ..training.examples import examples_file
+    from ..training.train import train_model
+
+    plan = make_plan(options)
+    check_writable(options.output)
+    micrographs = find_micrographs(options.micrographs)
+    particles, negatives, incomplete = read_labels(options)
+    checkpoint = options.output.with_name(options.output.name + ".checkpoint")
+    if options.fresh:
+        checkpoint.unlink(missing_ok=True)
+    runtime.start(options.threads)
+    with console.progress(plan.networks * plan.rounds) as show:
+        model = train_model(micrographs, particles, plan, negatives, lambda record: show_epoch(record, show),
+                            incomplete, checkpoint, examples_file(options.output))
+    save_model(options.output, model)
+    checkpoint.unlink(missing_ok=True)
+    console.print_result(format_card(model.card()))
+    console.print_result(f"model written to {options.output}")
+    return console.OK
+
+
+def check_writable(path: Path) -> None:
+    """Check before a long computation that its result can be written.
+
+    Parameters
+    ----------
+    path : Path
+        Value of --output. Its folder is made.
+
+    Raises
+    ------
+    DeepEMError
+        The folder cannot be made or written to, or the path is a folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepEMError(f"--output {path}: the folder cannot be made ({error.strerror})") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise DeepEMError(f"--output {path}: expected the name of a file in a folder that can be written to")
+
+
+def read_labels(options: argparse.Namespace) -> tuple[dict[str, Coordinates], dict[str, Coordinates], set[str]]:
+    """Read particles and negatives.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of a training.
+
+    Returns
+    -------
+    particles, negatives : dict of str to Coordinates
+        By name of the micrograph.
+    incomplete : set of str
+        Names of micrographs on which not all particles are marked.
+    """
+    import numpy as np
+
+    from ..coordinates.coordinates import merge
+    from ..coordinates.read import read_coordinates
+
+    complete = read_coordinates(options.coordinates)
+    particles = merge([complete, *map(read_coordinates, options.more_particles)])
+    more_negatives = [read_coordinates(path) for path in options.more_negatives]
+    negatives = merge([*([read_coordinates(options.negatives)] if options.negatives else []), *more_negatives])
+    for name in {name for found in more_negatives for name in found} - set(particles):
+        particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
+    return particles, negatives, set(particles) - set(complete)
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """Make the plan of a training from its arguments.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of a training.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    DeepEMError
+        Arguments contradict each other, or the model to fine-tune cannot be read.
+    """
+    from ..model.files import load_model
+    from ..network.geometry import MAPS
+    from ..training.plan import Plan
+
+    if options.given_negatives_only and not (options.negatives or options.more_negatives):
+        raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")
+    if options.continue_from and (options.preset or options.box or options.maps or options.working_pixel_size):
+        raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, "
+                          "--box, --maps and --working-pixel-size")
+    return Plan(
+        diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
+        maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
+        pixel_size_angst=options.pixel_size, training_preset=options.training_preset, epochs=options.epochs,
+        given_negatives_only=options.given_negatives_only, seed=options.seed,
+        validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
+        error_cutoff=options.error_cutoff,
+        start=load_model(options.continue_from) if options.continue_from else None)
+
+
+def _geometry(options: argparse.Namespace) -> Geometry | None:
+    """Return the geometry of --box, --kernels, --pools and --maps, completed from the preset; None for none."""
+    from ..network.geometry import PRESETS, Geometry
+
+    parts = (options.box, options.kernels, options.pools, options.maps)
+    if not any(parts if options.preset else parts[:3]):
+        return None
+    if not options.preset and not all(parts[:3]):
+        raise DeepEMError("--box, --kernels and --pools need each other: give all three, or a --preset to start from")
+    start = PRESETS[options.preset] if options.preset else Geometry(40, (9, 5, 3), (2, 2, 2))
+    return Geometry(options.box or start.box, *(tuple(given or default) for given, default in zip(
+        parts[1:], (start.kernels, start.pools, start.maps))))
+
+
+def show_epoch(record: Mapping[str, Any], show: console.ShowProgress) -> None:
+    """Show the progress of a training after an epoch.
+
+    Parameters
+    ----------
+    record : mapping of str to Any
+        What `train_model` passes to its progress function.
+    show : callable
+        From `console.progress`.
+    """
+    of = f"network {record['network']}/{record['networks']}, " if record["networks"] > 1 else ""
+    if record["round"] > 1:
+        of = f"round {record['round']}, {of}"
+    validation = (f", validation {record['validation_loss']:.4f} {100 * record['validation_accuracy']:.1f} %"
+                  if "validation_loss" in record else "")
+    done = (record["round"] - 1) * record["networks"] + record["network"] - 1 + record["epoch"] / record["epochs"]
+    show(done, f"{of}epoch {record['epoch']}/{record['epochs']}: loss {record['loss']:.4f}, "
+         f"{100 * record['accuracy']:.1f} % correct{validation}", f"; {record['seconds_left']:.0f} s left")

@@ -1,0 +1,75 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem tune`: search for the network and training preset that pick best."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import DeepEMError
+from . import console
+from .info import format_card
+from .train import add_training_arguments, check_writable, make_plan, read_labels
+
+SUMMARY = "search for the network and training preset that pick best"
+REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
+DESCRIPTION = (
+    "Train models with many settings and keep the one with the highest average precision on the validation "
+    "micrographs. The first model is that of `deepem train`. The search covers working pixel size, box, kernels, "
+    "pools, feature maps, training preset and the margin of the local standard deviation filter. MODEL.tuning.md lists "
+    "the results, MODEL.tuning.png shows them. Needs Optuna: pip install 'scipion-em-deepem[tune]'")
+EPILOG = """examples:
+  deepem tune --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 \\
+      --minutes 30 --output apoferritin.deepem
+
+The same command again resumes the search."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepem tune` to its parser."""
+    parser.set_defaults(preset=None, box=None, kernels=None, continue_from=None)
+    add_training_arguments(parser, searched=True)
+    group = parser.add_argument_group("search")
+    group.add_argument("--minutes", type=float, default=30.0, metavar="M", help="time limit of this run; the first "
+                       "model is always completed, a later one is stopped after its epoch (default: %(default)g)")
+    group.add_argument("--trials", type=int, metavar="N", help="train at most N models in this run")
+    group.add_argument("--study", type=Path, metavar="FILE", help="journal of the search; the search resumes if the "
+                       "file exists (default: MODEL.study)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `deepem tune`; returns the exit code."""
+    from .. import runtime
+    from ..micrographs.find import find_micrographs
+    from ..training.examples import examples_file
+    from ..training.train import write_examples
+
+    try:
+        from ..training.tuning import Budget, tune_model
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise DeepEMError("`deepem tune` needs Optuna, which is not installed; install it with: "
+                          "pip install 'scipion-em-deepem[tune]'") from error
+    fixed = {name: "/".join(map(str, values)) for name in ("pools", "maps") if (values := getattr(options, name))}
+    if options.training_preset:
+        fixed["training_preset"] = options.training_preset
+    plan = make_plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None,
+                                           "training_preset": "default"}))
+    check_writable(options.output)
+    micrographs = find_micrographs(options.micrographs)
+    particles, negatives, incomplete = read_labels(options)
+    runtime.start(options.threads)
+    with console.progress(None) as show:
+        show(0, f"searching for {options.minutes:g} minutes")
+        model = tune_model(micrographs, particles, plan, options.output, options.study,
+                           Budget(options.minutes, options.trials), negatives, fixed, incomplete)
+    write_examples(model, micrographs, particles, plan, negatives, incomplete, examples_file(options.output))
+    console.print_result(format_card(model.card()))
+    found = model.record["tuning"]
+    baseline = "failed" if found["baseline_AP"] is None else f"{found['baseline_AP']:.3f}"
+    console.print_result(f"average precision {found['AP']:.3f}, without a search {baseline}; the best of "
+                         f"{found['complete']} models is optimistic, see {options.output}.tuning.md")
+    console.print_result(f"model written to {options.output}")
+    return console.OK
