@@ -95,8 +95,9 @@ def scipion_project(work):
 
 
 def draw_overview(work):
-    """Draw the picks on a micrograph with carbon and ice, as the first page shows them."""
+    """Draw the picks on a smoothed micrograph with carbon film and ice, for the first page."""
     from PIL import Image, ImageDraw
+    from scipy.ndimage import gaussian_filter
 
     from deepem_scipion.deepem import PickingResults, read_micrograph
     from deepem_scipion.deepem.commands.main import main as deepem
@@ -113,10 +114,11 @@ def draw_overview(work):
         if deepem(arguments):
             raise SystemExit(f"deepem {arguments[0]} failed")
     pixels = read_micrograph(work / "new" / "micrographs" / "new_001.mrc").pixels
-    picture = Image.fromarray((127 + 50 * pixels).clip(0, 255).astype("uint8")).convert("RGB")
+    pixels = gaussian_filter(pixels - gaussian_filter(pixels, 60), 2)
+    picture = Image.fromarray((135 + 180 * pixels).clip(0, 235).astype("uint8")).convert("RGB")
     draw, radius = ImageDraw.Draw(picture), scene.diameter_px / 2
     for x, y in PickingResults(picks).read_picks("new_001").centres_xy:
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=(255, 200, 0), width=3)
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=(0, 230, 80), width=3)
     file = work / "overview.png"
     picture.save(file)
     keep(file, "overview")
