@@ -107,10 +107,10 @@ def draw_overview(work):
                   touching_fraction=0.3)
     for seed, part in enumerate(("known", "new"), 1):
         write_dataset(work / part, scene, 8 if part == "known" else 1, seed, n_views=12, prefix=part)
-    model, picks = str(work / "klh.deepem"), str(work / "picks")
-    for arguments in (["train", "--micrographs", str(work / "known" / "micrographs"), "--coordinates",
-                       str(work / "known" / "boxes"), "--diameter", "400", "--output", model],
-                      ["pick", "--model", model, "--micrographs", str(work / "new" / "micrographs"), "--output", picks]):
+    known, new, model, picks = (str(work / name) for name in ("known", "new", "klh.deepem", "picks"))
+    for arguments in (["train", "--micrographs", f"{known}/micrographs", "--coordinates", f"{known}/boxes", "--diameter",
+                       "400", "--output", model],
+                      ["pick", "--model", model, "--micrographs", f"{new}/micrographs", "--output", picks]):
         if deepem(arguments):
             raise SystemExit(f"deepem {arguments[0]} failed")
     pixels = read_micrograph(work / "new" / "micrographs" / "new_001.mrc").pixels
