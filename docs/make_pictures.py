@@ -108,8 +108,8 @@ def draw_overview(work):
     for seed, part in enumerate(("known", "new"), 1):
         write_dataset(work / part, scene, 8 if part == "known" else 1, seed, n_views=12, prefix=part)
     known, new, model, picks = (str(work / name) for name in ("known", "new", "klh.deepem", "picks"))
-    for arguments in (["train", "--micrographs", f"{known}/micrographs", "--coordinates", f"{known}/boxes", "--diameter",
-                       "400", "--output", model],
+    for arguments in (["train", "--micrographs", f"{known}/micrographs", "--coordinates", f"{known}/boxes",
+                       "--diameter", "400", "--output", model],
                       ["pick", "--model", model, "--micrographs", f"{new}/micrographs", "--output", picks]):
         if deepem(arguments):
             raise SystemExit(f"deepem {arguments[0]} failed")
