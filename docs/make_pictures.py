@@ -1,10 +1,10 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes the pictures of these pages: `python docs/make_pictures.py [--work FOLDER]`, in some minutes.
+"""Make the pictures of these pages: `python docs/make_pictures.py [--work FOLDER]`, in some minutes.
 
-The micrographs are those of the tutorial. They are trained on, picked, extracted and classified in a Scipion project,
-whose windows are then photographed on a display of their own. Needed: Xvfb, RELION and its plugin. What is in the
-folder already is not computed again.
+The micrographs of the tutorial are used for training, picked, extracted and classified in a Scipion project, whose
+windows are then captured on a virtual display. Xvfb, RELION and its plugin are required. Results that are already in
+the folder are not computed again.
 """
 
 import argparse
@@ -22,12 +22,13 @@ WIDEST, COLOURS, MAX_BYTES = 1100, 48, 145_000
 def main():
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, help="folder for the project, which is used again where it exists")
+    parser.add_argument("--work", type=Path, help="folder of the project; an existing project is used again")
     with tempfile.TemporaryDirectory(prefix="deepem-pictures-") as temporary:
         work = (parser.parse_args().work or Path(temporary)).resolve()
         os.environ.update(prepared(work), DEEPEM_SCREENSHOTS=str(work / "screenshots"), NO_COLOR="1")
         project = scipion_project(work)
         PICTURES.mkdir(exist_ok=True)
+        draw_overview(work / "overview")
         runs = {run.getObjLabel(): run for run in project.getRuns()}
         draw_picks(work, runs["pick"])
         draw_classes(runs["classify"])
@@ -37,14 +38,14 @@ def main():
 
 
 def prepared(work):
-    """The environment of a Scipion home in a folder."""
+    """Return the environment variables of a Scipion home in a folder."""
     from deepem_scipion.headless.demo import prepare_home
 
     return prepare_home(work / "home")
 
 
 def scipion_project(work):
-    """The project of the tutorial, with training and classification; the working directory becomes its folder."""
+    """Return the project of the tutorial, from training to classes; its folder becomes the working directory."""
     import pyworkflow as pw
     from pyworkflow.project import Manager
 
@@ -93,8 +94,38 @@ def scipion_project(work):
     return project
 
 
+def draw_overview(work):
+    """Draw the picks on a smoothed micrograph with carbon film and ice, for the first page."""
+    from PIL import Image, ImageDraw
+    from scipy.ndimage import gaussian_filter
+
+    from deepem_scipion.deepem import PickingResults, read_micrograph
+    from deepem_scipion.deepem.commands.main import main as deepem
+    from deepem_scipion.deepem.simulation import Scene, write_dataset
+
+    scene = Scene(shape=(400, 1000), pixel_size_angst=8.0, n_particles=30, snr=0.05, ice=6, carbon=0.15, gradient=1.0,
+                  touching_fraction=0.3)
+    for seed, part in enumerate(("known", "new"), 1):
+        write_dataset(work / part, scene, 8 if part == "known" else 1, seed, n_views=12, prefix=part)
+    known, new, model, picks = (str(work / name) for name in ("known", "new", "klh.deepem", "picks"))
+    for arguments in (["train", "--micrographs", f"{known}/micrographs", "--coordinates", f"{known}/boxes",
+                       "--diameter", "400", "--output", model],
+                      ["pick", "--model", model, "--micrographs", f"{new}/micrographs", "--output", picks]):
+        if deepem(arguments):
+            raise SystemExit(f"deepem {arguments[0]} failed")
+    pixels = read_micrograph(work / "new" / "micrographs" / "new_001.mrc").pixels
+    pixels = gaussian_filter(pixels - gaussian_filter(pixels, 60), 2)
+    picture = Image.fromarray((135 + 180 * pixels).clip(0, 235).astype("uint8")).convert("RGB")
+    draw, radius = ImageDraw.Draw(picture), scene.diameter_px / 2
+    for x, y in PickingResults(picks).read_picks("new_001").centres_xy:
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=(0, 230, 80), width=3)
+    file = work / "overview.png"
+    picture.save(file)
+    keep(file, "overview")
+
+
 def draw_picks(work, pick):
-    """A micrograph with the picks of a run and the known particles."""
+    """Draw a micrograph with the picks of a run and the known particles."""
     from deepem_scipion.deepem.coordinates.read import read_coordinates
     from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
     from deepem_scipion.deepem.report import plots as report
@@ -110,7 +141,7 @@ def draw_picks(work, pick):
 
 
 def draw_classes(classify):
-    """The averages of the classes, the largest first."""
+    """Draw the class averages, the largest class first."""
     import mrcfile
     import numpy as np
     from PIL import Image
@@ -125,12 +156,12 @@ def draw_classes(classify):
 
 
 def photograph_windows(project, runs):
-    """Scipion's window, the forms, and what "Analyze results" shows."""
+    """Capture Scipion's project window, the forms and the windows of *Analyze results*."""
     from deepem_scipion.tests.display import OnDisplay
 
     OnDisplay.setUpClass()
     try:
-        import pyworkflow.gui.project as gui  # first, else the import of forms is circular
+        import pyworkflow.gui.project as gui  # first, otherwise the import of forms is circular
         from pyworkflow.gui.form import FormWindow
 
         photograph(gui.ProjectWindow(project.path), "project", size=(1200, 900))
@@ -144,7 +175,7 @@ def photograph_windows(project, runs):
 
 
 def photograph_results(project, run, label):
-    """The window of the first viewer of a run, and each of its tabs if it has any."""
+    """Capture the window of the first viewer of a run, or each of its first two tabs if it has any."""
     from pyworkflow import Config
     from pyworkflow.viewer import DESKTOP_TKINTER
 
@@ -161,7 +192,7 @@ def photograph_results(project, run, label):
 
 
 def photograph(window, name, close=True, size=(900, 800)):
-    """Show a window until all is drawn, and keep its picture."""
+    """Show a window until everything is drawn, and store its picture."""
     from deepem_scipion.tests.display import screenshot
 
     width, height = getattr(window, "desiredDimensions", lambda: None)() or size
@@ -177,7 +208,7 @@ def photograph(window, name, close=True, size=(900, 800)):
 
 
 def keep(file, name):
-    """Store a picture without its black surroundings, in few colours, and so narrow that its file is small."""
+    """Store a picture without its black margin, with few colours, and narrow enough for a small file."""
     from PIL import Image
 
     picture = Image.open(file).convert("RGB")

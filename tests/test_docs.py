@@ -1,11 +1,11 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The documentation: its commands are run as they stand there, it builds without a warning, what it names exists.
+"""The documentation: its commands run, it builds without a warning, and the names in it exist.
 
-The blocks of a page in bash and Python run one after the other, in a folder of their own, as by a reader who copies
-them into one terminal. It holds micrographs of blobs (`mics`, `more`), their coordinates (`boxes`), picks that were
-looked through (`right`, `wrong`) and a model (`apoferritin.deepem`). Trainings are shortened. What cannot be run here
-stands below a comment `<!-- not run: reason -->`; its commands are looked through all the same.
+The bash and Python blocks of a page run one after the other in one folder, as for a reader who copies them into a
+terminal. The folder holds micrographs of blobs (`mics`, `more`), their coordinates (`boxes`), curated picks (`right`,
+`wrong`) and a model (`apoferritin.deepem`). Trainings are shortened. Blocks below a comment `<!-- not run: reason -->`
+are not run, but their commands are checked.
 """
 
 import re
@@ -29,7 +29,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 README = ROOT / "README.rst"
 DIAMETER = 120  # angstrom, in the commands of the pages
-# The program of the pages: the same, but its trainings end after a moment.
+# The program in the pages, with trainings of a moment.
 PROGRAM = f"""#!{sys.executable}
 import sys
 from dataclasses import replace
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="no docs/: not in a wo
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code of a page; `left_out` is the reason why it is not run."""
+    """A block of code of a page; `left_out` is the reason why it is not run, if there is one."""
 
     language: str
     code: str
@@ -54,7 +54,7 @@ class Block:
 
 
 def blocks_of(path):
-    """Blocks of code of a page in Markdown or reStructuredText."""
+    """Return the blocks of code of a page in Markdown or reStructuredText."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".rst":
         found = re.findall(r"^\.\. code-block::[ ]*(\w*)\n\n((?:[ ]{4}.*\n|\n)+)", text, re.M)
@@ -66,7 +66,7 @@ def blocks_of(path):
 
 
 def script_of(blocks):
-    """One script for bash with all blocks that are run."""
+    """Return one bash script with all blocks."""
     parts = ["set -eo pipefail"]
     for block in blocks:
         if block.language == "python":
@@ -79,7 +79,7 @@ def script_of(blocks):
 
 
 def commands_in(block):
-    """Command lines of a block as lists of words, continued lines and variables as they are."""
+    """Return the commands of a block as lists of words; variables are not replaced."""
     if block.language == "python":
         return []
     code = re.sub(r"<<'?(\w+)'?\n.*?\n\1$", "", block.code, flags=re.M | re.S).replace("\\\n", " ")
@@ -96,12 +96,12 @@ def commands_in(block):
 
 
 def check_command(words):
-    """A command of the project is one that its parser takes, and the files of the sources that it names exist."""
+    """Check that the parser accepts a command of the project, and that the source files in it exist."""
     if words[0] == "deepem":
         try:
             build_parser().parse_args(words[1:])
-        except SystemExit as done:  # after --help and the like with 0
-            assert not done.code, f"the program does not take {shlex.join(words)}"
+        except SystemExit as done:  # with 0 after --help and --version
+            assert not done.code, f"the program does not accept {shlex.join(words)}"
     for word in words:
         if re.match(r"(benchmarks|tests|docs|deepem_scipion)/", word):
             assert (ROOT / word.split("::")[0]).exists(), word
@@ -111,7 +111,7 @@ def check_command(words):
 
 @pytest.fixture(scope="module")
 def reader(blobs, tmp_path_factory):
-    """Folder with what every page finds, in `home`, and with programs, in `bin`."""
+    """Folder with the files of every page, in `home`, and programs, in `bin`."""
     folder = tmp_path_factory.mktemp("reader")
     home = folder / "home"
     for name in ("mics", "boxes", "more", "right", "wrong"):
@@ -180,7 +180,7 @@ def test_commands_options_and_files_in_the_text_of_a_page_exist(page):
             assert (ROOT / span.split("::")[0]).exists(), span
 
 
-def test_a_block_that_is_left_out_is_told_from_one_that_is_run(tmp_path):
+def test_blocks_that_are_not_run_are_recognised(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("text\n\n<!-- not run: too long -->\n```bash\na\n```\n\n```bash\nb \\\n  c\n```\n\n"
                     "```python\nd\n```\n\n```console\n$ e\noutput\n```\n\n```text\nf\n```\n")
@@ -199,7 +199,7 @@ def test_the_page_of_the_model_file_names_every_key_of_a_card(reader):
     text = (DOCS / "model-format.md").read_text(encoding="utf-8")
     card = read_card(reader / "home" / "apoferritin.deepem")
     assert [key for key in (*card, *card["geometry"]) if f"`{key}`" not in text] == []
-    assert f"| {card['format']} |" in text
+    assert f"| `format` | {card['format']} |" in text
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_the_pages_build_without_a_warning_and_all_are_reached(tmp_path):
     commands = (tmp_path / "command-line.html").read_text(encoding="utf-8")
     for command in build_parser().commands:
         assert f'id="{command}"' in commands
-    # Examples of the help stand there as code.
+    # The examples of the help are shown as code.
     assert re.search(r"<pre>(<span></span>)?deepem demo --output", commands)
 
 
