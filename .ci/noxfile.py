@@ -18,7 +18,7 @@ RESOLUTION = {"newest": "highest", "oldest": "lowest-direct"}
 # Of the method, a minute or two in all, and those that need Scipion without running a protocol.
 FAST = [f"tests/test_{name}.py" for name in (
     "convolution", "coordinates", "layers", "metrics", "micrographs", "model", "network", "picking",
-    "plugin", "regions", "report", "summaries", "training")]
+    "plugin", "regions", "report", "summary", "training")]
 SMOKE = "import pyworkflow as pw; print(pw.Config.getDomain().getProtocols()['ProtDeepEMPick'])"
 
 nox.options.default_venv_backend = "uv"

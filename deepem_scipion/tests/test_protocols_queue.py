@@ -56,10 +56,9 @@ class TestDeepEMQueue(BaseTest):
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         hosts = Path(cls.folder, "hosts.conf")
         hosts.write_text(documented_hosts())
-        # The program as always, noting its job and the GPUs that it sees; it waits as long as there is a file `hold`.
-        cls.seen, cls.hold, wrapper = (Path(cls.folder, name) for name in ("seen", "hold", "python"))
+        # The program as always, noting which job it is in and which GPUs it sees.
+        cls.seen, wrapper = Path(cls.folder, "seen"), Path(cls.folder, "python")
         wrapper.write_text(f'#!/bin/sh\n[ "$1" != -m ] || echo "$SLURM_JOB_ID:$CUDA_VISIBLE_DEVICES" >> {cls.seen}\n'
-                           f'while [ "$1" = -m ] && [ -e {cls.hold} ]; do sleep 0.1; done\n'
                            f'exec {sys.executable} "$@"\n')
         wrapper.chmod(0o755)
         for patch in (mock.patch.dict(os.environ, SCIPION_HOSTS=str(hosts), DEEPEM_PYTHON=str(wrapper)),
@@ -88,24 +87,16 @@ class TestDeepEMQueue(BaseTest):
         cls.expected = cls.positions(cls, cls.reference)
 
     @classmethod
-    def submit(cls, protocol, forSteps, atOnce=1):
-        """Run a protocol through the queue to its end, with some jobs at once, and return the jobs that it took."""
+    def submit(cls, protocol, forSteps):
+        """Run a protocol through the queue to its end and return the jobs that it took."""
         before = slurm.jobs()
-        cls.hold.touch()
         cls.start(protocol, forSteps)
-        cls.waitFor(lambda: len(cls.running(before)) == atOnce, protocol)
-        cls.hold.unlink()
         cls.waitFor(lambda: not protocol.isActive(), protocol)
         if not protocol.isFinished():
             raise AssertionError("\n".join([protocol.getErrorMessage(), *protocol.getLogsLastLines(30, 1)]))
         # The protocol is marked as finished a moment before its job ends.
         cls.waitFor(lambda: not set(slurm.unfinished()) - set(before), protocol)
         return [job for number, job in slurm.jobs().items() if number not in before]
-
-    @staticmethod
-    def running(before):
-        """Ids of the jobs that run and were submitted later than some others."""
-        return [number for number, job in slurm.jobs().items() if number not in before and job["JobState"] == "RUNNING"]
 
     @classmethod
     def gpusSeen(cls, jobs):
@@ -160,22 +151,25 @@ class TestDeepEMQueue(BaseTest):
         protocol = self.pick(self.mics, launch=False, numberOfThreads=3, streamingBatchSize=1, useGpu=True,
                              gpuList="0 1 2")
         before = slurm.jobs()
-        self.hold.touch()
+
+        def running():
+            return [number for number, job in slurm.jobs().items()
+                    if number not in before and job["JobState"] == "RUNNING"]
+
         self.start(protocol, "Y")
-        self.waitFor(lambda: len(self.running(before)) == 2, protocol)
-        cancelled, killed = self.running(before)
+        self.waitFor(lambda: len(running()) == 2, protocol)
+        cancelled, killed = running()
         subprocess.run(["scancel", str(cancelled)], check=True)
         for process in psutil.process_iter(["name", "environ"]):
             environ = process.info["environ"] or {}
             if environ.get("SLURM_JOB_ID") == str(killed) and process.info["name"] != "slurmstepd":
                 process.kill()
-        self.hold.unlink()
         self.waitFor(lambda: not protocol.isActive(), protocol)
         self.assertTrue(protocol.isFailed())
         self.assertIn("no result for 1 micrograph", protocol.getErrorMessage())
 
         protocol.streamingBatchSize.set(2)
-        jobs = self.submit(protocol, "Y", atOnce=2)
+        jobs = self.submit(protocol, "Y")
         self.assertEqual([(job["JobState"], job["NumCPUs"], job["TresPerNode"]) for job in jobs],
                          2 * [("COMPLETED", "2", "gres:gpu:1")])
         self.assertEqual(most_at_once(jobs), 2)
