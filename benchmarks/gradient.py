@@ -20,14 +20,15 @@ def seconds_per_update(geometry, updates):
 
     from deepem_scipion.deepem.network.architecture import build_network
     from deepem_scipion.deepem.training.batches import MIN_BATCH, PIXELS_PER_BATCH
-    from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network
+    from deepem_scipion.deepem.training.losses import compile_network
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
     training_preset = TRAINING_PRESETS["default"]
-    side = geometry.box + geometry.pools[0] * geometry.pools[1] * geometry.pools[2] * (training_preset.patch - 1)
+    side = geometry.box + geometry.pools[0] * geometry.pools[1] * geometry.pools[2] * (training_preset.crop - 1)
     batch = max(MIN_BATCH, min(training_preset.batch, PIXELS_PER_BATCH // side**2))
     rng = np.random.default_rng(0)
     crops = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
-    targets = rng.integers(-1, 2, (batch, training_preset.patch, training_preset.patch, 1)).astype(np.float32)
+    targets = rng.integers(-1, 2, (batch, training_preset.crop, training_preset.crop, 1)).astype(np.float32)
     network = build_network(geometry, fully_convolutional=True)
     compile_network(network, training_preset, 100)
     network.train_on_batch(crops, targets)

@@ -271,7 +271,8 @@ def training(options):
 
     from deepem_scipion.deepem.network.architecture import build_network
     from deepem_scipion.deepem.training.batches import MIN_BATCH, PIXELS_PER_BATCH
-    from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network, half_mean_squared_error
+    from deepem_scipion.deepem.training.losses import compile_network, half_mean_squared_error
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
     rng = np.random.default_rng(0)
     figures = []
@@ -299,10 +300,10 @@ def training(options):
         crop_network = build_network(geometry, fully_convolutional=True)
         default = TRAINING_PRESETS["default"]
         compile_network(crop_network, default, 100)
-        side = geometry.box + int(np.prod(geometry.pools)) * (default.patch - 1)
+        side = geometry.box + int(np.prod(geometry.pools)) * (default.crop - 1)
         batch = max(MIN_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))
         crops = rng.normal(size=(batch, side, side, 1)).astype(np.float32)
-        labels = rng.integers(-1, 2, (batch, default.patch, default.patch, 1)).astype(np.float32)
+        labels = rng.integers(-1, 2, (batch, default.crop, default.crop, 1)).astype(np.float32)
 
         def epoch_of_crops(network=crop_network, crops=crops, labels=labels, n=timed_updates):
             for _ in range(n):
@@ -315,7 +316,7 @@ def training(options):
         figures.append({"network": name, "boxes": 4 * n_boxes, "updates_timed": timed_updates,
                         "keras_s": with_plain * scale, "paper_s": seconds(epoch, repeats) * scale,
                         "default_s": seconds(epoch_of_crops, repeats) / timed_updates * default.updates_per_epoch,
-                        "default_boxes": batch * default.patch**2 * default.updates_per_epoch})
+                        "default_boxes": batch * default.crop**2 * default.updates_per_epoch})
         print(figures[-1], file=sys.stderr, flush=True)
     rows = [("network", "boxes", "plain Keras, s", "preset `paper`, s", "ratio", "preset `default`, s (boxes)",
              "boxes per second, `default` over plain Keras")]
@@ -346,7 +347,7 @@ if not path.exists():
         file.set_data(np.random.default_rng(0).standard_normal((rows, cols), np.float32))
 runtime.start()
 geometry = auto_geometry(27)
-model = Model(geometry, (some_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5, {})
+model = Model(geometry, (some_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5)
 picker = Picker(model)
 names = {f"m{i}": path for i in range(number)}
 pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)

@@ -49,7 +49,7 @@ from deepem_scipion.deepem.simulation import scene as simulate
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene, contrast_transfer, simulate_micrograph
 from deepem_scipion.deepem.simulation.volumes import project, random_orientations, read_volume
-from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "studies"

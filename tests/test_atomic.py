@@ -38,6 +38,7 @@ from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.picking.table import read_table, write_failures, write_table
 from deepem_scipion.deepem.report import plots as report
 from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 SHAPE, PIXEL_ANGST, DIAMETER_PX = (100, 140), 4.0, 16
 GEOMETRY = Geometry(16, (3, 2, 2), (2, 2, 2), (2, 3, 3))
@@ -251,9 +252,8 @@ def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(m
 @pytest.mark.slow
 def test_training_after_an_interruption_gives_the_results_of_an_undisturbed_run(micrographs, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
-    monkeypatch.setitem(training.TRAINING_PRESETS, "default",
-                        replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3))
-    monkeypatch.setattr(training, "CONVERGENCE_LOSS", 9)  # so few updates do not converge
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3))
+    monkeypatch.setattr(training, "CONVERGENCE_LOSS", 9)  # this few updates do not converge
     boxes, clean, killed = (tmp_path / name for name in ("boxes", "clean", "killed"))
     for folder in (boxes, clean, killed):
         folder.mkdir()

@@ -379,7 +379,7 @@ def test_coordinates_of_some_other_micrographs_are_named_and_cost_nothing(train,
 def test_particles_given_again_and_again_count_once(train, blobs, tmp_path):
     code, told = train({"a": np.tile(blobs[1]["a"], (50, 1)), "b": blobs[1]["b"]}, "--validation-fraction", "0")
     assert code == 0, told
-    assert load_model(tmp_path / "m").record["training"]["particles"] == 28
+    assert load_model(tmp_path / "m").record.training.particles == 28
 
 
 def test_a_million_coordinates_are_read_and_a_micrograph_crowded_with_them_is_left_out(train, blobs, tmp_path):

@@ -25,7 +25,7 @@ from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.network.geometry import PRESETS
 from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 
 def pick(model, micrographs, output, *more):
@@ -243,7 +243,7 @@ def test_paper_preset_and_explicit_geometry_reach_the_card(blobs, tmp_path):
                  "--epochs", "150", "--seed", "3"]) == 0
     model = load_model(tmp_path / "m")
     assert (model.geometry.box, model.geometry.kernels, model.geometry.maps) == (22, (5, 4, 2), (3, 4, 5))
-    assert model.record["training_preset"] == "paper" and model.record["seed"] == 3
+    assert model.record.training_preset == "paper" and model.record.seed == 3
 
 
 def test_fine_tuning_a_model_keeps_its_network(blobs, blob_model, few_updates, tmp_path):
@@ -251,7 +251,7 @@ def test_fine_tuning_a_model_keeps_its_network(blobs, blob_model, few_updates, t
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--continue-from", str(blob_model), "--epochs",
                  "1"]) == 0
     assert load_model(tmp_path / "m").geometry == load_model(blob_model).geometry
-    assert load_model(tmp_path / "m").record["history"][0]["accuracy"] > 0.85
+    assert load_model(tmp_path / "m").record.history[0]["accuracy"] > 0.85
 
 
 @pytest.mark.slow
@@ -435,8 +435,8 @@ def labels_given_to_training(blobs, monkeypatch, *options):
     class Enough(BaseException):  # no error of which the program would make a message
         pass
 
-    def train(micrographs, particles, plan, negatives, progress, incomplete, *others):
-        raise Enough(particles, negatives, incomplete)
+    def train(data, *others):
+        raise Enough(data.particles, data.negatives, data.incomplete)
 
     monkeypatch.setattr(learning, "train_model", train)
     with pytest.raises(Enough) as caught:
@@ -461,12 +461,14 @@ def test_further_sets_are_added_and_mark_their_other_micrographs_as_incomplete(b
 def test_training_uses_a_micrograph_with_negatives_only(blobs, few_updates):
     from deepem_scipion.deepem.training.plan import Plan
     from deepem_scipion.deepem.training.train import train_model
+    from deepem_scipion.deepem.training.training_set import TrainingSet
 
     folder, centres = blobs
     particles = {name: Coordinates(centres[name], np.full(14, np.nan), 24.0) for name in "ab"}
     none = Coordinates(np.zeros((0, 2)), np.zeros(0), 24.0)
     twice = Coordinates(np.array([[60.0, 60.0], [60.5, 60.0], [100.0, 40.0]]), np.full(3, np.nan), 24.0)
-    model = train_model({name: micrograph((folder, centres), name) for name in "abc"}, {**particles, "c": none},
-                        Plan(64.0, epochs=1), {"c": twice}, incomplete={"c"})
-    assert model.record["training"]["names"] == ["a", "c"] or model.record["training"]["names"] == ["b", "c"]
-    assert model.record["training"]["given_negatives"] == 2  # of two at nearly the same place one counts
+    data = TrainingSet({name: micrograph((folder, centres), name) for name in "abc"}, {**particles, "c": none},
+                       {"c": twice}, {"c"})
+    model = train_model(data, Plan(64.0, epochs=1))
+    assert model.record.training.names in (["a", "c"], ["b", "c"])
+    assert model.record.training.given_negatives == 2  # of two at nearly the same place one counts

@@ -13,6 +13,7 @@ from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.model.record import TrainingRecord
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.results import PickingResults
@@ -77,7 +78,8 @@ def test_the_comparison_reports_precision_and_recall_and_draws_three_pictures(tm
     geometry = Geometry(38, (9, 6, 4), (2, 2, 2))
     weights = {name: np.zeros(shape) for name, shape in geometry.weight_shapes().items()}
     history = [{"loss": 0.5, "accuracy": 0.5}, {"loss": 0.1, "accuracy": 0.9}]
-    save_model(tmp_path / "model", Model(geometry, (weights,), 16.0, 400.0, 4, (0.5, 1.5), 0.5, {"history": history}))
+    save_model(tmp_path / "model", Model(geometry, (weights,), 16.0, 400.0, 4, (0.5, 1.5), 0.5,
+                                        TrainingRecord(history=history)))
     picks = {name: Coordinates(known.centres_xy[:3], np.full(3, 0.9), None) for name, known in truth.items()}
     figures, lines = demo.compare(tmp_path, picks, tmp_path / "picks", tmp_path / "model")
     assert figures == {"precision": 1.0, "recall": 0.5, "F1": pytest.approx(2 / 3)}

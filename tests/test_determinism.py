@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from deepem_scipion.deepem.coordinates.read import read_coordinates
-from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.program import Worker
@@ -27,8 +26,9 @@ TRAINING = """
 import sys
 from dataclasses import replace
 from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.commands.main import main
-training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=25)
+TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=25)
 training.CONVERGENCE_LOSS = 9  # this few updates do not converge
 sys.exit(main(["train", *sys.argv[1:]]))
 """
@@ -78,7 +78,7 @@ def test_a_seed_gives_the_same_model_in_every_process_and_nearly_the_same_with_o
     for name, value in first.networks[0].items():
         np.testing.assert_array_equal(again.networks[0][name], value)
     assert (again.threshold, again.std_range) == (first.threshold, first.std_range)
-    micrograph = read_micrograph(blobs[0] / "micrographs" / "a.mrc", box_px=first.window_px)
+    micrograph = first.read_micrograph(blobs[0] / "micrographs" / "a.mrc")
     maps = [Picker(model).candidates(micrograph)[1] for model in (first, other)]
     assert np.ptp(maps[0]) > 0.1
     np.testing.assert_allclose(*maps, atol=SCORES_OF_TRAINING)

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of a model, and the sample of windows that training keeps for them."""
+"""Figures of a model, and the training examples that are kept for them."""
 
 import dataclasses
 import io
@@ -12,15 +12,14 @@ import pytest
 
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import curve_from_points
-from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.model.paths import ModelFiles
 from deepem_scipion.deepem.network.scan import score_map_box_by_box
 from deepem_scipion.deepem.report.model_plots import GROUPS, draw_examples, draw_kernels
 from deepem_scipion.deepem.report.plots import draw_curve, draw_picks, draw_training
 from deepem_scipion.deepem.training.examples import (
     KEPT,
     TrainingExamples,
-    examples_file,
     keep_examples,
     load_examples,
     save_examples,
@@ -31,65 +30,64 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
 
 
 @pytest.fixture
-def sample(blob_model):
-    return load_examples(examples_file(blob_model))
+def examples(blob_model):
+    return load_examples(ModelFiles(blob_model).examples)
 
 
-def group(sample, target, hardest):
-    return np.flatnonzero((sample.targets == target) & (sample.hardest == hardest))
+def group(examples, target, hardest):
+    return np.flatnonzero((examples.targets == target) & (examples.hardest == hardest))
 
 
-def test_training_keeps_windows_as_the_network_sees_them_with_its_scores(blobs, blob_model, sample):
+def test_training_keeps_boxes_as_the_network_sees_them_with_their_scores(blobs, blob_model, examples):
     model = load_model(blob_model)
     folder, centres = blobs
     for target, hardest in GROUPS:
-        assert len(group(sample, target, hardest)) == KEPT
-    for number in range(0, len(sample.pixels), 9):
-        name = sample.names[number]
-        micrograph = read_micrograph(folder / "micrographs" / f"{name}.mrc", model.working_pixel_size_angst,
-                                     box_px=model.window_px)
+        assert len(group(examples, target, hardest)) == KEPT
+    for number in range(0, len(examples.pixels), 9):
+        name = examples.names[number]
+        micrograph = model.read_micrograph(folder / "micrographs" / f"{name}.mrc")
         box = model.geometry.box
-        row, col = np.rint(micrograph.to_binned_rc(sample.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
+        row, col = np.rint(micrograph.to_binned_rc(examples.centres_xy[number]) - (box - 1) / 2)[0].astype(int)
         pixels = micrograph.pixels[row:row + box, col:col + box]
-        np.testing.assert_allclose(sample.pixels[number], pixels, atol=5e-3)
+        np.testing.assert_allclose(examples.pixels[number], pixels, atol=5e-3)
         plain = score_map_box_by_box(pixels, model.geometry, model.networks, 1)
-        assert sample.scores[number] == pytest.approx(plain[0, 0], abs=1e-4)
-        distance = np.hypot(*(centres[name] - sample.centres_xy[number]).T).min()
-        assert distance < 1.5 if sample.targets[number] else distance > 7.5
+        assert examples.scores[number] == pytest.approx(plain[0, 0], abs=1e-4)
+        distance = np.hypot(*(centres[name] - examples.centres_xy[number]).T).min()
+        assert distance < 1.5 if examples.targets[number] else distance > 7.5
 
 
-def test_the_hardest_windows_come_worst_first_and_are_no_easier_than_the_others(sample):
+def test_the_hardest_examples_come_worst_first_and_are_no_easier_than_the_others(examples):
     for target in (1, 0):
-        hard, some = (np.abs(sample.scores[group(sample, target, hardest)] - target) for hardest in (True, False))
+        hard, some = (np.abs(examples.scores[group(examples, target, hardest)] - target) for hardest in (True, False))
         assert (np.diff(hard) <= 0).all()
         assert hard[0] >= some.max() and hard.mean() > some.mean()
 
 
-def test_a_sample_that_cannot_be_written_costs_nothing_but_the_sample(tmp_path, blob_model, caplog):
-    nowhere = tmp_path / "nowhere" / "sample.npz"
+def test_examples_that_cannot_be_written_cost_a_warning_only(tmp_path, blob_model, caplog):
+    nowhere = tmp_path / "nowhere" / "examples.npz"
     keep_examples(nowhere, load_model(blob_model), [], 0.0, 0)
     assert "cannot be written" in caplog.text and not nowhere.exists()
 
 
-def test_a_damaged_sample_is_refused_with_its_name(tmp_path, sample):
-    path = tmp_path / "sample.npz"
-    with pytest.raises(DeepEMError, match="sample.npz"):
+def test_damaged_examples_are_refused_with_the_name_of_the_file(tmp_path, examples):
+    path = tmp_path / "examples.npz"
+    with pytest.raises(DeepEMError, match="examples.npz"):
         load_examples(path)
-    save_examples(path, sample)
+    save_examples(path, examples)
     content = path.read_bytes()
     path.write_bytes(content[:len(content) // 2])
-    with pytest.raises(DeepEMError, match="sample.npz"):
+    with pytest.raises(DeepEMError, match="examples.npz"):
         load_examples(path)
     path.write_bytes(b"no archive")
-    with pytest.raises(DeepEMError, match="sample.npz"):
+    with pytest.raises(DeepEMError, match="examples.npz"):
         load_examples(path)
-    save_examples(path, dataclasses.replace(sample, scores=sample.scores[:5]))
-    with pytest.raises(DeepEMError, match="do not belong together"):
+    save_examples(path, dataclasses.replace(examples, scores=examples.scores[:5]))
+    with pytest.raises(DeepEMError, match="do not match"):
         load_examples(path)
 
 
-def test_a_sample_that_inflates_to_gigabytes_is_refused_without_memory(tmp_path):
-    path = tmp_path / "sample.npz"
+def test_examples_that_inflate_to_gigabytes_are_refused_without_memory(tmp_path):
+    path = tmp_path / "examples.npz"
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**15, 2**14)})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, \
@@ -99,31 +97,31 @@ def test_a_sample_that_inflates_to_gigabytes_is_refused_without_memory(tmp_path)
             member.write(bytes(2**20))
     tracemalloc.start()
     try:
-        with pytest.raises(DeepEMError, match="sample.npz cannot be read"):
+        with pytest.raises(DeepEMError, match="examples.npz cannot be read"):
             load_examples(path)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
 
 
-def test_windows_are_drawn_in_four_groups_and_tell_where_they_are(sample):
-    figure = draw_examples(sample, 0.5)
+def test_examples_are_drawn_in_four_groups_and_show_where_they_are(examples):
+    figure = draw_examples(examples, 0.5)
     figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == list(GROUPS.values())
-    axes, box = figure.axes[1], sample.pixels.shape[1]
-    worst = group(sample, 1, True)
-    assert axes.texts[0].get_text() == f"{sample.scores[worst[0]]:.2f}"
-    assert axes.format_coord(box / 2, box / 2).startswith(f"{sample.names[worst[0]]}: x ")
-    assert f"{sample.centres_xy[worst[7], 0]:.0f}" in axes.format_coord(1.6 * box, 1.6 * box)
+    axes, box = figure.axes[1], examples.pixels.shape[1]
+    worst = group(examples, 1, True)
+    assert axes.texts[0].get_text() == f"{examples.scores[worst[0]]:.2f}"
+    assert axes.format_coord(box / 2, box / 2).startswith(f"{examples.names[worst[0]]}: x ")
+    assert f"{examples.centres_xy[worst[7], 0]:.0f}" in axes.format_coord(1.6 * box, 1.6 * box)
     assert axes.format_coord(-5, 3) == "" == axes.format_coord(3, 100 * box)
 
 
-def test_groups_without_windows_are_named(sample):
-    particles = sample.targets == 1
-    few = TrainingExamples(*(values[particles] for values in vars(sample).values()))
+def test_groups_without_examples_are_named(examples):
+    particles = examples.targets == 1
+    few = TrainingExamples(*(values[particles] for values in vars(examples).values()))
     titles = [axes.get_title() for axes in draw_examples(few, 0.5).axes]
     assert titles[:2] == list(GROUPS.values())[:2] and all(title.endswith(": none") for title in titles[2:])
-    none = TrainingExamples(*(values[:0] for values in vars(sample).values()))
+    none = TrainingExamples(*(values[:0] for values in vars(examples).values()))
     assert all(axes.get_title().endswith(": none") for axes in draw_examples(none, 0.5).axes)
 
 
@@ -139,7 +137,7 @@ def test_the_kernels_of_each_network_are_drawn_in_a_row(blob_model):
 
 def test_the_curve_of_the_card_is_drawn_and_none_is_an_empty_one(blob_model):
     model = load_model(blob_model)
-    curve = curve_from_points(model.record["validation"]["curve"])
+    curve = curve_from_points(model.record.validation.curve)
     assert (np.diff(curve.thresholds) < 0).all() and curve.recall.max() > 0.5
     line = draw_curve(curve, threshold=model.threshold).axes[0].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), curve.recall)

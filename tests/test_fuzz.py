@@ -34,6 +34,7 @@ from deepem_scipion.deepem.micrographs.images import read_header, read_pixels
 from deepem_scipion.deepem.micrographs.micrograph import read_micrograph
 from deepem_scipion.deepem.model.files import load_model, read_card, save_model
 from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.model.record import Round, TrainingData, TrainingRecord, Validation
 from deepem_scipion.deepem.network import scan as scoremap
 from deepem_scipion.deepem.network.geometry import Geometry, layer_sizes
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
@@ -45,7 +46,7 @@ from deepem_scipion.deepem.picking.table import append_table, read_failures, rea
 from deepem_scipion.deepem.training import tuning
 from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples
-from deepem_scipion.deepem.training.fit import State
+from deepem_scipion.deepem.training.fit import FitState
 
 LONG = os.environ.get("DEEPEM_FUZZ") == "long"
 LONGER = 30
@@ -284,13 +285,11 @@ GEOMETRY = Geometry(16, (3, 2, 2), (2, 2, 2), (2, 3, 3))
 CURVE = {"threshold": [0.9, 0.5], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
 MODEL = Model(
     GEOMETRY, ({name: np.ones(shape, np.float32) for name, shape in GEOMETRY.weight_shapes().items()},), 4.5, 120.0, 4,
-    (0.5, 1.5), 0.75, {
-        "training_preset": "paper", "contrast": "dark", "seed": 0, "history": [{"loss": 0.1}],
-        "versions": {"numpy": "1"}, "training": {"micrographs": 2, "particles": 9}, "rounds": [
-            {"round": number, "false": 1, "missed": 2, "error": 0.1, "kept": True} for number in (1, 2)],
-        "training_pixel_size_angst": 1.5,
-        "validation": {"on": "validation micrographs", "AP": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5,
-                       "curve": CURVE}})
+    (0.5, 1.5), 0.75, TrainingRecord(
+        training_preset="paper", contrast="dark", seed=0, history=[{"loss": 0.1}], versions={"numpy": "1"},
+        training=TrainingData(2, ["a", "b"], 9), rounds=[Round(1, error=0.1), Round(2, True, 0.1, 1, 2)],
+        training_pixel_size_angst=1.5, validation=Validation(
+            1, ["c"], 4, on="validation micrographs", AP=0.5, precision=0.5, recall=0.5, F1=0.5, curve=CURVE)))
 plain = st.sampled_from([None, True, 0, 1, -1, 0.5, 10**30, 10**400, float("nan"), float("inf"), "", "0.5", "x", 2.5])
 values = plain | st.lists(plain, max_size=3) | st.dictionaries(st.sampled_from(["a", "AP", "box"]), plain, max_size=2)
 
@@ -358,7 +357,7 @@ def test_models_with_any_card_are_read_or_refused(place, card):
 
 @pytest.fixture(scope="module")
 def checkpoint(place):
-    state = State(0, [{"epoch": 1}], 1, {"state": 2**100}, [np.array(5), np.arange(6.0)], {"a": np.ones(2)})
+    state = FitState(0, [{"epoch": 1}], 1, {"state": 2**100}, [np.array(5), np.arange(6.0)], {"a": np.ones(2)})
     Checkpoint(place / "c", {"seed": 0}).keep("a fit", state)
     return (place / "c").read_bytes()
 

@@ -26,8 +26,8 @@ from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network.geometry import Geometry, auto_geometry
 from deepem_scipion.deepem.training import tuning
-from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
-from deepem_scipion.deepem.training.train import Plan, choose_geometry
+from deepem_scipion.deepem.training.plan import Plan, choose_geometry
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.training.tuning import (
     Budget,
     choose,
@@ -77,7 +77,7 @@ def trained(monkeypatch):
 @pytest.fixture
 def brief(monkeypatch):
     """The recipe `default` with fewer updates: enough for blobs."""
-    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=40, patch=4))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=40, crop=4))
 
 
 def trials_of(path):

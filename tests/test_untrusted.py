@@ -31,9 +31,8 @@ from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.tests.no_network import guard
 
 GEOMETRY = Geometry(28, (5, 3, 2), (2, 2, 2))
-CARD = {"format": 4, "normalised_by": "windows", "resampled_by": "lanczos", "networks": 1,
-        "geometry": GEOMETRY.as_dict(), "working_pixel_size_angst": 4.5, "diameter_angst": 120.0, "scan_step": 4,
-        "std_range": [0.5, 1.5], "threshold": 0.75}
+CARD = {"format": 1, "networks": 1, "geometry": GEOMETRY.as_dict(), "working_pixel_size_angst": 4.5,
+        "diameter_angst": 120.0, "scan_step": 4, "std_range": [0.5, 1.5], "threshold": 0.75}
 HEADER = '{"conv1.kernel": {"dtype": "F32", "shape": [%s], "data_offsets": [0, %d]}}'
 
 
@@ -210,10 +209,10 @@ def test_a_damaged_study_is_refused_or_empty_and_nothing_else_happens(tmp_path, 
     '{"began": 1, "fingerprint": [1], "fits": {}}',
     '{"began": 1, "fingerprint": {}, "fits": {"a": {"seed": 1, "history": 2, "best_epoch": 3, "random": {}, '
     '"variables": 1000000000000, "best": ["x"]}}}'], ids=lambda notes: notes[-12:])
-def test_a_damaged_checkpoint_costs_no_more_than_beginning_anew(tmp_path, notes, caplog):
+def test_a_damaged_checkpoint_costs_no_more_than_a_start_from_scratch(tmp_path, notes, caplog):
     (tmp_path / "c").write_bytes(save({"x": np.zeros(2)}, metadata={"deepem_checkpoint": notes}))
     assert Checkpoint(tmp_path / "c").state("a") is None
-    assert "training starts from the beginning" in caplog.text
+    assert "training starts from scratch" in caplog.text
 
 
 # Each would read more into a file than data, or take text for a command.
@@ -252,9 +251,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.training.tuning import _open_study
-training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3)
+TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=3)
 training.CONVERGENCE_LOSS = 9  # so few updates lead nowhere
 mics, boxes, model = sys.argv[1:]
 train = ["--micrographs", *[f"{mics}/{name}.mrc" for name in "abc"], "--coordinates", boxes, "--diameter", "64"]
@@ -323,8 +323,9 @@ def test_a_training_that_is_asked_to_stop_leaves_nothing_but_its_checkpoint(blob
         import sys
         from dataclasses import replace
         from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
         from deepem_scipion.deepem.commands.main import main
-        training.TRAINING_PRESETS["default"] = replace(training.TRAINING_PRESETS["default"], updates_per_epoch=3)
+        TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=3)
         training.CONVERGENCE_LOSS = 9
         sys.exit(main(sys.argv[1:]))""")
     process = subprocess.Popen(

@@ -23,4 +23,5 @@ __getattr__, __all__ = attach(__name__, {
     "picking.selection": ["Limits"],
     "training.plan": ["Plan"],
     "training.train": ["train_model"],
+    "training.training_set": ["TrainingSet"],
 })

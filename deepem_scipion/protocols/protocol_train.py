@@ -5,6 +5,7 @@
 import enum
 import os
 from glob import escape, glob
+from pathlib import Path
 
 import pyworkflow.utils as pwutils
 from pwem.protocols import EMProtocol
@@ -13,7 +14,7 @@ from pyworkflow.protocol import STEPS_SERIAL
 
 from .. import convert
 from ..constants import MIN_PARTICLES, MODEL_FILE
-from ..deepem.training.examples import examples_file
+from ..deepem.model.paths import ModelFiles
 from ..objects import DeepEMModel
 from .form_train import TrainForm, filled
 from .groups import names_of
@@ -141,10 +142,10 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
             self.info("The program kept running after this run was interrupted, and has finished the model.")
             return
         # The result of an earlier attempt must not be taken for that of this one.
-        pwutils.cleanPath(self._getModelFile(), str(examples_file(self._getModelFile())))
+        pwutils.cleanPath(self._getModelFile(), str(self._getModelFiles().examples))
         convert.write_json(self._getStartedFile(), settings)
         if doTune:
-            pwutils.cleanPath(self._getModelFile() + ".checkpoint")
+            pwutils.cleanPath(str(self._getModelFiles().checkpoint))
             # A search is resumed unless anything but its time has changed.
             if convert.read_json(self._getStudyArgumentsFile()) != arguments:
                 self._forgetStudy()
@@ -227,7 +228,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         figures = ", ".join(f"{name} {value:.3f}" for name, value in model.getValidation())
         summary.append(f"Validation: {figures or 'none'}; threshold {model.getThreshold():.3f}")
         if self.doTune:
-            summary.append(f"Report of the tuning: {self._getModelFile()}.tuning.md")
+            summary.append(f"Report of the tuning: {self._getModelFiles().tuning_report}")
         return summary
 
     def _methods(self):
@@ -271,6 +272,10 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
 
     def _getModelFile(self):
         return self._getExtraPath(MODEL_FILE)
+
+    def _getModelFiles(self):
+        """Model file and the files next to it."""
+        return ModelFiles(Path(self._getModelFile()))
 
     def _getStudyFile(self):
         return self._getExtraPath("tuning.study")

@@ -21,13 +21,15 @@ from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem.model.record import TrainingData, TrainingRecord, Validation
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.protocols import ProtDeepEMExportModel, ProtDeepEMImportModel, ProtDeepEMPick
 from deepem_scipion.tests.test_protocols_deepem import DIAMETER_PX, PIXEL_ANGST, simulate
 
-RECORD = {"contrast": "dark", "training_preset": "default", "seed": 7, "training_pixel_size_angst": PIXEL_ANGST,
-          "training": {"micrographs": 3, "names": ["a", "b", "c"], "particles": 72},
-          "validation": {"particles": 24, "precision": 0.91, "recall": 0.82, "F1": 0.86, "AP": 0.84, "on": "b"}}
+RECORD = TrainingRecord(
+    contrast="dark", training_preset="default", seed=7, training_pixel_size_angst=PIXEL_ANGST,
+    training=TrainingData(3, ["a", "b", "c"], 72),
+    validation=Validation(particles=24, precision=0.91, recall=0.82, F1=0.86, AP=0.84, on="b"))
 
 
 def disc_model(record=RECORD):
@@ -166,7 +168,7 @@ class TestDeepEMModels(BaseTest):
                 file.write(made)
         damaged = disc_model()
         damaged.networks[0]["dense.bias"][:] = np.nan
-        for name, model in (("nan", damaged), ("incomplete", disc_model({}))):
+        for name, model in (("nan", damaged), ("incomplete", disc_model(TrainingRecord()))):
             paths[name] = os.path.join(self.folder, name)
             save_model(paths[name], model)
         paths |= {"folder": self.folder, "absent": os.path.join(self.folder, "absent")}

@@ -4,11 +4,12 @@
 
 import os
 import tkinter as tk
+from pathlib import Path
 
 from pyworkflow import Config
 from pyworkflow.viewer import DESKTOP_TKINTER, MessageView
 
-from deepem_scipion.deepem.training.examples import examples_file
+from deepem_scipion.deepem.model.paths import ModelFiles
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMTrain
 
 from .display import screenshot
@@ -50,7 +51,7 @@ class TestViewers(WithWorkflow):
             self.assertIn("keras", card)
 
     def test_a_tab_without_data_shows_the_reason(self):
-        path = examples_file(self.train.outputModel.getFileName())
+        path = ModelFiles(Path(self.train.outputModel.getFileName())).examples
         os.rename(path, f"{path}.away")
         self.addCleanup(os.rename, f"{path}.away", path)
         boxes = dict(self.tabs(self.open(self.train), "training-without-boxes"))["Boxes"]

@@ -3,11 +3,13 @@
 """Viewer of models: "Analyze results" of training and of any model."""
 
 from functools import partial
+from pathlib import Path
 
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from ..deepem.errors import DeepEMError
 from ..deepem.model.card import card_rows
+from ..deepem.model.paths import ModelFiles
 from ..objects import DeepEMModel
 from ..protocols import ProtDeepEMTrain
 from .tabs import TabsWindow, showFigure, showText
@@ -53,31 +55,32 @@ def _show(content, model, frame):
 def _training(model):
     from ..deepem.report.plots import draw_training
 
-    if not model.record.get("history"):
+    if not model.record.history:
         return "The card of the model has no training history."
-    return draw_training(model.record["history"])
+    return draw_training(model.record.history)
 
 
 def _validation(model):
     from ..deepem.evaluation.metrics import curve_from_points
     from ..deepem.report.plots import draw_curve
 
-    validation = model.record.get("validation", {})
-    if not validation.get("curve"):
+    validation = model.record.validation
+    if not validation.curve:
         return ("The model was not validated: there was no validation micrograph, or nothing was picked on them.")
-    figure = draw_curve(curve_from_points(validation["curve"]), threshold=model.threshold)
-    figure.suptitle(f"Whole micrographs picked: {', '.join(validation['names'][:4])}"
-                    f"{' ...' if len(validation['names']) > 4 else ''} ({validation['on']})")
+    figure = draw_curve(curve_from_points(validation.curve), threshold=model.threshold)
+    figure.suptitle(f"Whole micrographs picked: {', '.join(validation.names[:4])}"
+                    f"{' ...' if len(validation.names) > 4 else ''} ({validation.on})")
     return figure
 
 
 def _boxes(path, model):
     from ..deepem.report.model_plots import draw_examples
-    from ..deepem.training.examples import examples_file, load_examples
+    from ..deepem.training.examples import load_examples
 
-    if not examples_file(path).exists():
+    examples = ModelFiles(Path(path)).examples
+    if not examples.exists():
         return "There are no boxes to show: they are only in the run that trained the model, next to its file."
-    return draw_examples(load_examples(examples_file(path)), model.threshold)
+    return draw_examples(load_examples(examples), model.threshold)
 
 
 def _kernels(model):
@@ -87,6 +90,6 @@ def _kernels(model):
 
 
 def _card(model):
-    versions = ", ".join(f"{name} {number}" for name, number in model.record.get("versions", {}).items())
+    versions = ", ".join(f"{name} {number}" for name, number in model.record.versions.items())
     rows = [*card_rows(model), ("made with", versions or "unknown versions")]
     return "\n".join(f"{label}\t{value}" for label, value in rows)

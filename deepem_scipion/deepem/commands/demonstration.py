@@ -29,6 +29,7 @@ from ..simulation.dataset import write_dataset
 from ..simulation.scene import Scene
 from ..training.plan import Plan
 from ..training.train import train_model
+from ..training.training_set import TrainingSet
 
 SCENE = Scene(n_particles=48, snr=0.01, spacing=1.1, touching_fraction=0.1, gradient=0.5, ice=2, carbon=0.08)
 # Enough for these micrographs; the default is twice as many.
@@ -95,7 +96,7 @@ def run_demo(output: str | Path, say: Callable[[str], None]) -> dict[str, float]
     say(f"{n_micrographs} micrographs {'simulated' if made else 'from an earlier run'} in {data}")
     say("\n" + _command("train", micrographs=_micrographs(data, "training"), coordinates=boxes,
                         diameter=f"{SCENE.diameter_angst:g}", epochs=EPOCHS, output=model_file))
-    model = train_model(find_micrographs([_micrographs(data, "training")]), read_coordinates(boxes),
+    model = train_model(TrainingSet(find_micrographs([_micrographs(data, "training")]), read_coordinates(boxes)),
                         Plan(SCENE.diameter_angst, epochs=EPOCHS), progress=lambda record: _say_epoch(record, say))
     save_model(model_file, model)
     say("\n" + _command("pick", model=model_file, micrographs=_micrographs(data, "test"), output=picks))

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem report`; returns the exit code."""
+    from ..model.paths import ModelFiles
     from ..report.model_report import report_model
     from ..report.picking_report import report_picking
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         path = options.output or report_path(options.results)
         report_picking(options.results, path, options.model)
     else:
-        path = options.output or options.results.with_name(options.results.name + ".html")
+        path = options.output or ModelFiles(options.results).report
         report_model(options.results, path)
     console.print_result(f"report written to {path}")
     return console.OK

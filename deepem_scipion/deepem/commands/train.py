@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
@@ -17,9 +16,10 @@ from .arguments import COORDINATES, add_micrographs, add_threads
 from .info import format_card
 
 if TYPE_CHECKING:
-    from ..coordinates.coordinates import Coordinates
+    from ..model.record import Epoch
     from ..network.geometry import Geometry
     from ..training.plan import Plan
+    from ..training.training_set import TrainingSet
 
 # Stated here as well because the modules that define them take seconds to import.
 TRAINING_PRESETS = ("default", "paper")
@@ -122,24 +122,20 @@ def _add_fit(parser: argparse.ArgumentParser, searched: bool) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem train`; returns the exit code."""
     from .. import runtime
-    from ..micrographs.find import find_micrographs
     from ..model.files import save_model
-    from ..training.examples import examples_file
+    from ..model.paths import ModelFiles
     from ..training.train import train_model
 
     plan = make_plan(options)
     check_writable(options.output)
-    micrographs = find_micrographs(options.micrographs)
-    particles, negatives, incomplete = read_labels(options)
-    checkpoint = options.output.with_name(options.output.name + ".checkpoint")
+    data, files = read_training_set(options), ModelFiles(options.output)
     if options.fresh:
-        checkpoint.unlink(missing_ok=True)
+        files.checkpoint.unlink(missing_ok=True)
     runtime.start(options.threads)
     with console.progress(plan.networks * plan.rounds) as show:
-        model = train_model(micrographs, particles, plan, negatives, lambda record: show_epoch(record, show),
-                            incomplete, checkpoint, examples_file(options.output))
+        model = train_model(data, plan, lambda record: show_epoch(record, show), files)
     save_model(options.output, model)
-    checkpoint.unlink(missing_ok=True)
+    files.checkpoint.unlink(missing_ok=True)
     console.print_result(format_card(model.card()))
     console.print_result(f"model written to {options.output}")
     return console.OK
@@ -166,8 +162,8 @@ def check_writable(path: Path) -> None:
         raise DeepEMError(f"--output {path}: expected the name of a file in a folder that can be written to")
 
 
-def read_labels(options: argparse.Namespace) -> tuple[dict[str, Coordinates], dict[str, Coordinates], set[str]]:
-    """Read particles and negatives.
+def read_training_set(options: argparse.Namespace) -> TrainingSet:
+    """Find micrographs and read the coordinates of particles and negatives.
 
     Parameters
     ----------
@@ -176,23 +172,24 @@ def read_labels(options: argparse.Namespace) -> tuple[dict[str, Coordinates], di
 
     Returns
     -------
-    particles, negatives : dict of str to Coordinates
-        By name of the micrograph.
-    incomplete : set of str
-        Names of micrographs on which not all particles are marked.
+    TrainingSet
+        Micrographs with particles or negatives of --more-particles and --more-negatives only are incomplete.
     """
     import numpy as np
 
     from ..coordinates.coordinates import merge
     from ..coordinates.read import read_coordinates
+    from ..micrographs.find import find_micrographs
+    from ..training.training_set import TrainingSet
 
+    micrographs = find_micrographs(options.micrographs)
     complete = read_coordinates(options.coordinates)
     particles = merge([complete, *map(read_coordinates, options.more_particles)])
     more_negatives = [read_coordinates(path) for path in options.more_negatives]
     negatives = merge([*([read_coordinates(options.negatives)] if options.negatives else []), *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
-    return particles, negatives, set(particles) - set(complete)
+    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete))
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -245,13 +242,13 @@ def _geometry(options: argparse.Namespace) -> Geometry | None:
         parts[1:], (start.kernels, start.pools, start.maps))))
 
 
-def show_epoch(record: Mapping[str, Any], show: console.ShowProgress) -> None:
+def show_epoch(record: Epoch, show: console.ShowProgress) -> None:
     """Show the progress of a training after an epoch.
 
     Parameters
     ----------
-    record : mapping of str to Any
-        What `train_model` passes to its progress function.
+    record : Epoch
+        Figures that `train_model` passes to its progress function.
     show : callable
         From `console.progress`.
     """

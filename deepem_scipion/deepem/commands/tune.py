@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DeepEMError
 from . import console
 from .info import format_card
-from .train import add_training_arguments, check_writable, make_plan, read_labels
+from .train import add_training_arguments, check_writable, make_plan, read_training_set
 
 SUMMARY = "search for the network and training preset that pick best"
 REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
@@ -41,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem tune`; returns the exit code."""
     from .. import runtime
-    from ..micrographs.find import find_micrographs
-    from ..training.examples import examples_file
+    from ..model.paths import ModelFiles
     from ..training.train import write_examples
 
     try:
@@ -58,18 +57,16 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None,
                                            "training_preset": "default"}))
     check_writable(options.output)
-    micrographs = find_micrographs(options.micrographs)
-    particles, negatives, incomplete = read_labels(options)
+    data, files = read_training_set(options), ModelFiles(options.output)
     runtime.start(options.threads)
     with console.progress(None) as show:
         show(0, f"searching for {options.minutes:g} minutes")
-        model = tune_model(micrographs, particles, plan, options.output, options.study,
-                           Budget(options.minutes, options.trials), negatives, fixed, incomplete)
-    write_examples(model, micrographs, particles, plan, negatives, incomplete, examples_file(options.output))
+        model = tune_model(data, plan, options.output, options.study, Budget(options.minutes, options.trials), fixed)
+    write_examples(files.examples, model, data, plan)
     console.print_result(format_card(model.card()))
-    found = model.record["tuning"]
+    found = model.record.tuning or {}
     baseline = "failed" if found["baseline_AP"] is None else f"{found['baseline_AP']:.3f}"
     console.print_result(f"average precision {found['AP']:.3f}, without a search {baseline}; the best of "
-                         f"{found['complete']} models is optimistic, see {options.output}.tuning.md")
+                         f"{found['complete']} models is optimistic, see {files.tuning_report}")
     console.print_result(f"model written to {options.output}")
     return console.OK

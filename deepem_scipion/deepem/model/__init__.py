@@ -6,5 +6,8 @@ from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
     "model": ["Model"],
+    "record": ["TrainingRecord"],
+    "card": ["card_rows"],
     "files": ["load_model", "read_card", "save_model"],
+    "paths": ["ModelFiles"],
 })

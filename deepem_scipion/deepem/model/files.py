@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Model files: weights and card in one safetensors file.
 
-The container holds plain arrays and text only, so that loading it runs no code.
+The file contains only arrays and text, so that loading it runs no code.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,27 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from .card import CARD_NUMBERS, MODEL_FORMAT, card_number, check_record, finite, geometry_from_card
+from .card import MODEL_FORMAT, geometry_of, number_of
 from .model import Model
+from .record import TrainingRecord, finite
 
 _CARD = "deepem_card"
 
 
 def save_model(path: str | Path, model: Model) -> None:
-    """Write a model file, as a whole or not at all; raises DeepEMError where it cannot be written."""
+    """Write a model file atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    model : Model
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be written.
+    """
     from safetensors.numpy import save
 
     arrays = {_array(name, number): np.ascontiguousarray(value, np.float32)
@@ -36,34 +50,57 @@ def save_model(path: str | Path, model: Model) -> None:
 def load_model(path: str | Path) -> Model:
     """Read and check a model file.
 
+    Parameters
+    ----------
+    path : str or Path
+        Model file.
+
+    Returns
+    -------
+    Model
+
     Raises
     ------
     DeepEMError
-        Where the file is missing, damaged, no DeepEM model, of a newer format, or where card and weights do not
-        belong together.
+        If the file is missing, damaged, not a DeepEM model or of another format, or if card and weights do not match.
     """
     card, read = _open(Path(path))
     try:
-        geometry = geometry_from_card(card)
-        numbers = {name: card_number(card, name) for name in CARD_NUMBERS}
+        geometry = geometry_of(card)
+        working, diameter, threshold = (number_of(card, name) for name in (
+            "working_pixel_size_angst", "diameter_angst", "threshold"))
         low, high = (finite(value) for value in card["std_range"])
-        step, count = int(card["scan_step"]), int(card.get("networks", 1))
-        normalised_by = str(card.get("normalised_by", "micrograph"))
-        resampled_by = str(card.get("resampled_by", "area"))
-        check_record(card)
+        step, count = int(card["scan_step"]), int(card["networks"])
+        record = TrainingRecord.from_card(card)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
-    if (not 1 <= step < 2**31 or count < 1 or low > high or normalised_by not in ("windows", "micrograph")
-            or resampled_by != "lanczos"):
-        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, deviations from "
-                          f"{low} to {high}, normalised by {normalised_by!r}, resampled by {resampled_by!r}); train "
-                          "the model again")
+    if not 1 <= step < 2**31 or count < 1 or low > high:
+        raise DeepEMError(f"{path}: the model's card is damaged (scan step {step}, {count} networks, local standard "
+                          f"deviations from {low} to {high}); train the model again")
     networks = tuple({name: read(_array(name, number), shape) for name, shape in geometry.weight_shapes().items()}
                      for number in range(count))
-    known = {"format", "geometry", "networks", "scan_step", "std_range", "normalised_by", "resampled_by", *CARD_NUMBERS}
-    record = {key: value for key, value in card.items() if key not in known}
-    return Model(geometry, networks, scan_step=step, std_range=(low, high), normalised_by=normalised_by,
-                 resampled_by=resampled_by, record=record, **numbers)
+    return Model(geometry, networks, working, diameter, step, (low, high), threshold, record)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read the card of a model file without its weights.
+
+    Parameters
+    ----------
+    path : str or Path
+        Model file.
+
+    Returns
+    -------
+    dict
+        The card, see docs/model-format.md.
+
+    Raises
+    ------
+    DeepEMError
+        If the file is missing, damaged, not a DeepEM model or of another format.
+    """
+    return _open(Path(path))[0]
 
 
 def _array(name: str, network: int) -> str:
@@ -71,13 +108,8 @@ def _array(name: str, network: int) -> str:
     return f"network{network + 1}.{name}" if network else name
 
 
-def read_card(path: str | Path) -> dict[str, Any]:
-    """The card of a model file, without its weights; raises DeepEMError as `load_model` does."""
-    return _open(Path(path))[0]
-
-
-def _open(path: Path) -> tuple[dict[str, Any], Any]:
-    """The card, and a function (name, shape) -> array that refuses other shapes before reading."""
+def _open(path: Path) -> tuple[dict[str, Any], Callable[[str, tuple[int, ...]], np.ndarray]]:
+    """Read the card; return it with a function (name, shape) -> array that checks the shape before it reads."""
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):
@@ -91,9 +123,10 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
         raise DeepEMError(f"{path}: not a DeepEM model, or damaged ({error})") from error
     if not isinstance(card, dict) or not isinstance(card.get("format"), int):
         raise DeepEMError(f"{path}: not a DeepEM model: it has no card")
-    if card["format"] > MODEL_FORMAT:
-        raise DeepEMError(f"{path}: the model's format is {card['format']}, this version reads up to {MODEL_FORMAT}; "
-                          "install a newer scipion-em-deepem")
+    if card["format"] != MODEL_FORMAT:
+        raise DeepEMError(f"{path}: the format of the model is {card['format']}, this version reads format "
+                          f"{MODEL_FORMAT}; use the version of scipion-em-deepem that wrote it, or train the model "
+                          "again")
 
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
         with safe_open(str(path), framework="numpy") as file:
@@ -101,7 +134,8 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
                 raise DeepEMError(f"{path}: {name} is missing; train the model again")
             found, kind = tuple(file.get_slice(name).get_shape()), file.get_slice(name).get_dtype()
             if found != shape or kind != "F32":
-                raise DeepEMError(f"{path}: {name} is {kind} {found}, the card says F32 {shape}; train the model again")
+                raise DeepEMError(f"{path}: {name} is {kind} {found}, the card states F32 {shape}; train the model "
+                                  "again")
             values: np.ndarray = file.get_tensor(name)
             if not np.isfinite(values).all():
                 raise DeepEMError(f"{path}: {name} holds values that are not finite; train the model again")

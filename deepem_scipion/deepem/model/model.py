@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A trained model: networks and what is needed to use them."""
+"""A trained model: networks and what is needed to pick with them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,35 @@ import numpy as np
 
 from ..errors import DeepEMError
 from ..evaluation.metrics import curve_from_points, steady_threshold
-from ..micrographs.micrograph import Micrograph, read_micrograph
+from ..micrographs.micrograph import Micrograph
+from ..micrographs.preprocessing import Preprocessing
 from ..network.geometry import Geometry
 from .card import MODEL_FORMAT
+from .record import TrainingRecord
 
 
 @dataclass(frozen=True)
 class Model:
-    """Trained networks and what is needed to use them.
+    """Trained networks and what is needed to pick with them.
 
     Attributes
     ----------
     geometry : Geometry
-    networks : for each network whose scores are averaged, name -> float32 array, as in `Geometry.weight_shapes`
-    working_pixel_size_angst : pixel size to which micrographs are brought
-    diameter_angst : particle diameter
-    scan_step : in working pixels
-    std_range : least and greatest standard deviation of the windows of particles
-    threshold : suggested least score (best F2, eq. 8, on validation micrographs)
-    record : everything else the card tells: contrast, recipe, seed, history, validation, training, versions
-    normalised_by : "windows", or "micrograph" for models of earlier formats (see `window_px`)
-    resampled_by : "lanczos", or "area" for models of earlier formats (see `resampling.resample`)
+        Sizes of the layers of the networks.
+    networks : tuple of dict of str to float32 array
+        Weights of each network, by the names of `Geometry.weight_shapes`. The scores of the networks are averaged.
+    working_pixel_size_angst : float
+        Pixel size, in angstrom, to which micrographs are resampled.
+    diameter_angst : float
+        Diameter of the particle in angstrom.
+    scan_step : int
+        Distance between neighbouring boxes of the scan, in binned pixels.
+    std_range : tuple of float
+        Minimum and maximum local standard deviation of a pick, from the boxes of the training particles.
+    threshold : float
+        Default minimum score of a pick: the one with the best F2 (eq. 8 of the paper) on the validation micrographs.
+    record : TrainingRecord
+        How the model was trained and validated.
     """
 
     geometry: Geometry
@@ -42,37 +50,60 @@ class Model:
     scan_step: int
     std_range: tuple[float, float]
     threshold: float
-    record: dict[str, Any] = field(default_factory=dict)
-    normalised_by: str = "windows"
-    resampled_by: str = "lanczos"
+    record: TrainingRecord = field(default_factory=TrainingRecord)
 
     @property
     def diameter_px(self) -> float:
-        """Particle diameter in working pixels."""
+        """Diameter of the particle in binned pixels."""
         return self.diameter_angst / self.working_pixel_size_angst
 
     @property
-    def window_px(self) -> int | None:
-        """Side of the windows by which micrographs are normalised, see `micrographs.read_micrograph`."""
-        return self.geometry.box if self.normalised_by == "windows" else None
+    def preprocessing(self) -> Preprocessing:
+        """How the networks' micrographs are read."""
+        return Preprocessing(self.working_pixel_size_angst, self.geometry.box)
 
     def read_micrograph(self, path: str | Path, pixel_size_angst: float | None = None,
                         name: str | None = None) -> Micrograph:
-        """Read a micrograph as the networks want it; arguments and errors as for `micrographs.read_micrograph`."""
-        return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.window_px)
-
-    def threshold_for(self, wanted: str) -> float:
-        """Threshold that did best by some measure on the validation micrographs.
+        """Read a micrograph as the networks see it.
 
         Parameters
         ----------
-        wanted : {"auto", "F1", "precision=P"}
-            `auto`: the model's own, for F2. `F1`: for F1. `precision=P`: the lowest whose precision is at least P.
+        path : str or Path
+            MRC (also .gz, .bz2) or TIFF file with one image.
+        pixel_size_angst : float, optional
+            Pixel size of the file in angstrom, which overrides its header.
+        name : str, optional
+            Name of the micrograph. Default: the file name without its last extension.
+
+        Returns
+        -------
+        Micrograph
 
         Raises
         ------
         DeepEMError
-            Where `wanted` is none of these, the card has no curve, or the precision was never reached.
+            If the file cannot be used, see `read_micrograph` of `micrographs`.
+        """
+        return self.preprocessing.read(path, pixel_size_angst, name)
+
+    def threshold_for(self, wanted: str) -> float:
+        """Return the threshold that was best on the validation micrographs by some measure.
+
+        Parameters
+        ----------
+        wanted : {"auto", "F1", "precision=P"}
+            `auto`: the model's own, for F2. `F1`: for F1. `precision=P`: the lowest threshold with a precision of at
+            least P.
+
+        Returns
+        -------
+        float
+            Minimum score.
+
+        Raises
+        ------
+        DeepEMError
+            If `wanted` is none of these, the card has no curve, or the precision was never reached.
         """
         if wanted == "auto":
             return self.threshold
@@ -84,7 +115,7 @@ class Model:
         if wanted != "F1" and not (kind == "precision" and 0 <= precision <= 1):
             raise DeepEMError(f"threshold {wanted!r}: expected auto, F1, precision=P with P from 0 to 1, or a number "
                               "from 0 to 1")
-        points = self.record.get("validation", {}).get("curve")
+        points = self.record.validation.curve
         if not points or not points["threshold"]:
             raise DeepEMError(f"threshold {wanted!r}: the model has no validation curve to find it from; give a number")
         curve = curve_from_points(points)
@@ -97,11 +128,9 @@ class Model:
         return float(curve.thresholds[enough[-1]])
 
     def card(self) -> dict[str, Any]:
-        """The card, ready for JSON."""
+        """Return the card: everything but the weights, ready for JSON."""
         return {
             "format": MODEL_FORMAT,
-            "normalised_by": self.normalised_by,
-            "resampled_by": self.resampled_by,
             "geometry": self.geometry.as_dict(),
             "networks": len(self.networks),
             "working_pixel_size_angst": self.working_pixel_size_angst,
@@ -109,5 +138,5 @@ class Model:
             "scan_step": self.scan_step,
             "std_range": list(self.std_range),
             "threshold": self.threshold,
-            **self.record,
+            **self.record.as_card(),
         }

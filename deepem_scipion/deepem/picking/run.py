@@ -85,7 +85,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
                 run.record(name, paths[name], future)
         run.finish(optics or Optics())
     check = contrast(run.micrographs)
-    if check and (problem := check.warning(picker.model.record.get("contrast"))):
+    if check and (problem := check.warning(picker.model.record.contrast)):
         log.warning("warning: %s", problem)
     return run.micrographs
 
@@ -162,7 +162,7 @@ class _Run:
         pixel_size = self.pixel_sizes[0] if self.pixel_sizes else model.working_pixel_size_angst
         settings = RunSettings(
             self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
-            model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.get("contrast"),
+            model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
             runtime.versions())
         with ExitStack() as last:
             last.callback(self.results.write_summary, settings, self.micrographs)

@@ -5,9 +5,10 @@
 from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
+    "training_set": ["TrainingSet"],
     "plan": ["Plan"],
     "train": ["train_model"],
     "labels": ["LabelledMicrograph"],
-    "fit": ["TRAINING_PRESETS", "TrainingPreset"],
+    "presets": ["TRAINING_PRESETS", "TrainingPreset"],
     "examples": ["TrainingExamples", "load_examples"],
 })

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the network is shown, batch by batch: single windows, or patches that hold many windows."""
+"""Training examples in batches: single boxes, or crops that contain many boxes."""
 
 from __future__ import annotations
 
@@ -17,84 +17,105 @@ from .labels import UNKNOWN, LabelledMicrograph, label_map
 
 Batch = tuple[np.ndarray, np.ndarray]
 
-# To judge the network by: so many windows at a time, or so many batches of patches.
+# Sizes of the sample on which a network is assessed: boxes at a time, or batches of crops.
 SAMPLE_BATCH = 512
 SAMPLE_BATCHES = 16
 
-# The windows of the paper's presets are up to 272 pixels wide, and an update must not take seconds.
+# The boxes of the paper's presets are up to 272 pixels wide, and an update must not take seconds.
 PIXELS_PER_BATCH = 400_000
 MIN_BATCH = 4
 
-# Varied patches are larger or smaller by up to this share; contrast and brightness vary with this deviation. Up to so
-# many particles all patches are varied, with more of them a share that falls in proportion.
+# Augmented crops are larger or smaller by up to this share; contrast and brightness vary with this standard deviation.
+# Up to this many particles all crops are augmented, with more of them a share that falls in proportion.
 AUGMENTED_SIZE = 0.03
 AUGMENTED_CONTRAST = 0.15
 AUGMENTED_PARTICLES = 250
 
 
 class Batches(Protocol):
-    """A source of batches."""
+    """A source of batches: images (n, side, side) float32, and targets (n, k, k) for k x k boxes of each.
+
+    A target is 1 for a particle, 0 for a negative, `UNKNOWN` for neither.
+    """
 
     updates_per_epoch: int
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Batches of one epoch: images (n, side, side) float32, and targets (n, k, k) for k x k windows of each.
+        """Yield the batches of one epoch.
 
-        A target is 1 for a particle, 0 for a non-particle, `UNKNOWN` for neither.
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of their order.
+
+        Yields
+        ------
+        tuple of float32 array
+            Images and targets.
         """
 
     def sample(self) -> list[Batch]:
-        """Batches to judge the network by: the same at every call."""
+        """Return batches on which a network is assessed: the same at every call."""
 
 
 class BoxBatches:
-    """Every window in its four rotations once an epoch, in random order (the paper's way)."""
+    """Batches of boxes: each in its four rotations once an epoch, in random order, as in the paper.
 
-    def __init__(self, windows: Boxes, batch: int) -> None:
-        self.windows, self.batch = windows, batch
-        self.updates_per_epoch = math.ceil(4 * len(windows) / batch)
+    Parameters
+    ----------
+    boxes : Boxes
+        Particles and negatives.
+    batch : int
+        Boxes in a batch.
+    """
+
+    def __init__(self, boxes: Boxes, batch: int) -> None:
+        self.boxes, self.batch = boxes, batch
+        self.updates_per_epoch = math.ceil(4 * len(boxes) / batch)
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """See `Batches`; targets are (n, 1, 1)."""
-        order = rng.permutation(4 * len(self.windows))
+        order = rng.permutation(4 * len(self.boxes))
         for begin in range(0, len(order), self.batch):
             which, turns = np.divmod(order[begin:begin + self.batch], 4)
-            pixels = self.windows.cut(which)
+            pixels = self.boxes.cut(which)
             for turn in (1, 2, 3):
                 pixels[turns == turn] = np.rot90(pixels[turns == turn], turn, axes=(1, 2))
-            yield pixels, self.windows.targets[which, np.newaxis, np.newaxis]
+            yield pixels, self.boxes.targets[which, np.newaxis, np.newaxis]
 
     def sample(self) -> list[Batch]:
-        """See `Batches`: all windows as they lie in the micrographs."""
-        parts = [np.arange(begin, min(begin + SAMPLE_BATCH, len(self.windows)))
-                 for begin in range(0, len(self.windows), SAMPLE_BATCH)]
-        return [(self.windows.cut(part), self.windows.targets[part, np.newaxis, np.newaxis]) for part in parts]
+        """See `Batches`: all boxes in the orientation of the micrographs."""
+        parts = [np.arange(begin, min(begin + SAMPLE_BATCH, len(self.boxes)))
+                 for begin in range(0, len(self.boxes), SAMPLE_BATCH)]
+        return [(self.boxes.cut(part), self.boxes.targets[part, np.newaxis, np.newaxis]) for part in parts]
 
 
 class CropBatches:
-    """Patches that hold `side` x `side` windows, which share most of their convolutions.
+    """Batches of crops that contain `side` x `side` boxes, which share most of their convolutions.
 
-    Half of the patches hold a particle (or a given non-particle, or a particle that an earlier round missed) in a
-    random one of their windows, off its centre by as much as `label_map` allows; the others are from anywhere. Each is
-    turned by a random multiple of 90 degrees and, every second time, mirrored. Varied patches are turned by any angle
-    instead, and changed a little in size, contrast and brightness, so that few particles do for many. All windows count
-    whose label is known, so that the network sees many more non-particles than in single windows, and in the proportion
-    in which it will meet them when it picks. Micrographs are continued by their mirror image as they are for the scan.
+    Half of the crops contain a particle (or a given negative, or a particle that an earlier round missed) in a random
+    one of their boxes, as far off its centre as `label_map` allows; the others come from anywhere. Each is rotated by a
+    random multiple of 90 degrees and, every second time, mirrored. Augmented crops are rotated by any angle instead,
+    and changed a little in size, contrast and brightness, so that few particles stand for many. All boxes with a known
+    label count, so that the network sees many more negatives than with single boxes, and in the proportion in which it
+    encounters them when it picks. Micrographs are mirror-padded as for the scan.
 
     Parameters
     ----------
     labelled : sequence of LabelledMicrograph
+        Micrographs.
     geometry : Geometry
-    diameter_px, border_px
+        Sizes of the layers.
+    diameter_px, border_px : float
         As for `label_map`.
     batch : int
-        Patches in a batch; fewer where they have more than `PIXELS_PER_BATCH` pixels, but at least `MIN_BATCH`.
+        Crops in a batch; fewer if they have more than `PIXELS_PER_BATCH` pixels, but at least `MIN_BATCH`.
     side : int
-        Windows along the side of a patch.
+        Boxes along the side of a crop, one step of the network's pools apart.
     updates_per_epoch : int
-        Batches that are called an epoch.
-    varied : bool
-        Whether patches of `batches` are varied, all or some (see `AUGMENTED_PARTICLES`); those of `sample` never are.
+        Batches that make an epoch.
+    augmented : bool
+        Whether crops of `batches` are augmented, all or some (see `AUGMENTED_PARTICLES`). Those of `sample` never are.
     """
 
     def __init__(self, labelled: Sequence[LabelledMicrograph], geometry: Geometry, diameter_px: float,
@@ -136,15 +157,15 @@ class CropBatches:
         return pixels, targets
 
     def _plain(self, number: int, row: int, col: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels and targets of the patch with this corner, in one of eight orientations."""
+        """Pixels and targets of the crop with this corner, in one of eight orientations."""
         size, end = self.box + self._reach, self._reach + 1
-        patch = self._images[number][row:row + size, col:col + size]
+        crop = self._images[number][row:row + size, col:col + size]
         labels = self._labels[number][row:row + end:self.step, col:col + end:self.step]
         turn, mirror = rng.integers(4), slice(None, None, 1 - 2 * int(rng.integers(2)))
-        return np.rot90(patch[mirror], turn), np.rot90(labels[mirror], turn)
+        return np.rot90(crop[mirror], turn), np.rot90(labels[mirror], turn)
 
     def _augmented(self, number: int, row: int, col: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels and targets of a patch that has the same middle as the one with this corner."""
+        """Pixels and targets of an augmented crop with the same centre as the one with this corner."""
         from scipy.ndimage import affine_transform
 
         size = self.box + self._reach
@@ -153,8 +174,8 @@ class CropBatches:
         cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
         turn = np.array([[cosine, -sine * mirror], [sine, cosine * mirror]])
         middle = np.array([row, col]) + (size - 1) / 2
-        patch = affine_transform(self._splines[number], turn, middle - turn.sum(axis=1) * (size - 1) / 2, (size, size),
-                                 output=np.float32, mode="mirror", prefilter=False)
+        crop = affine_transform(self._splines[number], turn, middle - turn.sum(axis=1) * (size - 1) / 2, (size, size),
+                                output=np.float32, mode="mirror", prefilter=False)
         contrast, brightness = AUGMENTED_CONTRAST * rng.standard_normal(2)
         offsets = self.step * (np.indices((self.side, self.side)) - (self.side - 1) / 2)
         corners = middle[:, np.newaxis, np.newaxis] + np.tensordot(turn, offsets, 1) - (self.box - 1) / 2
@@ -163,18 +184,18 @@ class CropBatches:
         known = (rows >= 0) & (rows < labels.shape[0]) & (cols >= 0) & (cols < labels.shape[1])
         targets = np.full(rows.shape, UNKNOWN, np.float32)
         targets[known] = labels[rows[known], cols[known]]
-        return patch * np.float32(math.exp(contrast)) + np.float32(brightness), targets
+        return crop * np.float32(math.exp(contrast)) + np.float32(brightness), targets
 
     def sample(self) -> list[Batch]:
-        """See `Batches`: patches drawn with a seed of their own."""
+        """See `Batches`: crops drawn with a fixed seed."""
         rng = np.random.default_rng(0)
         return [self._draw(rng) for _ in range(SAMPLE_BATCHES)]
 
     def _known_corner(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Image number, and corner in the padded image, of a patch one of whose windows shows something known."""
+        """Image number, and corner in the padded image, of a crop with something known in one of its boxes."""
         places = self._known[rng.integers(len(self._known))]
-        number, *window_rc = places[rng.integers(len(places))]
-        row, col = np.array(window_rc) - self.step * rng.integers(0, self.side, 2)
+        number, *box_rc = places[rng.integers(len(places))]
+        row, col = np.array(box_rc) - self.step * rng.integers(0, self.side, 2)
         return int(number), int(row), int(col)
 
     def _any_corner(self, rng: np.random.Generator) -> tuple[int, int, int]:

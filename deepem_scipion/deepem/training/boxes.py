@@ -17,24 +17,24 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Boxes:
-    """Windows of several micrographs, cut when they are asked for.
+    """Boxes of several micrographs, which are cut on demand.
 
-    Parameters
+    Attributes
     ----------
-    images : list of (rows, cols) float32
+    images : list of (rows, columns) float32 array
+        Pixels of the micrographs.
     box : int
-        Side of a window in pixels.
-    places : (n, 3) int
-        Image number, first row and first column of each window.
-    targets : (n,) float32
-        1 for a particle, 0 for a non-particle.
+        Side of a box in binned pixels.
+    places : (n, 3) int array
+        Image number, first row and first column of each box.
+    targets : (n,) float32 array
+        1 for a particle, 0 for a negative.
     """
 
     images: list[np.ndarray]
     box: int
     places: np.ndarray
     targets: np.ndarray
-    left_out: int = 0
     _views: list[np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +46,18 @@ class Boxes:
         return len(self.places)
 
     def cut(self, which: np.ndarray) -> np.ndarray:
-        """Pixels, (k, box, box) float32, of the windows of k numbers."""
+        """Cut some of the boxes.
+
+        Parameters
+        ----------
+        which : (k,) int array
+            Numbers of boxes.
+
+        Returns
+        -------
+        (k, box, box) float32 array
+            Their pixels.
+        """
         pixels = np.empty((len(which), self.box, self.box), np.float32)
         places = self.places[which]
         for number in np.unique(places[:, 0]):
@@ -55,39 +66,51 @@ class Boxes:
         return pixels
 
     def local_stds(self, chunk: int = 1024) -> np.ndarray:
-        """Standard deviation of each window's pixels, (n,) float64, for the deviation filter."""
+        """Compute the standard deviation of each box, for the local standard deviation filter.
+
+        Parameters
+        ----------
+        chunk : int
+            Number of boxes that are cut at a time.
+
+        Returns
+        -------
+        (n,) float64 array
+        """
         parts = [self.cut(np.arange(start, min(start + chunk, len(self)))).std(axis=(1, 2), dtype=np.float64)
                  for start in range(0, len(self), chunk)]
         return np.concatenate(parts) if parts else np.empty(0)
 
 
 def collect_boxes(labelled: Sequence[LabelledMicrograph], box: int, diameter_px: float, border_px: float,
-                    negatives_per_particle: float, rng: np.random.Generator) -> Boxes:
-    """Windows of all particles whose box lies within the micrograph, and of non-particles.
+                  negatives_per_particle: float, rng: np.random.Generator) -> Boxes:
+    """Collect the boxes of particles and negatives.
 
-    Non-particles are those given and `negatives_per_particle` times as many places as there are particles,
-    drawn at random where `free_places` allows. Particles that an earlier round missed come twice.
+    Particles whose box leaves the micrograph are left out; those that an earlier round missed come twice. Negatives are
+    the given ones and, drawn at random from `free_places`, `negatives_per_particle` times as many as there are
+    particles.
 
     Parameters
     ----------
     labelled : sequence of LabelledMicrograph
+        Micrographs.
     box : int
-        Working pixels, as are `diameter_px` and `border_px`.
+        Side of the box, in binned pixels as are the other lengths.
     diameter_px : float
-        Particle diameter.
+        Diameter of the particle.
     border_px : float
-        Width of the border in which nobody annotated: no random non-particles have their centre there.
+        Width of the border without annotation: no centre of a random negative lies there.
     negatives_per_particle : float
+        Random negatives of a micrograph for each of its particles.
     rng : numpy.random.Generator
+        Source of the random negatives.
 
     Returns
     -------
-    Windows
-        `left_out` counts the particles whose box leaves the micrograph.
+    Boxes
     """
     places: list[np.ndarray] = [np.empty((0, 3), int)]
     targets: list[np.ndarray] = [np.empty(0, np.float32)]
-    left_out = 0
 
     def add(number: int, corners: np.ndarray, target: float) -> None:
         places.append(np.column_stack([np.full(len(corners), number), corners]))
@@ -95,7 +118,6 @@ def collect_boxes(labelled: Sequence[LabelledMicrograph], box: int, diameter_px:
 
     for number, item in enumerate(labelled):
         positives = corners_within(item.particles_rc, box, item.pixels.shape)
-        left_out += len(item.particles_rc) - len(positives)
         add(number, positives, 1)
         add(number, corners_within(item.missed_rc, box, item.pixels.shape), 1)
         add(number, corners_within(item.negatives_rc, box, item.pixels.shape), 0)
@@ -104,14 +126,29 @@ def collect_boxes(labelled: Sequence[LabelledMicrograph], box: int, diameter_px:
             free = free_places(item, box, diameter_px, border_px)
             found = np.flatnonzero(free)
             if len(found) < wanted:
-                log.warning("%s: room for %d non-particles of the %d wanted", item.micrograph.name, len(found), wanted)
+                log.warning("%s: room for %d of the %d negatives wanted", item.name, len(found), wanted)
             chosen = rng.choice(found, min(wanted, len(found)), replace=False)
             add(number, np.column_stack(np.unravel_index(chosen, free.shape)), 0)
-    return Boxes([item.pixels for item in labelled], box, np.concatenate(places), np.concatenate(targets), left_out)
+    return Boxes([item.pixels for item in labelled], box, np.concatenate(places), np.concatenate(targets))
 
 
 def corners_within(centres_rc: np.ndarray, box: int, shape: tuple[int, ...]) -> np.ndarray:
-    """First row and column, (n, 2) int, of the windows around centres, without those that leave the image."""
+    """Find the corners of the boxes around centres, without those that leave the image.
+
+    Parameters
+    ----------
+    centres_rc : (n, 2) array
+        Centres as row, column.
+    box : int
+        Side of the boxes.
+    shape : tuple of int
+        Rows and columns of the image.
+
+    Returns
+    -------
+    (m, 2) int array
+        First row and column of each box.
+    """
     corners = np.rint(np.asarray(centres_rc).reshape(-1, 2) - (box - 1) / 2).astype(int)
     inside: np.ndarray = corners[((corners >= 0) & (corners + box <= np.array(shape[:2]))).all(axis=1)]
     return inside

@@ -1,8 +1,8 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far a training has come, in a file from which it goes on after it was killed.
+"""State of an unfinished training in a file, from which it resumes after an interruption.
 
-As a model file, it holds plain arrays and text only.
+As a model file, it contains only arrays and text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from .fit import State
+from .fit import FitState
 
 log = logging.getLogger(__name__)
 
@@ -29,37 +29,60 @@ _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attrib
 
 
 class Checkpoint:
-    """States of the fits of one training: of those that have come to their end, and of the one under way.
+    """States of the fits of one training: of the finished ones, and of the current one.
 
-    A training repeats the little that it does between fits, and each fit goes on from its state. The file belongs to
-    the run that was begun last: an earlier one that is still alive, as a child whose parent was killed, has to stop.
+    A training repeats the little that it does between fits, and each fit resumes from its state. The file belongs to
+    the run that started last: an earlier one that is still alive, for instance the child of a killed process, has to
+    stop.
 
     Parameters
     ----------
     path : Path, optional
-        Without it nothing is kept. States in an existing file are taken over, unless it cannot be read or was left by
-        a training with another fingerprint; a message says so.
-    fingerprint : mapping
-        What decides the result of the training: name -> plain value.
+        File of the states. Without it nothing is kept. States in an existing file are taken over, unless it cannot be
+        read or was left by a training with another fingerprint; a warning gives the reason.
+    fingerprint : mapping of str to object
+        All that determines the result of the training, in plain values.
     """
 
     def __init__(self, path: Path | None = None, fingerprint: Mapping[str, Any] | None = None) -> None:
         self._path = path
         self._fingerprint = json.loads(json.dumps(fingerprint or {}, default=str))
-        self._states: dict[str, State] = {}
+        self._states: dict[str, FitState] = {}
         self._began, self._written = time.time_ns(), False
         if path is not None:
             self._began = max(self._began, self._began_there() + 1)
             self._states = self._read(path)
             self._write(path)
 
-    def state(self, name: str) -> State | None:
-        """Where a fit stands; None where it has not ended an epoch."""
+    def state(self, name: str) -> FitState | None:
+        """Return the state of a fit.
+
+        Parameters
+        ----------
+        name : str
+            Name of the fit.
+
+        Returns
+        -------
+        FitState or None
+            None if it has not finished an epoch.
+        """
         return self._states.get(name)
 
-    def keep(self, name: str, state: State) -> None:
-        """Remember where a fit stands; raises DeepEMError as `check` does. A file that cannot be written costs only a
-        warning.
+    def keep(self, name: str, state: FitState) -> None:
+        """Set the state of a fit. A file that cannot be written costs only a warning.
+
+        Parameters
+        ----------
+        name : str
+            Name of the fit.
+        state : FitState
+            State after an epoch.
+
+        Raises
+        ------
+        DeepEMError
+            As for `check`.
         """
         self._states[name] = state
         if self._path is not None:
@@ -67,32 +90,38 @@ class Checkpoint:
             self._write(self._path)
 
     def check(self) -> None:
-        """Raise DeepEMError where the file is no longer this run's."""
+        """Check that the file belongs to this run.
+
+        Raises
+        ------
+        DeepEMError
+            If it was removed, or another run has taken it over.
+        """
         if self._written and self._began_there() != self._began:
             raise DeepEMError(f"{self._path} was removed, or taken over by a later run that trains the same model: "
-                              "this one stops")
+                              "this run stops")
 
     def _began_there(self) -> int:
-        """When the run began that the file belongs to; 0 where there is no file, or none that can be read."""
+        """Start of the run that the file belongs to; 0 if there is no file that can be read."""
         try:
             return int(_notes(self._path)["began"])
         except _UNREADABLE:
             return 0
 
-    def _read(self, path: Path) -> dict[str, State]:
+    def _read(self, path: Path) -> dict[str, FitState]:
         if not path.exists():
             return {}
         try:
             notes = _notes(path)
             then, states = dict(notes["fingerprint"]), _states(path, notes["fits"])
         except _UNREADABLE as error:
-            log.warning("%s cannot be read (%s): training starts from the beginning", path, error)
+            log.warning("%s cannot be read (%s): training starts from scratch", path, error)
             return {}
         now = self._fingerprint
         others = [key.replace("_", " ") for key in {**then, **now} if then.get(key) != now.get(key)]
         if others:
-            log.warning("%s was left by a training with other data or settings (%s): training starts from the "
-                        "beginning", path, ", ".join(others))
+            log.warning("%s was left by a training with other data or settings (%s): training starts from "
+                        "scratch", path, ", ".join(others))
             return {}
         return states
 
@@ -110,7 +139,7 @@ class Checkpoint:
             with atomic_write(path, "wb") as handle:
                 handle.write(save(arrays, metadata={_NOTES: notes}))
         except DeepEMError as error:
-            log.warning("training goes on, but if it is interrupted this epoch is lost: %s", error)
+            log.warning("training continues, but this epoch is lost if it is interrupted: %s", error)
         else:
             self._written = True
 
@@ -121,9 +150,9 @@ def _notes(path: Path | None) -> dict[str, Any]:
     return notes
 
 
-def _states(path: Path, fits: Mapping[str, Mapping[str, Any]]) -> dict[str, State]:
+def _states(path: Path, fits: Mapping[str, Mapping[str, Any]]) -> dict[str, FitState]:
     with safe_open(str(path), framework="numpy") as file:
-        return {name: State(kept["seed"], kept["history"], kept["best_epoch"], kept["random"],
-                            [file.get_tensor(f"{name}/variables/{number}") for number in range(kept["variables"])],
-                            {kind: file.get_tensor(f"{name}/best/{kind}") for kind in kept["best"]})
+        return {name: FitState(kept["seed"], kept["history"], kept["best_epoch"], kept["random"],
+                               [file.get_tensor(f"{name}/variables/{number}") for number in range(kept["variables"])],
+                               {kind: file.get_tensor(f"{name}/best/{kind}") for kind in kept["best"]})
                 for name, kept in fits.items()}

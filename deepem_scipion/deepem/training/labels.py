@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known of a training micrograph: particles, negatives, and the label of each box position."""
+"""What is known about a training micrograph: particles, negatives, and the label of each box position."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ import numpy as np
 from ..micrographs.micrograph import Micrograph
 from ..micrographs.padding import MIN_PADDING, padding_margins
 
-# A window whose centre is at most this many diameters from a particle's shows that particle.
+# A box shows a particle if their centres are at most this many diameters apart.
 POSITIVE_DISTANCE = 0.1
-# A non-particle's centre is at least this many diameters from every particle's.
+# The centre of a negative is at least this many diameters from that of any particle.
 NEGATIVE_DISTANCE = 0.5
-# Label of a window of which it is not known whether it shows a particle.
+# Label of a box of which it is not known whether it shows a particle.
 UNKNOWN = -1
 NOWHERE = np.empty((0, 2))
 
 
 @dataclass(frozen=True)
 class LabelledMicrograph:
-    """A micrograph with the centres that are known on it.
+    """A micrograph with the known centres on it.
 
-    Parameters
+    Attributes
     ----------
     micrograph : Micrograph
-    particles_rc : (n, 2) float64
-        Centres of particles in working pixels.
-    negatives_rc : (m, 2) float64
-        Centres of non-particles: verified ones, or false picks of an earlier round.
+        The micrograph, downsampled and normalised.
+    particles_rc : (n, 2) float64 array
+        Centres of particles as row, column in binned pixels, as all centres here.
+    negatives_rc : (m, 2) float64 array
+        Centres of negatives: given ones, or false positives of an earlier round.
     complete : bool
-        Whether all particles are marked, so that places far from them are non-particles.
-    missed_rc : (k, 2) float64
-        Those of the particles that an earlier round missed: they are shown more often.
-    doubtful_rc : (l, 2) float64
-        Centres of what may be unmarked particles: neither particles nor non-particles.
-    beyond_px : int
-        Working pixels by which the micrograph was continued on each side (see `mirror_padded`).
+        Whether all particles are marked, so that places far from them are negatives.
+    missed_rc : (k, 2) float64 array
+        Those of the particles that an earlier round missed. They are shown more often.
+    doubtful_rc : (l, 2) float64 array
+        Centres of what may be unmarked particles: neither particles nor negatives.
+    padding_px : int
+        Width of the mirror padding on each side in binned pixels (see `mirror_padded`).
     """
 
     micrograph: Micrograph
@@ -51,65 +52,93 @@ class LabelledMicrograph:
     padding_px: int = 0
 
     @property
+    def name(self) -> str:
+        """Name of the micrograph."""
+        return self.micrograph.name
+
+    @property
     def pixels(self) -> np.ndarray:
-        """(rows, cols) float32, normalised."""
+        """Normalised pixels, (rows, columns) float32."""
         return self.micrograph.pixels
 
-    def mirror_padded(self, width: int) -> LabelledMicrograph:
-        """Itself with pixels continued by their mirror image, `width` on each side, as they are when it is picked."""
-        pixels = np.pad(self.pixels, width, mode="symmetric")
-        return LabelledMicrograph(replace(self.micrograph, pixels=pixels), self.particles_rc + width,
-                                  self.negatives_rc + width, self.complete, self.missed_rc + width,
-                                  self.doubtful_rc + width, self.padding_px + width)
+    def mirror_padded(self, width_px: int) -> LabelledMicrograph:
+        """Return the micrograph mirror-padded on each side, as it is for the scan.
+
+        Parameters
+        ----------
+        width_px : int
+            Width of the padding in binned pixels.
+
+        Returns
+        -------
+        LabelledMicrograph
+            With shifted centres.
+        """
+        pixels = np.pad(self.pixels, width_px, mode="symmetric")
+        return LabelledMicrograph(replace(self.micrograph, pixels=pixels), self.particles_rc + width_px,
+                                  self.negatives_rc + width_px, self.complete, self.missed_rc + width_px,
+                                  self.doubtful_rc + width_px, self.padding_px + width_px)
 
 
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
-    """Where the first pixel of a non-particle's window may be.
+    """Find the places of boxes that are certain to be negatives.
 
-    Its centre is at least `NEGATIVE_DISTANCE` diameters from every particle, marked or doubtful, and outside the
-    border in which nobody annotated, and the window holds no padding. Nowhere, if not all particles are marked.
+    Their centres are at least `NEGATIVE_DISTANCE` diameters from all particles, marked or doubtful, and outside the
+    border without annotation, and the boxes contain no padding. There are none if not all particles are marked.
+
+    Parameters
+    ----------
+    item : LabelledMicrograph
+        Micrograph.
+    box : int
+        Side of the box, in binned pixels as are the other lengths.
+    diameter_px : float
+        Diameter of the particle.
+    border_px : float
+        Width of the border without annotation.
 
     Returns
     -------
-    (rows - box + 1, cols - box + 1) bool
+    (rows - box + 1, columns - box + 1) bool array
+        By the first row and column of the box.
     """
     taken = np.concatenate([item.particles_rc, item.doubtful_rc])
     free = _distances(taken, item.pixels.shape, box) >= NEGATIVE_DISTANCE * diameter_px
     if not item.complete:
         free[:] = False
-    half, beyond = (box - 1) // 2, item.padding_px
-    inner = item.pixels[beyond:item.pixels.shape[0] - beyond, beyond:item.pixels.shape[1] - beyond]
-    top, bottom, left, right = (max(0, padding and padding + beyond, int(np.ceil(border_px)) + beyond - half)
-                                for padding in padding_margins(inner, MIN_PADDING if beyond else 1))
+    half, mirrored = (box - 1) // 2, item.padding_px
+    inner = item.pixels[mirrored:item.pixels.shape[0] - mirrored, mirrored:item.pixels.shape[1] - mirrored]
+    top, bottom, left, right = (max(0, padding and padding + mirrored, int(np.ceil(border_px)) + mirrored - half)
+                                for padding in padding_margins(inner, MIN_PADDING if mirrored else 1))
     free[:top] = free[max(0, free.shape[0] - bottom):] = False
     free[:, :left] = free[:, max(0, free.shape[1] - right):] = False
     return free
 
 
 def label_map(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
-    """What is known of the window at each place.
+    """Label the box at each place.
 
     Parameters
     ----------
     item, box, diameter_px, border_px
-        As for `collect_boxes`.
+        As for `free_places`.
 
     Returns
     -------
-    (rows - box + 1, cols - box + 1) int8
-        For the window whose first pixel is there: 1, a particle's centre is at most `POSITIVE_DISTANCE` diameters from
-        the window's; 0, no particle is near (see `free_places`), or a given non-particle is; -1, unknown.
+    (rows - box + 1, columns - box + 1) int8 array
+        By the first row and column of the box: 1 if its centre is at most `POSITIVE_DISTANCE` diameters from that of a
+        particle; 0 if no particle is close (see `free_places`), or a given negative is; otherwise `UNKNOWN`.
     """
     labels = np.full((item.pixels.shape[0] - box + 1, item.pixels.shape[1] - box + 1), UNKNOWN, np.int8)
-    near = max(POSITIVE_DISTANCE * diameter_px, 0.75)  # at least the pixel nearest to the centre
+    close = max(POSITIVE_DISTANCE * diameter_px, 0.75)  # at least the pixel closest to the centre
     labels[free_places(item, box, diameter_px, border_px)] = 0
-    labels[_distances(item.negatives_rc, item.pixels.shape, box) <= near] = 0
-    labels[_distances(item.particles_rc, item.pixels.shape, box) <= near] = 1
+    labels[_distances(item.negatives_rc, item.pixels.shape, box) <= close] = 0
+    labels[_distances(item.particles_rc, item.pixels.shape, box) <= close] = 1
     return labels
 
 
 def _distances(points_rc: np.ndarray, shape: tuple[int, ...], box: int) -> np.ndarray:
-    """Distance from the centre of each window of an image to the nearest of some points; infinite without any."""
+    """Distance from the centre of each box to the closest of some points; infinite without points."""
     from scipy.ndimage import distance_transform_edt
 
     places = shape[0] - box + 1, shape[1] - box + 1
@@ -120,21 +149,29 @@ def _distances(points_rc: np.ndarray, shape: tuple[int, ...], box: int) -> np.nd
     at = np.clip(np.rint(points_rc).astype(int), 0, np.array(shape) - 1)
     marks[at[:, 0], at[:, 1]] = False
     numbers[at[:, 0], at[:, 1]] = np.arange(len(points_rc))
-    # The pixel marked nearest to each pixel tells which point is nearest; the distance is then exact.
+    # The closest marked pixel gives the closest point; the distance to that is then exact.
     rows, cols = distance_transform_edt(marks, return_distances=False, return_indices=True)
     half = (box - 1) // 2
     part = slice(half, half + places[0]), slice(half, half + places[1])
-    nearest = points_rc[numbers[rows[part], cols[part]]]
+    closest = points_rc[numbers[rows[part], cols[part]]]
     centres = np.indices(places).transpose(1, 2, 0) + (box - 1) / 2
-    distances: np.ndarray = np.linalg.norm(centres - nearest, axis=2)
+    distances: np.ndarray = np.linalg.norm(centres - closest, axis=2)
     return distances
 
 
 def annotated_border(labelled: Sequence[LabelledMicrograph]) -> float:
-    """Width of the border in which nobody annotated: the least distance of any particle from a border.
+    """Estimate the width of the border without annotation: the minimum distance of any particle from the edge.
 
-    In working pixels. With few particles it is too wide rather than too narrow, which costs only some
-    of the places for non-particles.
+    Parameters
+    ----------
+    labelled : sequence of LabelledMicrograph
+        Micrographs; those with unmarked particles do not count.
+
+    Returns
+    -------
+    float
+        Width in binned pixels. With few particles it is too wide rather than too narrow, which costs only some of the
+        places for negatives.
     """
     margins: list[float] = []
     for item in labelled:

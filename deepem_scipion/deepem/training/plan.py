@@ -1,13 +1,15 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is to be trained."""
+"""Settings of a training, and the network that follows from them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import DeepEMError
+from ..micrographs.preprocessing import Preprocessing
 from ..model.model import Model
 from ..network.geometry import (
     BOX_PER_DIAMETER,
@@ -24,26 +26,42 @@ from .calibration import STD_MARGIN
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained.
+    """Settings of a training.
 
     Attributes
     ----------
-    diameter_angst : particle diameter
-    preset : name in `PRESETS`, or None for the automatic geometry
-    geometry : instead of the preset's or automatic one
-    maps : feature maps of the three stages of the automatic geometry
-    working_pixel_size_angst : instead of the automatic one
-    pixel_size_angst : of the micrographs, instead of what their headers say
-    recipe : name in `TRAINING_PRESETS`
-    epochs : instead of the recipe's
-    given_negatives_only : call non-particles only those that are given; otherwise also places far from particles
-    seed : of everything random
-    validation_fraction : share of the micrographs kept for validation of each network
-    networks : how many are trained, each with other micrographs kept out, and their scores averaged
-    rounds : of recursive training (see `recursion.Learner.train`); 1 for none
-    error_cutoff : no further round where the error (1 - best F1) on validation micrographs is below
-    std_margin : share by which the range of the deviation filter exceeds the training particles' on either side
-    start : model to go on from; geometry and working pixel size are then its own
+    diameter_angst : float
+        Diameter of the particle in angstrom.
+    preset : str, optional
+        Name in `PRESETS` (Table 1 of the paper). Default: the automatic geometry.
+    geometry : Geometry, optional
+        Overrides the preset and the automatic geometry.
+    maps : tuple of int
+        Feature maps of the three stages of the automatic geometry.
+    working_pixel_size_angst : float, optional
+        Pixel size, in angstrom, to which micrographs are resampled. Default: chosen for the geometry.
+    pixel_size_angst : float, optional
+        Pixel size of the micrographs in angstrom, which overrides their headers.
+    training_preset : str
+        Name in `TRAINING_PRESETS`.
+    epochs : int, optional
+        Number of epochs. Default: that of the training preset.
+    given_negatives_only : bool
+        Whether only the given negatives are used, instead of places far from particles, too.
+    seed : int
+        Seed of everything random.
+    validation_fraction : float
+        Share of the micrographs kept for validation of each network.
+    networks : int
+        Number of networks, each with other validation micrographs. Their scores are averaged.
+    rounds : int
+        Number of rounds of recursive training (Fig. 2 of the paper); 1 for no recursion.
+    error_cutoff : float
+        No further round starts if the error (1 - best F1) on the validation micrographs is below.
+    std_margin : float
+        Share by which the range of local standard deviations exceeds that of the training particles on either side.
+    start : Model, optional
+        Model to fine-tune from, which determines geometry, working pixel size and scan step.
     """
 
     diameter_angst: float
@@ -64,8 +82,42 @@ class Plan:
     start: Model | None = None
 
 
+class NetworkSetup(NamedTuple):
+    """Network of a plan and the pixel size that it works at.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        Sizes of the layers.
+    working_pixel_size_angst : float
+        Pixel size, in angstrom, to which micrographs are resampled.
+    scan_step : int
+        Distance between neighbouring boxes of the scan in binned pixels.
+    """
+
+    geometry: Geometry
+    working_pixel_size_angst: float
+    scan_step: int
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How micrographs are read for the network."""
+        return Preprocessing(self.working_pixel_size_angst, self.geometry.box)
+
+
 def check(plan: Plan) -> None:
-    """Raise DeepEMError where a value makes no sense."""
+    """Check the values of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        Settings.
+
+    Raises
+    ------
+    DeepEMError
+        If a value makes no sense.
+    """
     if not 0 < plan.diameter_angst < math.inf:
         raise DeepEMError(f"particle diameter {plan.diameter_angst}: expected angstrom, above 0")
     for name, size in (("pixel size", plan.pixel_size_angst), ("working pixel size", plan.working_pixel_size_angst)):
@@ -81,22 +133,39 @@ def check(plan: Plan) -> None:
         if value < 1:
             raise DeepEMError(f"{name} {value}: expected at least 1")
     if plan.rounds > 1 and plan.validation_fraction == 0:
-        raise DeepEMError("rounds of recursive training need validation micrographs to tell whether they help; give a "
-                          "validation fraction above 0")
+        raise DeepEMError("rounds of recursive training need validation micrographs that show whether they help; give "
+                          "a validation fraction above 0")
     if not 0 <= plan.std_margin < math.inf:
-        raise DeepEMError(f"margin of the deviation filter {plan.std_margin}: expected a share, 0 or more")
+        raise DeepEMError(f"margin of the local standard deviation filter {plan.std_margin}: expected a share, 0 or "
+                          "more")
 
 
-def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, float, int]:
-    """Geometry, working pixel size in angstrom and scan step in working pixels for a plan.
+def choose_geometry(plan: Plan, pixel_size_angst: float) -> NetworkSetup:
+    """Choose the network of a plan.
 
-    The working pixel size is a whole multiple of the micrographs' own: for the automatic geometry the one that
-    makes the particle about `AUTO_DIAMETER_PX` pixels wide, for a given geometry or preset the one that makes the
-    box about 1.5 diameters. The presets scan in steps of 20 px, others in steps of the side of their first
-    pool.
+    The working pixel size is a whole multiple of that of the micrographs: with the automatic geometry the one that
+    makes the particle about `AUTO_DIAMETER_PX` pixels wide, with a given geometry or preset the one that makes the box
+    about 1.5 diameters wide. The presets scan in steps of 20 px as in the paper, others in steps of the side of their
+    first pool.
+
+    Parameters
+    ----------
+    plan : Plan
+        Settings.
+    pixel_size_angst : float
+        Pixel size of the micrographs in angstrom.
+
+    Returns
+    -------
+    NetworkSetup
+
+    Raises
+    ------
+    DeepEMError
+        If the particle is too small or too large for the automatic geometry.
     """
     if plan.start is not None:
-        return plan.start.geometry, plan.start.working_pixel_size_angst, plan.start.scan_step
+        return NetworkSetup(plan.start.geometry, plan.start.working_pixel_size_angst, plan.start.scan_step)
     geometry = plan.geometry or (PRESETS[plan.preset] if plan.preset else None)
     if plan.working_pixel_size_angst is not None:
         working = plan.working_pixel_size_angst
@@ -107,4 +176,4 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> tuple[Geometry, floa
             1, round(BOX_PER_DIAMETER * plan.diameter_angst / pixel_size_angst / geometry.box))
     if geometry is None:
         geometry = auto_geometry(plan.diameter_angst / working, plan.maps)
-    return geometry, working, PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step
+    return NetworkSetup(geometry, working, PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step)

@@ -12,7 +12,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from ..coordinates.coordinates import Coordinates
 from ..errors import DeepEMError
 from ..model.files import load_model, save_model
 from ..model.model import Model
+from ..model.paths import ModelFiles
 from ..network.convolution import TILES, direct_ns, fourier_ns
 from ..network.geometry import (
     AUTO_DIAMETER_PX,
@@ -40,9 +41,10 @@ from ..network.geometry import (
     auto_binning,
     nearest_geometry,
 )
-from .fit import TRAINING_PRESETS
 from .plan import Plan, check
-from .train import first_pixel_size, train_model
+from .presets import TRAINING_PRESETS
+from .train import train_model
+from .training_set import TrainingSet
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ MAPS = ("6/12/12", "8/16/16", "12/24/24")
 STD_MARGINS = (0.25, 2.0)  # see `plan.Plan`
 AUTOMATIC: dict[str, Any] = {"box": BOX_PER_DIAMETER,
                              **{f"kernel{i}": share for i, share in enumerate(KERNEL_SHARES, 1)},
-                             "pools": POOLS[0], "maps": MAPS[0], "training_preset": "default", "std_margin": Plan.std_margin}
+                             "pools": POOLS[0], "maps": MAPS[0], "training_preset": "default",
+                             "std_margin": Plan.std_margin}
 
 # Models whose average precision is lower than the best by no more than this are as good: the cheapest of them is taken.
 EQUAL_AP = 0.002
@@ -80,16 +83,14 @@ class Budget:
     trials: int | None = None
 
 
-def tune_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates], plan: Plan, output: Path,
-               study_file: Path | None = None, budget: Budget = Budget(),
-               negatives: Mapping[str, Coordinates] | None = None, fixed: Mapping[str, str] | None = None,
-               incomplete: Collection[str] = frozenset()) -> Model:
+def tune_model(data: TrainingSet, plan: Plan, output: Path, study_file: Path | None = None, budget: Budget = Budget(),
+               fixed: Mapping[str, str] | None = None) -> Model:
     """Train models with many settings and keep the best.
 
     Parameters
     ----------
-    micrographs, particles, negatives, incomplete
-        As for `learning.train_model`.
+    data : TrainingSet
+        As for `train.train_model`.
     plan : Plan
         What all trials have in common; geometry, recipe and margin of the deviation filter are searched, the working
         pixel size is unless it is given.
@@ -132,11 +133,10 @@ def tune_model(micrographs: Mapping[str, Path], particles: Mapping[str, Coordina
     the search.
     """
     _check(plan, budget)
-    pixel_angst = first_pixel_size(micrographs, particles, plan)
-    study_file = study_file or output.with_name(output.name + ".study")
+    pixel_angst = data.pixel_size_angst() if plan.pixel_size_angst is None else plan.pixel_size_angst
+    study_file = study_file or ModelFiles(output).study
     with _owned(study_file) as asked_to_stop:
-        search = _Search(micrographs, particles, negatives or {}, incomplete, plan, dict(fixed or {}), pixel_angst,
-                         output, study_file)
+        search = _Search(data, plan, dict(fixed or {}), pixel_angst, output, study_file)
         return search.run(budget, asked_to_stop)
 
 
@@ -292,11 +292,9 @@ def _open_study(path: Path) -> optuna.Study:
 class _Search:
     """One run of a search; parameters are those of `tune_model`."""
 
-    def __init__(self, micrographs: Mapping[str, Path], particles: Mapping[str, Coordinates],
-                 negatives: Mapping[str, Coordinates], incomplete: Collection[str], plan: Plan, fixed: dict[str, str],
-                 pixel_angst: float, output: Path, study_file: Path) -> None:
-        self.micrographs, self.particles, self.negatives = micrographs, particles, negatives
-        self.incomplete, self.fixed, self.pixel_angst, self.output = incomplete, fixed, pixel_angst, output
+    def __init__(self, data: TrainingSet, plan: Plan, fixed: dict[str, str], pixel_angst: float, output: Path,
+                 study_file: Path) -> None:
+        self.data, self.fixed, self.pixel_angst, self.output = data, fixed, pixel_angst, output
         self.space = search_space(plan, pixel_angst, fixed)
         self.automatic = {**AUTOMATIC, "binning": auto_binning(plan.diameter_angst, pixel_angst), **fixed}
         self.plan = plan
@@ -311,13 +309,13 @@ class _Search:
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for trials to be comparable, as plain values."""
-        names = sorted(set(self.micrographs) & set(self.particles))
+        names = self.data.names
         found = {
             "micrographs": names,
-            "particles": sum(len(self.particles[name].centres_xy) for name in names),
-            "coordinates": _digest(self.particles, names),
-            "negatives": _digest(self.negatives, names),
-            "incomplete": sorted(self.incomplete),
+            "particles": sum(len(self.data.particles[name].centres_xy) for name in names),
+            "coordinates": _digest(self.data.particles, names),
+            "negatives": _digest(self.data.negatives, names),
+            "incomplete": sorted(self.data.incomplete),
             "pixel_size_of_micrographs_angst": self.pixel_angst,
             **{field.name: getattr(self.plan, field.name) for field in fields(self.plan)},
             "fixed": self.fixed,
@@ -431,7 +429,7 @@ class _Search:
             if not last and not _is_baseline(trial) and self.over():
                 raise optuna.TrialPruned(f"the search ended after epoch {epoch}")
 
-        model = train_model(self.micrographs, self.particles, plan, self.negatives, progress, self.incomplete)
+        model = train_model(self.data, plan, progress)
         precision = self._judge(model)
         self.models.mkdir(parents=True, exist_ok=True)
         save_model(self._model_file(trial.number), model)
@@ -439,18 +437,18 @@ class _Search:
 
     def _judge(self, model: Model) -> float:
         """Average precision of a model; raises DeepEMError where it cannot be compared with that of others."""
-        figures = model.record["validation"]
-        if figures.get("on") != "validation micrographs":
+        figures = model.record.validation
+        if figures.on != "validation micrographs":
             raise DeepEMError("no pick, or no particle with its whole box, on the validation micrographs; without them "
                               "it cannot be judged")
-        names = figures["names"]
+        names = figures.names
         known = self.study.user_attrs.get("names")
         if known is None:
             self.study.set_user_attr("names", names)
         elif names != known:
             raise DeepEMError("its box is larger than some micrographs, so that it was judged on others than the first "
                               f"trial: {_in_short(names)} instead of {_in_short(known)}")
-        return float(figures["AP"])
+        return float(figures.AP or 0.0)
 
     @staticmethod
     def _cost(plan: Plan) -> float:
@@ -474,10 +472,10 @@ class _Search:
         if not source.is_file():
             raise DeepEMError(f"{source} is missing, which belongs to the study; delete the study to begin anew")
         model = load_model(source)
-        model = replace(model, record={**model.record, "tuning": self._summary(chosen)})
+        model = replace(model, record=replace(model.record, tuning=self._summary(chosen)))
         save_model(self.output, model)
         lines = report(self._trials(), chosen, self._heading(model))
-        with atomic_write(self.output.with_name(self.output.name + ".tuning.md")) as handle:
+        with atomic_write(ModelFiles(self.output).tuning_report) as handle:
             handle.write("\n".join(lines) + "\n")
         kept = {self._model_file(trial.number) for trial in as_good(self._trials(TrialState.COMPLETE))}
         for path in self.models.glob("*.deepem"):
@@ -496,16 +494,16 @@ class _Search:
                 "parameters": {**self.fixed, **chosen.params}}
 
     def _heading(self, model: Model) -> list[str]:
-        training, validation = model.record["training"], model.record["validation"]
+        training, validation = model.record.training, model.record.validation
         return [f"# Tuning of {self.output.name}", "",
                 f"Particle of {self.plan.diameter_angst:g} A; "
-                f"{len({*training['names'], *validation['names']})} micrographs; {self.plan.networks} network(s) per "
-                f"trial; seed {self.plan.seed}. All trials are judged on the same {len(validation['names'])} "
-                f"micrograph(s) with {validation['particles']} particles, each picked by a network that was not "
+                f"{len({*training.names, *validation.names})} micrographs; {self.plan.networks} network(s) per "
+                f"trial; seed {self.plan.seed}. All trials are judged on the same {len(validation.names)} "
+                f"micrograph(s) with {validation.particles} particles, each picked by a network that was not "
                 "trained on it."]
 
     def _draw(self) -> None:
-        draw_search(self._trials(), self.output.with_name(self.output.name + ".tuning.png"))
+        draw_search(self._trials(), ModelFiles(self.output).tuning_plot)
 
     def _tell(self, trial: FrozenTrial) -> None:
         chosen = self._chosen()
@@ -557,7 +555,8 @@ def report(trials: list[FrozenTrial], chosen: FrozenTrial, heading: list[str]) -
                  f"{trial.value:.4f}" if trial.state == TrialState.COMPLETE else "",
                  _number(attributes.get("working_pixel_size_angst"), ".4g"), sizes.get("box", ""),
                  *("/".join(map(str, sizes.get(name, ()))) for name in ("kernels", "pools", "maps")),
-                 values["training_preset"], _number(values["std_margin"], ".2f"), _number(attributes.get("cost"), ".2f"),
+                 values["training_preset"], _number(values["std_margin"], ".2f"),
+                 _number(attributes.get("cost"), ".2f"),
                  _number(attributes.get("seconds"), ".0f"), f"{minutes:.1f}",
                  ", ".join(remark for remark in remarks if remark).replace("|", "/")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where training windows are cut."""
+"""Where boxes of particles and negatives are cut, and how places are labelled."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,32 +35,31 @@ def noise(shape, seed=0):
 
 
 @pytest.mark.parametrize("box", [5, 6])
-def test_window_is_centred_on_the_particle_to_half_a_pixel(box):
+def test_box_is_centred_on_the_particle_to_half_a_pixel(box):
     pixels = noise((40, 60))
     pixels[12, 33] = 100
-    windows = collect_boxes([labelled(pixels, [[12, 33]])], box, 4, 0, 0, np.random.default_rng(0))
-    at = np.argwhere(windows.cut(np.array([0]))[0] == 100)[0]
+    boxes = collect_boxes([labelled(pixels, [[12, 33]])], box, 4, 0, 0, np.random.default_rng(0))
+    at = np.argwhere(boxes.cut(np.array([0]))[0] == 100)[0]
     assert np.abs(at - (box - 1) / 2).max() <= 0.5
 
 
-def test_particles_whose_box_leaves_the_micrograph_are_counted_and_left_out():
+def test_particles_whose_box_leaves_the_micrograph_are_left_out():
     item = labelled(noise((40, 60)), [[20, 30], [2, 30], [20, 58], [37.6, 30]])
-    windows = collect_boxes([item], 10, 4, 0, 0, np.random.default_rng(0))
-    assert (windows.targets == 1).sum() == 1
-    assert windows.left_out == 3
+    boxes = collect_boxes([item], 10, 4, 0, 0, np.random.default_rng(0))
+    assert (boxes.targets == 1).sum() == 1
 
 
 @given(st.integers(4, 12), st.floats(4, 14), st.floats(0, 12), st.integers(0, 1000))
-def test_non_particles_keep_away_from_particles_borders_and_padding(box, diameter, border, seed):
+def test_random_negatives_keep_away_from_particles_borders_and_padding(box, diameter, border, seed):
     rng = np.random.default_rng(seed)
     pixels = rng.normal(size=(70, 90))
     pixels[:9] = pixels[9]
     particles = rng.uniform(0, [69, 89], (5, 2))
-    windows = collect_boxes([labelled(pixels, particles)], box, diameter, border, 8.0, rng)
-    corners = windows.places[windows.targets == 0][:, 1:]
+    boxes = collect_boxes([labelled(pixels, particles)], box, diameter, border, 8.0, rng)
+    corners = boxes.places[boxes.targets == 0][:, 1:]
     centres = corners + (box - 1) / 2
     if len(corners):
-        assert corners[:, 0].min() >= 8  # no window reaches into the padding by more than its innermost line
+        assert corners[:, 0].min() >= 8  # no box reaches into the padding by more than its innermost line
         distances = np.linalg.norm(centres[:, None] - particles[None], axis=2)
         assert distances.min() > NEGATIVE_DISTANCE * diameter - 1.5
         assert centres.min() >= border - 1
@@ -75,23 +74,23 @@ def test_given_negatives_are_used_beside_random_ones_or_alone():
     assert (alone.targets == 0).sum() == 1
 
 
-def test_crowded_micrograph_gives_as_many_non_particles_as_it_has_room_for(caplog):
+def test_crowded_micrograph_gives_as_many_negatives_as_it_has_room_for(caplog):
     particles = [[r, c] for r in range(5, 60, 8) for c in range(5, 60, 8)]
-    windows = collect_boxes([labelled(noise((60, 60)), particles)], 10, 24, 0, 3.0, np.random.default_rng(0))
-    assert not (windows.targets == 0).any()
-    assert "room for 0 non-particles" in caplog.text
+    boxes = collect_boxes([labelled(noise((60, 60)), particles)], 10, 24, 0, 3.0, np.random.default_rng(0))
+    assert not (boxes.targets == 0).any()
+    assert "room for 0 of the" in caplog.text
 
 
-def test_same_seed_gives_the_same_windows():
+def test_same_seed_gives_the_same_boxes():
     item = labelled(noise((80, 80)), [[20, 20], [50, 60]])
     first, again = (collect_boxes([item], 10, 8, 0, 5.0, np.random.default_rng(3)).places for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
-def test_deviations_are_those_of_the_pixels():
-    windows = collect_boxes([labelled(noise((50, 50)), [[20, 20], [30, 12]])], 8, 4, 0, 2.0, np.random.default_rng(0))
-    expected = [windows.cut(np.array([i]))[0].std() for i in range(len(windows))]
-    np.testing.assert_allclose(windows.local_stds(chunk=4), expected, rtol=1e-5)
+def test_local_stds_are_those_of_the_pixels():
+    boxes = collect_boxes([labelled(noise((50, 50)), [[20, 20], [30, 12]])], 8, 4, 0, 2.0, np.random.default_rng(0))
+    expected = [boxes.cut(np.array([i]))[0].std() for i in range(len(boxes))]
+    np.testing.assert_allclose(boxes.local_stds(chunk=4), expected, rtol=1e-5)
 
 
 @given(st.integers(1, 40), st.floats(0, 0.99), st.integers(1, 6), st.integers(0, 99))
@@ -125,7 +124,7 @@ def test_border_without_annotation_is_the_min_distance_of_a_particle_from_it():
     assert annotated_border([labelled(noise((10, 10)), [])]) == 0
 
 
-def test_free_places_are_the_first_pixels_of_windows():
+def test_free_places_are_the_first_pixels_of_boxes():
     free = free_places(labelled(noise((30, 40)), [[15, 20]]), 10, 8, 0)
     assert free.shape == (21, 31)
     assert not free[11, 16]  # its centre is 15.5, 20.5
@@ -137,7 +136,7 @@ def test_corners_of_no_particles_are_an_empty_table():
 
 
 @given(st.integers(4, 12), st.floats(8, 20), st.integers(0, 1000))
-def test_labels_follow_the_distance_to_the_nearest_particle(box, diameter, seed):
+def test_labels_follow_the_distance_to_the_closest_particle(box, diameter, seed):
     rng = np.random.default_rng(seed)
     particles = rng.uniform(0, [59, 79], (4, 2))
     labels = label_map(labelled(noise((60, 80)), particles), box, diameter, 0)
@@ -153,7 +152,7 @@ def test_labels_follow_the_distance_to_the_nearest_particle(box, diameter, seed)
 def test_given_negatives_are_labelled_even_where_nothing_else_is():
     item = labelled(noise((60, 60)), [[20, 20]], [[40, 40], [26, 26]])
     labels = label_map(replace(item, complete=False), 10, 16, 0)
-    assert labels[35, 35] == 0 and labels[21, 21] == 0  # the latter is near a particle
+    assert labels[35, 35] == 0 and labels[21, 21] == 0  # the latter is close to a particle
     assert labels[15, 15] == 1
     assert (labels == 0).sum() < 40
     assert (label_map(item, 10, 16, 0) == 0).sum() > 1000
@@ -166,7 +165,7 @@ def test_nothing_is_known_around_what_may_be_an_unmarked_particle():
     assert near.any() and (labels[near] == UNKNOWN).all()
 
 
-def test_missed_particles_come_twice_and_micrographs_not_wholly_marked_give_no_random_non_particles():
+def test_missed_particles_come_twice_and_incomplete_micrographs_give_no_random_negatives():
     item = labelled(noise((60, 60)), [[20, 20], [40, 30]], missed_rc=np.array([[40.0, 30.0]]))
     targets = collect_boxes([item], 10, 8, 0, 1.0, np.random.default_rng(0)).targets
     assert (targets == 1).sum() == 3 and (targets == 0).sum() == 2
@@ -175,7 +174,7 @@ def test_missed_particles_come_twice_and_micrographs_not_wholly_marked_give_no_r
 
 
 @pytest.mark.parametrize("border", [0, 7])
-def test_labels_of_a_continued_micrograph_are_its_own_and_go_on_to_its_edge(border):
+def test_labels_of_a_mirror_padded_micrograph_are_its_own_and_continue_to_its_edge(border):
     item = labelled(noise((50, 60)), [[20, 25], [4, 40]], [[35, 45]])
     labels = label_map(item, 10, 8, border)
     further = label_map(item.mirror_padded(5), 10, 8, border)
@@ -184,10 +183,10 @@ def test_labels_of_a_continued_micrograph_are_its_own_and_go_on_to_its_edge(bord
     outside = (centres < border - 1).any(axis=2) | (centres > np.array([50, 60]) - border).any(axis=2)
     assert (further[outside] != 0).all()
     assert border or (further[~outside] == 0).sum() > (labels == 0).sum()
-    assert further[4 + 5 - 5, 40 + 5 - 5] == 1  # its window leaves the micrograph itself
+    assert further[4 + 5 - 5, 40 + 5 - 5] == 1  # its box leaves the micrograph itself
 
 
-def test_windows_of_a_continued_micrograph_keep_clear_of_padding():
+def test_negatives_of_a_mirror_padded_micrograph_keep_clear_of_its_own_padding():
     pixels = noise((60, 70))
     pixels[:, :10] = pixels[:, 10:11]
     labels = label_map(labelled(pixels, [[30, 40]]).mirror_padded(5), 10, 8, 0)

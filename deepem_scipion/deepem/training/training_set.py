@@ -1,0 +1,154 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The data of a training: micrographs and the coordinates on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..coordinates.coordinates import Coordinates
+from ..errors import DeepEMError
+from ..micrographs.micrograph import Micrograph, read_pixel_size
+from ..micrographs.preprocessing import Preprocessing
+from ..picking.picker import check_size
+from .labels import NOWHERE, POSITIVE_DISTANCE, LabelledMicrograph
+
+log = logging.getLogger(__name__)
+
+# More pairs of particles at nearly the same place are not duplicates of two sets, and would fill the memory.
+MAX_PAIRS = 10_000_000
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Micrographs and coordinates for a training; their order does not matter.
+
+    Attributes
+    ----------
+    micrographs : mapping of str to Path
+        Files by name.
+    particles : mapping of str to Coordinates
+        Centres of particles by name of the micrograph.
+    negatives : mapping of str to Coordinates
+        Centres of verified negatives by name of the micrograph.
+    incomplete : collection of str
+        Names of micrographs with particles that may be unmarked. On them only the given negatives count as negatives.
+    """
+
+    micrographs: Mapping[str, Path]
+    particles: Mapping[str, Coordinates]
+    negatives: Mapping[str, Coordinates] = field(default_factory=dict)
+    incomplete: Collection[str] = frozenset()
+
+    @property
+    def names(self) -> list[str]:
+        """Sorted names of the micrographs that have coordinates."""
+        return sorted(set(self.micrographs) & set(self.particles))
+
+    def pixel_size_angst(self) -> float:
+        """Read the pixel size of the first micrograph that gives it.
+
+        Returns
+        -------
+        float
+            Pixel size in angstrom.
+
+        Raises
+        ------
+        DeepEMError
+            If no micrograph has coordinates, can be read and gives its pixel size.
+        """
+        reasons = []
+        for name in self.names:
+            try:
+                size = read_pixel_size(self.micrographs[name])
+            except DeepEMError as error:
+                reasons.append(str(error))
+            else:
+                if size:
+                    return size
+                reasons.append(f"{self.micrographs[name]}: no pixel size in the header; give it with --pixel-size")
+        raise DeepEMError(reasons[0] if reasons else self._nothing_in_common())
+
+    def read(self, preprocessing: Preprocessing, diameter_px: float, pixel_size_angst: float | None = None,
+             given_negatives_only: bool = False) -> list[LabelledMicrograph]:
+        """Read all micrographs that have coordinates; one that cannot be used is left out with a warning.
+
+        Parameters
+        ----------
+        preprocessing : Preprocessing
+            How micrographs are read for the network.
+        diameter_px : float
+            Diameter of the particle in binned pixels.
+        pixel_size_angst : float, optional
+            Pixel size of the micrographs in angstrom, which overrides their headers.
+        given_negatives_only : bool
+            Whether all micrographs count as incomplete.
+
+        Returns
+        -------
+        list of LabelledMicrograph
+            Sorted by name.
+
+        Raises
+        ------
+        DeepEMError
+            If no micrograph has coordinates and can be used.
+        """
+        self._log_unused()
+        found, reasons = [], []
+        close = POSITIVE_DISTANCE * diameter_px
+        for name in self.names:
+            try:
+                micrograph = preprocessing.read(self.micrographs[name], pixel_size_angst, name)
+                check_size(micrograph, preprocessing.box)
+                particles, negatives = (
+                    _usable(micrograph, centres[name].centres_xy, what, close) if name in centres else NOWHERE
+                    for centres, what in ((self.particles, "particles"), (self.negatives, "negatives")))
+            except DeepEMError as error:
+                reasons.append(str(error))
+                log.warning("left out: %s", error)
+                continue
+            complete = name not in self.incomplete and not given_negatives_only
+            found.append(LabelledMicrograph(micrograph, particles, negatives, complete))
+        if not found:
+            raise DeepEMError(reasons[0] if reasons else self._nothing_in_common())
+        return found
+
+    def _log_unused(self) -> None:
+        unlabelled = sorted(set(self.micrographs) - set(self.particles))
+        if unlabelled:
+            log.warning("%d of %d micrographs have no coordinates and are left out: %s", len(unlabelled),
+                        len(self.micrographs), ", ".join(unlabelled[:5]))
+        if elsewhere := sorted(set(self.particles) - set(self.micrographs)):
+            log.info("coordinates of %d other micrographs are not used: %s", len(elsewhere), ", ".join(elsewhere[:5]))
+
+    def _nothing_in_common(self) -> str:
+        return (f"none of the {len(self.micrographs)} micrographs ({', '.join(sorted(self.micrographs)[:3])} ...) has "
+                f"coordinates; there are coordinates of {', '.join(sorted(self.particles)[:3]) or 'no micrograph'} ... "
+                "Micrographs and coordinates are matched by file name without folder and extension.")
+
+
+def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, close_px: float) -> np.ndarray:
+    """Centres in binned pixels, without those outside the micrograph and without duplicates, e.g. of two sets."""
+    from scipy.spatial import cKDTree
+
+    centres_rc = micrograph.to_binned_rc(centres_xy)
+    inside = ((centres_rc >= -0.5) & (centres_rc < np.array(micrograph.pixels.shape) - 0.5)).all(axis=1)
+    if not inside.all():
+        log.warning("%s: %d of %d %s lie outside the micrograph and are left out", micrograph.name, (~inside).sum(),
+                    len(inside), what)
+    centres_rc = centres_rc[inside]
+    if not len(centres_rc):
+        return NOWHERE
+    tree = cKDTree(centres_rc)
+    if (pairs := (tree.count_neighbors(tree, close_px) - len(centres_rc)) // 2) > MAX_PAIRS:
+        raise DeepEMError(f"{micrograph.path}: of {len(centres_rc)} {what} {pairs} pairs are within {close_px:.1f} "
+                          "binned pixels. Expected each once: check the coordinates and the pixel size.")
+    duplicates = np.unique(tree.query_pairs(close_px, output_type="ndarray")[:, 1])
+    return np.delete(centres_rc, duplicates, axis=0)
