@@ -396,22 +396,19 @@ def test_damaged_training_examples_are_read_or_refused(place, sample, data):
 @pytest.fixture(scope="module")
 def journal(place):
     """A study of three trials as `deepem tune` leaves it."""
-    study = tuning._open_study(place / "s.study")
-    study.set_user_attr("fingerprint", {"seed": 0})
+    study = tuning.open_study(place / "s.study", "data")
     for value in (0.5, 0.7, None):
-        trial = study.ask({"box": tuning.FloatDistribution(*tuning.BOX_SHARES)})
+        trial = study.ask({"box": optuna.distributions.FloatDistribution(*tuning.BOX_SHARES)})
         trial.report(0.5, 50)
-        for name, attribute in (("geometry", GEOMETRY.as_dict()), ("working_pixel_size_angst", 4.0), ("cost", 1.5),
-                                ("seconds", 2.0)):
-            trial.set_user_attr(name, attribute)
+        trial.set_user_attr("settings", "4 A")
         study.tell(trial, value, None if value else optuna.trial.TrialState.FAIL)
     return (place / "s.study").read_bytes()
 
 
 @tried(60)
 @given(st.data())
-def test_damaged_studies_are_gone_on_with_or_refused(place, journal, data):
-    read(tuning._open_study, place / "s.study", data.draw(damaged([journal], WORDS)))
+def test_damaged_studies_are_resumed_or_refused(place, journal, data):
+    read(lambda path: tuning.open_study(path, "data"), place / "s.study", data.draw(damaged([journal], WORDS)))
 
 
 # ------------------------------------------------------------------- worker

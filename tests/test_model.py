@@ -71,8 +71,8 @@ def test_model_without_a_record_and_with_unknown_keys_is_read(tmp_path, model):
 def test_files_beside_a_model_begin_with_its_name():
     files = ModelFiles(Path("folder/a.deepem"))
     assert [path.name for path in (files.checkpoint, files.examples, files.study, files.tuning_report,
-                                   files.tuning_plot, files.report)] == [
-        "a.deepem.checkpoint", "a.deepem.examples.npz", "a.deepem.study", "a.deepem.tuning.md", "a.deepem.tuning.png",
+                                   files.report)] == [
+        "a.deepem.checkpoint", "a.deepem.examples.npz", "a.deepem.study", "a.deepem.tuning.md",
         "a.deepem.html"]
     assert {path.parent for path in (files.checkpoint, files.report)} == {Path("folder")}
 

@@ -199,7 +199,7 @@ def test_a_damaged_study_is_refused_or_empty_and_nothing_else_happens(tmp_path, 
     tuning = pytest.importorskip("deepem_scipion.deepem.training.tuning")
     (tmp_path / "study").write_bytes(content)
     try:
-        assert tuning._open_study(tmp_path / "study").get_trials() == []
+        assert tuning.open_study(tmp_path / "study", "data").get_trials() == []
     except DeepEMError as error:
         assert "not the journal of a search, or damaged" in str(error)
 
@@ -253,13 +253,13 @@ from pathlib import Path
 from deepem_scipion.deepem.training import fit as training
 from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.commands.main import main
-from deepem_scipion.deepem.training.tuning import _open_study
+from deepem_scipion.deepem.training.tuning import open_study
 TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=3)
 training.CONVERGENCE_LOSS = 9  # so few updates lead nowhere
 mics, boxes, model = sys.argv[1:]
 train = ["--micrographs", *[f"{mics}/{name}.mrc" for name in "abc"], "--coordinates", boxes, "--diameter", "64"]
 assert main(["train", *train, "--epochs", "1", "--output", "model"]) == 0
-assert _open_study(Path("study")).get_trials() == []
+assert open_study(Path("study"), "data").get_trials() == []
 assert main(["pick", "--model", model, "--micrographs", f"{mics}/d.mrc", "--output", "picks", "--score-maps"]) == 0
 assert main(["evaluate", "--truth", boxes, "--picks", "picks", "--distance", "8", "--plot", "curve.png"]) == 0
 assert main(["info", "model"]) == 0

@@ -93,9 +93,8 @@ def _add_network(parser: argparse.ArgumentParser, searched: bool) -> None:
 
 def _add_fit(parser: argparse.ArgumentParser, searched: bool) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--training-preset", choices=TRAINING_PRESETS, default=None if searched else "default",
-                       help="method of training; `paper` is plain gradient descent as published (default: "
-                       f"{'searched' if searched else '%(default)s'})")
+    group.add_argument("--training-preset", choices=TRAINING_PRESETS, default="default",
+                       help="method of training; `paper` is plain gradient descent as published (default: %(default)s)")
     group.add_argument("--epochs", type=int, metavar="N", help="number of epochs: passes over the particle images "
                        "(`paper`), or 150 updates each (`default`); default: 20")
     group.add_argument("--given-negatives-only", action="store_true", help="use only the given negatives (default: "

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`deepem tune`: search for the network and training preset that pick best."""
+"""`deepem tune`: search for the network that picks best."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from . import console
 from .info import format_card
 from .train import add_training_arguments, check_writable, make_plan, read_training_set
 
-SUMMARY = "search for the network and training preset that pick best"
+SUMMARY = "search for the network that picks best"
 REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
 DESCRIPTION = (
     "Train models with many settings and keep the one with the highest average precision on the validation "
     "micrographs. The first model is that of `deepem train`. The search covers working pixel size, box, kernels, "
-    "pools, feature maps, training preset and the margin of the local standard deviation filter. MODEL.tuning.md lists "
-    "the results, MODEL.tuning.png shows them. Needs Optuna: pip install 'scipion-em-deepem[tune]'")
+    "pools, feature maps and the margin of the local standard deviation filter. MODEL.tuning.md lists the results. "
+    "Needs Optuna: pip install 'scipion-em-deepem[tune]'")
 EPILOG = """examples:
   deepem tune --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 \\
       --minutes 30 --output apoferritin.deepem
@@ -45,28 +45,24 @@ def run(options: argparse.Namespace) -> int:
     from ..training.train import write_examples
 
     try:
-        from ..training.tuning import Budget, tune_model
+        from ..training.tuning import tune_model
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
         raise DeepEMError("`deepem tune` needs Optuna, which is not installed; install it with: "
                           "pip install 'scipion-em-deepem[tune]'") from error
     fixed = {name: "/".join(map(str, values)) for name in ("pools", "maps") if (values := getattr(options, name))}
-    if options.training_preset:
-        fixed["training_preset"] = options.training_preset
-    plan = make_plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None,
-                                           "training_preset": "default"}))
+    plan = make_plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None}))
     check_writable(options.output)
     data, files = read_training_set(options), ModelFiles(options.output)
     runtime.start(options.threads)
     with console.progress(None) as show:
         show(0, f"searching for {options.minutes:g} minutes")
-        model = tune_model(data, plan, options.output, options.study, Budget(options.minutes, options.trials), fixed)
+        model = tune_model(data, plan, files, options.study, options.minutes, options.trials, fixed)
     write_examples(files.examples, model, data, plan)
     console.print_result(format_card(model.card()))
     found = model.record.tuning or {}
-    baseline = "failed" if found["baseline_AP"] is None else f"{found['baseline_AP']:.3f}"
-    console.print_result(f"average precision {found['AP']:.3f}, without a search {baseline}; the best of "
-                         f"{found['complete']} models is optimistic, see {files.tuning_report}")
+    console.print_result(f"average precision {found['AP']:.3f}, without a search {found['baseline_AP']:.3f}; the best "
+                         f"of {found['complete']} models is optimistic, see {files.tuning_report}")
     console.print_result(f"model written to {options.output}")
     return console.OK

@@ -46,11 +46,6 @@ class ModelFiles:
         return self._beside(".tuning.md")
 
     @property
-    def tuning_plot(self) -> Path:
-        """Plot of a search."""
-        return self._beside(".tuning.png")
-
-    @property
     def report(self) -> Path:
         """Report of the model, in HTML."""
         return self._beside(".html")
