@@ -54,7 +54,7 @@ def micrograph(number, path=None):
 
 
 def with_micrographs(protocol, number):
-    """Make a protocol believe that it has picked every other one of so many micrographs."""
+    """Make a protocol believe that it has picked every other one of this many micrographs."""
     from pwem.objects import SetOfMicrographs
 
     path = Path("micrographs.sqlite")

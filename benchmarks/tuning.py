@@ -40,21 +40,21 @@ def run(folder, data, seed, options, work):
 
 
 def judged(folder, data, model, test, threads, output):
-    """Figures of a model on the test micrographs at each distance, what its card tells, seconds per micrograph."""
+    """Figures of a model on the test micrographs at each distance, parameters from its card, seconds per micrograph."""
     from deepem_scipion.deepem.coordinates.read import read_coordinates
     from deepem_scipion.deepem.evaluation.metrics import evaluate
     from deepem_scipion.deepem.model.files import read_card
+    from deepem_scipion.deepem.picking import PickingResults
 
     call(["pick", "--model", str(model), "--micrographs", *files(folder, test), "--threshold", "0", "--output",
           str(output), *threads])
-    summary, card = json.loads((output / "summary.json").read_text()), read_card(model)
+    card = read_card(model)
     known = read_coordinates(folder / "boxes")
     truth, picks = {name: known[name] for name in test}, read_coordinates(output)
     figures = {str(px): evaluate(truth, picks, px, data.region)["overall"] for px in data.distances_px}
-    return {"figures": figures, "geometry": card["geometry"], "working_pixel_size_angst":
-            card["working_pixel_size_angst"], "training_preset": card["training_preset"], "validation_AP": card["validation"]["AP"],
-            "tuning": card.get("tuning"),
-            "pick_s": sum(entry["seconds"] for entry in summary["micrographs"].values()) / len(test)}
+    return {"figures": figures, "validation_AP": card["validation"]["AP"], "tuning": card.get("tuning"),
+            **{key: card[key] for key in ("geometry", "working_pixel_size_angst", "training_preset")},
+            "pick_s": PickingResults(output).read_summary().seconds}
 
 
 def call(arguments):

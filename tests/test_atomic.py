@@ -62,7 +62,7 @@ def centres_of(number):
 
 
 def pixels_of(number):
-    """Dark discs in noise that comes from whole numbers, so that it is the same wherever it is computed."""
+    """Dark discs in noise computed from integers, which is the same on every machine."""
     rows, cols = np.indices(SHAPE, np.uint64)
     pixels = np.zeros(SHAPE)
     for term in range(4):
@@ -189,7 +189,8 @@ def test_an_old_file_of_a_results_folder_stays_until_the_new_one_is_complete(kin
 
 # Not written atomically, each for the reason given.
 OTHERWISE = {
-    "demo.py": "a mark says whether the simulated micrographs are complete; hosts.conf is written anew each time",
+    "demo.py": "hosts.conf is written each time",
+    "demonstration.py": "a mark says whether the simulated micrographs are complete",
     "dataset.py": "the same micrographs",
     "program.py": "a log for people",
     "table.py": "a table grows by lines, and a truncated line is not read",

@@ -39,7 +39,7 @@ from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.run import pick_micrographs
-from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -341,7 +341,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
 @pytest.fixture
 def train(blobs, few_updates, tmp_path, capsys, monkeypatch):
     """Trains, for a moment only, on a and b with some coordinates; returns exit code and what was told."""
-    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, patch=2))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, crop=2))
 
     def run(coordinates, *more):
         folder = tmp_path / "coordinates"
@@ -498,8 +498,8 @@ def small_disk(tmp_path):
 def test_a_full_disk_keeps_what_was_finished_and_says_so(blobs, blob_model, small_disk, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("".join(f"{blobs[0] / 'micrographs' / 'd.mrc'}\tm{i}\n" for i in range(30)))
     assert pick(blob_model, [tmp_path / "list.txt"], small_disk / "out") in (1, 2)
-    told = capsys.readouterr().err
-    assert "No space left on device" in told and "internal error" not in told
+    errors = capsys.readouterr().err
+    assert "No space left on device" in errors and "internal error" not in errors
     finished = whole(small_disk / "out")
     assert 0 < len(finished) < 30
     assert len({(small_disk / "out" / f"{name}.box").read_bytes() for name in finished}) == 1
@@ -529,7 +529,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused(blobs, blob_model, t
         pick_micrographs({}, picker, tmp_path / "closed" / "out")
 
 
-def test_an_output_folder_that_exists_is_written_anew_file_by_file(blobs, blob_model, tmp_path):
+def test_an_output_folder_that_exists_is_overwritten_file_by_file(blobs, blob_model, tmp_path):
     (tmp_path / "d.box").write_text("old")
     (tmp_path / "other.box").write_text("1 2 3 4\n")
     assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path) == 0
@@ -539,7 +539,7 @@ def test_an_output_folder_that_exists_is_written_anew_file_by_file(blobs, blob_m
 
 # -------------------------------------------------------------------- signals
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blob_model, tmp_path, number, code):
+def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, blob_model, tmp_path, number, code):
     source, out = blobs[0] / "micrographs" / "d.mrc", tmp_path / "out"
     (tmp_path / "list.txt").write_text("".join(f"{source}\tm{i}\n" for i in range(3000)))
     process = subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "pick", "--model", str(blob_model),
@@ -551,12 +551,12 @@ def test_interrupted_picking_leaves_whole_files_and_can_be_done_again(blobs, blo
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == code
     finished = whole(out)
     assert 3 < len(finished) < 3000
     if number == signal.SIGINT:
-        assert b"interrupted; finished results are kept" in told
+        assert b"interrupted; finished results are kept" in errors
         summary = json.loads((out / "summary.json").read_text())
         assert set(summary["micrographs"]) == finished == set(PickingResults(out).read_micrographs())
         picks = sum(len(found.scores) for found in read_coordinates(out).values())

@@ -394,9 +394,9 @@ def test_tune_without_optuna_says_what_to_install(blobs, tmp_path, capsys, monke
     monkeypatch.delitem(sys.modules, "deepem_scipion.deepem.training.tuning", raising=False)
     assert main(["tune", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m")]) == 2
-    told = capsys.readouterr().err
-    assert "`deepem tune` needs Optuna" in told and "pip install 'scipion-em-deepem[tune]'" in told
-    assert len(told.splitlines()) == 1
+    errors = capsys.readouterr().err
+    assert "`deepem tune` needs Optuna" in errors and "pip install 'scipion-em-deepem[tune]'" in errors
+    assert len(errors.splitlines()) == 1
 
 
 def test_info_starts_without_tensorflow(blob_model):

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The plugin runs the `deepem` program, and exchanges files with it."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -26,8 +25,9 @@ from deepem_scipion.deepem.commands.parser import build_parser
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.find import find_micrographs
-from deepem_scipion.deepem.picking.results import PickingResults, RunSettings
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.objects import DeepEMModel
 from deepem_scipion.program import ProgramError, WorkerDied
@@ -336,42 +336,6 @@ def write_results(folder, **micrographs):
     results.make()
     results.write_summary(SETTINGS, micrographs)
     return results
-
-
-def test_results_of_batches_are_joined(tmp_path):
-    joined = PickingResults(tmp_path / "all")
-    for number, name in enumerate("ab"):
-        batch = write_results(tmp_path / name, **{name: MicrographResult("m", picks=5),
-                                                  f"bad{number}": MicrographResult("m", "damaged")})
-        for path in (batch.path("box", name), batch.path("candidates", name), batch.path("star"), batch.path("failed")):
-            path.write_text(name)
-        joined.absorb(batch)
-        assert {f"bad{number}", name} <= set(joined.read_micrographs())
-    joined.refresh()
-    files = {str(path.relative_to(joined.folder)) for path in joined.folder.rglob("*") if path.is_file()}
-    assert files == {"a.box", "b.box", "candidates/a.tsv", "candidates/b.tsv", "summary.json", "summary.tsv"}
-    summary = json.loads(joined.path("settings").read_text())
-    assert set(summary["micrographs"]) == {"a", "b", "bad0", "bad1"}
-    assert (summary["picked"], summary["failed"], summary["picks"], summary["threshold"]) == (2, 2, 10, 0.4)
-
-
-def test_the_summary_is_updated_now_and_then_and_the_table_always(tmp_path):
-    joined = PickingResults(tmp_path / "all")
-    summary = joined.path("settings")
-
-    def absorb(name, picks=5):
-        joined.absorb(write_results(tmp_path / name, **{name: MicrographResult("m", picks=picks)}))
-        return set(json.loads(summary.read_text())["micrographs"])
-
-    assert [joined.contrast_checks_left(), absorb("a")] == [3, {"a"}]
-    assert [joined.contrast_checks_left(), absorb("b")] == [2, {"a"}]
-    os.utime(summary, (1, 1))
-    assert absorb("c") == {"a", "b", "c"}
-    absorb("a", picks=7)  # another attempt
-    joined.refresh()
-    assert json.loads(summary.read_text())["picks"] == 17
-    assert len(joined.path("table").read_text().splitlines()) == 4
-    assert joined.contrast_checks_left() == 0
 
 
 def test_progress_and_outliers_are_reported_while_micrographs_are_picked(tmp_path, monkeypatch):

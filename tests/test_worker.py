@@ -35,8 +35,8 @@ def worker(log):
 
 
 def files(folder):
-    """Content of the files below a folder by name, and what the summary says, both without times."""
-    found = {str(path.relative_to(folder)): path.read_bytes()[1024 * (path.suffix == ".mrc"):]  # headers tell the time
+    """Content of the files in a folder by name, and the figures of the summary, both without times."""
+    found = {str(path.relative_to(folder)): path.read_bytes()[1024 * (path.suffix == ".mrc"):]  # headers hold the time
              for path in folder.rglob("*") if path.is_file() and path.stem != "summary"}
     summary = json.loads((folder / "summary.json").read_text())
     return found, {name: [entry[key] for key in ("status", "picks", "candidates", "mean_score", "rejected")]
@@ -73,7 +73,7 @@ def test_a_request_that_cannot_be_met_is_answered_and_the_next_one_is_heard(work
     assert status == 2 and words in message
 
 
-def test_the_worker_ends_amid_a_batch_when_its_caller_is_gone(blobs, blob_model, tmp_path):
+def test_the_worker_ends_during_a_batch_when_its_caller_is_gone(blobs, blob_model, tmp_path):
     pytest.importorskip("tensorflow")
     waiting = tmp_path / "waiting.mrc"
     os.mkfifo(waiting)  # whoever reads it waits

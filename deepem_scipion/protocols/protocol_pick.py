@@ -14,9 +14,10 @@ from pyworkflow.protocol import STEPS_PARALLEL
 
 from .. import convert, program
 from ..constants import STD_CUSTOM
-from ..deepem.picking.results import PickingResults, write_failures
+from ..deepem.picking.results import PickingResults
 from ..deepem.picking.selection import REASON_LABELS
 from ..deepem.picking.summary import summarise_run
+from ..deepem.picking.table import write_failures
 from ..program import ProgramError
 from .form_pick import THRESHOLD_AUTO, THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_FIXED, THRESHOLD_PRECISION, PickForm
 from .protocol_base import DeepEMProgram

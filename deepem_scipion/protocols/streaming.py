@@ -8,7 +8,8 @@ import pyworkflow.utils as pwutils
 from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
 
 from .. import convert
-from ..deepem.picking.results import PickingResults, read_failures
+from ..deepem.picking.results import PickingResults
+from ..deepem.picking.table import read_failures
 
 
 class PickStreaming:
