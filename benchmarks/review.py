@@ -1,10 +1,10 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Times that the window of a picking run takes to open and to respond with many micrographs.
+"""Times that the review window of a picking run takes to open and to respond with many micrographs.
 
-python benchmarks/review.py [--micrographs 1000] [--candidates 300]
+    python benchmarks/review.py [--micrographs 1000] [--candidates 300]
 
-Needs a display; without a screen: xvfb-run python benchmarks/review.py. Candidates are simulated, 300 per micrograph.
+Needs a display; on a machine without one: xvfb-run python benchmarks/review.py. Candidates are simulated.
 """
 
 import argparse
@@ -20,12 +20,13 @@ SIDE_PX, DIAMETER_PX, PIXEL_ANGST = 4096, 160, 1.0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Simulate a picking run and print the times of its window."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--micrographs", type=int, default=1000)
-    parser.add_argument("--candidates", type=int, default=300)
-    arguments = parser.parse_args()
+    parser.add_argument("--candidates", type=int, default=300, help="candidates in each micrograph")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_run(Path(folder), arguments.micrographs, arguments.candidates)
+        write_run(Path(folder), options.micrographs, options.candidates)
         measure(folder)
 
 
@@ -39,15 +40,15 @@ def write_run(folder, n_micrographs, n_candidates):
         file.voxel_size = PIXEL_ANGST
     results.make()
     for name in (f"mic_{number:05d}" for number in range(n_micrographs)):
-        candidates = some_candidates(rng, n_candidates)
+        candidates = random_candidates(rng, n_candidates)
         reasons = select(candidates, limits, PIXEL_ANGST)
         results.write_micrograph(name, candidates, reasons, DIAMETER_PX)
         micrographs[name] = MicrographResult.of(str(image), candidates, reasons)
     results.write_summary(RunSettings(limits, 4, 4, 40, 6.0, DIAMETER_PX * PIXEL_ANGST), micrographs)
 
 
-def some_candidates(rng, number):
-    """Candidates about as dense as local maxima of a score map."""
+def random_candidates(rng, number):
+    """Candidates about as dense as the local maxima of a score map."""
     from deepem_scipion.deepem.picking import Candidates
 
     cells = int(np.ceil(np.sqrt(2 * number)))
@@ -77,9 +78,10 @@ def measure(folder):
     for key, values in sliders.items():
         times = []
         for value in values:
+            entries = window.entries  # replaced by those for the new limits
             began = time.perf_counter()
             window.panel.set(key, value)
-            wait(window, lambda: window._refreshing is None)
+            wait(window, lambda entries=entries: window.entries is not entries)
             times.append(time.perf_counter() - began)
         print(f"{key}: {' '.join(f'{1000 * each:.0f}' for each in times)} ms")
     began = time.perf_counter()

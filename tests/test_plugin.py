@@ -20,7 +20,7 @@ from pyworkflow import Config
 import deepem_scipion
 from deepem_scipion import constants
 from deepem_scipion.deepem import network
-from deepem_scipion.deepem.training import fit as training
+from deepem_scipion.deepem.training import presets as training
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "deepem_scipion"
