@@ -39,7 +39,7 @@ from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.run import pick_micrographs
-from deepem_scipion.deepem.training.fit import TRAINING_PRESETS
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -341,7 +341,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
 @pytest.fixture
 def train(blobs, few_updates, tmp_path, capsys, monkeypatch):
     """Trains, for a moment only, on a and b with some coordinates; returns exit code and what was told."""
-    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, patch=2))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, crop=2))
 
     def run(coordinates, *more):
         folder = tmp_path / "coordinates"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.network import layers
 from deepem_scipion.deepem.network.architecture import build_network, get_weights, set_weights
 from deepem_scipion.deepem.network.geometry import Geometry
-from deepem_scipion.deepem.training.fit import TRAINING_PRESETS, compile_network
+from deepem_scipion.deepem.training.losses import compile_network
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 
 @settings(max_examples=25)
