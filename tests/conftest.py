@@ -95,7 +95,7 @@ def blob_model(blobs, tmp_path_factory):
 def few_updates(monkeypatch):
     """Trainings of a moment, for tests in which it does not matter what is learnt."""
     from deepem_scipion.deepem.training import fit
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
-    brief = replace(fit.TRAINING_PRESETS["default"], updates_per_epoch=5)
-    monkeypatch.setitem(fit.TRAINING_PRESETS, "default", brief)
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=5))
     monkeypatch.setattr(fit, "CONVERGENCE_LOSS", 9)  # a loss above it would start the training again

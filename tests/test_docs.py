@@ -36,7 +36,8 @@ from dataclasses import replace
 from deepem_scipion.deepem.commands.main import main
 if sys.argv[1:2] in (["train"], ["tune"]):
     from deepem_scipion.deepem.training import fit
-    fit.TRAINING_PRESETS["default"] = replace(fit.TRAINING_PRESETS["default"], updates_per_epoch=15)
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
+    TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=15)
     fit.CONVERGENCE_LOSS = 9
     sys.argv += ["--epochs", "1", *["--minutes", "0.001"] * (sys.argv[1] == "tune")]
 sys.exit(main())
