@@ -20,7 +20,7 @@ from pyworkflow import Config
 import deepem_scipion
 from deepem_scipion import constants
 from deepem_scipion.deepem import network
-from deepem_scipion.deepem.training import presets as training
+from deepem_scipion.deepem.training import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "deepem_scipion"
@@ -101,7 +101,7 @@ def test_the_forms_offer_what_the_method_has():
     assert constants.PRESETS == ("auto", *network.PRESETS, "custom")
     assert len(constants.PRESET_LABELS) == len(constants.PRESETS)
     assert constants.PRESETS[constants.PRESET_CUSTOM] == "custom"
-    assert set(constants.TRAINING_PRESETS) == set(training.TRAINING_PRESETS)
+    assert set(constants.TRAINING_PRESETS) == set(presets.TRAINING_PRESETS)
 
 
 def form_of(cls):
