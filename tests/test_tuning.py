@@ -191,8 +191,8 @@ def test_poor_trials_are_stopped_and_the_first_never(data, files, monkeypatch):
 
     monkeypatch.setattr(tuning, "train_model", train)
     tune_model(data, PLAN, files, trials=6)
-    assert epochs == [10, 10, 10, 10, 10, 5]
-    assert trials_of(files.study)[5].user_attrs["reason"] == "below the median after epoch 5"
+    assert epochs == [10, 10, 10, 10, 10, 4]
+    assert trials_of(files.study)[5].user_attrs["reason"] == "below the median after epoch 4"
 
 
 def test_a_trial_is_stopped_when_the_time_is_over_or_it_does_not_converge(data, trained, files, monkeypatch):
