@@ -45,7 +45,7 @@ def at_a_terminal(command, steps=0, **environment):
                 if seen < steps and f"{seen + 1}/3 mic".encode() in told:
                     seen += 1
                     terminal.write(b"\n")
-        except OSError:  # how Linux says that the other side has closed
+        except OSError:  # how Linux reports that the other side has closed
             pass
     process.wait(timeout=600)
     return told.decode()

@@ -67,7 +67,7 @@ def test_batch_after_batch_is_picked_as_by_the_program(worker, log, blobs, blob_
 
 @pytest.mark.parametrize("arguments, words", [
     (["--no-such-option"], "--no-such-option"), (["--threads", "2"], "--threads is an option of `deepem worker`")])
-def test_an_invalid_request_is_answered_and_the_next_one_is_read(worker, blobs, tmp_path, arguments, words):
+def test_a_request_that_cannot_be_met_is_answered_and_the_next_one_is_heard(worker, blobs, tmp_path, arguments, words):
     status, message = worker.pick(["--micrographs", str(blobs[0]), "--model", "none", "--output", str(tmp_path),
                                    *arguments])
     assert status == 2 and words in message
@@ -91,14 +91,14 @@ def test_the_worker_ends_during_a_batch_when_its_caller_is_gone(blobs, blob_mode
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_worker_that_dies_reports_its_status(tmp_path):
+def test_a_worker_that_dies_says_with_which_status(tmp_path):
     for command, status in (("import os; os.kill(os.getpid(), 9)", -9), ("raise SystemExit(2)", 2)):
         with pytest.raises(WorkerDied) as caught:
             Worker([sys.executable, "-c", command], os.environ).pick(["--box", "7"])
         assert caught.value.status == status
 
 
-def test_a_request_that_is_not_a_list_of_strings_ends_the_worker_with_a_message():
+def test_a_request_that_is_no_list_of_words_ends_the_worker_with_the_reason():
     pytest.importorskip("tensorflow")
     with subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b'{"box": 7}\n')
