@@ -37,18 +37,18 @@ def at_a_terminal(command, steps=0, **environment):
     environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment}
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environ)
     os.close(slave)
-    told, seen = b"", 0
+    output, seen = b"", 0
     with open(master, "r+b", buffering=0) as terminal:
         try:
             while part := terminal.read(65536):
-                told += part
-                if seen < steps and f"{seen + 1}/3 mic".encode() in told:
+                output += part
+                if seen < steps and f"{seen + 1}/3 mic".encode() in output:
                     seen += 1
                     terminal.write(b"\n")
-        except OSError:  # how Linux says that the other side has closed
+        except OSError:  # how Linux reports that the other side has closed
             pass
     process.wait(timeout=600)
-    return told.decode()
+    return output.decode()
 
 
 def scene(quiet=False, total=3, waits=False):
@@ -56,29 +56,29 @@ def scene(quiet=False, total=3, waits=False):
 
 
 def test_a_terminal_shows_a_bar_with_the_time_left_and_colours():
-    told = at_a_terminal(scene(waits=True), steps=3)
-    assert "━" in told and "3/3 mic: 7 picks" in told and " 67%" in told
-    assert re.search(r"\d:\d\d:\d\d", told)
-    assert "5 s left" not in told  # the bar knows it
-    assert re.search("\x1b\\[[0-9;]*33m.*a warning", told) and re.search("\x1b\\[[0-9;]*31m.*error: the end", told)
-    assert "\x1b[?25h" in told  # the cursor is there again
-    assert told.rstrip().endswith("the result")
+    output = at_a_terminal(scene(waits=True), steps=3)
+    assert "━" in output and "3/3 mic: 7 picks" in output and " 67%" in output
+    assert re.search(r"\d:\d\d:\d\d", output)
+    assert "5 s left" not in output  # the bar knows it
+    assert re.search("\x1b\\[[0-9;]*33m.*a warning", output) and re.search("\x1b\\[[0-9;]*31m.*error: the end", output)
+    assert "\x1b[?25h" in output  # the cursor is there again
+    assert output.rstrip().endswith("the result")
 
 
 def test_a_bar_without_an_end_shows_the_time_that_has_passed():
-    told = at_a_terminal(scene(total=None))
-    assert "━" in told and "%" not in told and re.search(r"\d:\d\d:\d\d", told)
+    output = at_a_terminal(scene(total=None))
+    assert "━" in output and "%" not in output and re.search(r"\d:\d\d:\d\d", output)
 
 
 def test_no_color_keeps_the_bar_and_leaves_colours_out():
-    told = at_a_terminal(scene(), NO_COLOR="1")
-    assert "━" in told and "a warning" in told
-    assert not re.search("\x1b\\[[0-9;]*3[0-7]m", told)
+    output = at_a_terminal(scene(), NO_COLOR="1")
+    assert "━" in output and "a warning" in output
+    assert not re.search("\x1b\\[[0-9;]*3[0-7]m", output)
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
-    told = at_a_terminal(scene(), TERM="dumb")
-    assert "\x1b" not in told and "1/3 mic: 7 picks; 5 s left" in told
+    output = at_a_terminal(scene(), TERM="dumb")
+    assert "\x1b" not in output and "1/3 mic: 7 picks; 5 s left" in output
 
 
 def test_a_log_gets_a_line_for_each_step_and_no_colours():
@@ -91,9 +91,9 @@ def test_a_log_gets_a_line_for_each_step_and_no_colours():
 @pytest.mark.parametrize("run", [at_a_terminal, lambda command: subprocess.run(
     command, capture_output=True, text=True, check=True).stderr], ids=["terminal", "log"])
 def test_quiet_leaves_warnings_and_errors(run):
-    told = run(scene(quiet=True))
-    assert "a warning" in told and "error: the end" in told
-    assert "mic" not in told and "━" not in told and "result" not in told
+    output = run(scene(quiet=True))
+    assert "a warning" in output and "error: the end" in output
+    assert "mic" not in output and "━" not in output and "result" not in output
 
 
 def test_quiet_picking_prints_nothing_and_picks_the_same(blobs, blob_model, tmp_path, capfd):
@@ -120,11 +120,11 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_the_traceback(monkeypat
 
     monkeypatch.setattr("deepem_scipion.deepem.model.files.load_model", fail)
     assert main(["info", "model"]) == 2
-    told = capsys.readouterr().err
-    assert words in told and len(told.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert words in output and len(output.splitlines()) == 1
     assert main(["info", "model", "--debug"]) == 2
-    told = capsys.readouterr().err
-    assert words in told and "Traceback" in told and "in fail" in told
+    output = capsys.readouterr().err
+    assert words in output and "Traceback" in output and "in fail" in output
 
 
 def test_an_expected_error_has_no_traceback_either_except_with_debug(capsys, tmp_path):
@@ -140,8 +140,8 @@ def test_an_expected_error_has_no_traceback_either_except_with_debug(capsys, tmp
 def test_a_mistake_in_the_command_is_reported_in_one_line(capsys, arguments, words):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    told = capsys.readouterr().err
-    assert caught.value.code == 2 and told.startswith(words) and len(told.splitlines()) == 1 and "--help" in told
+    output = capsys.readouterr().err
+    assert caught.value.code == 2 and output.startswith(words) and len(output.splitlines()) == 1 and "--help" in output
 
 
 def test_the_program_without_arguments_shows_its_help(capsys):

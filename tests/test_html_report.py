@@ -25,8 +25,9 @@ from deepem_scipion.deepem.picking.selection import Limits
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.picking.table import read_table, write_table
-from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS, choose_micrographs
+from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS
 from deepem_scipion.deepem.report.picking_report import report_picking
+from deepem_scipion.deepem.report.thumbnails import choose_micrographs
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures: that they are drawn from any input, and show what they say."""
+"""Figures: they are drawn from any input, and their colours and positions are correct."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def count(path, colour):
     return int((np.abs(image(path) - colour).max(axis=-1) < 12).sum())
 
 
-def test_picks_right_false_and_missed_particles_have_their_colours(tmp_path, micrograph):
+def test_true_positives_false_positives_and_missed_particles_have_their_colours(tmp_path, micrograph):
     path = tmp_path / "picks.png"
     draw_picks(micrograph, PICKS, SCORES, DIAMETER, path, truth_xy=TRUTH)
     assert count(path, GREEN) > 500 and count(path, VERMILION) > 500 and count(path, SKY) > 200

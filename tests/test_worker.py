@@ -66,7 +66,7 @@ def test_batch_after_batch_is_picked_as_by_the_program(worker, log, blobs, blob_
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--no-such-option"], "--no-such-option"), (["--threads", "2"], "--threads is given to `deepem worker`")])
+    (["--no-such-option"], "--no-such-option"), (["--threads", "2"], "--threads is an option of `deepem worker`")])
 def test_a_request_that_cannot_be_met_is_answered_and_the_next_one_is_heard(worker, blobs, tmp_path, arguments, words):
     status, message = worker.pick(["--micrographs", str(blobs[0]), "--model", "none", "--output", str(tmp_path),
                                    *arguments])

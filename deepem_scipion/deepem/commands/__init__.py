@@ -5,6 +5,5 @@
 from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
-    "main": ["main"],
     "parser": ["build_parser"],
 })

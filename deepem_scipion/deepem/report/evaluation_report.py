@@ -21,9 +21,10 @@ from ..evaluation.metrics import curve
 from ..micrographs.micrograph import read_micrograph
 from .axes import YELLOW
 from .model_report import CURVE_ALTS
-from .page import Section, Table, format_number, limited_table, make_charts, make_pictures, thumbnail, write_page
+from .page import Section, Table, format_number, limited_table, make_charts, write_page
 from .plots import CLASSES, draw_curve
 from .run_plots import draw_matches
+from .thumbnails import make_pictures, thumbnail
 
 # On grey, yellow is easier to see.
 _CLASSES = {**CLASSES, "missed": (YELLOW, "dashed")}
@@ -109,7 +110,8 @@ def report_evaluation(path: str | Path, result: Mapping[str, Any], matches: Mapp
         _parameters(comparison),
     ]
     error_px = overall["error_px"]
-    subject = f"{overall['picks']} picks compared with {overall['truth']} reference particles on {len(matches)} micrographs"
+    subject = (f"{overall['picks']} picks compared with {overall['truth']} reference particles on {len(matches)} "
+               "micrographs")
     figures = {"precision": format_number(overall["precision"]), "recall": format_number(overall["recall"]),
                "F1": format_number(overall["F1"]), "average precision": format_number(overall["AP"]),
                "true positives": str(overall["true_positives"]),

@@ -10,18 +10,13 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ..atomic import atomic_write
-from ..coordinates.regions import Region
-from ..errors import DeepEMError
-from .axes import SKY, draw_circles, draw_region, show_micrograph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +27,6 @@ MAX_ROWS = 1000
 # Tables with more rows than this are folded.
 MAX_OPEN_ROWS = 25
 CHART_SIZE_IN = (5.0, 3.6)
-THUMBNAIL_PX = 720
-JPEG_QUALITY = 75
-CIRCLE_WIDTH = 2.2  # points, of 10 pixels to 7
-# Number of best, of typical and of worst micrographs.
-N_SHOWN = 3
 TIME_FORMAT = "%Y-%m-%d %H:%M"
 
 
@@ -230,99 +220,24 @@ def make_charts(figure: Figure, alts: Sequence[str], captions: Sequence[str] = (
         file = io.BytesIO()
         figure.savefig(file, format="svg", dpi=200, transparent=True,
                        metadata={"Date": None})  # dpi is for what is rasterized
-        charts.append(Chart(_data_url("svg+xml", file), alt, caption))
+        charts.append(Chart(data_url("svg+xml", file), alt, caption))
     return charts
 
 
-def choose_micrographs(quality: Mapping[str, float]) -> dict[str, list[str]]:
-    """Choose the best, typical and worst micrographs, `N_SHOWN` of each, or all if there are few.
+def data_url(kind: str, file: io.BytesIO) -> str:
+    """Encode an image as a data URL.
 
     Parameters
     ----------
-    quality : mapping of str to float
-        By name of the micrograph; higher is better.
-
-    Returns
-    -------
-    dict of str to list of str
-        Names by the heading of their group.
-    """
-    order = sorted(quality, key=lambda name: (-quality[name], name))
-    if len(order) <= 3 * N_SHOWN:
-        return {"All, best first": order} if order else {}
-    middle = (len(order) - N_SHOWN) // 2
-    return {"Best": order[:N_SHOWN], "Typical": order[middle:middle + N_SHOWN], "Worst": order[:-N_SHOWN - 1:-1]}
-
-
-def make_pictures(quality: Mapping[str, float], draw: Callable[[str], str],
-                  describe: Callable[[str], str]) -> dict[str, list[Picture]]:
-    """Make pictures of the best, typical and worst micrographs.
-
-    Parameters
-    ----------
-    quality : mapping of str to float
-        As for `choose_micrographs`.
-    draw : callable
-        Returns the data URL of the image of a micrograph; if it raises DeepEMError, the error is shown instead.
-    describe : callable
-        Returns the caption of a micrograph.
-
-    Returns
-    -------
-    dict of str to list of Picture
-        By the heading of their group.
-    """
-    def picture(number: int, name: str) -> Picture:
-        caption = describe(name)
-        try:
-            return Picture(f"picture-{number}", name, caption, draw(name), f"Micrograph {name} with circles: {caption}")
-        except DeepEMError as error:
-            return Picture(f"picture-{number}", name, f"{caption}; not shown: {error}")
-
-    groups = choose_micrographs(quality)
-    numbers = iter(range(1, 1 + 3 * N_SHOWN))
-    return {group: [picture(next(numbers), name) for name in names] for group, names in groups.items()}
-
-
-def thumbnail(pixels: np.ndarray, diameter_px: float, circles: Sequence[tuple[np.ndarray, dict[str, Any]]],
-              region: Region | None = None) -> str:
-    """Draw a small image of a micrograph with circles.
-
-    Parameters
-    ----------
-    pixels : (rows, cols) array
-    diameter_px : float
-        Diameter of particles and circles in pixels.
-    circles : sequence of ((n, 2) array, dict)
-        For each group of circles their centres as x, y in pixels, and the style for `draw_circles`.
-    region : Region, optional
-        Frame to draw.
+    kind : str
+        Subtype of its media type, "jpeg" for instance.
+    file : io.BytesIO
+        The image.
 
     Returns
     -------
     str
-        Data URL.
     """
-    from matplotlib.figure import Figure
-
-    dots = 100
-    height, width = (round(THUMBNAIL_PX * length / max(pixels.shape)) for length in pixels.shape)
-    figure = Figure(figsize=((width + 0.5) / dots, (height + 0.5) / dots))  # fractions of pixels are cut off
-    axes = figure.add_axes((0, 0, 1, 1))
-    show_micrograph(axes, pixels, diameter_px)
-    for centres_xy, style in circles:
-        draw_circles(axes, centres_xy, diameter_px, linewidths=CIRCLE_WIDTH, **style)
-    if region is not None:
-        draw_region(axes, region, SKY, CIRCLE_WIDTH)
-    axes.set_axis_off()
-    file = io.BytesIO()
-    # Without chroma subsampling, in which thin lines would lose their colours.
-    figure.savefig(file, format="jpeg", dpi=dots, pil_kwargs={"quality": JPEG_QUALITY, "subsampling": 0,
-                                                              "optimize": True})
-    return _data_url("jpeg", file)
-
-
-def _data_url(kind: str, file: io.BytesIO) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 

@@ -23,18 +23,9 @@ from ..picking.selection import PICKED, REASON_LABELS
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult, RunSummary, summarise_run
 from .model_report import model_section, versions_table
-from .page import (
-    TIME_FORMAT,
-    Section,
-    Table,
-    format_number,
-    limited_table,
-    make_charts,
-    make_pictures,
-    thumbnail,
-    write_page,
-)
+from .page import TIME_FORMAT, Section, Table, format_number, limited_table, make_charts, write_page
 from .run_plots import draw_course, draw_distributions
+from .thumbnails import make_pictures, thumbnail
 
 T = TypeVar("T")
 
