@@ -27,7 +27,6 @@ LONG = {
 }
 # Longer than that, to be divided: this list only ever gets shorter.
 TO_BE_DIVIDED = {
-    "deepem_scipion.deepem.training.tuning",
     "deepem_scipion.protocols.protocol_evaluate", "deepem_scipion.protocols.protocol_pick",
     "deepem_scipion.protocols.protocol_train",
 }
