@@ -87,7 +87,6 @@ import json, resource, signal, sys, time
 from deepem_scipion.deepem.coordinates import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.model import load_model
-from deepem_scipion.deepem.starfiles import read_tables
 
 good, boxes, *paths = sys.argv[1:]
 load_model(good), read_coordinates(boxes)  # so that the libraries are there
