@@ -155,8 +155,14 @@ def registration(options):
     rng, figures = np.random.default_rng(0), []
     boxes = Path("micrograph.box")
     write_box(boxes, rng.uniform(0, 4095, (PICKS, 2)), rng.uniform(0, 1, PICKS), 200)
+    turns = {turn: [micrograph(first + index, image) for index in range(REGISTERED)]
+             for turn, first in (("first", 10**6), ("later", 2 * 10**6))}
+    every = [mic for mics in turns.values() for mic in mics]
+    for name in convert.result_names(every).values():
+        shutil.copy(boxes, results.path("box", name))
     for size in options.coordinates:
         protocol = ProtDeepEMPick(workingDir="registration")
+        protocol.micDict = {mic.getMicName(): mic for mic in every}
         path = Path("coordinates.sqlite")
         path.unlink(missing_ok=True)
         items = SetOfCoordinates(filename=str(path))
@@ -170,14 +176,8 @@ def registration(options):
             items.loadAllProperties()
             items._size.set(size)
         found = {"coordinates": size}
-        for turn in ("first", "later"):
+        for turn, mics in turns.items():
             # As the base class does with the micrographs picked since the last check.
-            first = 10**6 if turn == "first" else 2 * 10**6
-            mics = [micrograph(index, image) for index in range(first, first + REGISTERED)]
-            protocol.micDict = {mic.getMicName(): mic for mic in mics}
-            for name in convert.result_names(mics).values():
-                shutil.copy(boxes, results.path("box", name))
-
             def register(items=items, protocol=protocol, mics=mics):
                 items.enableAppend()
                 protocol.readCoordsFromMics(str(results.folder), mics, items)
