@@ -33,7 +33,7 @@ import numpy as np
 from common import SETS, add_data_option, files, has_data, micrograph_names, read_picks, splits, table, title
 
 from deepem_scipion.deepem import Coordinates, Limits, evaluate, read_coordinates, read_micrograph
-from deepem_scipion.deepem.commands import main as deepem
+from deepem_scipion.deepem.commands.main import main as deepem
 from deepem_scipion.deepem.coordinates import write_box
 from deepem_scipion.deepem.evaluation import average_precision, curve, f_beta, match, match_all, pool
 from deepem_scipion.deepem.micrographs import read_pixel_size
