@@ -41,7 +41,7 @@ ALL_SETS = {**SETS, "apoferritin-frames": DataSet(120, 1, (31,), (20, 20, 1220, 
 def run(folder, data, training_preset, seed, folds, work, options=()):
     """Train and pick; figures at each distance, seconds of training and seconds per picked micrograph."""
     from deepem_scipion.deepem import evaluate, read_coordinates
-    from deepem_scipion.deepem.commands import main
+    from deepem_scipion.deepem.commands.main import main
 
     names = micrograph_names(folder, data.images)
     known = read_coordinates(folder / "boxes")

@@ -1,15 +1,15 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bounds a picking run of very many micrographs on a cluster: each part measured, and the whole computed.
+"""Limits of a picking run with 100 000 micrographs on a cluster: each part measured, the whole run computed.
 
     python benchmarks/cluster.py [--parts NAME ...] [--nodes N] [--jobs N] [--micrographs N] [--data FOLDER]
 
-Parts: `checks` (what the protocol does every few seconds, against the number of micrographs), `steps` (the framework's
-records of steps), `registration` (coordinates into Scipion's set, against its size), `files` (start-up of the program,
-files and bytes of each micrograph; EMPIAR-10017), `scheduler` (a Slurm on this machine, started by root), `cluster` (a
-run on a cluster computed from the figures of all others, for several batch sizes). Prints tables in Markdown and writes
-them with all figures to benchmarks/results/cluster.{md,json}; figures of parts that are not asked for are taken from
-there.
+Parts: `checks` (periodic checks of the protocol, against the number of micrographs), `steps` (Scipion's records of the
+steps), `registration` (adding coordinates to Scipion's set, against its size), `files` (start-up of the program, files
+and bytes of each micrograph; EMPIAR-10017), `scheduler` (Slurm on this machine, started by root), `cluster` (a run on a
+cluster computed from the figures of all others, for several batch sizes). The script prints tables in Markdown and
+writes them with all figures to benchmarks/results/cluster.{md,json}; figures of parts that are not selected are taken
+from there.
 """
 
 import argparse
@@ -26,24 +26,23 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-# Of the same folder.
-from speed import EMPIAR_DIAMETER_ANGST, PROGRAM, RESULTS, ROOT, run, table
+from common import PROGRAM, RESULTS, SETS, add_data_option, table, title
+from speed import run
 
 PICKS = 300  # particles of a micrograph
-REGISTERED = 100  # micrographs that are registered at a time
-SLEEP_S, CHECK_S = 3, 5  # of the framework: pause when no step can start, time between checks
+REGISTERED = 100  # micrographs registered at a time
+SLEEP_S, CHECK_S = 3, 5  # of Scipion: pause when no step can start, time between checks
 
 
 def timed(function):
-    """Processor seconds of one call, in which other programs of the machine do not count."""
+    """Processor seconds of one call, to which other programs of the machine do not contribute."""
     began = time.process_time()
     function()
     return time.process_time() - began
 
 
 def micrograph(number, path=None):
-    """A Micrograph as an import makes it."""
+    """A Micrograph as created by an import."""
     from pwem.objects import Micrograph
 
     mic = Micrograph(str(path or f"Runs/000002_ProtImportMicrographs/extra/micrograph_{number:06d}.mrc"))
@@ -54,7 +53,7 @@ def micrograph(number, path=None):
 
 
 def with_micrographs(protocol, number):
-    """Make a protocol believe that it has picked every other one of this many micrographs."""
+    """Give a protocol this number of micrographs, every other one of them already picked."""
     from pwem.objects import SetOfMicrographs
 
     path = Path("micrographs.sqlite")
@@ -78,7 +77,7 @@ def with_micrographs(protocol, number):
 
 
 def checks(options):
-    """Seconds of one check that finds nothing new, the framework's way and as the protocol does it."""
+    """Seconds of a check that finds nothing new, by Scipion's base class and by the protocol."""
     from pwem.protocols import ProtParticlePickingAuto
 
     from deepem_scipion import convert
@@ -96,15 +95,15 @@ def checks(options):
         found["names_s"] = timed(lambda p=protocol: convert.result_names(list(p.micDict.values())))
         figures.append(found)
         print(found, file=sys.stderr, flush=True)
-    rows = [("micrographs", "new input, framework, s", "new output, framework, s", "both, deepem, s",
+    rows = [("micrographs", "new input, base class, s", "new output, base class, s", "both, DeepEM, s",
              "names of result files once, s")]
     rows += [(row["micrographs"], *(f"{row[key]:.3f}" for key in ("framework_input_s", "framework_output_s")),
               f"{row['deepem_input_s'] + row['deepem_output_s']:.3f}", f"{row['names_s']:.3f}") for row in figures]
-    return figures, ["### One check that finds nothing new, half of the micrographs picked", "", *table(*rows)]
+    return figures, ["### A check that finds nothing new, half of the micrographs picked", "", *table(*rows)]
 
 
 def steps(options):
-    """Seconds that the framework needs for its records of steps, against their number."""
+    """Seconds that Scipion needs for its records of the steps, against their number."""
     from pyworkflow.protocol.executor import StepExecutor
 
     from deepem_scipion.protocols import ProtDeepEMPick
@@ -131,21 +130,21 @@ def steps(options):
         found["bytes"] = os.path.getsize(protocol.getStepsFile()) / number
         figures.append(found)
         print(found, file=sys.stderr, flush=True)
-    rows = [("steps", "inserting all, s", "storing all, s", "updating one, ms", "looking for one that can start, ms",
+    rows = [("steps", "inserting all, s", "storing all, s", "updating one, ms", "search for one that can start, ms",
              "bytes each")]
     rows += [(row["steps"], f"{row['insert_s']:.2f}", f"{row['store_s']:.2f}", f"{1e3 * row['update_s']:.1f}",
               f"{1e3 * row['search_s']:.1f}", f"{row['bytes']:.0f}") for row in figures]
-    return figures, ["### The framework's records of steps (batches)", "", *table(*rows)]
+    return figures, ["### Scipion's records of the steps (batches)", "", *table(*rows)]
 
 
 def registration(options):
-    """Seconds to register coordinates of some micrographs in a set that already has many."""
+    """Seconds to add coordinates of some micrographs to a set of many coordinates."""
     import mrcfile
     from pwem.objects import SetOfCoordinates
 
     from deepem_scipion import convert
-    from deepem_scipion.deepem.coordinates.box import write_box
-    from deepem_scipion.deepem.picking import PickingResults
+    from deepem_scipion.deepem import PickingResults
+    from deepem_scipion.deepem.coordinates import write_box
     from deepem_scipion.protocols import ProtDeepEMPick
 
     image = Path("image.mrc").resolve()
@@ -154,29 +153,31 @@ def registration(options):
     results = PickingResults("picks")
     results.make()
     rng, figures = np.random.default_rng(0), []
-    write_box(results.path("box", "micrograph"), rng.uniform(0, 4095, (PICKS, 2)), rng.uniform(0, 1, PICKS), 200)
+    boxes = Path("micrograph.box")
+    write_box(boxes, rng.uniform(0, 4095, (PICKS, 2)), rng.uniform(0, 1, PICKS), 200)
+    turns = {turn: [micrograph(first + index, image) for index in range(REGISTERED)]
+             for turn, first in (("first", 10**6), ("later", 2 * 10**6))}
+    every = [mic for mics in turns.values() for mic in mics]
+    for name in convert.result_names(every).values():
+        shutil.copy(boxes, results.path("box", name))
     for size in options.coordinates:
         protocol = ProtDeepEMPick(workingDir="registration")
+        protocol.micDict = {mic.getMicName(): mic for mic in every}
         path = Path("coordinates.sqlite")
         path.unlink(missing_ok=True)
         items = SetOfCoordinates(filename=str(path))
         if size:
-            for item in convert.read_picks(results.path("box", "micrograph"), micrograph(1, image)):
+            for item in convert.read_picks(boxes, micrograph(1, image)):
                 items.append(item)
             items.write()
             items.close()
-            _multiply(path, size)
+            multiply(path, size)
             items = SetOfCoordinates(filename=str(path))
             items.loadAllProperties()
             items._size.set(size)
         found = {"coordinates": size}
-        for turn in ("first", "later"):
-            # What the base class does with the micrographs that were picked since the last check.
-            first = 10**6 if turn == "first" else 2 * 10**6
-            mics = [micrograph(index, image) for index in range(first, first + REGISTERED)]
-            protocol._names = {mic.getObjId(): "micrograph" for mic in mics}
-            protocol.micDict = dict.fromkeys(protocol._names)
-
+        for turn, mics in turns.items():
+            # As the base class does with the micrographs picked since the last check.
             def register(items=items, protocol=protocol, mics=mics):
                 items.enableAppend()
                 protocol.readCoordsFromMics(str(results.folder), mics, items)
@@ -189,14 +190,14 @@ def registration(options):
         found["bytes"] = path.stat().st_size / (size + 2 * REGISTERED * PICKS)
         figures.append(found)
         print(found, file=sys.stderr, flush=True)
-    rows = [("coordinates before", "first time, s", "later, s", "which micrographs are in it, s", "bytes each")]
+    rows = [("coordinates before", "first time, s", "later, s", "list of its micrographs, s", "bytes each")]
     rows += [(f"{row['coordinates']:.0e}" if row["coordinates"] else "0", f"{row['first_s']:.2f}",
               f"{row['later_s']:.2f}", f"{row['all_ids_s']:.2f}", f"{row['bytes']:.0f}") for row in figures]
     return figures, [f"### Registration of {REGISTERED} micrographs with {PICKS} coordinates each", "", *table(*rows)]
 
 
-def _multiply(path, size):
-    """Make a set of coordinates as large as asked for, by copies of its lines that belong to other micrographs."""
+def multiply(path, size):
+    """Enlarge a set of coordinates to this size by copies of its rows for other micrographs."""
     with sqlite3.connect(path) as database:
         columns = [row[1] for row in database.execute("PRAGMA table_info(Objects)")]
         mic = next(row[0] for row in database.execute("SELECT column_name FROM Classes WHERE label_property='_micId'"))
@@ -207,7 +208,7 @@ def _multiply(path, size):
 
 
 def files(options):
-    """Start-up of `deepem pick`, its time and memory, and the files and bytes that it leaves."""
+    """Start-up, time and memory of `deepem pick`, and the files and bytes that it writes."""
     folder = options.data / "empiar10017"
     micrographs = sorted((folder / "micrographs").glob("*"))
     if not micrographs:
@@ -215,11 +216,11 @@ def files(options):
     work = Path("files")
     work.mkdir()
     run([*PROGRAM, "train", "--micrographs", *micrographs[:4], "--coordinates", folder / "boxes", "--diameter",
-         EMPIAR_DIAMETER_ANGST, "--epochs", 2, "--output", work / "model"])
+         SETS["empiar10017"].diameter_angst, "--epochs", 2, "--output", work / "model"])
     figures = []
     for number in (1, len(micrographs)):
         out = work / f"out{number}"
-        began = sum(os.times()[2:4])  # of programs that ended
+        began = sum(os.times()[2:4])  # of child processes that ended
         _, peak = run([*PROGRAM, "pick", "--model", work / "model", "--micrographs", *micrographs[:number],
                        "--threads", 1, "--output", out])
         seconds = sum(os.times()[2:4]) - began
@@ -237,7 +238,7 @@ def files(options):
 
 
 def scheduler(options):
-    """Seconds of Slurm's commands with few and many jobs, and until a job starts and is gone."""
+    """Seconds of Slurm's commands with few and many jobs, and until a job starts and ends."""
     from deepem_scipion.tests import slurm
 
     figures = []
@@ -265,7 +266,7 @@ def scheduler(options):
                             "start_s": statistics.median(starts), "empty_job_s": statistics.median(ends),
                             "poll_s": statistics.median(polls)})
             print(figures[-1], file=sys.stderr, flush=True)
-    rows = [("other jobs waiting", "sbatch, ms", "until a job starts, s", "until an empty job is gone, s",
+    rows = [("other jobs waiting", "sbatch, ms", "until a job starts, s", "until an empty job has ended, s",
              "squeue, ms")]
     rows += [(row["waiting"], f"{1e3 * row['submit_s']:.0f}", f"{row['start_s']:.1f}", f"{row['empty_job_s']:.1f}",
               f"{1e3 * row['poll_s']:.0f}") for row in figures]
@@ -273,34 +274,34 @@ def scheduler(options):
 
 
 def noticed(seconds):
-    """When the framework sees that a job ended, and how often it asked: 0, 3, 9, 18, 30 ... s after the submission."""
-    moment, calls = 0, 1
-    while moment < seconds:
-        moment += min(SLEEP_S * calls, 300)
+    """Time when Scipion notices the end of a job, and number of its queries: 0, 3, 9, 18 ... s after submission."""
+    when, calls = 0, 1
+    while when < seconds:
+        when += min(SLEEP_S * calls, 300)
         calls += 1
-    return moment, calls
+    return when, calls
 
 
 def simulate(number, batch, slots, job_s, cost, queue):
-    """A run of many batches, as the protocol's own thread goes through it.
+    """Simulate the main thread of the protocol in a run of many batches.
 
     Parameters
     ----------
     number, batch : int
-        Micrographs, and how many of them a batch has.
+        Numbers of micrographs in total and in a batch.
     slots : int
         Batches at a time.
     job_s : float
         Seconds from the submission of a batch until it is picked.
     cost : dict
-        Seconds of the thread for each thing, see `costs`.
+        Seconds of the thread for each action, see `costs`.
     queue : bool
-        Whether each batch is a job, whose end is looked for at intervals.
+        Whether each batch is a job of a queue, whose state is queried at intervals.
 
     Returns
     -------
-    tuple
-        Seconds until the end, seconds in which the thread was at work.
+    tuple of float
+        Seconds until the end, and seconds in which the thread was busy.
     """
     waiting, running, free = -(-number // batch), [], slots
     now = busy = cost["begin"]
@@ -325,8 +326,8 @@ def simulate(number, batch, slots, job_s, cost, queue):
     return now + rest, busy + rest
 
 
-def costs(number, batches, part, way):
-    """Seconds of the protocol's thread for each thing, interpolated between those measured or in proportion."""
+def costs(number, batches, part, checks_of):
+    """Seconds of the protocol's thread for each action, interpolated, or extrapolated in proportion to the size."""
     def at(name, size, key, wanted):
         rows = sorted(part[name], key=lambda row: row[size])
         largest = rows[-1]
@@ -336,12 +337,12 @@ def costs(number, batches, part, way):
 
     return {"begin": at("steps", "steps", "insert_s", batches) + at("steps", "steps", "store_s", batches),
             "search": at("steps", "steps", "search_s", batches), "update": part["steps"][-1]["update_s"],
-            "check": sum(at("checks", "micrographs", f"{way}_{what}_s", number) for what in ("input", "output")),
+            "check": sum(at("checks", "micrographs", f"{checks_of}_{what}_s", number) for what in ("input", "output")),
             "register": part["registration"][-1]["later_s"] / REGISTERED}
 
 
 def cluster(options):
-    """Hours of a run, for several batch sizes, as one job on one node and as one job per batch on many."""
+    """Hours of a run for several batch sizes, as one job on one node and as one job per batch on many nodes."""
     part, number = options.figures, options.micrographs
     missing = {"checks", "steps", "registration", "files", "scheduler"} - set(part)
     if missing:
@@ -350,7 +351,7 @@ def cluster(options):
     figures, lines = [], []
     for seconds in (program["seconds"], *options.seconds):
         rows = [("jobs", "batches at a time", "batch size", "hours", "micrographs per hour", "core hours of jobs",
-                 "protocol's thread busy, %", "squeue calls per second", "hours with the framework's checks")]
+                 "protocol's thread busy, %", "squeue calls per second", "hours with the checks of the base class")]
         for nodes, batch in ((1, 16), *((options.nodes, batch) for batch in (1, 4, 16, 64, 256, 1024))):
             queue, slots, batches = nodes > 1, nodes * options.jobs, -(-number // batch)
             job_s = batch * seconds
@@ -377,24 +378,24 @@ PARTS = {"checks": checks, "steps": steps, "registration": registration, "files"
 def main():
     """Run the parts and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--data", type=Path, default=shared, help="folder of the annotated sets")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 100000], help="micrographs, or steps")
+    add_data_option(parser)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 100000],
+                        help="numbers of micrographs for `checks`, of steps for `steps`")
     parser.add_argument("--coordinates", type=int, nargs="+", default=[0, 10**5, 10**6, 10**7],
-                        help="sizes of the set that coordinates are added to")
+                        help="sizes of the set for `registration`")
     parser.add_argument("--nodes", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=16, help="cores of a node, each with a batch")
+    parser.add_argument("--jobs", type=int, default=16, help="batches at a time on each node, one per core")
     parser.add_argument("--micrographs", type=int, default=100000)
     parser.add_argument("--seconds", type=float, nargs="*", default=[3.7],
-                        help="of one core for each micrograph, besides those of `files`")
+                        help="times of one core per micrograph for `cluster`, besides that of `files`")
     options = parser.parse_args()
     os.environ["SCIPION_DOMAIN"] = "pwem"
     from pyworkflow import Config
 
     Config.getDomain().getProtocols()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    results, texts = RESULTS / "cluster.json", {}
+    results = RESULTS / "cluster.json"
     stored = json.loads(results.read_text()) if results.exists() else {}
     options.figures, texts = stored.get("figures", {}), stored.get("texts", {})
     here = os.getcwd()
@@ -406,7 +407,7 @@ def main():
             finally:
                 os.chdir(here)
             results.write_text(json.dumps({"figures": options.figures, "texts": texts}, indent=1))
-    lines = [f"`python benchmarks/cluster.py {' '.join(sys.argv[1:])}`", ""]
+    lines = [title(), ""]
     lines += [line for name in PARTS for line in texts.get(name, [])]
     (RESULTS / "cluster.md").write_text("\n".join(lines))
     print("\n".join(lines))

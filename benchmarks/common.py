@@ -82,7 +82,7 @@ def add_data_option(parser):
 
 def has_data(options, *names):
     """Whether the folders of these sets exist; prints a message if not."""
-    missing = [name for name in names if not (options.data / name).is_dir()]
+    missing = [str(name) for name in names if not (options.data / name).is_dir()]
     if missing:
         print(f"skipped: found no {', '.join(missing)} in {options.data}; set DEEPEM_SHARED or give --data")
     return not missing

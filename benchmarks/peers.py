@@ -1,16 +1,16 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Accuracy of other pickers on the micrographs and splits of `accuracy.py --folds 3`, scored exactly as ours are.
+"""Accuracy of other pickers on the micrographs and splits of `accuracy.py --folds 3`, evaluated in the same way.
 
     python benchmarks/peers.py [--topaz PROGRAM] [--programs NAME ...] [--deepem] [--topaz-updates N] [--data FOLDER]
 
-Programs: `topaz` (Topaz trained on the coordinates that DeepEM gets), `topaz-pretrained` (the detector that comes with
-it), `log` and `log-dense` (RELION's Laplacian-of-Gaussian autopicking, with its default distance between particles and
-with half of it) and, with --deepem, ours. Topaz wants an environment of its own: without --topaz one is made in
-benchmarks/results/topaz. Start it with `taskset -c N` to have all on one core; seconds are those of the processor,
-with the start of the programs. What is done is kept in benchmarks/results/peers, one file for each program, set and
-fold, and not repeated as long as its settings stay the same. Prints a table in Markdown and writes it with all figures
-to benchmarks/results/peers.{md,json}.
+Programs: `topaz` (Topaz trained on the same coordinates as DeepEM), `topaz-pretrained` (its pretrained detector), `log`
+and `log-dense` (RELION's Laplacian-of-Gaussian autopicking, with its default minimum distance between particles and
+with half of it) and, with --deepem, DeepEM. Topaz needs a separate environment: without --topaz one is created in
+benchmarks/results/topaz. Run the script under `taskset -c N` to keep all programs on one core; times are processor
+seconds and include the start-up of the programs. Results are kept in benchmarks/results/peers, one file for each
+program, set and fold, and reused as long as the settings are the same. The script prints a table in Markdown and writes
+it with all figures to benchmarks/results/peers.{md,json}.
 """
 
 import argparse
@@ -28,29 +28,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from accuracy import RESULTS, ROOT, SETS, files, splits
+from common import (
+    PROGRAM,
+    RESULTS,
+    ROOT,
+    SETS,
+    add_data_option,
+    commit,
+    files,
+    has_data,
+    micrograph_names,
+    read_picks,
+    splits,
+    table,
+    title,
+)
 
 TOPAZ = "topaz-em==0.3.20"
-TOPAZ_PIXEL_ANGST = 6  # the middle of the 4 to 8 A that its authors recommend
+TOPAZ_PIXEL_ANGST = 6  # its authors recommend 4 to 8 A
 TOPAZ_EPOCHS = 10
 LOWPASS_ANGST = 20  # RELION's default for LoG picking
 
 
 class Skipped(Exception):
-    """A program that is not there or does not run; says why."""
+    """A program is not installed or fails."""
 
 
 @dataclass
 class Task:
-    """What a program gets to do: one fold of one set.
+    """One fold of one set, the input of a program.
 
     Attributes
     ----------
-    folder : of the annotated set, with `micrographs` and `boxes`
-    diameter_angst, pixel_angst : of the particles and of the micrographs
-    known : name of the micrograph -> its coordinates
-    training, test : names of the micrographs
-    work : folder for what the program writes
+    folder : Path
+        Annotated set, with `micrographs` and `boxes`.
+    diameter_angst, pixel_angst : float
+        Particle diameter and pixel size in angstrom.
+    known : dict of str to Coordinates
+        Reference coordinates by name of the micrograph.
+    training, test : list of str
+        Names of the micrographs.
+    work : Path
+        Folder for the output of the program.
     """
 
     folder: Path
@@ -62,7 +81,7 @@ class Task:
     work: Path
 
     def link(self, names):
-        """Links without dots in their names, which some programs take for extensions; link -> name."""
+        """Link micrographs by names without dots, which some programs take for extensions; link -> name."""
         order = sorted(self.known)
         found = {f"m{order.index(name):02}": name for name in names}
         for plain, path in zip(found, files(self.folder, names)):
@@ -74,7 +93,7 @@ class Task:
 
 @dataclass
 class Outcome:
-    """Picks (name -> rows of x, y, score), and seconds of training and of picking."""
+    """Picks (name -> rows of x, y, score), and processor seconds of training and of picking."""
 
     picks: dict
     training_s: float | None
@@ -83,7 +102,7 @@ class Outcome:
 
 @dataclass
 class Program:
-    """A picker: name and version, what is told of its settings in the table, and what runs it."""
+    """A picker: name and version, its settings as listed in the table, and the function that runs it."""
 
     title: str
     setting: str
@@ -91,7 +110,7 @@ class Program:
 
 
 def run(command, work):
-    """Run a program and give the seconds of the processor that it took."""
+    """Run a program; the processor seconds that it took and its output."""
     def used():
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         return spent.ru_utime + spent.ru_stime
@@ -107,7 +126,7 @@ def run(command, work):
 
 
 def topaz_program(options):
-    """The program topaz, in an environment that is made where none is given."""
+    """Path of the program topaz, installed in a new environment if none is given."""
     if options.topaz:
         found = shutil.which(options.topaz)
         if not found:
@@ -122,7 +141,7 @@ def topaz_program(options):
 
 
 def topaz(options, trained):
-    """Topaz with a network trained on the coordinates, or with its own."""
+    """Topaz with a network trained on the coordinates, or with its pretrained network."""
     program = topaz_program(options)
     version = run([program, "--version"], ROOT)[1].split()[-1]
     threads = ["--num-workers", 0, "--num-threads", options.threads]
@@ -132,23 +151,23 @@ def topaz(options, trained):
 
     def preprocess(task, links):
         return run([program, "preprocess", "--scale", factor(task), "--num-threads", options.threads, "--destdir",
-                    "reduced", *(f"{link}.mrc" for link in links)], task.work)[0]
+                    "downsampled", *(f"{link}.mrc" for link in links)], task.work)[0]
 
     def write_lists(task, links, name):
-        """Files for Topaz; it reduces by Fourier transform, which leaves the centre of the first pixel in its place."""
+        """Write input files of Topaz, whose downsampling (Fourier transform) keeps the centre of the first pixel."""
         (task.work / f"{name}_images.txt").write_text(
-            "image_name\tpath\n" + "".join(f"{link}\treduced/{link}.mrc\n" for link in links))
+            "image_name\tpath\n" + "".join(f"{link}\tdownsampled/{link}.mrc\n" for link in links))
         lines = [f"{link}\t{x:.0f}\t{y:.0f}\n" for link, name in links.items()
                  for x, y in np.rint(task.known[name].centres_xy / factor(task))]
         (task.work / f"{name}_targets.txt").write_text("image_name\tx_coord\ty_coord\n" + "".join(lines))
 
     def train(task):
-        """Seconds and the network of the epoch with the best average precision on micrographs held out."""
-        held_out = task.training[::5]  # one fifth, as ours
+        """Seconds, and the network of the epoch with the best average precision on validation micrographs."""
+        validation = task.training[::5]  # one fifth, as in DeepEM
         links = task.link(task.training)
         spent = preprocess(task, links)
-        write_lists(task, {link: name for link, name in links.items() if name not in held_out}, "train")
-        write_lists(task, {link: name for link, name in links.items() if name in held_out}, "test")
+        write_lists(task, {link: name for link, name in links.items() if name not in validation}, "train")
+        write_lists(task, {link: name for link, name in links.items() if name in validation}, "test")
         expected = max(len(task.known[name].centres_xy) for name in task.training)
         for old in task.work.glob("model_epoch*.sav"):
             old.unlink()
@@ -169,7 +188,7 @@ def topaz(options, trained):
         radius = int(task.diameter_angst / task.pixel_angst / factor(task) / 2)
         seconds += run([program, "extract", "--device", -1, *threads, "--model", model, "--radius", radius,
                         "--threshold", -100, "--output", "picks.txt",
-                        *(f"reduced/{link}.mrc" for link in links)], task.work)[0]
+                        *(f"downsampled/{link}.mrc" for link in links)], task.work)[0]
         picks = {name: [] for name in task.test}
         for line in (task.work / "picks.txt").read_text().splitlines()[1:]:
             link, x, y, score = line.split("\t")
@@ -177,12 +196,12 @@ def topaz(options, trained):
         return Outcome(picks, spent, seconds)
 
     setting = (f"resnet8, trained, {TOPAZ_EPOCHS} x {options.topaz_updates} updates" if trained else
-               "resnet16, as it comes")
+               "resnet16, pretrained")
     return Program(f"Topaz {version}", setting, pick)
 
 
 def log(options, neighbour):
-    """RELION's Laplacian-of-Gaussian autopicking; the least distance is so many percent of the diameter."""
+    """RELION's Laplacian-of-Gaussian autopicking; the minimum distance is `neighbour` percent of the diameter."""
     program = shutil.which("relion_autopick")
     if not program:
         raise Skipped("no program relion_autopick")
@@ -191,7 +210,7 @@ def log(options, neighbour):
     def pick(task):
         import mrcfile
 
-        from deepem_scipion.deepem.coordinates.read import read_coordinates
+        from deepem_scipion.deepem import read_coordinates
 
         links = task.link(task.test)
         for link in links:  # as float32, since RELION 3.1 takes the unsigned 16 bits of apoferritin for signed ones
@@ -200,7 +219,7 @@ def log(options, neighbour):
                 file.set_data(pixels)
                 file.voxel_size = task.pixel_angst
         # Half, a quarter, ... with pixels of at most 10 A. RELION's own choice (`--shrink 0`) shifts all coordinates by
-        # a pixel of the reduced micrograph where its side does not come out even.
+        # a pixel of the downsampled micrograph if its side is odd.
         shrink = 1.0
         while task.pixel_angst / shrink <= LOWPASS_ANGST / 4:
             shrink /= 2
@@ -217,25 +236,21 @@ def log(options, neighbour):
 
 
 def deepem(options):
-    """Ours, with the recipe that is the default."""
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
-    program = [sys.executable, "-m", "deepem_scipion.deepem"]
+    """DeepEM with its default settings."""
 
     def pick(task):
-        from deepem_scipion.deepem.coordinates.read import read_coordinates
-
         threads = ["--threads", options.threads]
-        spent = run([*program, "train", "--micrographs", *files(task.folder, task.training), "--coordinates",
+        spent = run([*PROGRAM, "train", "--micrographs", *files(task.folder, task.training), "--coordinates",
                      task.folder / "boxes", "--diameter", task.diameter_angst, "--seed", 0, *threads,
                      "--output", task.work / "model.deepem"], ROOT)[0]
-        seconds = run([*program, "pick", "--model", task.work / "model.deepem", "--micrographs",
+        seconds = run([*PROGRAM, "pick", "--model", task.work / "model.deepem", "--micrographs",
                        *files(task.folder, task.test), "--threshold", 0, *threads,
                        "--output", task.work / "picks"], ROOT)[0]
-        found = read_coordinates(task.work / "picks")
+        found = read_picks(task.work / "picks")
         return Outcome({name: np.column_stack((found[name].centres_xy, found[name].scores)).tolist()
                         for name in task.test}, spent, seconds)
 
-    return Program(f"DeepEM {commit.strip()}", "default", pick)
+    return Program(f"DeepEM {commit()}", "default", pick)
 
 
 PROGRAMS = {
@@ -248,12 +263,12 @@ PROGRAMS = {
 
 
 def results_of(key, program, name, options):
-    """Picks and seconds of all folds, those that are there already read from their files."""
-    from deepem_scipion.deepem.coordinates.read import read_coordinates
-    from deepem_scipion.deepem.micrographs.micrograph import read_pixel_size
+    """Picks and seconds of all folds; those that exist are read from their files."""
+    from deepem_scipion.deepem import read_coordinates
+    from deepem_scipion.deepem.micrographs import read_pixel_size
 
     folder, data = options.data / name, SETS[name]
-    names = sorted(path.stem for path in (folder / "micrographs").glob("*.mrc"))
+    names = micrograph_names(folder)
     for fold, (training, test) in enumerate(splits(names, data.train, options.folds)):
         path = RESULTS / "peers" / f"{name}-{key}-{fold}of{options.folds}.json"
         settings = {"program": program.title, "setting": program.setting, "training": training, "test": test}
@@ -270,77 +285,70 @@ def results_of(key, program, name, options):
             part.write_text(json.dumps(done))
             part.replace(path)
             print(f"{name}, fold {fold}: {program.title}, {program.setting}: training {outcome.training_s or 0:.0f} s, "
-                  f"picking {outcome.picking_s:.0f} s; {done['wall_s']:.0f} s on the clock",
+                  f"picking {outcome.picking_s:.0f} s; {done['wall_s']:.0f} s of wall time",
                   file=sys.stderr, flush=True)
         yield done
 
 
 def rows_of(program, name, results, options):
     """Figures of one program and set, one row for each distance."""
-    from deepem_scipion.deepem.coordinates.coordinates import Coordinates
-    from deepem_scipion.deepem.coordinates.read import read_coordinates
-    from deepem_scipion.deepem.evaluation.metrics import evaluate
+    from deepem_scipion.deepem import Coordinates, evaluate, read_coordinates
 
     known = read_coordinates(options.data / name / "boxes")
     picks = {micrograph: Coordinates(np.reshape(rows, (-1, 3))[:, :2], np.reshape(rows, (-1, 3))[:, 2], None)
              for result in results for micrograph, rows in result["picks"].items()}
     training = [result["training_s"] for result in results if result["training_s"] is not None]
+    reference = {micrograph: known[micrograph] for micrograph in picks}
     for distance in SETS[name].distances_px:
-        overall = evaluate({micrograph: known[micrograph] for micrograph in picks}, picks, distance,
-                           SETS[name].region)["overall"]
-        at_best = evaluate({micrograph: known[micrograph] for micrograph in picks}, picks, distance,
-                           SETS[name].region, threshold="F1")["overall"]
+        overall = evaluate(reference, picks, distance, SETS[name].region)["overall"]
+        at_best = evaluate(reference, picks, distance, SETS[name].region, threshold="F1")["overall"]
         yield {"program": program.title, "setting": program.setting, "set": name, "distance_px": distance,
                "overall": overall, "error_px": at_best["error_px"],
                "training_s": sum(training) / len(training) if training else None,
                "picking_s": sum(result["picking_s"] for result in results) / len(picks)}
 
 
-def line(row):
-    """A row of the table."""
+def cells(row):
+    """Cells of a row of the table."""
     best, overall = row["overall"]["best_F1"], row["overall"]
-    training = "none" if row["training_s"] is None else f"{row['training_s']:.0f}"
-    return (f"| {row['program']} | {row['setting']} | {row['set']} | {row['distance_px']} | {best['F1']:.3f} | "
-            f"{best['precision']:.3f} | {best['recall']:.3f} | {overall['AP']:.3f} | "
-            f"{overall['best_F2']['F2']:.3f} | {row['error_px']:.1f} | {training} | {row['picking_s']:.2f} |")
+    figures = best["F1"], best["precision"], best["recall"], overall["AP"], overall["best_F2"]["F2"]
+    return (row["program"], row["setting"], row["set"], row["distance_px"], *(f"{value:.3f}" for value in figures),
+            f"{row['error_px']:.1f}", "none" if row["training_s"] is None else f"{row['training_s']:.0f}",
+            f"{row['picking_s']:.2f}")
 
 
 def main():
-    """Run all and write the table."""
+    """Run the programs on all sets and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
-    parser.add_argument("--data", type=Path, default=default, help="folder of the annotated sets")
+    add_data_option(parser)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS,
                         default=[name for name in PROGRAMS if name != "deepem"])
-    parser.add_argument("--deepem", action="store_true", help="run ours, too")
-    parser.add_argument("--topaz", help="the program topaz; default: made in benchmarks/results/topaz")
-    parser.add_argument("--topaz-updates", type=int, default=50, help="in each of its 10 epochs; its own default: 1000")
+    parser.add_argument("--deepem", action="store_true", help="run DeepEM, too")
+    parser.add_argument("--topaz", help="the program topaz (default: install it in benchmarks/results/topaz)")
+    parser.add_argument("--topaz-updates", type=int, default=50,
+                        help="updates in each of its 10 epochs (default of Topaz: 1000)")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    options.sets = [name for name in options.sets if (options.data / name / "boxes").is_dir()]
-    if not options.sets:
-        print(f"skipped: no annotated micrographs at {options.data}; set DEEPEM_SHARED or give --data")
+    if not has_data(options, *options.sets):
         return 0
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     (RESULTS / "peers").mkdir(parents=True, exist_ok=True)
-    lines = [f"`python benchmarks/peers.py {' '.join(sys.argv[1:])}`", "",
-             "| program | setting | set | distance px | best F1 | P | R | AP | best F2 | error px | training s | "
-             "pick s per micrograph |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    header = ("program", "setting", "set", "distance px", "best F1", "P", "R", "AP", "best F2", "error px",
+              "training s", "pick s per micrograph")
     rows, notes = [], []
     for key in dict.fromkeys([*options.programs, *(["deepem"] if options.deepem else [])]):
         try:
             program = PROGRAMS[key](options)
             for name in options.sets:
-                found = list(rows_of(program, name, list(results_of(key, program, name, options)), options))
-                rows += found
-                lines += map(line, found)
-                (RESULTS / "peers.md").write_text("\n".join([*lines, *notes]) + "\n")
+                rows += rows_of(program, name, list(results_of(key, program, name, options)), options)
                 (RESULTS / "peers.json").write_text(json.dumps(rows, indent=1))
         except Skipped as reason:
-            notes += ["", f"`{key}` skipped: {reason}"]
-    print("\n".join([*lines, *notes]))
+            notes += [f"`{key}` skipped: {reason}", ""]
+    text = "\n".join([title(), "", *table(header, *map(cells, rows)), *notes])
+    (RESULTS / "peers.md").write_text(text)
+    print(text)
     return 0
 
 

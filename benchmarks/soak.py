@@ -1,19 +1,19 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Picking in Scipion while micrographs arrive, killed again and again and continued: is anything lost or doubled?
+"""Streaming in Scipion with a picking run that is killed and continued: nothing is lost or duplicated.
 
     python benchmarks/soak.py [--micrographs N] [--kills N] [--corrupt N] [--rate R] [--batch N] [--seed N]
 
-Small simulated micrographs of several sizes, some of them cut off, arrive in a folder that is imported in streaming.
-The run that picks them, its worker, or both are killed at random moments, and the run is continued. In the end every
-good micrograph must have exactly the coordinates of a run on all of them that nobody disturbed, every corrupt one must
-be listed as failed. Prints a table in Markdown; the exit status is 1 where something was lost, doubled or different.
+Small simulated micrographs of several sizes, some of them truncated, arrive in a folder that is imported in streaming.
+The picking run, its worker, or both are killed at random times, and the run is continued. In the end every good
+micrograph must have exactly the coordinates of an undisturbed run on all micrographs, and every corrupt one must be
+listed as failed. The script prints a table in Markdown; its exit status is 1 if anything was lost, duplicated or
+different.
 """
 
 import argparse
 import itertools
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from common import PROGRAM, processor, table, title
 
-ROOT = Path(__file__).resolve().parents[1]
 PIXEL_ANGST, DIAMETER_ANGST = 10.0, 400.0
 SHAPES = ((480, 640), (512, 512), (600, 520), (448, 704))
 TRAINING = 8
@@ -37,9 +37,8 @@ RUN, WORKER = "pw_protocol_run.py", "worker"  # ends of words in command lines
 
 
 def simulate(folder, number, seed):
-    """Micrographs with some particles, of several sizes; their files in the order of arrival."""
-    from deepem_scipion.deepem.simulation.dataset import write_dataset
-    from deepem_scipion.deepem.simulation.scene import Scene
+    """Simulate micrographs of several sizes; their files in the order of arrival."""
+    from deepem_scipion.deepem.simulation import Scene, write_dataset
 
     files = []
     for index, shape in enumerate(SHAPES):
@@ -51,28 +50,28 @@ def simulate(folder, number, seed):
 
 
 def train(folder, files):
-    """A model made from a few of the micrographs."""
+    """Train a model on a few of the micrographs."""
     model = folder / "model.safetensors"
-    subprocess.run([sys.executable, "-m", "deepem_scipion.deepem", "train", "--micrographs", *files, "--coordinates",
-                    folder / "boxes", "--diameter", str(DIAMETER_ANGST), "--epochs", str(EPOCHS), "--output", model],
+    subprocess.run([*PROGRAM, "train", "--micrographs", *files, "--coordinates", folder / "boxes", "--diameter",
+                    str(DIAMETER_ANGST), "--epochs", str(EPOCHS), "--output", model],
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return model
 
 
 def running(name):
-    """Processes below this one of which a word of the command line ends with a name."""
+    """Descendant processes with a word in their command line that ends with this name."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if process.status() == psutil.STATUS_ZOMBIE:
-                process.wait(timeout=0)  # else the project takes a run that was killed at its start for alive
+                process.wait(timeout=0)  # otherwise the project regards a run killed at its start as alive
             elif any(word.endswith(name) for word in process.cmdline()):
                 found.append(process)
     return found
 
 
 def memory_mib(processes):
-    """Resident memory of each process that is still there, by its number."""
+    """Resident memory of each process that still exists, by its id."""
     found = {}
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -81,7 +80,7 @@ def memory_mib(processes):
 
 
 class Soak:
-    """A project with an import in streaming and the runs that pick."""
+    """A project with a streaming import and the picking runs."""
 
     def __init__(self, folder, options):
         from pyworkflow import Config
@@ -92,18 +91,18 @@ class Soak:
         self.incoming.mkdir()
         self.project = Manager().createProject("Soak")
         os.chdir(self.project.path)
-        self.memory = {}  # number of a worker: its memory over time
-        self.arrived = {}  # name of a micrograph: when it came
+        self.memory = {}  # process id of a worker: its memory over time
+        self.arrived = {}  # name of a micrograph: time of its arrival
 
     def import_model(self, model):
-        """A run that holds the model."""
+        """Import the model."""
         from deepem_scipion.protocols import ProtDeepEMImportModel
 
         self.model = self.project.newProtocol(ProtDeepEMImportModel, modelFile=str(model))
         self.project.launchProtocol(self.model, wait=True)
 
     def import_micrographs(self):
-        """Start to import what arrives."""
+        """Start the streaming import."""
         from pwem.protocols import ProtImportMicrographs
 
         self.mics = self.project.newProtocol(
@@ -114,7 +113,7 @@ class Soak:
         self.importer, = running(RUN)
 
     def feed(self, files):
-        """Let micrographs arrive at the rate asked for; those at even distances are cut off."""
+        """Let micrographs arrive at the rate of the options; the corrupt ones, evenly spaced, are truncated."""
         corrupt = set(np.linspace(1, len(files) - 2, self.options.corrupt).astype(int).tolist())
         began = time.time()
         for number, file in enumerate(files):
@@ -127,7 +126,7 @@ class Soak:
             self.arrived[name] = time.time()
 
     def new_pick(self):
-        """A run that has not been started."""
+        """Return a picking run that has not been started."""
         from deepem_scipion.protocols import ProtDeepEMPick
 
         pick = self.project.newProtocol(ProtDeepEMPick, streamingBatchSize=self.options.batch, useGpu=False,
@@ -139,27 +138,27 @@ class Soak:
         return pick
 
     def until(self, condition, run):
-        """Refresh a run until the condition holds; the memory of the workers is noted meanwhile."""
+        """Update a run until the condition holds, and record the memory of the workers."""
         while not condition():
             if time.time() > self.deadline:
                 raise SystemExit(f"{run} took too long")
             time.sleep(0.5)
-            for number, mib in memory_mib(running(WORKER)).items():
-                self.memory.setdefault(number, []).append(mib)
+            for pid, mib in memory_mib(running(WORKER)).items():
+                self.memory.setdefault(pid, []).append(mib)
             self.project._updateProtocol(run, checkPid=True)
 
-    def pick_and_kill(self, moments):
-        """Pick, kill at these moments and continue; returns the finished run and what was killed."""
+    def pick_and_kill(self, times):
+        """Pick, kill at these times and continue; the finished run and the names of the victims."""
         pick, killed = self.new_pick(), []
         self.project.launchProtocol(pick, wait=False)
-        for moment, victim in zip(moments, itertools.cycle(VICTIMS)):
-            self.until(lambda moment=moment: time.time() >= moment and running(WORKER) or not pick.isActive(), pick)
+        for when, victim in zip(times, itertools.cycle(VICTIMS)):
+            self.until(lambda when=when: time.time() >= when and running(WORKER) or not pick.isActive(), pick)
             runs = [process for process in running(RUN) if process != self.importer]
             victims = {VICTIMS[0]: runs, VICTIMS[1]: running(WORKER), VICTIMS[2]: runs + running(WORKER)}[victim]
             for process in victims:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            killed.append(victim if victims else f"{victim} (not there)")
+            killed.append(victim if victims else f"{victim} (not running)")
             psutil.wait_procs(victims, timeout=30)
             running(RUN)
             self.project._updateProtocol(pick, checkPid=True)
@@ -183,7 +182,7 @@ def coordinates_of(pick):
 
 
 def soak(folder, options):
-    """Run it all; returns the rows of the table and whether all is as it should be."""
+    """Run everything; the rows of the table and whether the test passed."""
     rng = np.random.default_rng(options.seed)
     files = simulate(folder, options.micrographs + TRAINING, options.seed)
     model = train(folder, files[:TRAINING])
@@ -194,9 +193,9 @@ def soak(folder, options):
     feeder.start()
     test.import_micrographs()
     seconds = options.micrographs / options.rate
-    # The first worker should have begun, and the last one have something left to do.
-    moments = time.time() + np.sort(rng.uniform(min(10, 0.3 * seconds), seconds, options.kills))
-    disturbed, killed = test.pick_and_kill(moments)
+    # The first worker should have started, and the last one should have micrographs left.
+    kill_times = time.time() + np.sort(rng.uniform(min(10, 0.3 * seconds), seconds, options.kills))
+    disturbed, killed = test.pick_and_kill(kill_times)
     test.until(lambda: not test.mics.isActive(), test.mics)
 
     test.memory, undisturbed = {}, test.new_pick()
@@ -207,10 +206,11 @@ def soak(folder, options):
 
     found, expected = coordinates_of(disturbed), coordinates_of(undisturbed)
     good = [name for name in test.arrived if not name.startswith("corrupt")]
-    failed = {f"{name}.mrc" for name in disturbed._getFailed()}
+    failed = {f"{name}.mrc" for name, result in disturbed.getResults().read_micrographs().items()
+              if not result.ok}
     same = sum(found.get(name, []) == expected.get(name, []) for name in good)
-    right = (same == len(good) and failed == set(test.arrived) - set(good) and disturbed.isFinished()
-             and disturbed.outputCoordinates.getSize() == undisturbed.outputCoordinates.getSize())
+    passed = (same == len(good) and failed == set(test.arrived) - set(good) and disturbed.isFinished()
+              and disturbed.outputCoordinates.getSize() == undisturbed.outputCoordinates.getSize())
     delays, memory = test.delays_s(disturbed, good), max(test.memory.values(), key=len)
     times = sorted(test.arrived.values())
     return [
@@ -221,47 +221,41 @@ def soak(folder, options):
                                                 f"{sum(map(len, expected.values()))}"),
         ("corrupt micrographs listed as failed", f"{len(failed)}"),
         ("comment of the output", disturbed.outputCoordinates.getObjComment().splitlines()[-1]),
-        ("arrived per second", f"{(len(times) - 1) / (times[-1] - times[0]):.2f}"),
-        ("undisturbed run on all of them, per second, start included", f"{len(times) / seconds:.2f}"),
-        ("seconds from the arrival of a good one to its picks, median, longest",
+        ("micrographs arrived per second", f"{(len(times) - 1) / (times[-1] - times[0]):.2f}"),
+        ("micrographs per second of the undisturbed run, with its start-up", f"{len(times) / seconds:.2f}"),
+        ("seconds from the arrival of a good micrograph to its picks, median and maximum",
          f"{np.median(delays):.0f}, {max(delays):.0f}"),
         ("memory of the worker of the undisturbed run at ten times, MiB",
          " ".join(f"{memory[index]:.0f}" for index in np.linspace(0, len(memory) - 1, 11).astype(int)[1:])),
-    ], right
+    ], passed
 
 
 def main():
-    """Run it and print the table."""
+    """Run the test and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--micrographs", type=int, default=300)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--corrupt", type=int, default=2)
     parser.add_argument("--rate", type=float, default=1.0, help="micrographs per second")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the program that picks")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the picking program")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from deepem_scipion.headless.demo import prepare_home
 
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
-    processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                      if line.startswith("model name")), platform.processor())
     here = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="deepem-soak-") as name:
         os.environ.update(prepare_home(Path(name) / "home"), SCIPION_EM_NEW_FILE_CHECK_SEC="1")
         try:
-            rows, right = soak(Path(name), options)
+            rows, passed = soak(Path(name), options)
         finally:
             os.chdir(here)
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-    command = " ".join(["python benchmarks/soak.py", *sys.argv[1:]])
-    print(f"`{command}` at commit {commit.strip()}; {options.threads} threads for the program, {processor}\n\n"
-          "|  |  |\n| :-- | :-- |")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-    return 0 if right else 1
+    print(f"{title()}; {options.threads} threads for the program, {processor()}\n")
+    print("\n".join(table(("", ""), *rows)))
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Speed of DeepEM compared, in one run, with plain implementations, the limit of the machine and other pickers.
+"""Speed of DeepEM, compared with plain implementations, the peak performance of the machine and other pickers.
 
     python benchmarks/speed.py [--parts NAME ...] [--topaz PROGRAM] [--data FOLDER]
 
-Parts: `convolutions` (direct and by Fourier transforms, measured and estimated), `scan` (compared with box by box),
-`pick` (the whole program on EMPIAR-10017, with Topaz and RELION's LoG picker if they are installed), `training`
+Parts: `convolutions` (direct and by Fourier transforms, measured and estimated), `scan` (compared with the scan box by
+box), `pick` (the whole program on EMPIAR-10017, with Topaz and RELION's LoG picker if they are installed), `training`
 (compared with plain Keras), `growth` (time and memory as functions of the area and number of micrographs; draws
-docs/performance.png). Times are medians of several runs after a warm-up run. Prints tables in Markdown and writes them
-with all figures to benchmarks/results/speed.{md,json}. Topaz needs a separate environment: `python -m venv E;
-E/bin/pip install topaz-em`, then `--topaz E/bin/topaz`.
+docs/performance.png). Times are medians of several runs after a warm-up run. The script prints tables in Markdown and
+writes them with all figures to benchmarks/results/speed.{md,json}. Topaz needs a separate environment: `python -m venv
+E; E/bin/pip install topaz-em`, then `--topaz E/bin/topaz`.
 """
 
 import argparse
 import json
-import os
-import platform
+import math
 import shutil
 import statistics
 import subprocess
@@ -25,28 +24,27 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PROGRAM = [sys.executable, "-m", "deepem_scipion.deepem"]
+from common import PROGRAM, RESULTS, ROOT, SETS, add_data_option, processor, table, title
 
 # Shape of the micrograph and scan step, both in binned pixels, by name of the network.
 SCANS = {"klh": ((2048, 2048), 20), "19s": ((1855, 1919), 20), "26s": ((1855, 1919), 20),
          "inflammasome": ((1855, 1919), 20), "auto": ((1024, 1024), 2)}
 SAMPLE = {"klh": 64, "auto": 2048}  # boxes timed one by one; 256 for the other networks
-EMPIAR_DIAMETER_ANGST = 191
+EMPIAR_DIAMETER_ANGST = SETS["empiar10017"].diameter_angst
 
 
 def geometry_of(name):
-    """Geometry of a preset, or the automatic one."""
-    from deepem_scipion.deepem.network.geometry import AUTO_DIAMETER_PX, PRESETS, auto_geometry
+    """Geometry of a preset, or the automatic geometry."""
+    from deepem_scipion.deepem.network import PRESETS, auto_geometry
+    from deepem_scipion.deepem.network.geometry import AUTO_DIAMETER_PX
 
     return PRESETS.get(name) or auto_geometry(AUTO_DIAMETER_PX)
 
 
-def some_weights(geometry):
+def initial_weights(geometry):
     """Weights of an untrained network; times do not depend on them."""
-    from deepem_scipion.deepem.network.architecture import build_network, get_weights, scale_initial_weights
+    from deepem_scipion.deepem.network import build_network, get_weights
+    from deepem_scipion.deepem.network.architecture import scale_initial_weights
 
     network = build_network(geometry)
     scale_initial_weights(network)
@@ -66,14 +64,8 @@ def timed(function):
     return time.perf_counter() - began
 
 
-def table(*rows):
-    """Markdown lines of a table; the first row is the header."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""]
-
-
 def convolutions(options):
-    """Each layer of each network: direct and by Fourier transforms, measured and estimated."""
+    """Time the convolutions of all layers, direct and by Fourier transforms, and compare with the estimates."""
     import tensorflow as tf
 
     from deepem_scipion.deepem import runtime
@@ -106,38 +98,33 @@ def convolutions(options):
                             "output": out, "measured_core_s": measured, "estimated_core_s": estimated})
             side, channels = (side - kernel + 1) // pool, geometry.maps[number - 1]
     rows = [("network", "layer", "kernel", "channels, maps", "direct, ms (estimated)",
-             "best by Fourier, ms (estimated)", "tile", "chosen")]
+             "best by Fourier transform, ms (estimated)", "tile", "selected")]
     for row in figures:
         measured, estimated = row["measured_core_s"], row["estimated_core_s"]
         tiles = {tile: value for tile, value in measured.items() if tile != "direct"}
         best = min(tiles, key=tiles.get)
-        chosen = min(estimated, key=estimated.get)
+        selected = min(estimated, key=estimated.get)
         rows.append((row["network"], row["layer"], row["kernel"], f"{row['channels']}, {row['maps']}",
                      f"{1e3 * measured['direct']:.1f} ({1e3 * estimated['direct']:.1f})",
-                     f"{1e3 * tiles[best]:.1f} ({1e3 * estimated[best]:.1f})", best, chosen))
+                     f"{1e3 * tiles[best]:.1f} ({1e3 * estimated[best]:.1f})", best, selected))
     return figures, ["### Convolutions: milliseconds of one core for blocks of 400 x 400", "", *table(*rows)]
 
 
-def operations(geometry, shape, step):
+def operations(geometry, shape, step, n_boxes):
     """Floating-point operations of all four rotations: box by box, and with shared direct convolutions."""
-    import math
-
-    from deepem_scipion.deepem.network.scan import scan_shape
-
-    rows, cols = scan_shape(shape, geometry.box, step)
     plain, shared, channels = 0, 0, 1
     area, pixels = shape[0] * shape[1], step
     for kernel, pool, maps, side in zip(geometry.kernels, geometry.pools, geometry.maps, geometry.layer_sizes[::2]):
         each = 2 * kernel**2 * channels * maps
-        plain += each * side**2 * rows * cols * 4
+        plain += each * side**2 * n_boxes * 4
         shared += each * area * 4
         classes = pool // math.gcd(pixels, pool)
         area, pixels, channels = area * classes**2 / pool**2, pixels // math.gcd(pixels, pool), maps
     return plain, shared
 
 
-def limit_flops():
-    """Operations per second of a matrix product: the limit of the machine."""
+def peak_flops():
+    """Operations per second of a matrix product, the peak performance of the machine."""
     import tensorflow as tf
 
     matrix = tf.ones((4096, 4096))
@@ -145,15 +132,14 @@ def limit_flops():
 
 
 def scan(options):
-    """The fast scan and the network box by box, on the same random micrograph."""
-    from deepem_scipion.deepem.network.architecture import build_network, set_weights
-    from deepem_scipion.deepem.network.scan import Scanner, scan_shape
+    """Compare the fast scan with the network box by box, on the same random micrograph."""
+    from deepem_scipion.deepem.network import Scanner, build_network, set_weights
 
-    limit = limit_flops()
+    peak = peak_flops()
     figures = []
     for name, (shape, step) in SCANS.items():
         geometry = geometry_of(name)
-        weights = some_weights(geometry)
+        weights = initial_weights(geometry)
         pixels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         network = build_network(geometry)
         set_weights(network, weights)
@@ -166,29 +152,28 @@ def scan(options):
         scanner.scan(pixels)
         network(batch, training=False)
         fast, plain = [], []
-        for _ in range(options.repeats):  # alternating, so that other processes disturb both alike
+        for _ in range(options.repeats):  # alternating, so that other processes affect both equally
             fast.append(timed(lambda scanner=scanner, pixels=pixels: scanner.scan(pixels)))
             plain.append(timed(lambda network=network, batch=batch: np.asarray(network(batch, training=False))))
         total = rows * cols * 4
         reference = statistics.median(plain) / sample * total
-        flops = operations(geometry, shape, step)
-        assert (rows, cols) == scan_shape(shape, geometry.box, step)
+        flops = operations(geometry, shape, step, rows * cols)
         figures.append({"network": name, "shape": shape, "step": step, "boxes": rows * cols, "sample": sample,
                         "reference_s": reference, "scan_s": statistics.median(fast), "scan_s_all": fast,
                         "ratio": reference / statistics.median(fast), "reference_gflop": flops[0] / 1e9,
-                        "shared_gflop": flops[1] / 1e9, "limit_gflops": limit / 1e9})
+                        "shared_gflop": flops[1] / 1e9, "peak_gflops": peak / 1e9})
         print(name, figures[-1], file=sys.stderr, flush=True)
     rows = [("network", "micrograph", "step", "boxes", "box by box, s (boxes timed)", "scan, s", "ratio",
-             "operations, G: box by box", "shared", "shared at the limit of the machine, s")]
+             "operations, G: box by box", "shared", "shared at peak performance, s")]
     rows += [(row["network"], f"{row['shape'][0]} x {row['shape'][1]}", row["step"], row["boxes"],
               f"{row['reference_s']:.0f} ({row['sample']})", f"{row['scan_s']:.2f}", f"{row['ratio']:.0f}",
               f"{row['reference_gflop']:.0f}", f"{row['shared_gflop']:.0f}",
-              f"{row['shared_gflop'] / row['limit_gflops']:.2f}") for row in figures]
-    return figures, [f"### Scan (matrix products reach {limit / 1e9:.0f} GFLOP/s)", "", *table(*rows)]
+              f"{row['shared_gflop'] / row['peak_gflops']:.2f}") for row in figures]
+    return figures, [f"### Scan (matrix products reach {peak / 1e9:.0f} GFLOP/s)", "", *table(*rows)]
 
 
 def pick(options):
-    """Whole programs on the micrographs of EMPIAR-10017; start-up: time of one micrograph minus its share."""
+    """Time whole programs on EMPIAR-10017; start-up is the time of one micrograph minus that of a further one."""
     folder = options.data / "empiar10017"
     if not folder.is_dir():
         return [], [f"`pick` skipped: no {folder}", ""]
@@ -244,7 +229,7 @@ def pick(options):
 
 
 def run(command, cwd=None):
-    """Seconds and peak memory in MiB of a program."""
+    """Run a program; seconds and peak memory in MiB."""
     code = ("import resource, subprocess, sys, time; t = time.perf_counter(); "
             "done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
             "sys.exit(done.stderr[-2000:]) if done.returncode else "
@@ -256,7 +241,7 @@ def run(command, cwd=None):
 
 
 def per_micrograph(program, number, one, many):
-    """Time per micrograph, from a run with one micrograph and a run with many."""
+    """Time per micrograph from a run with one micrograph and a run with many."""
     one()
     (first, _), (all_of_them, peak) = one(), many()
     each = (all_of_them - first) / (number - 1)
@@ -269,19 +254,18 @@ def training(options):
     """Seconds per epoch of both training presets, and of `paper` with plain Keras layers and `fit`."""
     import keras
 
-    from deepem_scipion.deepem.network.architecture import build_network
+    from deepem_scipion.deepem.network import build_network
+    from deepem_scipion.deepem.training import TRAINING_PRESETS
     from deepem_scipion.deepem.training.batches import MIN_BATCH, PIXELS_PER_BATCH
     from deepem_scipion.deepem.training.losses import compile_network, half_mean_squared_error
-    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
     rng = np.random.default_rng(0)
     figures = []
     for name, n_boxes in (("klh", 1600), ("19s", 1600), ("26s", 1600), ("inflammasome", 1600), ("auto", 10000)):
-        geometry, training_preset = geometry_of(name), TRAINING_PRESETS["paper"]
-        updates = -(-4 * n_boxes // training_preset.batch)
+        geometry, paper, default = geometry_of(name), TRAINING_PRESETS["paper"], TRAINING_PRESETS["default"]
+        updates = -(-4 * n_boxes // paper.batch)
         timed_updates = {"klh": 1, "auto": 100}.get(name, 5)
-        pixels = rng.normal(size=(training_preset.batch * timed_updates, geometry.box, geometry.box, 1))
-        pixels = pixels.astype(np.float32)
+        pixels = rng.normal(size=(paper.batch * timed_updates, geometry.box, geometry.box, 1)).astype(np.float32)
         targets = rng.integers(0, 2, (len(pixels), 1)).astype(np.float32)
         plain = keras.Sequential([keras.Input((geometry.box, geometry.box, 1))])
         for kernel, pool, maps in zip(geometry.kernels, geometry.pools, geometry.maps):
@@ -291,14 +275,13 @@ def training(options):
         plain.add(keras.layers.Dense(1, activation="sigmoid"))
         plain.compile(keras.optimizers.SGD(1.0), half_mean_squared_error)
         paper_network = build_network(geometry, fully_convolutional=True)
-        compile_network(paper_network, training_preset, 100)
+        compile_network(paper_network, paper, 100)
 
-        def epoch(network=paper_network, pixels=pixels, targets=targets, batch=training_preset.batch):
+        def epoch(network=paper_network, pixels=pixels, targets=targets, batch=paper.batch):
             for first in range(0, len(pixels), batch):
                 network.train_on_batch(pixels[first:first + batch], targets[first:first + batch, :, None, None])
 
         crop_network = build_network(geometry, fully_convolutional=True)
-        default = TRAINING_PRESETS["default"]
         compile_network(crop_network, default, 100)
         side = geometry.box + int(np.prod(geometry.pools)) * (default.crop - 1)
         batch = max(MIN_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))
@@ -319,7 +302,7 @@ def training(options):
                         "default_boxes": batch * default.crop**2 * default.updates_per_epoch})
         print(figures[-1], file=sys.stderr, flush=True)
     rows = [("network", "boxes", "plain Keras, s", "preset `paper`, s", "ratio", "preset `default`, s (boxes)",
-             "boxes per second, `default` over plain Keras")]
+             "boxes per second, `default` / plain Keras")]
     rows += [(row["network"], row["boxes"], f"{row['keras_s']:.0f}", f"{row['paper_s']:.1f}",
               f"{row['keras_s'] / row['paper_s']:.1f}", f"{row['default_s']:.1f} ({row['default_boxes']})",
               f"{row['default_boxes'] / row['default_s'] / (row['boxes'] / row['keras_s']):.1f}")
@@ -328,18 +311,15 @@ def training(options):
 
 
 def growth(options):
-    """Time and memory of picking as functions of the size and number of micrographs."""
+    """Time and memory of picking as functions of the area and number of micrographs."""
     code = """
 import json, resource, sys, time
 from pathlib import Path
 import mrcfile, numpy as np
-from deepem_scipion.deepem import runtime
-from deepem_scipion.deepem.model.model import Model
+from deepem_scipion.deepem import Model, Picker, pick_micrographs, runtime
 from deepem_scipion.deepem.network import auto_geometry
-from deepem_scipion.deepem.picking.picker import Picker
-from deepem_scipion.deepem.picking.run import pick_micrographs
 sys.path.insert(0, sys.argv[1])
-from speed import some_weights
+from speed import initial_weights
 work, rows, cols, binning, number = Path(sys.argv[2]), *map(int, sys.argv[3:7])
 path = work / f"{rows}.mrc"
 if not path.exists():
@@ -347,7 +327,7 @@ if not path.exists():
         file.set_data(np.random.default_rng(0).standard_normal((rows, cols), np.float32))
 runtime.start()
 geometry = auto_geometry(27)
-model = Model(geometry, (some_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5)
+model = Model(geometry, (initial_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5)
 picker = Picker(model)
 names = {f"m{i}": path for i in range(number)}
 pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)
@@ -415,11 +395,10 @@ PARTS = {"convolutions": convolutions, "scan": scan, "pick": pick, "training": t
 def main():
     """Run the parts and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("DEEPEM_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--data", type=Path, default=shared, help="folder of the annotated sets")
+    add_data_option(parser)
     parser.add_argument("--topaz", default=shutil.which("topaz"), help="the program topaz")
-    parser.add_argument("--repeats", type=int, default=5, help="of the scan")
+    parser.add_argument("--repeats", type=int, default=5, help="number of timed runs of `scan`")
     options = parser.parse_args()
     from deepem_scipion.deepem import runtime
 
@@ -427,12 +406,8 @@ def main():
     import keras
 
     keras.utils.set_random_seed(0)
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     RESULTS.mkdir(parents=True, exist_ok=True)
-    processor = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                      if line.startswith("model name")), platform.processor())
-    lines = [f"`python benchmarks/speed.py {' '.join(sys.argv[1:])}` at commit {commit.strip()}; {device}, {processor}",
-             ""]
+    lines = [f"{title()}; {device}, {processor()}", ""]
     figures = {}
     for name in options.parts:
         figures[name], text = PARTS[name](options)

@@ -6,6 +6,6 @@ from ..lazy import attach
 
 __getattr__, __all__ = attach(__name__, {
     "dataset": ["write_dataset"],
-    "scene": ["Scene", "contrast_transfer", "simulate_micrograph"],
+    "scene": ["Scene", "contrast_transfer", "draw_background", "simulate_micrograph"],
     "volumes": ["Volume", "klh_like_volume", "project", "random_orientations", "read_volume"],
 })

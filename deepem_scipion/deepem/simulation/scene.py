@@ -150,7 +150,7 @@ def simulate_micrograph(scene: Scene, projections: FloatArray,
     DeepEMError
         If there is no room for all particles.
     """
-    background, blocked = _surroundings(scene, rng)
+    background, blocked = draw_background(scene, rng)
     centres_xy = _place(scene, blocked, rng)
     signal = _draw(scene, projections, centres_xy, rng)
     if len(centres_xy):
@@ -239,8 +239,23 @@ def _noise(shape: tuple[int, int], correlation_px: float, rng: np.random.Generat
     return np.asarray(fft.ifft2(fft.fft2(noise) * weight).real)
 
 
-def _surroundings(scene: Scene, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Draw uneven background, contaminants and carbon film, (rows, columns), and mark where no particle may lie."""
+def draw_background(scene: Scene, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Draw uneven background, contaminants and carbon film.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to draw.
+    rng : numpy.random.Generator
+        Source of random numbers; `simulate_micrograph` draws from it in the same order.
+
+    Returns
+    -------
+    background : (rows, columns) float array
+        In standard deviations of the noise.
+    blocked : (rows, columns) bool array
+        True where no particle may lie: on contaminants and film.
+    """
     row, column = np.indices(scene.shape, float)
     background = np.zeros(scene.shape)
     blocked = np.zeros(scene.shape, bool)
