@@ -40,7 +40,7 @@ def tests(session, versions):
     session.run("uv", "pip", "list", external=True)
     session.run("deepem", "--version")
     session.run("python", "-W", "ignore", "-c", SMOKE, env={"SCIPION_DOMAIN": "pwem"})
-    # What old versions warn of among themselves is not ours to mend.
+    # What old versions warn of among themselves is not our fault.
     quiet = ["-W", "ignore::DeprecationWarning"] if versions == "oldest" else []
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *quiet, *(session.posargs or FAST))
 

@@ -194,7 +194,6 @@ OTHERWISE = {
     "dataset.py": "the same micrographs",
     "program.py": "a log for people",
     "table.py": "a table grows by lines, and a truncated line is not read",
-    "tuning.py": "opened for a lock, not for writing",
 }
 WRITING = r"\.(write_text|write_bytes|tofile|savefig|save|savetxt|savez|savez_compressed)$|^mrcfile\.(new|write)$"
 

@@ -130,7 +130,7 @@ def test_scores_do_not_depend_on_the_sizes_of_micrographs_picked_at_the_same_tim
 
 @pytest.mark.parametrize("threads, micrographs", [(1, 1), (2, 2), (3, 2), (4, 3), (16, 8), (1000, 8)])
 def test_micrographs_at_a_time_follow_the_threads_up_to_a_limit(monkeypatch, threads, micrographs):
-    monkeypatch.setattr(runtime, "_threads", threads)
+    monkeypatch.setattr(runtime.state, "threads", threads)
     assert micrographs_at_a_time() == micrographs
 
 

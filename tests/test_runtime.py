@@ -275,8 +275,8 @@ def test_scan_halves_blocks_until_they_fit_and_keeps_their_size(state, caplog, s
 
 def test_scan_that_does_not_fit_in_the_smallest_blocks_raises_the_error(state, scan):
     scanner, pixels, scores = scan
-    with state.context() as patch:
-        limit_memory(patch, 0)
+    with state.context() as changes:
+        limit_memory(changes, 0)
         with pytest.raises(MemoryError):
             scanner.scan(pixels)
     np.testing.assert_allclose(scanner.scan(pixels), scores, atol=1e-6)

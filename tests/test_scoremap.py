@@ -66,11 +66,11 @@ def test_score_of_several_networks_is_the_mean_of_their_scores(step):
     assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
-def in_blocks(patch, block_bytes, tile=None):
+def in_blocks(crop, block_bytes, tile=None):
     """Make scans use blocks of this size and, if a tile is given, Fourier transforms for all convolutions."""
-    patch.setattr(runtime, "state", runtime.State(runtime.state.threads, block_bytes=block_bytes))
+    crop.setattr(runtime, "state", runtime.State(runtime.state.threads, block_bytes=block_bytes))
     if tile is not None:
-        patch.setattr(stage, "fastest_tile", lambda shape, kernel: max(tile, kernel[0]))
+        crop.setattr(stage, "fastest_tile", lambda shape, kernel: max(tile, kernel[0]))
 
 
 @settings(max_examples=20)
@@ -82,8 +82,8 @@ def test_scan_in_blocks_agrees_with_the_box_by_box_scan_both_directly_and_by_fou
     pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     weights = random_weights(geometry, seed)
     maps = max(rotations * geometry.maps[0], *geometry.maps)
-    with pytest.MonkeyPatch.context() as patch:
-        in_blocks(patch, 4 * maps * (geometry.box // blocks)**2, tile)
+    with pytest.MonkeyPatch.context() as crop:
+        in_blocks(crop, 4 * maps * (geometry.box // blocks)**2, tile)
         fast = scan.Scanner(geometry, [weights], step, rotations).scan(pixels)
     plain = scan.score_map_box_by_box(pixels, geometry, [weights], step, rotations)
     np.testing.assert_allclose(fast, plain, atol=1e-5)
@@ -192,8 +192,8 @@ def test_error_of_one_block_is_raised_after_all_have_ended_and_the_next_scan_is_
             ended.append(number)
 
     expected = scanner.scan(pixels)
-    with monkeypatch.context() as patch:
-        patch.setattr(stage.Stage, "pooled_block", counted)
+    with monkeypatch.context() as crop:
+        crop.setattr(stage.Stage, "pooled_block", counted)
         with pytest.raises(ValueError, match="this block"):
             scanner.scan(noise(90, 120, seed=1))
         assert len(ended) == len(begun) > failing

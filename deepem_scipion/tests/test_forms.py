@@ -84,7 +84,7 @@ class TestForms(WithWorkflow):
                     with self.subTest(protocol=protocolClass.__name__, setting=setting, parameter=name):
                         (self.assertNotEqual if visible else self.assertEqual)(before, after)
 
-    def test_labels_tell_the_unit(self):
+    def test_labels_state_the_unit(self):
         for each in CLASSES:
             protocol = each()
             for name, param in self.own(protocol).items():
@@ -93,7 +93,7 @@ class TestForms(WithWorkflow):
                                                                        params.StringParam)):
                         self.assertIn(unit, param.getLabel(), f"{each.__name__}.{name}")
 
-    def test_everything_has_a_help_and_numbers_tell_which_are_usual(self):
+    def test_everything_has_a_help_and_numbers_state_the_usual_range(self):
         for each in CLASSES:
             protocol = each()
             for name, param in self.own(protocol).items():

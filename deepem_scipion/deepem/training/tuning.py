@@ -195,13 +195,14 @@ def open_study(path: Path, fingerprint: str) -> optuna.Study:
             load_if_exists=True, pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=40))
         known = study.user_attrs.get("fingerprint", fingerprint)
         [_outcome(trial) for trial in study.trials]
+        if known == fingerprint:
+            study.set_user_attr("fingerprint", fingerprint)
     except Exception as error:  # a damaged journal can raise nearly anything inside the library
         raise DeepEMError(f"--study {path}: not the journal of a search, or damaged ({error}); give another file, or "
                           "delete it to start from scratch") from error
     if known != fingerprint:
         raise DeepEMError(f"--study {path} was made with other data or options. Give the same to resume it, another "
                           "file for another search, or delete it to start from scratch.")
-    study.set_user_attr("fingerprint", fingerprint)
     return study
 
 
