@@ -556,7 +556,7 @@ def test_tuning_is_resumed_until_anything_but_the_time_changes(tmp_path, monkeyp
     assert commands[0][0] == "tune" and of_option(commands[0], "--minutes") == ["25"]
     assert not {"--training-preset", "--preset", "--box", "--continue-from"} & set(commands[0])
     options = build_parser().parse_args(commands[0])
-    assert (options.diameter, options.minutes, options.rounds, options.training_preset) == (40, 25, 3, None)
+    assert (options.diameter, options.minutes, options.rounds, options.training_preset) == (40, 25, 3, "default")
     assert os.path.dirname(study) == protocol._getExtraPath()
 
     def kept():
