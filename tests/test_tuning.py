@@ -78,7 +78,7 @@ def test_a_search_writes_a_model_that_picks_and_a_report(blobs, few_updates, tmp
     found = load_model(output).record.tuning
     assert found["trials"] == 2 and found["AP"] >= found["baseline_AP"]
     assert "| 1" in ModelFiles(output).tuning_report.read_text()
-    assert str(auto_geometry(16.0).as_dict()) in trials_of(ModelFiles(output).study)[0].user_attrs["settings"]
+    assert str(auto_geometry(16.0)) in trials_of(ModelFiles(output).study)[0].user_attrs["settings"]
     assert main(["train", *arguments, "--output", str(tmp_path / "plain")]) == 0
     assert load_model(tmp_path / "plain").record.validation.AP == found["baseline_AP"]
     assert main(["pick", "--model", str(output), "--micrographs", files[0], "--output", str(tmp_path / "picks")]) == 0

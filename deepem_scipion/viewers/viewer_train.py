@@ -91,5 +91,5 @@ def _kernels(model):
 
 def _card(model):
     versions = ", ".join(f"{name} {number}" for name, number in model.record.versions.items())
-    rows = [*card_rows(model), ("made with", versions or "unknown versions")]
+    rows = [*card_rows(model.card()), ("made with", versions or "unknown versions")]
     return "\n".join(f"{label}\t{value}" for label, value in rows)

@@ -1,12 +1,52 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Arguments that several commands share."""
+"""The class of the parsers, and arguments that several commands share."""
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
+MAX_WIDTH = 100
 COORDINATES = "a folder of .box or .star files, or one such file"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line.
+
+    Attributes
+    ----------
+    commands : dict of str to Parser
+        The parser of each command by its name; empty in the parser of a command.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **options)
+        self.commands: dict[str, Parser] = {}
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake in the arguments in one line and exit."""
+        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, up to `MAX_WIDTH`."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=help_width())
+
+
+def help_width() -> int:
+    """Return the width of help texts in columns."""
+    return min(MAX_WIDTH, shutil.get_terminal_size().columns - 2)
+
+
+def protect_files(words: Sequence[str]) -> list[str]:
+    """Return a command line in which no existing file is taken for an option, even if its name begins with a dash."""
+    return [f"./{word}" if word.startswith("-") and os.path.exists(word) else word for word in words]
 
 
 def add_micrographs(group: Any) -> None:

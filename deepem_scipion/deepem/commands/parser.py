@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from ... import __version__
 from . import demo, evaluate, info, pick, report, train, tune, worker
+from .arguments import Parser, help_width, protect_files
 
 # Groups of the help; a module has the texts of its command's help, `add_arguments` and `run`.
 GROUPS = {
@@ -21,7 +19,6 @@ GROUPS = {
     "inspect": {"report": report, "info": info},
     "more": {"demo": demo, "worker": worker},
 }
-MAX_WIDTH = 100
 _DESCRIPTION = ("Pick single particles in cryo-EM micrographs with DeepEM, a small convolutional network trained on "
                 "particles that you mark.")
 _EPILOG = """`deepem COMMAND --help` describes a command.
@@ -32,24 +29,6 @@ examples:
       --diameter 120 --output apoferritin.deepem
   deepem pick --micrographs 'mics/*.mrc' --model apoferritin.deepem \\
       --output picks"""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line.
-
-    Attributes
-    ----------
-    commands : dict of str to Parser
-        The parser of each command by its name; empty in the parser of a command.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_HelpFormatter, **options)
-        self.commands: dict[str, Parser] = {}
-
-    def error(self, message: str) -> NoReturn:
-        """Print a mistake in the arguments in one line and exit."""
-        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
 
 
 def build_parser() -> Parser:
@@ -93,29 +72,17 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     argparse.Namespace
         See `build_parser`.
     """
-    return build_parser().parse_args([f"./{word}" if word.startswith("-") and os.path.exists(word) else word
-                                      for word in words])
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal, up to `MAX_WIDTH`."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_width())
-
-
-def _width() -> int:
-    return min(MAX_WIDTH, shutil.get_terminal_size().columns - 2)
+    return build_parser().parse_args(protect_files(words))
 
 
 def _wrapped(text: str) -> str:
     """Wrap paragraphs; lines that begin with a blank stay as they are."""
-    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, _width()) for line in text.splitlines())
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, help_width()) for line in text.splitlines())
 
 
 def _usage(name: str, required: Sequence[str]) -> str:
     """Return the usage of a command with its required arguments, each of them unbroken."""
     words = [f"deepem {name} [options]", *required]
-    lines = textwrap.wrap(" ".join(word.replace(" ", "\u00a0") for word in words), _width() - len("usage: "),
+    lines = textwrap.wrap(" ".join(word.replace(" ", "\u00a0") for word in words), help_width() - len("usage: "),
                           subsequent_indent=" " * len(f"usage: deepem {name} "), break_on_hyphens=False)
     return "\n".join(lines).replace("\u00a0", " ")

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from ..errors import DeepEMError
 from . import console, pick
-from .arguments import add_threads
+from .arguments import Parser, add_threads, protect_files
 
 log = logging.getLogger("deepem")
 
@@ -62,10 +62,10 @@ def run_pick(arguments: Sequence[str]) -> tuple[int, str]:
     message : str
         Error message; empty if there was no error.
     """
-    from .parser import parse_arguments
-
+    parser = Parser(prog="deepem pick")
+    pick.add_arguments(parser)
     try:
-        options = parse_arguments(["pick", *arguments])
+        options = parser.parse_args(protect_files(arguments))
     except SystemExit:
         return console.UNUSABLE, f"invalid arguments for `deepem pick`: {' '.join(arguments)}"
     try:

@@ -5,13 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..network.geometry import Geometry
 from .record import TrainingRecord, finite
-
-if TYPE_CHECKING:
-    from .model import Model
 
 MODEL_FORMAT = 1
 
@@ -62,21 +59,19 @@ def number_of(card: Mapping[str, Any], name: str) -> float:
     return value
 
 
-def card_rows(card: Mapping[str, Any] | Model) -> list[tuple[str, str]]:
+def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Describe a model in rows of a label and a value, for people.
 
     Parameters
     ----------
-    card : mapping or Model
-        Card of a model, as returned by `read_card`, or the model.
+    card : mapping
+        Card of a model, as returned by `read_card` or `Model.card`.
 
     Returns
     -------
     list of (str, str)
         Labels and values. Rows on the training are left out if the card does not record it.
     """
-    if not isinstance(card, Mapping):
-        card = card.card()
     record, geometry = TrainingRecord.from_card(card), geometry_of(card)
     angst, diameter, step = card["working_pixel_size_angst"], card["diameter_angst"], card["scan_step"]
     trained_at = record.training_pixel_size_angst

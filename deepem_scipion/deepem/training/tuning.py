@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 import time
@@ -25,7 +26,7 @@ from ..model.files import load_model, save_model
 from ..model.model import Model
 from ..model.paths import ModelFiles
 from ..model.record import Epoch
-from ..network.geometry import AUTO_DIAMETER_PX, BOX_PER_DIAMETER, KERNEL_SHARES, Triple, auto_binning, nearest_geometry
+from ..network.geometry import AUTO_DIAMETER_PX, BOX_PER_DIAMETER, KERNEL_SHARES, auto_binning, nearest_geometry
 from .plan import Plan, check
 from .train import train_model
 from .training_set import TrainingSet
@@ -73,10 +74,10 @@ def tune_model(data: TrainingSet, plan: Plan, files: ModelFiles, study_file: Pat
     """
     _check(plan, minutes, trials)
     search = _Search(data, plan, fixed or {}, files, study_file or files.study, time.monotonic() + 60 * minutes)
-    done = 0
-    while done == 0 or not (time.monotonic() >= search.deadline or done == trials):
+    for done in itertools.count(1):
         search.next_trial()
-        done += 1
+        if done == trials or time.monotonic() >= search.deadline:
+            break
     return load_model(files.model)
 
 
@@ -111,8 +112,7 @@ class _Search:
     def _train(self, trial: Trial, first: bool) -> float:
         """Train the model of a trial and keep it; return its average precision on the validation micrographs."""
         plan = self._plan(self._suggest(trial))
-        assert plan.geometry is not None
-        trial.set_user_attr("settings", f"{plan.working_pixel_size_angst:.4g} A, {plan.geometry.as_dict()}, margin "
+        trial.set_user_attr("settings", f"{plan.working_pixel_size_angst:.4g} A, {plan.geometry}, margin "
                             f"{plan.std_margin:.2f}")
 
         def progress(epoch: Epoch) -> None:
@@ -156,8 +156,9 @@ class _Search:
         """Plan of a trial; raises DeepEMError where the particle is too small or too large for the pixel size."""
         working = self.plan.working_pixel_size_angst or self.pixel_angst * values["binning"]
         shares = values["kernel1"], values["kernel2"], values["kernel3"]
+        pools, maps = (tuple(map(int, values[name].split("/"))) for name in ("pools", "maps"))
         geometry = nearest_geometry(self.plan.diameter_angst / working, values["box"], shares,
-                                    _triple(values["pools"]), _triple(values["maps"]))
+                                    pools, maps)  # type: ignore[arg-type]
         return replace(self.plan, geometry=geometry, working_pixel_size_angst=working, std_margin=values["std_margin"])
 
     def _write(self) -> None:
@@ -248,8 +249,3 @@ def _outcome(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return f"{trial.value:.4f}"
     return str(trial.user_attrs.get("reason", "interrupted")).replace("|", "/")
-
-
-def _triple(text: str) -> Triple:
-    first, second, third = (int(word) for word in text.split("/"))
-    return first, second, third
