@@ -38,8 +38,7 @@ DIAMETER_SHARES = (0.6, 1.4)  # particle diameter in binned pixels, over that of
 BOX_SHARES, STD_MARGINS = (1.2, 2.0), (0.25, 2.0)  # side of the box in diameters; see `Plan.std_margin`
 KERNEL_RANGES = ((0.12, 0.35), (0.18, 0.5), (0.2, 0.7))  # width of each kernel over that of the map it is applied to
 POOLS, MAPS = ("2/2/2", "3/2/2"), ("6/12/12", "8/16/16", "12/24/24")
-# Trials drawn at random before suggestions are based on earlier ones.
-RANDOM_TRIALS = 8
+RANDOM_TRIALS = 8  # before suggestions are based on earlier trials
 
 
 def tune_model(data: TrainingSet, plan: Plan, files: ModelFiles, study_file: Path | None = None,
