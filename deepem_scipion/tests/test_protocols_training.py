@@ -98,11 +98,11 @@ class TestDeepEMTraining(BaseTest):
         for number, victims in enumerate((slice(1, 2), slice(0, 1), slice(0, 2)), 1):
             self.proj.launchProtocol(protocol, wait=False)
             self.waitFor(lambda number=number: f"epoch {number}/{EPOCHS}:" in self.log(protocol)
-                         and self.log(protocol).count("going on after epoch") == number - 1, protocol)
+                         and self.log(protocol).count("resuming after epoch") == number - 1, protocol)
             self.kill(protocol, *self.processes(protocol)[victims])
         self.launchProtocol(protocol)
         log = self.log(protocol)
-        resumed = [int(number) for number in re.findall(f"going on after epoch (\\d+)/{EPOCHS}", log)]
+        resumed = [int(number) for number in re.findall(f"resuming after epoch (\\d+)/{EPOCHS}", log)]
         self.assertEqual(len(resumed), 3)
         self.assertTrue(1 <= resumed[0] <= resumed[1] <= resumed[2] < EPOCHS, resumed)
         self.assertLess(1, resumed[2])
@@ -116,7 +116,7 @@ class TestDeepEMTraining(BaseTest):
         self.launchProtocol(protocol)
         stored = self.proj.getProtocol(protocol.getObjId()).outputModel
         self.assertEqual((stored.getDiameter(), protocol.outputModel.getDiameter()), (120, 120))
-        self.assertEqual(self.log(protocol).count("going on after epoch"), 3)
+        self.assertEqual(self.log(protocol).count("resuming after epoch"), 3)
 
     def test_waiting_training_may_be_killed_and_starts_when_the_input_ends(self):
         coordinates = self.importCoordinates(self.mics, {common.TRAINING[0]: self.centres[common.TRAINING[0]]})
