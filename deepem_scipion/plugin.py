@@ -101,8 +101,11 @@ class Plugin(pwem.Plugin):
         return cls.validateModules(REQUIRED_MODULES)
 
     @classmethod
-    def validateModules(cls, names):
-        """Return a list with one problem if the interpreter of the program lacks any of the modules, or empty."""
+    def validateModules(cls, names, extra=""):
+        """Return a list with one problem if the interpreter of the program lacks any of the modules, or empty.
+
+        `extra` is the part of the distribution that installs them, in brackets.
+        """
         python = cls.getPython()
         if cls.isForeignPython():
             missing = _missing_modules(python, names)
@@ -111,7 +114,7 @@ class Plugin(pwem.Plugin):
         if not missing:
             return []
         return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install them with "
-                f"'{python} -m pip install {DISTRIBUTION}', or a separate environment with 'scipion3 installb "
+                f"'{python} -m pip install {DISTRIBUTION}{extra}', or a separate environment with 'scipion3 installb "
                 f"deepem_cpu' (deepem_gpu for an NVIDIA GPU), or set {DEEPEM_PYTHON} to an interpreter that has them."]
 
 

@@ -512,7 +512,7 @@ def test_a_model_that_does_not_fit_on_the_disk_is_refused_and_no_part_of_it_is_l
         code, output = train({name: blobs[1][name] for name in "ab"}, "--validation-fraction", "0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 2 and "training goes on, but if it is interrupted this epoch is lost" in output
+    assert code == 2 and "training continues, but this epoch is lost if it is interrupted" in output
     assert re.search(r"error: .*m cannot be written .*File too large", output)
     assert "m" not in [path.name for path in tmp_path.iterdir()]
 

@@ -108,7 +108,7 @@ def test_device_line_states_that_a_requested_gpu_is_missing_and_why(no_gpu, capl
 def test_gpu_that_does_not_exist_is_reported_missing_by_tensorflow_itself():
     output = python("from deepem_scipion.deepem import runtime; print(runtime.start(1))", CUDA_VISIBLE_DEVICES="99",
                     KERAS_BACKEND="tensorflow")
-    assert output.startswith("CPU, 1 threads (GPU 99 was requested, but TensorFlow finds none")
+    assert output.startswith("CPU, 1 thread (GPU 99 was requested, but TensorFlow finds none")
 
 
 def test_gpu_is_named_and_has_larger_blocks(state):

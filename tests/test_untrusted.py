@@ -322,7 +322,7 @@ def test_a_training_that_is_asked_to_stop_leaves_nothing_but_its_checkpoint(blob
         import sys
         from dataclasses import replace
         from deepem_scipion.deepem.training import fit as training
-from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
+        from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
         from deepem_scipion.deepem.commands.main import main
         TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=3)
         training.CONVERGENCE_LOSS = 9

@@ -38,11 +38,14 @@ class State:
         Name of the GPU; None if the network is computed on the CPU.
     block_bytes : int or None
         Size of blocks after memory was short; None before.
+    started : bool
+        Whether `start` was called.
     """
 
     threads: int | None = None
     gpu: str | None = None
     block_bytes: int | None = None
+    started: bool = False
 
 
 state = State()
@@ -52,7 +55,7 @@ _halving = threading.Lock()
 def start(number_of_threads: int | None = None) -> str:
     """Import TensorFlow, set its threads and make its computations deterministic.
 
-    It has to be called once, before the network or the scan is used. GPU memory is allocated as needed.
+    It is called once, before the network or the scan is used. GPU memory is allocated as needed.
 
     Parameters
     ----------
@@ -86,9 +89,16 @@ def start(number_of_threads: int | None = None) -> str:
         raise DeepEMError(f"TensorFlow cannot be started with these settings ({error}); use a new process") from error
     _limit_blas()
     pool(), direct_convolution_slots()  # created here, so that no two threads create one each
+    state.started = True
     device = _device()
     log.info("device: %s", device)
     return device
+
+
+def ensure_started() -> None:
+    """Call `start` with its defaults unless it was called."""
+    if not state.started:
+        start()
 
 
 def start_tensorflow(number_of_threads: int | None) -> str | None:
@@ -231,7 +241,7 @@ def _device() -> str:
     """Describe the device, with a hint if a GPU was requested and is not found."""
     if state.gpu is not None:
         return f"GPU {state.gpu}"
-    device = f"CPU, {threads()} threads"
+    device = f"CPU, {threads()} thread{'s' * (threads() != 1)}"
     requested = os.environ.get("CUDA_VISIBLE_DEVICES")
     if requested and requested != "-1":
         device += (f" (GPU {requested} was requested, but TensorFlow finds none; is tensorflow[and-cuda] "

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from ..deepem.runtime import available_cores
+
 PROJECT = "DeepEMDemo"
 _STARTED = time.perf_counter()
 
@@ -110,7 +112,7 @@ def run_project(data):
                          filesPath=write_coordinates(data / "training" / "coordinates.sqlite",
                                                      imports["training"].outputMicrographs, known),
                          boxSize=round(next(iter(known.values())).box_px))
-    threads = len(os.sched_getaffinity(0))
+    threads = available_cores()
     train = launch(project, ProtDeepEMTrain, "train", {"inputCoordinates": (coordinates, "outputCoordinates")},
                    particleDiameter=SCENE.diameter_angst, epochs=EPOCHS, useGpu=False, numberOfThreads=threads)
     pick = launch(project, ProtDeepEMPick, "pick", {"inputMicrographs": (imports["test"], "outputMicrographs"),

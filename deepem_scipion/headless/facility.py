@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ..deepem.runtime import available_cores
 from .demo import prepare_home, say
 
 # Values of the template's fields, in the folder of the project.
@@ -70,7 +71,7 @@ def parse(argv):
     add("--voltage", type=float, default=300, metavar="KV", help="of the microscope")
     add("--cs", type=float, default=2.7, metavar="MM", help="spherical aberration")
     add("--amplitude", type=float, default=0.1, metavar="SHARE", help="amplitude contrast")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of picking and of classification")
+    add("--threads", type=int, default=available_cores(), help="of picking and of classification")
     add("--gpu", type=int, choices=(0, 1), default=0, help="1: picking and classification use a GPU")
     add("--home", type=Path, default=Path("deepem-facility"), metavar="FOLDER",
         help="Scipion's home unless SCIPION_HOME is set; projects are in its userdata/projects")

@@ -53,16 +53,17 @@ class PickForm:
         form.addParam("threshold", params.FloatParam, default=0.5, condition=f"thresholdMode == {THRESHOLD_FIXED}",
                       label="Threshold",
                       validators=[params.Range(0, 1, error="should be from 0 to 1")],
-                      help="Minimum score of a pick, usually 0.3 to 0.9. A higher value gives fewer picks with fewer "
+                      help="Minimum score of a pick, usually 0.1 to 0.6. A higher value gives fewer picks with fewer "
                            "false positives, a lower value finds more particles with more false positives.")
 
     def _defineSearchParams(self, form):
         form.addSection(label="Search")
         form.addParam("stdRange", params.EnumParam, choices=STD_CHOICES, default=STD_AUTO,
                       display=params.EnumParam.DISPLAY_HLIST, label="Local standard deviation filter",
-                      help="Allowed standard deviation of the pixels in the box of a pick, relative to that of the "
-                           "whole micrograph. *automatic*: the range of the training particles, which excludes "
-                           "carbon, ice crystals and empty film. *off*: any value. *custom*: the range below.")
+                      help="Allowed standard deviation of the pixels in the box of a pick, relative to that of "
+                           "a typical box of the micrograph. *automatic*: the range of the training particles, which "
+                           "excludes carbon, ice crystals and empty film. *off*: any value. *custom*: the range "
+                           "below.")
         line = form.addLine("Local standard deviation", condition=f"stdRange == {STD_CUSTOM}",
                             help="Minimum and maximum, for instance 0.7 and 1.4. Lower the maximum if carbon or ice is "
                                  "picked, raise the minimum if empty film is picked.")
@@ -80,8 +81,9 @@ class PickForm:
         form.addParam("scanStep", params.IntParam, default=0, expertLevel=params.LEVEL_ADVANCED,
                       label="Scan step (binned px)", validators=[params.GE(0, error="should not be negative")],
                       help="Distance between neighbouring positions of the scan, in pixels of the downsampled "
-                           "micrograph. 0: that of the network, 4 to 6. With 1 or 2 the centres are slightly more "
-                           "accurate and picking takes many times longer.")
+                           "micrograph. 0: that of the network, usually 2, and 20 for the networks of the "
+                           "publication. A smaller step gives slightly more accurate centres; half the step takes "
+                           "about four times as long.")
         form.addParam("averageRotations", params.BooleanParam, default=True, expertLevel=params.LEVEL_ADVANCED,
                       label="Average four rotations?",
                       help="Yes: scores are averaged over rotations of the box by 0, 90, 180 and 270 degrees, as in "

@@ -59,7 +59,7 @@ class TrainForm:
     def _defineTrainingParams(self, form):
         form.addSection(label="Training")
         form.addParam("doTune", params.BooleanParam, default=False, label="Tune network and training?",
-                      help="Yes: many networks and training presets are tried, beginning with the automatic ones, and "
+                      help="Yes: many networks are tried, beginning with the automatic one, and "
                            "the model with the best picks on the validation micrographs is kept. Worth the time if "
                            "an ordinary training is not good enough, or before picking thousands of micrographs. "
                            "A report is saved next to the model. *Continue* resumes the search.")
@@ -163,7 +163,7 @@ class TrainForm:
                           "Choose one of the two.")
         if not self.validationFraction.get():
             errors.append("Tuning compares networks on the validation micrographs. Give a validation fraction above 0.")
-        return errors + Plugin.validateModules(["optuna"])
+        return errors + Plugin.validateModules(["optuna"], "[tune]")
 
     # -------------------------- UTILS functions ------------------------------
     def _getSamplingRate(self):
@@ -182,7 +182,7 @@ class TrainForm:
 
     def _getPresetWords(self):
         """Words for the training preset."""
-        preset = "found by tuning" if self.doTune else TRAINING_PRESETS[self.trainingPreset.get()]
+        preset = TRAINING_PRESETS[0 if self.doTune else self.trainingPreset.get()]
         return f"training preset {preset}"
 
     def _getArguments(self):

@@ -61,8 +61,8 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
 
     The default training preset suits nearly all data; *paper* follows the publication and takes longer. Automatic
     layers fit the particle diameter; the others are those of the publication's Table 1 and expect particles of about
-    that size in pixels. *Tune network and training* tries many networks and training presets for a given time and
-    keeps the model with the best picks on the validation micrographs.
+    that size in pixels. *Tune network and training* tries many networks for a given time and keeps the model with the
+    best picks on the validation micrographs.
 
     *Validation*
 

@@ -241,6 +241,7 @@ class TestDeepEMProtocols(BaseTest):
             self.assertLess(time.time(), deadline, "took too long")
             time.sleep(1)
             for protocol in protocols:
+                protocol.lastUpdateTimeStamp.set(None)  # else a change made during the last reading is missed
                 self.proj._updateProtocol(protocol)
                 self.assertFalse(protocol.isFailed(), protocol.getErrorMessage())
 

@@ -119,6 +119,7 @@ class TestDeepEMQueue(BaseTest):
             if time.monotonic() > deadline:
                 raise AssertionError("\n".join(["took too long", *protocol.getLogsLastLines(30, 0)]))
             time.sleep(0.5)
+            protocol.lastUpdateTimeStamp.set(None)  # else a change made during the last reading is missed
             cls.proj._updateProtocol(protocol)
 
     def test_a_protocol_is_one_job_with_all_threads_and_gpus(self):

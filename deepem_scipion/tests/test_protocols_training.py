@@ -71,6 +71,7 @@ class TestDeepEMTraining(BaseTest):
             self.assertLess(time.time(), deadline, "took too long")
             time.sleep(0.5)
             for protocol in protocols:
+                protocol.lastUpdateTimeStamp.set(None)  # else a change made during the last reading is missed
                 self.proj._updateProtocol(protocol)
                 if protocol.isFailed() and not mayFail:
                     time.sleep(2)  # a run that is just ending may seem to have died

@@ -154,12 +154,12 @@ def _table(result: Mapping[str, Any]) -> str:
     rows = [*result["micrographs"].items(), ("all micrographs", result["overall"])]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'micrograph':<{width}}  reference  picks  true pos.  precision  recall     F1     AP  best F1  "
-             "threshold"]
+             "at threshold"]
     for name, row in rows:
         best, at = row["best_F1"]["F1"], row["best_F1"]["threshold"]
         lines.append(f"{name:<{width}}  {row['truth']:9d}  {row['picks']:5d}  {row['true_positives']:9d}  "
                      f"{row['precision']:9.3f}  {row['recall']:6.3f}  {row['F1']:5.3f}  {row['AP']:5.3f}  {best:7.3f}  "
-                     f"{'-' if at is None else f'{at:.3f}':>9}")
+                     f"{'-' if at is None else f'{at:.3f}':>12}")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, searched: bool = Fal
     parser : argparse.ArgumentParser
         Parser of a command.
     searched : bool
-        Whether the command searches for network and training preset: arguments that conflict with a search are left
+        Whether the command searches for the network: arguments that conflict with a search are left
         out, and others have the search as their default.
     """
     _add_files(parser)
@@ -80,7 +80,8 @@ def _add_network(parser: argparse.ArgumentParser, searched: bool) -> None:
     if not searched:
         group.add_argument("--preset", choices=PRESETS, help="network of the paper's Table 1 (default: one that fits "
                            "the diameter)")
-        group.add_argument("--box", type=int, metavar="PX", help="side of the network's box in binned pixels")
+        group.add_argument("--box", type=int, metavar="PX", help="side of the network's box in binned pixels, those "
+                           "of the working pixel size; requires --kernels and --pools, or --preset")
         group.add_argument("--kernels", type=int, nargs=3, metavar="N", help="sides of the three convolution kernels")
     group.add_argument("--pools", type=int, nargs=3, metavar="N", help="sides of the three pooling cells"
                        + (" (default: searched)" if searched else ""))
@@ -254,8 +255,8 @@ def show_epoch(record: Epoch, show: console.ShowProgress) -> None:
     of = f"network {record['network']}/{record['networks']}, " if record["networks"] > 1 else ""
     if record["round"] > 1:
         of = f"round {record['round']}, {of}"
-    validation = (f", validation {record['validation_loss']:.4f} {100 * record['validation_accuracy']:.1f} %"
-                  if "validation_loss" in record else "")
+    validation = (f", validation loss {record['validation_loss']:.4f}, {100 * record['validation_accuracy']:.1f} % "
+                  "correct" if "validation_loss" in record else "")
     done = (record["round"] - 1) * record["networks"] + record["network"] - 1 + record["epoch"] / record["epochs"]
     show(done, f"{of}epoch {record['epoch']}/{record['epochs']}: loss {record['loss']:.4f}, "
          f"{100 * record['accuracy']:.1f} % correct{validation}", f"; {record['seconds_left']:.0f} s left")

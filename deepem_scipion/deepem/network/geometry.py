@@ -261,7 +261,7 @@ def auto_binning(diameter_angst: float, pixel_size_angst: float) -> int:
 
 
 def _nearest_kernels(box: int, shares: tuple[float, float, float], pools: Triple) -> tuple[float, Triple] | None:
-    """Kernels that fit the box and come closest to the requested shares, after their cost; None if none fit."""
+    """Kernels that fit the box closest to the requested shares, after their distance from these; None if none fit."""
     def stage(side: int, share: float, pool: int) -> list[tuple[float, int, int]]:
         """Cost, kernel and side of the pooled map of all kernels that fit an input map, in ascending order of cost."""
         smallest = 1 if side <= SMALL_MAP_PX else max(1, math.floor(0.5 * share * side))

@@ -54,7 +54,7 @@ class Candidates:
 
 
 def pad_width(box: int) -> int:
-    """Return the width of the mirror padding, in pixels, with which boxes centred near the border exist."""
+    """Return the width of the mirror padding, in pixels, that completes the boxes of particles at the border."""
     return box // 2
 
 

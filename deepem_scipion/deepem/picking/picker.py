@@ -14,6 +14,7 @@ from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from ..network.scan import Scanner
+from ..runtime import ensure_started
 from .candidates import Candidates, find_candidates, pad
 from .selection import PICKED, Limits, select
 
@@ -65,6 +66,7 @@ class Picker:
 
     def __init__(self, model: Model, limits: Limits | None = None, scan_step: int | None = None,
                  rotations: int = 4) -> None:
+        ensure_started()
         self.model, self.rotations = model, rotations
         self.limits = Limits.of_model(model) if limits is None else limits
         self.scan_step = model.scan_step if scan_step is None else scan_step

@@ -22,7 +22,7 @@ from ..errors import DeepEMError
 from .candidates import Candidates, read_candidates, write_candidates
 from .selection import PICKED
 from .settings import RunSettings
-from .summary import CONTRAST_CHECKS, MicrographResult, RunSummary, summarise_run
+from .summary import CONTRAST_CHECKS, MicrographResult, summarise_run
 from .table import append_table, read_failures, read_table, write_failures, write_table
 
 # The files of a run, and of each micrograph by its name.
@@ -216,10 +216,6 @@ class PickingResults:
     def read_micrographs(self) -> dict[str, MicrographResult]:
         """Read summary.tsv, see `table.read_table`."""
         return read_table(self.path("table"))
-
-    def read_summary(self) -> RunSummary:
-        """Return the figures over all micrographs so far."""
-        return summarise_run(self.read_micrographs())
 
     def read_settings(self) -> RunSettings:
         """Read how the run picked its micrographs, from summary.json.

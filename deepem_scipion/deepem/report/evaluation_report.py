@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,8 @@ def _table(result: Mapping[str, Any]) -> Section:
              format_number(row["best_F1"]["threshold"]))
             for name, row in [("all micrographs", result["overall"]), *result["micrographs"].items()]]
     head = ("micrograph", *_COLUMNS, "best F1", "at threshold")
-    return Section("All micrographs", tables=[
-        limited_table("Figures of the micrographs", head, rows, "the file of --json")])
+    table = limited_table("Figures of the micrographs", head, rows[1:], "the file of --json")
+    return Section("All micrographs", tables=[replace(table, rows=[rows[0], *table.rows])])
 
 
 def _parameters(comparison: Comparison) -> Section:

@@ -43,12 +43,16 @@ def draw_course(micrographs: Mapping[str, MicrographResult], scores: Mapping[str
     Figure
         With two panels.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, (left, right) = make_figure(*_SIZE_IN, 2)
     _draw_picks_per_micrograph(left, micrographs, outliers)
     left.set(ylabel="picks", title="Picks over the run")
     _draw_score_bands(right, list(micrographs), scores)
     right.set(ylabel="score", title="Scores of the picks over the run", ylim=(0, 1.03))
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="micrograph, in the order of the run",
                  xlim=(-0.02 * len(micrographs), 1.02 * len(micrographs) + 1))
         axes.grid(alpha=0.3)

@@ -17,7 +17,7 @@ from .page import Picture, data_url
 
 THUMBNAIL_PX = 720
 JPEG_QUALITY = 75
-CIRCLE_WIDTH = 2.2  # points, of 10 pixels to 7
+CIRCLE_WIDTH = 2.2  # in points; 7 points are 10 pixels
 # Number of best, of typical and of worst micrographs.
 N_SHOWN = 3
 

@@ -20,9 +20,9 @@ from .labels import LabelledMicrograph
 
 log = logging.getLogger(__name__)
 
-# The range of local standard deviations is this share of the training particles' range wider on either side, and at
-# least this share of their mean, because a single micrograph does not show how much others differ: enough to lose no
-# particle of other micrographs, too little for carbon or ice.
+# Margins by which the range of local standard deviations is wider, on either side, than that of the training particles:
+# a fraction of that range, but at least a fraction of its mean, because other micrographs differ more than a single one
+# shows. This keeps the particles of other micrographs and excludes carbon and ice.
 STD_MARGIN = 0.5
 MIN_STD_MARGIN = 0.25
 # Picks within this many diameters of a particle are correct.

@@ -207,7 +207,7 @@ class RoundTrainer:
     @staticmethod
     def _log_data(record: TrainingRecord) -> None:
         for name, data in (("training", record.training), ("validation", record.validation)):
-            log.info("%s: %d micrographs, %d particles, %d left out, %d given negatives", name, data.micrographs,
+            log.info("%s: micrographs %d, particles %d, left out %d, given negatives %d", name, data.micrographs,
                      data.particles, data.left_out, data.given_negatives)
 
 

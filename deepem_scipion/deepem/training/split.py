@@ -27,7 +27,7 @@ class Split:
 
 
 def split(labelled: Sequence[LabelledMicrograph], fraction: float, networks: int, seed: int) -> list[Split]:
-    """Divide micrographs into training and validation, for each network in another way.
+    """Divide micrographs into training and validation; each network has other validation micrographs.
 
     Micrographs without particles, and those on which not all are marked, are used for training only, unless there are
     no others. Where only one is left for validation, its area is divided.
