@@ -340,3 +340,12 @@ def test_an_evaluation_has_a_report_with_its_figures_and_pictures(blobs, tmp_pat
                 f"{figures['truth'] - correct} missed"
                 == page.texts[page.texts.index(name) + 1])
     assert sum("jpeg" in image["src"] for image in page.images()) == 2
+
+
+def test_picks_in_one_file_have_a_report_without_pictures(tmp_path):
+    (tmp_path / "truth").mkdir()
+    write_box(tmp_path / "truth" / "a.box", np.array([[50.0, 60.0]]), np.array([0.9]), 24)
+    assert main(["evaluate", "--truth", str(tmp_path / "truth"), "--picks", str(tmp_path / "truth" / "a.box"),
+                 "--distance", "8", "--report", str(tmp_path / "report.html")]) == 0
+    page = read_page(tmp_path / "report.html")
+    assert page.figures()["F1"] == "1.000" and not any("jpeg" in image["src"] for image in page.images())

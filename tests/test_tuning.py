@@ -156,15 +156,42 @@ def test_failed_trials_are_recorded_and_do_not_stop_the_search(data, trained, fi
         calls.append(plan)
         if len(calls) == 2:
             raise DeepEMError("no room | at all")
+        if len(calls) == 4:
+            raise MemoryError("a box of 900 px")
         model = train(data, plan, progress)
         return model_of(plan, 0.5, names=("c",)) if len(calls) == 3 else model
 
     monkeypatch.setattr(tuning, "train_model", fail_sometimes)
     tune_model(data, PLAN, files, trials=4)
-    first, second, third, _ = trials_of(files.study)
+    first, second, third, fourth = trials_of(files.study)
     assert first.value is not None and second.user_attrs["reason"] == "no room | at all"
     assert "does not fit into all of them" in third.user_attrs["reason"]
+    assert fourth.user_attrs["reason"] == "MemoryError: a box of 900 px"
     assert "no room / at all" in files.tuning_report.read_text()
+
+
+def test_a_run_stops_when_another_takes_over_its_search(data, trained, files, monkeypatch):
+    train, calls = tuning.train_model, []
+
+    def overtaken(data, plan, progress):
+        if not calls:
+            calls.append(plan)
+            tune_model(data, PLAN, files, trials=1)
+        return train(data, plan, progress)
+
+    monkeypatch.setattr(tuning, "train_model", overtaken)
+    with pytest.raises(DeepEMError, match="another run has taken over the search in .*m.deepem.study; this one stops"):
+        tune_model(data, PLAN, files, trials=1)
+    assert [trial.state.name for trial in trials_of(files.study)] == ["FAIL", "COMPLETE"]
+    assert load_model(files.model).geometry == auto_geometry(32.0)
+
+
+def test_a_missing_model_of_a_search_is_an_error_before_the_next_trial(data, trained, files):
+    tune_model(data, PLAN, files, trials=1)
+    (files.study.with_name(files.study.name + ".models") / "0.deepem").unlink()
+    with pytest.raises(DeepEMError, match="0.deepem: no such model file"):
+        tune_model(data, PLAN, files, trials=1)
+    assert len(trained) == 1
 
 
 def test_data_that_cannot_be_used_end_the_search(data, files, monkeypatch):

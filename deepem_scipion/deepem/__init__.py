@@ -8,7 +8,7 @@ The folders are in the order of the data: `micrographs`, `coordinates`, `evaluat
 
 from .lazy import attach
 
-__getattr__, __all__ = attach(__name__, {
+__getattr__, __dir__, __all__ = attach(__name__, {
     "errors": ["DeepEMError"],
     "micrographs.find": ["find_micrographs"],
     "micrographs.micrograph": ["Micrograph", "read_micrograph"],

@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import Any
 
 
-def attach(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], list[str]]:
+def attach(package: str, names: Mapping[str, Sequence[str]],
+           ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Make names of a package's modules available in the package itself.
 
     Parameters
@@ -27,12 +28,14 @@ def attach(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[
     -------
     getter : callable
         The package's `__getattr__`.
+    listing : callable
+        The package's `__dir__`.
     public : list of str
         The package's `__all__`.
 
     Examples
     --------
-    >>> getter, public = attach("deepem_scipion.deepem", {"errors": ["DeepEMError"]})
+    >>> getter, listing, public = attach("deepem_scipion.deepem", {"errors": ["DeepEMError"]})
     >>> public, getter("DeepEMError").__name__
     (['DeepEMError'], 'DeepEMError')
     """
@@ -43,4 +46,5 @@ def attach(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{modules[name]}"), name)
 
-    return getter, sorted(modules)
+    public = sorted(modules)
+    return getter, lambda: public, public

@@ -4,6 +4,6 @@
 
 from ..lazy import attach
 
-__getattr__, __all__ = attach(__name__, {
+__getattr__, __dir__, __all__ = attach(__name__, {
     "parser": ["build_parser"],
 })

@@ -49,6 +49,13 @@ def protect_files(words: Sequence[str]) -> list[str]:
     return [f"./{word}" if word.startswith("-") and os.path.exists(word) else word for word in words]
 
 
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add --quiet and --debug to the parser of a command."""
+    verbosity = parser.add_mutually_exclusive_group()
+    verbosity.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    verbosity.add_argument("--debug", action="store_true", help="print more, and the traceback of an error")
+
+
 def add_micrographs(group: Any) -> None:
     """Add the options for the micrographs.
 

@@ -123,6 +123,8 @@ def _shown_micrographs(options: argparse.Namespace) -> dict[str, Path]:
 
     if options.micrographs:
         return find_micrographs(options.micrographs)
+    if not options.picks.is_dir():
+        return {}
     return {name: Path(result.path) for name, result in PickingResults(options.picks).read_micrographs().items()}
 
 

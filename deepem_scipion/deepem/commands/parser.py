@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ... import __version__
 from . import demo, evaluate, info, pick, report, train, tune, worker
-from .arguments import Parser, help_width, protect_files
+from .arguments import Parser, add_verbosity, help_width, protect_files
 
 # Groups of the help; a module has the texts of its command's help, `add_arguments` and `run`.
 GROUPS = {
@@ -51,9 +51,7 @@ def build_parser() -> Parser:
                 name, help=module.SUMMARY, usage=_usage(name, module.REQUIRED), epilog=_wrapped(module.EPILOG),
                 description=_wrapped(module.DESCRIPTION))
             module.add_arguments(command)
-            verbosity = command.add_mutually_exclusive_group()
-            verbosity.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-            verbosity.add_argument("--debug", action="store_true", help="print more, and the traceback of an error")
+            add_verbosity(command)
             command.set_defaults(run=module.run)
             parser.commands[name] = command
     return parser

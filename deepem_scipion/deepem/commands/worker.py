@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from ..errors import DeepEMError
 from . import console, pick
-from .arguments import Parser, add_threads, protect_files
+from .arguments import Parser, add_threads, add_verbosity, protect_files
 
 log = logging.getLogger("deepem")
 
@@ -64,6 +64,7 @@ def run_pick(arguments: Sequence[str]) -> tuple[int, str]:
     """
     parser = Parser(prog="deepem pick")
     pick.add_arguments(parser)
+    add_verbosity(parser)
     try:
         options = parser.parse_args(protect_files(arguments))
     except SystemExit:

@@ -4,7 +4,7 @@
 
 from ..lazy import attach
 
-__getattr__, __all__ = attach(__name__, {
+__getattr__, __dir__, __all__ = attach(__name__, {
     "box": ["default_box_px"],
     "candidates": ["Candidates", "find_candidates"],
     "selection": ["Limits", "REASONS", "REASON_LABELS", "select"],

@@ -4,7 +4,7 @@
 
 from ..lazy import attach
 
-__getattr__, __all__ = attach(__name__, {
+__getattr__, __dir__, __all__ = attach(__name__, {
     "plots": ["draw_curve", "draw_picks", "draw_training"],
     "model_plots": ["draw_examples", "draw_kernels"],
     "run_plots": ["draw_course", "draw_distributions", "draw_matches"],

@@ -4,7 +4,7 @@
 
 from ..lazy import attach
 
-__getattr__, __all__ = attach(__name__, {
+__getattr__, __dir__, __all__ = attach(__name__, {
     "dataset": ["write_dataset"],
     "scene": ["Scene", "contrast_transfer", "draw_background", "simulate_micrograph"],
     "volumes": ["Volume", "klh_like_volume", "project", "random_orientations", "read_volume"],

@@ -4,7 +4,7 @@
 
 from ..lazy import attach
 
-__getattr__, __all__ = attach(__name__, {
+__getattr__, __dir__, __all__ = attach(__name__, {
     "training_set": ["TrainingSet"],
     "plan": ["Plan"],
     "train": ["train_model"],

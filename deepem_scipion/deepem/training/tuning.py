@@ -69,7 +69,8 @@ def tune_model(data: TrainingSet, plan: Plan, files: ModelFiles, study_file: Pat
     Raises
     ------
     DeepEMError
-        The data or options are unusable, the study belongs to others, or the first trial failed.
+        The data or options are unusable, the study belongs to others, another run has taken it over, or the first
+        trial failed.
     """
     _check(plan, minutes, trials)
     search = _Search(data, plan, fixed or {}, files, study_file or files.study, time.monotonic() + 60 * minutes)
@@ -93,20 +94,44 @@ class _Search:
             "pools": POOLS[0], "maps": MAPS[0], "std_margin": plan.std_margin, **fixed}
         self.models = study_file.with_name(study_file.name + ".models")
         self.study = open_study(study_file, fingerprint(data, plan, fixed))
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):  # of a run that was killed
+        self.owner = time.time_ns()
+        self.study.set_user_attr("owner", self.owner)
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):  # of a run that was killed, or will stop
             self.study.tell(trial.number, state=TrialState.FAIL)
+        if self._complete():
+            self._write()
+
+    def _complete(self) -> list[FrozenTrial]:
+        return self.study.get_trials(states=(TrialState.COMPLETE,))
 
     def next_trial(self) -> None:
-        """Run one trial and write the chosen model and the report."""
-        first = not self.study.get_trials(states=(TrialState.COMPLETE,))
+        """Run one trial and write the chosen model and the report; a failed one, but the first, stops nothing."""
+        first = not self._complete()
         # Seeded by the number of the trial, so that a resumed search continues as it would have done.
         self.study.sampler = optuna.samplers.TPESampler(seed=self.plan.seed + len(self.study.trials),
                                                         n_startup_trials=RANDOM_TRIALS)
         if first and not self.study.get_trials(states=(TrialState.WAITING,)):
             self.study.enqueue_trial(self.automatic)
-        self.study.optimize(lambda trial: self._train(trial, first), n_trials=1, catch=() if first else DeepEMError)
-        log.info("trial %d: %s", self.study.trials[-1].number, _outcome(self.study.trials[-1]))
+        trial, precision = self.study.ask(), None
+        try:
+            precision, state = self._train(trial, first), TrialState.COMPLETE
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except Exception as error:  # also of memory, or inside TensorFlow
+            if first:
+                raise
+            self._check_owner()
+            state = TrialState.FAIL
+            text = str(error) if isinstance(error, DeepEMError) else f"{type(error).__name__}: {error}"
+            trial.set_user_attr("reason", " ".join(text.split()))
+        self._check_owner()
+        self.study.tell(trial, precision, state)
+        log.info("trial %d: %s", trial.number, _outcome(self.study.trials[trial.number]))
         self._write()
+
+    def _check_owner(self) -> None:
+        if self.study.user_attrs["owner"] != self.owner:
+            raise DeepEMError(f"another run has taken over the search in {self.models.with_suffix('')}; this one stops")
 
     def _train(self, trial: Trial, first: bool) -> float:
         """Train the model of a trial and keep it; return its average precision on the validation micrographs."""
@@ -115,6 +140,7 @@ class _Search:
                             f"{plan.std_margin:.2f}")
 
         def progress(epoch: Epoch) -> None:
+            self._check_owner()
             if first or epoch["epoch"] == epoch["epochs"]:
                 return
             if epoch["network"] == epoch["round"] == 1:
@@ -127,12 +153,8 @@ class _Search:
             if time.monotonic() >= self.deadline:
                 raise _stopped(trial, f"the time was over after epoch {epoch['epoch']}")
 
-        try:
-            model = train_model(self.data, plan, progress)
-            precision = _validation_ap(model, self.study)
-        except DeepEMError as error:
-            trial.set_user_attr("reason", " ".join(str(error).split()))
-            raise
+        model = train_model(self.data, plan, progress)
+        precision = _validation_ap(model, self.study)
         self.models.mkdir(parents=True, exist_ok=True)
         save_model(self.models / f"{trial.number}.deepem", model)
         return precision
@@ -162,7 +184,7 @@ class _Search:
 
     def _write(self) -> None:
         """Write the chosen model, with the outcome of the search in its record, and the report."""
-        complete, chosen = self.study.get_trials(states=(TrialState.COMPLETE,)), self.study.best_trial
+        complete, chosen = self._complete(), self.study.best_trial
         model = load_model(self.models / f"{chosen.number}.deepem")
         outcome = {"trials": len(self.study.trials), "complete": len(complete), "AP": chosen.value,
                    "baseline_AP": complete[0].value, "trial": chosen.number, "parameters": chosen.params}
