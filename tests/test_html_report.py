@@ -261,6 +261,7 @@ def test_a_run_without_settings_has_a_report_without_pictures(tmp_path, content)
     assert page.figures()["picks"] == str(sum((reasons == "picked").sum() for _, reasons in found.values()))
     assert sum("jpeg" in image["src"] for image in page.images()) == 0
     assert sum("not shown: its table of candidates, or the summary" in text for text in page.texts) == 2
+    assert any("summary.json is missing or damaged" in text for text in page.texts)
 
 
 def test_a_run_without_any_pick_has_a_report(tmp_path):

@@ -9,7 +9,7 @@ def names_of(items):
     return {name for name in names if name is not None}
 
 
-def sort_out(reference, referenceMics, picked, pickedMics, countEmpty):
+def group_micrographs(reference, referenceMics, picked, pickedMics, countEmpty):
     """Divide micrographs into those that count in a comparison and those that do not.
 
     Parameters
@@ -34,7 +34,7 @@ def sort_out(reference, referenceMics, picked, pickedMics, countEmpty):
 
 
 def left_out(groups):
-    """List of sentences about micrographs that do not count or have no pick, for the result of `sort_out`."""
+    """List of sentences about micrographs that do not count or have no pick, for the result of `group_micrographs`."""
     sentences = {"referenceOnly": "have reference coordinates and are not among the micrographs of the picks: left out",
                  "pickedOnly": "have picks and no reference coordinates: left out",
                  "missed": "have reference coordinates and no pick: all of their particles count as missed"}

@@ -16,7 +16,7 @@ from ..deepem.coordinates.regions import write_regions
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from .form_evaluate import THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_F2, THRESHOLD_FIXED, THRESHOLD_NONE, EvaluateForm
-from .groups import left_out, listed, names_of, sort_out
+from .groups import group_micrographs, left_out, listed, names_of
 from .protocol_base import DeepEMProgram
 from .regions import CountedRegions
 
@@ -93,7 +93,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
             if number:
                 self.warning(f"{number} {what} coordinates have no position or no micrograph in their set and are left "
                              "out.")
-        groups = sort_out(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
+        groups = group_micrographs(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
         if not groups["counted"]:
             raise RuntimeError("No micrograph of the picks has usable reference coordinates. Choose sets on the same "
                                "micrographs.")
@@ -293,12 +293,12 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
                 mode, self.threshold.get() if mode == THRESHOLD_FIXED else None]
 
     def _getGroups(self):
-        """Micrographs that count and others, see `sort_out`, without reading positions."""
+        """Micrographs that count and others, see `group_micrographs`, without reading positions."""
         names = []
         for pointer in self._getInputs():
             coordinates = pointer.get()
             names += [names_of(coordinates), names_of(coordinates.getMicrographs())]
-        return sort_out(*names, self.countEmpty.get())
+        return group_micrographs(*names, self.countEmpty.get())
 
     def _getMics(self, names):
         """Micrographs of the picks by name."""

@@ -54,8 +54,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     optics : Optics, optional
         Written into picks.star.
     contrast_checks : int
-        The negatives of this many first micrographs are scanned as well, and a warning is logged where they look more
-        like the particles of the training, see `summary.contrast`.
+        This many first micrographs are scanned with inverted contrast as well, and a warning is logged if they then
+        look more like the particles of the training, see `summary.contrast`.
     progress : callable
         Called with name and result after each micrograph.
 

@@ -102,9 +102,9 @@ class ContrastCheck:
     micrographs : int
         Number of micrographs checked.
     evidence, negative_evidence : float
-        Sum over these micrographs, and over their negatives.
+        Sum over these micrographs, and over the same ones with inverted contrast.
     inverted : bool
-        Whether the negatives look more like the particles of the training.
+        Whether the micrographs look more like the particles of the training with inverted contrast.
     """
 
     micrographs: int
@@ -117,7 +117,7 @@ class ContrastCheck:
         if not self.inverted:
             return ""
         return (f"the contrast seems to be inverted: the model was trained on {model_contrast or 'other'} particles, "
-                f"and the negatives of the first {self.micrographs} micrographs look more like them "
+                f"and with inverted contrast the first {self.micrographs} micrographs look more like them "
                 f"({self.negative_evidence:.0f} against {self.evidence:.0f}). Invert the micrographs, or train a model "
                 "on them")
 
@@ -199,7 +199,7 @@ def contrast(results: Mapping[str, MicrographResult]) -> ContrastCheck | None:
 
     Notes
     -----
-    Evidence is the sum of the squared scores of the picks, once of the micrographs and once of their negatives. With
+    Evidence is the sum of the squared scores of the picks, once of the micrographs and once with inverted contrast. With
     the contrast of the training the first is greater, by a factor of 1.5 to 5; on micrographs without particles both
     are small. The contrast counts as inverted where the second is greater by more than chance, the standard deviation
     of counts being the square root of their number.

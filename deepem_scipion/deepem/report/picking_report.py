@@ -126,6 +126,8 @@ def _warnings(run: _Run) -> list[str]:
     total, contrast = len(run.micrographs), run.summary.contrast
     inverted = contrast.warning(run.settings.model_contrast if run.settings else None) if contrast else ""
     warnings = [f"{inverted}."] if inverted else []
+    if run.settings is None:
+        warnings.append("summary.json is missing or damaged: the parameters of the run are unknown.")
     if run.failed:
         warnings.append(f"{len(run.failed)} of {total} micrographs failed; the reasons are listed below.")
     if run.summary.outliers:

@@ -17,7 +17,7 @@ from ..errors import DeepEMError
 from ..model.model import Model
 from ..network.scan import Scanner
 from .boxes import collect_boxes
-from .labels import NOWHERE, LabelledMicrograph
+from .labels import NO_CENTRES, LabelledMicrograph
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def choose_examples(model: Model, labelled: Sequence[LabelledMicrograph], border
     return TrainingExamples(
         boxes.cut(numbers), boxes.targets[numbers],
         np.concatenate([np.full(len(part), hard) for part, _, hard in parts]), scores,
-        np.array([micrograph.name for micrograph in micrographs], str), np.concatenate([NOWHERE, *centres]))
+        np.array([micrograph.name for micrograph in micrographs], str), np.concatenate([NO_CENTRES, *centres]))
 
 
 def keep_examples(path: Path, model: Model, labelled: Sequence[LabelledMicrograph], border_px: float,

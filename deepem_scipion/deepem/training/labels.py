@@ -18,7 +18,7 @@ POSITIVE_DISTANCE = 0.1
 NEGATIVE_DISTANCE = 0.5
 # Label of a box of which it is not known whether it shows a particle.
 UNKNOWN = -1
-NOWHERE = np.empty((0, 2))
+NO_CENTRES = np.empty((0, 2))
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class LabelledMicrograph:
 
     micrograph: Micrograph
     particles_rc: np.ndarray
-    negatives_rc: np.ndarray = field(default_factory=lambda: NOWHERE)
+    negatives_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     complete: bool = True
-    missed_rc: np.ndarray = field(default_factory=lambda: NOWHERE)
-    doubtful_rc: np.ndarray = field(default_factory=lambda: NOWHERE)
+    missed_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
+    doubtful_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     padding_px: int = 0
 
     @property

@@ -16,7 +16,7 @@ from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph, read_pixel_size
 from ..micrographs.preprocessing import Preprocessing
 from ..picking.picker import check_size
-from .labels import NOWHERE, POSITIVE_DISTANCE, LabelledMicrograph
+from .labels import NO_CENTRES, POSITIVE_DISTANCE, LabelledMicrograph
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class TrainingSet:
                 micrograph = preprocessing.read(self.micrographs[name], pixel_size_angst, name)
                 check_size(micrograph, preprocessing.box)
                 particles, negatives = (
-                    _usable(micrograph, centres[name].centres_xy, what, close) if name in centres else NOWHERE
+                    _usable(micrograph, centres[name].centres_xy, what, close) if name in centres else NO_CENTRES
                     for centres, what in ((self.particles, "particles"), (self.negatives, "negatives")))
             except DeepEMError as error:
                 reasons.append(str(error))
@@ -145,7 +145,7 @@ def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, close_px:
                     len(inside), what)
     centres_rc = centres_rc[inside]
     if not len(centres_rc):
-        return NOWHERE
+        return NO_CENTRES
     tree = cKDTree(centres_rc)
     if (pairs := (tree.count_neighbors(tree, close_px) - len(centres_rc)) // 2) > MAX_PAIRS:
         raise DeepEMError(f"{micrograph.path}: of {len(centres_rc)} {what} {pairs} pairs are within {close_px:.1f} "
