@@ -201,8 +201,8 @@ def contrast(results: Mapping[str, MicrographResult]) -> ContrastCheck | None:
     -----
     Evidence is the sum of the squared scores of the picks, once of the micrographs and once with inverted contrast.
     With the contrast of the training the first is greater, by a factor of 1.5 to 5; on micrographs without particles
-    both are small. The contrast counts as inverted where the second is greater by more than chance, the standard deviation
-    of counts being the square root of their number.
+    both are small. The contrast counts as inverted where the second is greater by more than chance, the standard
+    deviation of counts being the square root of their number.
     """
     checked = [(result.evidence, result.negative_evidence) for result in results.values()
                if result.evidence is not None and result.negative_evidence is not None]
