@@ -75,7 +75,7 @@ class TestDeepEMProtocols(BaseTest):
         cls.centres = write_micrographs(cls.folder, TRAINING, seed=1)
         cls.mics = cls.importMicrographs(cls.folder)
         cls.coordinates = cls.importCoordinates(cls.mics, cls.centres)
-        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=12, numberOfThreads=2, useGpu=False)
+        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=4, numberOfThreads=2, useGpu=False)
         cls.train.inputCoordinates.set(cls.coordinates)
         cls.train.inputCoordinates.setExtended("outputCoordinates")
         cls.launchProtocol(cls.train)
