@@ -81,7 +81,7 @@ def test_apoferritin_is_learnt_from_four_micrographs_and_found_in_others(shared_
     others = import_micrographs(project, tmp_path / "others", files[4::2])
     coordinates = import_coordinates(project, tmp_path / "coordinates.sqlite", training, truth)
     train = launch(project, ProtDeepEMTrain, [("inputCoordinates", coordinates, "outputCoordinates")],
-                   epochs=15, useGpu=False, numberOfThreads=threads)
+                   epochs=6, useGpu=False, numberOfThreads=threads)
     assert train.outputModel.getDiameter() == pytest.approx(120)  # two thirds of the box
     pick = launch(project, ProtDeepEMPick, [("inputMicrographs", others, "outputMicrographs"),
                                             ("inputModel", train, "outputModel")],

@@ -224,7 +224,7 @@ def test_model_without_a_validation_curve_has_no_other_threshold(model):
 
 
 def test_rows_of_a_card_describe_the_model_and_leave_out_what_is_not_recorded(model):
-    rows = dict(card_rows(dataclasses.replace(model, record=TrainingRecord())))
+    rows = dict(card_rows(dataclasses.replace(model, record=TrainingRecord()).card()))
     assert rows == {
         "particle": "120 A, 26.7 binned pixels, ?", "working pixel size": "4.5 A",
         "network": "box 28 px (126 A), kernels 5/3/2, pools 2/2/2, maps 6/12/12", "scan step": "4 px (18.0 A)",
@@ -233,8 +233,7 @@ def test_rows_of_a_card_describe_the_model_and_leave_out_what_is_not_recorded(mo
 
 def test_rows_of_a_card_describe_the_training(model):
     recorded = dataclasses.replace(model, networks=2 * model.networks, record=FULL)
-    rows = dict(card_rows(recorded))
-    assert rows == dict(card_rows(recorded.card()))
+    rows = dict(card_rows(recorded.card()))
     assert rows["particle"].endswith("dark") and rows["working pixel size"] == "4.5 A (trained on 1.5 A)"
     assert rows["scores"].startswith("mean of 2 networks")
     assert rows["trained on"] == "4 micrographs, 50 particles, 0 given negatives"
