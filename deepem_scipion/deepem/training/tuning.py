@@ -105,7 +105,7 @@ class _Search:
         return self.study.get_trials(states=(TrialState.COMPLETE,))
 
     def next_trial(self) -> None:
-        """Run one trial and write the chosen model and the report; a failed one, but the first, stops nothing."""
+        """Run one trial and write the chosen model and the report; only a first trial that fails ends the search."""
         first = not self._complete()
         # Seeded by the number of the trial, so that a resumed search continues as it would have done.
         self.study.sampler = optuna.samplers.TPESampler(seed=self.plan.seed + len(self.study.trials),
