@@ -40,11 +40,11 @@ Path(os.environ["SCIPION_HOSTS"]).write_text(
 
 
 def pytest_collection_modifyitems(items):
-    """Mark tests that need a Scipion project or train as slow; the slow ones come first.
+    """Mark tests that need a Scipion project or train as slow; projects come first, then other slow tests.
 
     So at the end no worker is left alone with a long module.
     """
     for item in items:
         if {"blob_model", "few_updates"} & set(item.fixturenames) or _PROJECTS in item.path.parents:
             item.add_marker("slow")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (_PROJECTS not in item.path.parents, item.get_closest_marker("slow") is None))

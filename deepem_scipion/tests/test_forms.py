@@ -112,7 +112,7 @@ class TestForms(WithWorkflow):
             self.assertEqual(protocol.warnings(), [], each.__name__)
 
     def test_the_diameter_by_default_is_that_of_the_box(self):
-        self.assertAlmostEqual(self.filled(ProtDeepEMTrain)._getDiameter(), 60 * 2.5 / BOX_PER_DIAMETER)
+        self.assertAlmostEqual(self.filled(ProtDeepEMTrain)._getDiameter(), 66 * 2.5 / BOX_PER_DIAMETER)
 
     def test_forms_are_drawn(self):
         import pyworkflow.gui.project  # noqa: F401 - first, since the modules import each other

@@ -29,7 +29,7 @@ from deepem_scipion.protocols.protocol_base import GPU_DEVICES
 
 SHAPE = (380, 560)  # rows and columns differ, so that exchanged axes are noticed
 PIXEL_ANGST = 2.5
-DIAMETER_PX = 40
+DIAMETER_PX, BOX_PX = 44, 66  # large enough for the micrographs to be downsampled, which is faster
 TRAINING = ("first.mrc", "second_03.05.02.mrc", "third.mrc")
 HOSTILE = ("two  blanks.mrc", "it's \"quoted\".mrc", "a;touch INTRUDED;$(touch INTRUDED)`touch INTRUDED`.mrc",
            "100%s %(GPU)s.mrc", "-rf.mrc")
@@ -85,7 +85,7 @@ class TestDeepEMProtocols(BaseTest):
         return protocol
 
     @classmethod
-    def importCoordinates(cls, mics, centres, box=60):
+    def importCoordinates(cls, mics, centres, box=BOX_PX):
         path = os.path.join(cls.folder, f"coordinates{len(os.listdir(cls.folder))}.sqlite")
         written = SetOfCoordinates(filename=path)
         for mic in mics.outputMicrographs:
@@ -135,9 +135,9 @@ class TestDeepEMProtocols(BaseTest):
         self.assertFalse(os.path.isabs(model.getFileName()))
         self.assertAlmostEqual(model.getSamplingRate(), PIXEL_ANGST)
         self.assertAlmostEqual(model.getDiameter(), DIAMETER_PX * PIXEL_ANGST, delta=0.01)
-        self.assertIn("particle 100 Å", str(model))
+        self.assertIn("particle 110 Å", str(model))
         summary = "\n".join(self.train.summary())
-        self.assertIn("100.0 Å (from the box size), 40 px", summary)
+        self.assertIn("110.0 Å (from the box size), 44 px", summary)
         self.assertIn("precision", summary)
         self.assertIn("72 particles", self.train._methods()[0])
 
@@ -145,7 +145,7 @@ class TestDeepEMProtocols(BaseTest):
         protocol = self.pick(self.mics, saveScoreMaps=True)
         self.assertPicked(protocol, self.centres)
         coordinates = protocol.outputCoordinates
-        self.assertEqual(coordinates.getBoxSize(), 60)
+        self.assertEqual(coordinates.getBoxSize(), BOX_PX)
         self.assertFalse(coordinates.isStreamOpen())
         for item in coordinates:
             self.assertTrue(0 < item._deepemScore.get() <= 1)
@@ -348,4 +348,4 @@ class TestDeepEMProtocols(BaseTest):
         self.assertEqual(protocol.warnings(), [])
         protocol.inputMicrographs.get().setSamplingRate(1.25)
         self.assertIn("1.25", protocol.warnings()[0])
-        self.assertIn("100.0 Å, 80 px", protocol.summary()[0])
+        self.assertIn("110.0 Å, 88 px", protocol.summary()[0])

@@ -107,13 +107,13 @@ class TestDeepEMModels(BaseTest):
         model = self.model.outputModel
         self.assertFalse(os.path.isabs(model.getFileName()))
         self.assertNotEqual(os.path.realpath(model.getFileName()), os.path.realpath(self.file))
-        self.assertEqual((model.getDiameter(), model.getSamplingRate(), model.getThreshold()), (100, PIXEL_ANGST, 0.5))
+        self.assertEqual((model.getDiameter(), model.getSamplingRate(), model.getThreshold()), (110, PIXEL_ANGST, 0.5))
         self.assertEqual(dict(model.getValidation())["recall"], 0.82)
         summary = "\n".join(self.model.summary())
-        for words in (f"Imported from {self.file}", "particle: 100 A, 13.3 binned pixels, dark",
+        for words in (f"Imported from {self.file}", "particle: 110 A, 14.7 binned pixels, dark",
                       "network: box 36 px (270 A), kernels 5/3/2", "seed 7", "precision 0.910, recall 0.820"):
             self.assertIn(words, summary)
-        self.assertIn("96 particles with a diameter of 100 Å", self.model._methods()[0])
+        self.assertIn("96 particles with a diameter of 110 Å", self.model._methods()[0])
 
     def test_an_exported_model_is_imported_into_another_project_and_picks_micrographs_of_different_sizes(self):
         folder = os.path.join(self.folder, "my models", "new")
@@ -139,7 +139,7 @@ class TestDeepEMModels(BaseTest):
             os.remove(path)
             picks = self.pick(other, model, mics, PIXEL_ANGST)
             self.assertPicked(picks, mics)
-            self.assertEqual(picks.outputCoordinates.getBoxSize(), 60)
+            self.assertEqual(picks.outputCoordinates.getBoxSize(), 66)
             self.assertNotIn("contrast", "\n".join(picks.summary()))
         finally:
             os.chdir(here)

@@ -25,7 +25,6 @@ from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as common
 
 EPOCHS = 6
-DIAMETER = 105  # large enough for the micrographs to be downsampled, which is faster
 
 
 @unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
@@ -49,8 +48,7 @@ class TestDeepEMTraining(BaseTest):
                 self.proj.stopProtocol(protocol)
 
     def training(self, coordinates, **params):
-        protocol = self.newProtocol(ProtDeepEMTrain, numberOfThreads=1, binThreads=2, useGpu=False,
-                                    particleDiameter=DIAMETER, **params)
+        protocol = self.newProtocol(ProtDeepEMTrain, numberOfThreads=1, binThreads=2, useGpu=False, **params)
         protocol.inputCoordinates.set(coordinates)
         protocol.inputCoordinates.setExtended("outputCoordinates")
         return protocol
@@ -163,8 +161,7 @@ class TestDeepEMTraining(BaseTest):
                                 samplingRate=common.PIXEL_ANGST, copyFiles=True, timeout="600", fileTimeout="2")
         first, second = (self.newProtocol(ProtDeepEMPick, numberOfThreads=1, useGpu=False, streamingBatchSize=1)
                          for _ in range(2))
-        train = self.newProtocol(ProtDeepEMTrain, epochs=2, waitMicrographs=3, numberOfThreads=1, useGpu=False,
-                                 particleDiameter=DIAMETER)
+        train = self.newProtocol(ProtDeepEMTrain, epochs=2, waitMicrographs=3, numberOfThreads=1, useGpu=False)
         for pointer, source, output in ((first.inputMicrographs, mics, "outputMicrographs"),
                                         (first.inputModel, earlier, "outputModel"),
                                         (train.inputCoordinates, first, "outputCoordinates"),

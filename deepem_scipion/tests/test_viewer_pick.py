@@ -22,7 +22,7 @@ from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 
 from .display import screenshot
-from .test_protocols_deepem import PIXEL_ANGST
+from .test_protocols_deepem import DIAMETER_PX, PIXEL_ANGST
 from .workflow import WithWorkflow
 
 MainWindow = viewer_coordinates.MainWindow
@@ -151,7 +151,7 @@ class TestPickViewer(WithWorkflow):
         window.root.update()
         index, _, size, _ = window.canvas._marks[-1]  # the best pick
         left, top, right, bottom = window.canvas.coords(window.canvas.find_withtag("mark")[-1])
-        diameter = 100 / PIXEL_ANGST * window.canvas._zoom
+        diameter = DIAMETER_PX * window.canvas._zoom
         self.assertEqual(size, 1)
         self.assertAlmostEqual(right - left, diameter, delta=0.1)
         x, y = window.review.candidates.centres_xy[window.review.part("first").start + index]

@@ -47,7 +47,7 @@ class TestViewers(WithWorkflow):
             for title in ("Training", "Validation", "Boxes", "Kernels"):
                 self.assertTrue(canvases(found[title]), title)
             card = texts(found["Model"])
-            self.assertIn("particle\t100 A", card)
+            self.assertIn("particle\t110 A", card)
             self.assertIn("keras", card)
 
     def test_a_tab_without_data_shows_the_reason(self):

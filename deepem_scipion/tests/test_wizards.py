@@ -14,7 +14,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 
 from .display import screenshot
-from .test_protocols_deepem import PIXEL_ANGST
+from .test_protocols_deepem import BOX_PX, DIAMETER_PX, PIXEL_ANGST
 from .workflow import WithWorkflow
 
 
@@ -61,7 +61,7 @@ class TestSizeWizards(WithWorkflow):
 
     def test_the_circle_begins_on_a_particle_and_follows_wheel_and_mouse(self):
         def act(shown):
-            self.assertEqual(shown.value, 100)
+            self.assertEqual(shown.value, DIAMETER_PX * PIXEL_ANGST)
             self.assertIn(tuple(shown.centre), [tuple(place) for place in self.centres["first.mrc"]])
             screenshot("wizard-diameter")
             for _ in range(5):
@@ -118,7 +118,7 @@ class TestSizeWizards(WithWorkflow):
 
     def test_the_box_is_even_and_drawn_around_the_model_s_particle(self):
         def act(shown):
-            self.assertEqual(shown.value, 60)
+            self.assertEqual(shown.value, BOX_PX)
             screenshot("wizard-box")
             mouse(shown, "scroll_event", step=1)
             self.assertEqual(shown.value, 62)
