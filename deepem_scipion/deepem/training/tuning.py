@@ -30,6 +30,7 @@ from ..network.geometry import AUTO_DIAMETER_PX, BOX_PER_DIAMETER, KERNEL_SHARES
 from .plan import Plan, check
 from .train import train_model
 from .training_set import TrainingSet
+from .tuning_report import outcome, report_lines
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class _Search:
             trial.set_user_attr("reason", " ".join(text.split()))
         self._check_owner()
         self.study.tell(trial, precision, state)
-        log.info("trial %d: %s", trial.number, _outcome(self.study.trials[trial.number]))
+        log.info("trial %d: %s", trial.number, outcome(self.study.trials[trial.number]))
         self._write()
 
     def _check_owner(self) -> None:
@@ -186,25 +187,11 @@ class _Search:
         """Write the chosen model, with the outcome of the search in its record, and the report."""
         complete, chosen = self._complete(), self.study.best_trial
         model = load_model(self.models / f"{chosen.number}.deepem")
-        outcome = {"trials": len(self.study.trials), "complete": len(complete), "AP": chosen.value,
+        found = {"trials": len(self.study.trials), "complete": len(complete), "AP": chosen.value,
                    "baseline_AP": complete[0].value, "trial": chosen.number, "parameters": chosen.params}
-        save_model(self.files.model, replace(model, record=replace(model.record, tuning=outcome)))
+        save_model(self.files.model, replace(model, record=replace(model.record, tuning=found)))
         with atomic_write(self.files.tuning_report) as handle:
-            handle.write("\n".join(report(self.study.trials, complete[0], chosen)) + "\n")
-
-
-def report(trials: list[FrozenTrial], first: FrozenTrial, chosen: FrozenTrial) -> list[str]:
-    """Return the report in Markdown: all trials, the first complete one and the chosen one compared."""
-    assert chosen.value is not None and first.value is not None
-    worth = ("Nothing was gained: the first trial, the model that `deepem train` makes, is chosen."
-             if chosen.number == first.number else
-             f"The average precision of trial {chosen.number} is {chosen.value - first.value:.4f} above that of the "
-             f"model that `deepem train` makes. This is optimistic: the best of {len(trials)} trials on a few "
-             "micrographs is partly the luckiest one. Compare both models on other micrographs.")
-    return ["# Tuning", "", worth, "", "AP: average precision of the picks on the validation micrographs.", "",
-            "| trial | AP or why there is none | settings |", "|---|---|---|",
-            *(f"| {trial.number}{' (chosen)' * (trial.number == chosen.number)} | {_outcome(trial)} | "
-              f"{trial.user_attrs.get('settings', '')} |" for trial in trials)]
+            handle.write("\n".join(report_lines(self.study.trials, complete[0], chosen)) + "\n")
 
 
 def open_study(path: Path, fingerprint: str) -> optuna.Study:
@@ -216,7 +203,7 @@ def open_study(path: Path, fingerprint: str) -> optuna.Study:
             storage=JournalStorage(JournalFileBackend(str(path))), study_name="deepem", direction="maximize",
             load_if_exists=True, pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=40))
         known = study.user_attrs.get("fingerprint", fingerprint)
-        [_outcome(trial) for trial in study.trials]
+        [outcome(trial) for trial in study.trials]
         if known == fingerprint:
             study.set_user_attr("fingerprint", fingerprint)
     except Exception as error:  # a damaged journal can raise nearly anything inside the library
@@ -230,13 +217,10 @@ def open_study(path: Path, fingerprint: str) -> optuna.Study:
 
 def fingerprint(data: TrainingSet, plan: Plan, fixed: Mapping[str, str]) -> str:
     """Digest of what must be the same for trials to be comparable."""
-    digest = hashlib.sha256(repr((plan, sorted(fixed.items()), sorted(data.incomplete))).encode())
-    for coordinates in (data.particles, data.negatives):
-        for name in data.names:
-            if name in coordinates:
-                centres = np.round(100 * coordinates[name].centres_xy).astype(int).tolist()
-                digest.update(repr((name, centres)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    centres = [(name, np.round(100 * coordinates[name].centres_xy).astype(int).tolist())
+               for coordinates in (data.particles, data.negatives) for name in data.names if name in coordinates]
+    known = repr((plan, sorted(fixed.items()), sorted(data.incomplete), centres))
+    return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _check(plan: Plan, minutes: float, trials: int | None) -> None:
@@ -264,9 +248,3 @@ def _validation_ap(model: Model, study: optuna.Study) -> float:
 def _stopped(trial: Trial, reason: str) -> optuna.TrialPruned:
     trial.set_user_attr("reason", reason)
     return optuna.TrialPruned(reason)
-
-
-def _outcome(trial: FrozenTrial) -> str:
-    if trial.state == TrialState.COMPLETE:
-        return f"{trial.value:.4f}"
-    return str(trial.user_attrs.get("reason", "interrupted")).replace("|", "/")
