@@ -35,15 +35,15 @@ HOSTILE = ("two  blanks.mrc", "it's \"quoted\".mrc", "a;touch INTRUDED;$(touch I
            "100%s %(GPU)s.mrc", "-rf.mrc")
 
 
-def simulate(rng):
+def simulate(rng, diameter_px=DIAMETER_PX):
     """A micrograph with dark discs, and their centres as x, y."""
     rows, cols = np.mgrid[:SHAPE[0], :SHAPE[1]]
     pixels, centres = rng.normal(0, 0.5, SHAPE), []
     while len(centres) < 24:
         x, y = rng.integers(30, SHAPE[1] - 30), rng.integers(30, SHAPE[0] - 30)
-        if all(np.hypot(x - a, y - b) > 1.3 * DIAMETER_PX for a, b in centres):
+        if all(np.hypot(x - a, y - b) > 1.3 * diameter_px for a, b in centres):
             centres.append((x, y))
-            pixels -= 1 / (1 + np.exp(np.hypot(cols - x, rows - y) - DIAMETER_PX / 2))
+            pixels -= 1 / (1 + np.exp(np.hypot(cols - x, rows - y) - diameter_px / 2))
     return pixels.astype(np.float32), centres
 
 

@@ -24,7 +24,9 @@ from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.model.record import TrainingData, TrainingRecord, Validation
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.protocols import ProtDeepEMExportModel, ProtDeepEMImportModel, ProtDeepEMPick
-from deepem_scipion.tests.test_protocols_deepem import DIAMETER_PX, PIXEL_ANGST, simulate
+from deepem_scipion.tests.test_protocols_deepem import PIXEL_ANGST, simulate
+
+DIAMETER_PX = 40
 
 RECORD = TrainingRecord(
     contrast="dark", training_preset="default", seed=7, training_pixel_size_angst=PIXEL_ANGST,
@@ -62,7 +64,7 @@ class TestDeepEMModels(BaseTest):
         cls.made = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
         os.utime(cls.file, (cls.made, cls.made))
         rng = np.random.default_rng(1)
-        cls.mics = {name: simulate(rng) for name in ("a", "b", "c")}
+        cls.mics = {name: simulate(rng, DIAMETER_PX) for name in ("a", "b", "c")}
         cls.model = cls.newProtocol(ProtDeepEMImportModel, modelFile=cls.file)
         cls.launchProtocol(cls.model)
 
@@ -107,13 +109,13 @@ class TestDeepEMModels(BaseTest):
         model = self.model.outputModel
         self.assertFalse(os.path.isabs(model.getFileName()))
         self.assertNotEqual(os.path.realpath(model.getFileName()), os.path.realpath(self.file))
-        self.assertEqual((model.getDiameter(), model.getSamplingRate(), model.getThreshold()), (110, PIXEL_ANGST, 0.5))
+        self.assertEqual((model.getDiameter(), model.getSamplingRate(), model.getThreshold()), (100, PIXEL_ANGST, 0.5))
         self.assertEqual(dict(model.getValidation())["recall"], 0.82)
         summary = "\n".join(self.model.summary())
-        for words in (f"Imported from {self.file}", "particle: 110 A, 14.7 binned pixels, dark",
+        for words in (f"Imported from {self.file}", "particle: 100 A, 13.3 binned pixels, dark",
                       "network: box 36 px (270 A), kernels 5/3/2", "seed 7", "precision 0.910, recall 0.820"):
             self.assertIn(words, summary)
-        self.assertIn("96 particles with a diameter of 110 Å", self.model._methods()[0])
+        self.assertIn("96 particles with a diameter of 100 Å", self.model._methods()[0])
 
     def test_an_exported_model_is_imported_into_another_project_and_picks_micrographs_of_different_sizes(self):
         folder = os.path.join(self.folder, "my models", "new")
@@ -139,7 +141,7 @@ class TestDeepEMModels(BaseTest):
             os.remove(path)
             picks = self.pick(other, model, mics, PIXEL_ANGST)
             self.assertPicked(picks, mics)
-            self.assertEqual(picks.outputCoordinates.getBoxSize(), 66)
+            self.assertEqual(picks.outputCoordinates.getBoxSize(), 60)
             self.assertNotIn("contrast", "\n".join(picks.summary()))
         finally:
             os.chdir(here)

@@ -79,13 +79,15 @@ class TestPickViewer(WithWorkflow):
     def test_sliders_act_on_all_micrographs_at_once(self):
         window = self.open()
         middle = float(np.median(window.review.candidates.scores))
-        low, high = np.percentile(window.review.candidates.local_stds, (0, 80))
-        self.move(window, "distance", 140.04)
+        stds = np.sort(window.review.candidates.local_stds)
+        last = len(stds) // 4 * 3 + np.argmax(np.diff(stds[len(stds) // 4 * 3:-2]))
+        low, high = stds[0] - 0.01, stds[last:last + 2].mean()  # away from all candidates, as sliders have steps
+        self.move(window, "distance", 160.04)
         self.move(window, "high", high)
         self.move(window, "low", low)
         window.panel.set("threshold", middle)  # the scores differ by less than a step of the slider
         self.wait(window, lambda: window._refreshing is None)
-        limits = self.limits(threshold=middle, min_distance_angst=140,
+        limits = self.limits(threshold=middle, min_distance_angst=160,
                              std_range=(round(low, 3), round(high, 3)))
         expected = self.stored(limits)
         self.assertEqual({reason for each in expected.values() for reason in each},
@@ -186,7 +188,7 @@ class TestPickViewer(WithWorkflow):
         self.assertEqual(dict(counts), shown)
         self.assertEqual(coordinates.getSize(), sum(shown.values()))
         self.assertLess(coordinates.getSize(), self.pick.outputCoordinates.getSize())
-        self.assertIn(f"{sum(shown.values())} picks with a score of at least {middle:.4g}, a minimum distance of 50 Å",
+        self.assertIn(f"{sum(shown.values())} picks with a score of at least {middle:.4g}, a minimum distance of 55 Å",
                       coordinates.getObjComment())
         self.assertEqual(coordinates.getBoxSize(), self.pick.outputCoordinates.getBoxSize())
         run = {(item.getMicName(), *item.getPosition()): item._deepemScore.get()

@@ -66,9 +66,9 @@ class TestSizeWizards(WithWorkflow):
             screenshot("wizard-diameter")
             for _ in range(5):
                 mouse(shown, "scroll_event", step=1)
-            self.assertEqual(shown.value, 110)
-            self.assertEqual(shown.converted.get(), f"= {110 / PIXEL_ANGST:.0f} px")
-            self.assertAlmostEqual(shown.marks[0].get_radius(), 110 / PIXEL_ANGST / 2)
+            self.assertEqual(shown.value, 120)
+            self.assertEqual(shown.converted.get(), f"= {120 / PIXEL_ANGST:.0f} px")
+            self.assertAlmostEqual(shown.marks[0].get_radius(), 120 / PIXEL_ANGST / 2)
             mouse(shown, "button_press_event", 200, 150, button=1)
             before = tuple(shown.centre)
             mouse(shown, "motion_notify_event", 210, 150, button=1)
@@ -76,7 +76,7 @@ class TestSizeWizards(WithWorkflow):
             self.assertAlmostEqual(shown.centre[1], before[1])
             self.show(shown)
             screenshot("wizard-diameter-larger")
-        self.assertEqual(self.use(self.training(), "particleDiameter", act), {"particleDiameter": 110})
+        self.assertEqual(self.use(self.training(), "particleDiameter", act), {"particleDiameter": 120})
 
     def test_nothing_is_set_without_confirmation(self):
         self.assertEqual(self.use(self.training(), "particleDiameter", lambda shown: shown.size.set("150"), "Cancel"),
@@ -121,10 +121,10 @@ class TestSizeWizards(WithWorkflow):
             self.assertEqual(shown.value, BOX_PX)
             screenshot("wizard-box")
             mouse(shown, "scroll_event", step=1)
-            self.assertEqual(shown.value, 62)
+            self.assertEqual(shown.value, 68)
             shown.size.set("71")
             self.assertEqual(shown.marks[0].get_width(), 72)
-            self.assertAlmostEqual(shown.marks[1].get_radius(), 20, delta=0.1)
+            self.assertAlmostEqual(shown.marks[1].get_radius(), DIAMETER_PX / 2, delta=0.1)
         self.assertEqual(self.use(self.picking(), "boxSize", act), {"boxSize": 72})
 
     def test_without_inputs_it_says_what_to_choose_first(self):
