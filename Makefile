@@ -60,6 +60,7 @@ versions: $(DEVELOPMENT)
 lint: $(DEVELOPMENT)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/vermin --quiet --no-tips --target=3.8- --violations deepem_scipion  # Scipion's own Python
 
 docs: $(DEVELOPMENT)
 	$(VENV)/bin/python -m sphinx -W -n docs build/docs

@@ -61,7 +61,8 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<3"],
         "tune": [TUNE],
-        "dev": [TUNE, "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.5", "mypy>=1.8", "starfile", "emtable",
+        "dev": [TUNE, "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.10", "mypy>=1.8", "vermin>=1.6", "starfile",
+                "emtable",
                 "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "pytest-xdist>=3.7", "mutmut>=3.8",
                 "nox>=2024.4.15", "uv>=0.4",
                 "atheris>=3; sys_platform == 'linux' and python_version >= '3.11'",

@@ -158,13 +158,13 @@ def threads() -> int:
     return state.threads or available_cores()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def pool() -> ThreadPoolExecutor:
     """Return the `threads` threads that compute the blocks of all micrographs being scanned."""
     return ThreadPoolExecutor(threads(), "block")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def direct_convolution_slots() -> threading.Semaphore:
     """Return the semaphore to hold during a direct convolution.
 

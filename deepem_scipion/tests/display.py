@@ -13,7 +13,7 @@ SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve(
 SIZE = "1500x950"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _server():
     """An X server for as long as this process lives, since Tk never lets go of one; its name, and what keeps it up."""
     reader, writer = os.pipe()

@@ -254,7 +254,7 @@ class TestDeepEMProtocols(BaseTest):
         self.proj.launchProtocol(protocol, wait=False)
         self.waitFor(lambda: hasattr(protocol, "outputCoordinates"), mics, protocol)
         self.assertTrue(protocol.outputCoordinates.isStreamOpen())
-        centres |= write_micrographs(folder, ("c.mrc",), seed=7)
+        centres.update(write_micrographs(folder, ("c.mrc",), seed=7))
         self.waitFor(lambda: mics.outputMicrographs.getSize() == 3, mics, protocol)
         mics.stopImport(None)
         self.waitFor(lambda: mics.isFinished() and protocol.isFinished(), mics, protocol)

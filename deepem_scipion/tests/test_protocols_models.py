@@ -173,7 +173,7 @@ class TestDeepEMModels(BaseTest):
         for name, model in (("nan", damaged), ("incomplete", disc_model(TrainingRecord()))):
             paths[name] = os.path.join(self.folder, name)
             save_model(paths[name], model)
-        paths |= {"folder": self.folder, "absent": os.path.join(self.folder, "absent")}
+        paths.update(folder=self.folder, absent=os.path.join(self.folder, "absent"))
         for name, words in {"text": "not a DeepEM model", "short": "not a DeepEM model", "empty": "not a DeepEM model",
                             "nan": "values that are not finite", "incomplete": "card does not state training",
                             "folder": "does not exist, or is a folder", "absent": "does not exist"}.items():

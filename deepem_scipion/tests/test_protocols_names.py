@@ -15,6 +15,7 @@ import tempfile
 import unittest
 from glob import glob
 from importlib.util import find_spec
+from pathlib import Path
 from unittest import mock
 
 import mrcfile
@@ -98,7 +99,7 @@ class TestDeepEMNames(BaseTest):
 
         self.assertEqual([name for _, _, names in os.walk(self.folder) for name in names if "INTRUDED" == name], [])
         self.assertFalse(os.path.exists(os.path.join(self.folder, "used")), "the network was used")
-        self.assertEqual(glob("Runs/**/.deepem-*", recursive=True, include_hidden=True), [])
+        self.assertEqual(list(Path("Runs").rglob(".deepem-*")), [])
         self.assertEqual(glob("Runs/*/tmp/*"), [])
 
     def test_text_where_numbers_belong_is_refused(self):

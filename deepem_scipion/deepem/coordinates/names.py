@@ -29,5 +29,5 @@ def micrograph_of(path: Path) -> str:
     name = micrograph_name(path)
     if path.suffix.lower() == ".star":
         for suffix in STAR_SUFFIXES:
-            name = name.removesuffix(suffix)
+            name = name[:-len(suffix)] if name.endswith(suffix) else name
     return name

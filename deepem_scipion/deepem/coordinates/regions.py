@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Tuple
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
@@ -17,7 +18,7 @@ from ..micrographs.find import micrograph_name
 log = logging.getLogger(__name__)
 
 # x0, y0, x1, y1 of the part x0 <= x < x1, y0 <= y < y1 that was annotated, in pixels of the input micrograph.
-Region = tuple[float, float, float, float]
+Region = Tuple[float, float, float, float]
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
 _LINE = re.compile(rf"(.*?\S)\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}\s+{_NUMBER}(?:\s*#.*)?")

@@ -74,7 +74,8 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
         handle.write(_star_header("particles", particles))
         for micrograph, centres_xy, scores in entries:
             name = quote(str(micrograph))
-            for (x, y), score in zip(np.reshape(centres_xy, (-1, 2)), scores, strict=True):
+            rows = np.reshape(centres_xy, (-1, 2))
+            for (x, y), score in zip(rows, np.reshape(scores, len(rows))):
                 handle.write(f"{name} {x:.6f} {y:.6f} {score:.6g} 1\n")
         handle.write("\n")
 
@@ -129,7 +130,7 @@ def read_star(path: Path) -> dict[str, Coordinates]:
         raise DeepEMError(f"{path}: no table has _rlnCoordinateX and _rlnCoordinateY. Expected coordinates.")
     named = "rlnMicrographName" in table.labels
     found: dict[str, list[tuple[float, float, float]]] = {} if named else {micrograph_of(path): []}
-    for name, particle in zip(_micrograph_names(path, table, named), _particles(path, table), strict=True):
+    for name, particle in zip(_micrograph_names(path, table, named), _particles(path, table)):
         found.setdefault(name, []).append(particle)
     return {name: gather(particles, None) for name, particles in found.items()}
 

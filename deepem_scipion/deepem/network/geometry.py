@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Tuple
 
 from ..errors import DeepEMError
 
-Triple = tuple[int, int, int]
+Triple = Tuple[int, int, int]
 # With automatic binning the particle is about this many pixels wide: enough to recognise it, and few enough for a scan
 # in tenths of a second.
 AUTO_DIAMETER_PX = 27

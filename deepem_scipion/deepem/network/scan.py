@@ -9,8 +9,8 @@ degrees. Boxes are at rows 0, step, 2 step, ... and columns likewise, as long as
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Mapping
 
 import numpy as np
 

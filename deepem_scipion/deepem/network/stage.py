@@ -179,7 +179,7 @@ class Stage:
         return pooled.reshape(rows, offsets, cols, offsets, -1).transpose(1, 3, 0, 2, 4)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _sigmoid_and_pooling(pool: int, stride: int, maps: int) -> Callable[[Any], Any]:
     """Compiled function of a convolved image."""
     def apply(convolved: Any) -> Any:
@@ -190,7 +190,7 @@ def _sigmoid_and_pooling(pool: int, stride: int, maps: int) -> Callable[[Any], A
     return runtime.compiled(apply, (1, None, None, maps))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _direct_stage(pool: int, stride: int, columns: int, shifted_kernels: tuple[int, ...],
                   maps: int) -> Callable[[Any, Any, Any], Any]:
     """Compiled function of an image, shifted kernels (of the given shape) and bias."""

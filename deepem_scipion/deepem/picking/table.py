@@ -130,8 +130,8 @@ def _lines(path: str | Path) -> list[str]:
 def _line(name: str, found: MicrographResult) -> str:
     fields = {**found.as_dict(), "micrograph": name}
     if found.ok:
-        fields |= {f"rejected_{reason}": number for reason, number in found.rejected.items()}
-        fields |= {f"share_{reason}": share for reason, share in found.rejected_share.items()}
+        fields.update({f"rejected_{reason}": number for reason, number in found.rejected.items()})
+        fields.update({f"share_{reason}": share for reason, share in found.rejected_share.items()})
     values = ("" if fields.get(column) is None else str(fields[column]) for column in _COLUMNS)
     return "\t".join(value.translate(_BLANKS) for value in values) + "\n"
 

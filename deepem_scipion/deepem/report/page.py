@@ -213,7 +213,7 @@ def make_charts(figure: Figure, alts: Sequence[str], captions: Sequence[str] = (
 
     figure.set_size_inches(CHART_SIZE_IN)
     charts = []
-    for axes, alt, caption in zip(figure.axes, alts, captions or [""] * len(alts), strict=True):
+    for axes, alt, caption in zip(figure.axes, alts, captions or [""] * len(alts)):
         for other in figure.axes:
             other.set_visible(other is axes)
         axes.set_subplotspec(GridSpec(1, 1, figure)[0])

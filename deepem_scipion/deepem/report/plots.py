@@ -140,7 +140,7 @@ def draw_training(history: Sequence[Mapping[str, float]], path: str | Path | Non
     from matplotlib.ticker import MaxNLocator
 
     figure, panels = make_figure(10, 4.2, 2)
-    for axes, key, title in zip(panels, ("loss", "accuracy"), ("Loss", "Balanced accuracy"), strict=True):
+    for axes, key, title in zip(panels, ("loss", "accuracy"), ("Loss", "Balanced accuracy")):
         _draw_epochs(axes, history, key)
         axes.set(xlabel="epoch", ylabel=key, title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import DeepEMError
 
-FloatArray = NDArray[np.floating[Any]]
+FloatArray = NDArray[Any]
 # Attempts to place one more particle before a micrograph counts as full.
 _PLACEMENT_ATTEMPTS = 2000
 

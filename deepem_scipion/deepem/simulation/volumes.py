@@ -17,7 +17,7 @@ from ..errors import DeepEMError
 if TYPE_CHECKING:
     from scipy.spatial.transform import Rotation
 
-FloatArray = NDArray[np.floating[Any]]
+FloatArray = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, Tuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..picking.candidates import pad_width
 from .boxes import Boxes, corners_within
 from .labels import UNKNOWN, LabelledMicrograph, label_map
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = Tuple[np.ndarray, np.ndarray]
 
 # Sizes of the sample on which a network is assessed: boxes at a time, or batches of crops.
 SAMPLE_BATCH = 512

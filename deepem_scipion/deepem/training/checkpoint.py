@@ -129,8 +129,8 @@ class Checkpoint:
         arrays: dict[str, np.ndarray] = {}
         fits = {}
         for name, state in self._states.items():
-            arrays |= {f"{name}/variables/{number}": value for number, value in enumerate(state.variables)}
-            arrays |= {f"{name}/best/{kind}": value for kind, value in state.best.items()}
+            arrays.update({f"{name}/variables/{number}": value for number, value in enumerate(state.variables)})
+            arrays.update({f"{name}/best/{kind}": value for kind, value in state.best.items()})
             fits[name] = {"seed": state.seed, "history": state.history, "best_epoch": state.best_epoch,
                           "random": state.random, "variables": len(state.variables), "best": list(state.best)}
         arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}  # others are saved wrongly

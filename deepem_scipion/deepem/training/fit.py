@@ -220,9 +220,10 @@ class _Attempt:
             self.network.train_on_batch(pixels[..., np.newaxis], targets[..., np.newaxis])
         figures: dict[str, Any] = {"epoch": epoch, "epochs": task.epochs, "seed": self.seed}
         for prefix, sample in task.samples.items():
-            figures |= {prefix + key: value for key, value in assess(self.network, sample, task.preset).items()}
+            figures.update({prefix + key: value
+                            for key, value in assess(self.network, sample, task.preset).items()})
         seconds = time.perf_counter() - self.began
-        figures |= {"seconds": seconds, "seconds_left": seconds / epoch * (task.epochs - epoch)}
+        figures.update(seconds=seconds, seconds_left=seconds / epoch * (task.epochs - epoch))
         record = cast(Epoch, figures)
         self.history.append(record)
         if task.quality(record) > self.highest:
