@@ -24,7 +24,7 @@ from deepem_scipion.deepem.picking.candidates import (
 )
 from deepem_scipion.deepem.picking.selection import Limits, select
 
-BOX, STEP = 12, 4
+BOX, STEP = 24, 4
 
 
 def micrograph(shape=(80, 120), scale=1.0, seed=0):
@@ -75,8 +75,28 @@ def test_peaks_near_borders_and_corners_are_found_once_and_in_place(row, col):
 
 
 @pytest.mark.parametrize("row, col", [(-9, 60), (89, 60), (40, -9), (40, 129)])
-def test_score_that_rises_up_to_the_border_is_no_candidate(row, col):
-    assert len(find(bump((80, 120), (row, col)))) == 0
+def test_score_that_rises_up_to_the_border_is_a_candidate_within_the_image(row, col):
+    found = find(bump((80, 120), (row, col)))
+    assert len(found) == 1
+    assert np.abs(found.centres_xy[0] - np.clip([col, row], 0, [119, 79])).max() <= STEP / 2
+
+
+def test_at_a_coarse_step_two_particles_side_by_side_are_both_picked():
+    # Two particles a little more than half a diameter apart, at steps of half a diameter: neighbours, one no maximum.
+    diameter, step = 16, 8
+    scores = np.full(score_shape((80, 120), BOX, step), 0.001)
+    scores[4, 5], scores[5, 6] = 0.9, 0.8
+    found = find(scores, step=step)
+    picked = found.subset(select(found, Limits(0.4, 0.5 * diameter), 1.0) == "picked")
+    assert picked.scores.tolist() == pytest.approx([0.9, 0.8])
+    np.testing.assert_allclose(picked.centres_xy, [[5 * step - 0.5, 4 * step - 0.5], [6 * step - 0.5, 5 * step - 0.5]])
+
+
+@pytest.mark.parametrize("step, coarse", [(4, False), (5, True)])
+def test_steps_above_a_quarter_of_a_diameter_are_coarse(step, coarse):
+    scores = np.full(score_shape((80, 120), BOX, step), 0.5)
+    scores[3, 3] = 0.6
+    assert (len(find(scores, step=step)) == scores.size) == coarse
 
 
 def test_picks_of_a_constant_score_map_keep_the_minimum_distance():

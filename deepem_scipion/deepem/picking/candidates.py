@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Candidates: the local maxima of a score map."""
+"""Candidates: the local maxima of a score map, or all its positions where it is coarse."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from ..micrographs.padding import MIN_PADDING, padding_margins
 
 # Maxima of the score map below this score are not kept.
 SCORE_FLOOR = 0.01
+# Steps above this share of the box, a quarter of a diameter, are coarse: neighbouring scores may belong to different
+# particles, and between them is no maximum to be found ("Coarse scan steps" in docs/accuracy.md).
+COARSE_STEP = 1 / 6
 # The local standard deviation is computed in bands of this many rows.
 STD_ROWS = 1024
 _COLUMNS = ("x", "y", "score", "local_std", "border_distance", "reason")
@@ -24,14 +27,14 @@ _COLUMNS = ("x", "y", "score", "local_std", "border_distance", "reason")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Local maxima of the score map of one micrograph.
+    """Places in one micrograph that may be picked, see `find_candidates`.
 
     Attributes
     ----------
     centres_xy : (n, 2) float64 array
         Centres in pixels of the input micrograph.
     scores : (n,) float64 array
-        Score at the maximum, from 0 to 1.
+        Score at the place, from 0 to 1.
     local_stds : (n,) float64 array
         Standard deviation of the box's pixels, in units of the normalised micrograph.
     border_px : (n,) float64 array
@@ -79,19 +82,25 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
     Returns
     -------
     Candidates
-        Maxima above `SCORE_FLOOR` that no neighbour exceeds, in descending order of score.
+        Positions with a score above `SCORE_FLOOR` that no neighbour exceeds, in descending order of score; if the step
+        is coarse (`COARSE_STEP`) all positions with such a score.
 
     Notes
     -----
-    A parabola through the maximum and its two neighbours, along rows and along columns, gives the position to a
-    fraction of the step. The outermost rows and columns of the map are left out, since scores may rise further beyond.
+    Unless the step is coarse, a parabola through the maximum and its two neighbours, along rows and along columns,
+    gives the position to a fraction of the step. Centres are moved into the image.
     """
     from scipy.ndimage import maximum_filter
 
-    peaks = (scores == maximum_filter(scores, 3, mode="nearest")) & (scores > SCORE_FLOOR)
-    at = np.argwhere(peaks[1:-1, 1:-1]) + 1
-    corners_rc = (at + _offsets(scores, at)) * step
-    centres_rc = corners_rc + (box - 1) / 2 - pad_width(box)
+    coarse = step > COARSE_STEP * box
+    peaks = scores > SCORE_FLOOR
+    if not coarse:
+        peaks &= scores == maximum_filter(scores, 3, mode="nearest")
+    at = np.argwhere(peaks)
+    first_centre = (box - 1) / 2 - pad_width(box)
+    centres_rc = (at if coarse else at + _offsets(scores, at)) * step + first_centre
+    centres_rc = np.clip(centres_rc, 0, np.array(micrograph.pixels.shape) - 1)
+    corners_rc = centres_rc - first_centre
     values = scores[at[:, 0], at[:, 1]].astype(np.float64)
     local_stds = local_std(padded, np.rint(corners_rc).astype(int), box)
     centres_xy = micrograph.to_input_xy(centres_rc)
