@@ -135,13 +135,24 @@ def test_an_expected_error_has_no_traceback_either_except_with_debug(capsys, tmp
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["pick", "--model", "m"], "deepem pick: error: the following arguments are required: --micrographs, --output"),
-    (["pik"], "deepem: error: argument COMMAND: invalid choice: 'pik'")])
-def test_a_mistake_in_the_command_is_reported_in_one_line(capsys, arguments, words):
+    (["pick", "--model", "m"], ["usage: deepem pick [options] --micrographs", "deepem pick: error: the following "
+                                "arguments are required: --micrographs, --output; see `deepem pick --help`"]),
+    (["pik"], ["usage: deepem [options] COMMAND", "deepem: error: argument COMMAND: invalid choice: 'pik'",
+               "Did you mean pick? pik is not a command of deepem."]),
+    (["train", "--micrographs", "m", "--coordinates", "c", "--diametr", "120", "--output", "o"],
+     ["usage: deepem train", "deepem train: error: the following arguments are required: --diameter",
+      "Did you mean --diameter? --diametr is not an option of deepem train."]),
+    (["train", "--micrographs", "m", "--coordinates", "c", "--diameter", "120", "--output", "o", "--pixelsize=1.5"],
+     ["deepem train: error: unrecognized arguments: --pixelsize=1.5",
+      "Did you mean --pixel-size? --pixelsize is not an option of deepem train."]),
+    (["evaluate", "--truth", "t", "--picks", "p", "--distance", "31", "--treshold", "0.5"],
+     ["usage: deepem evaluate", "Did you mean --threshold? --treshold"])])
+def test_a_mistake_in_the_command_is_answered_with_its_usage_and_the_word_that_was_meant(capsys, arguments, words):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     output = capsys.readouterr().err
-    assert caught.value.code == 2 and output.startswith(words) and len(output.splitlines()) == 1 and "--help" in output
+    assert caught.value.code == 2 and all(text in output for text in words)
+    assert ("Did you mean" in output) == ("Did you mean" in words[-1])
 
 
 def test_the_program_without_arguments_shows_its_help(capsys):

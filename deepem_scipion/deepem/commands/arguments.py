@@ -7,7 +7,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
@@ -15,7 +17,7 @@ COORDINATES = "a folder of .box or .star files, or one such file"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line.
+    """A parser that answers a mistake with the usage of the command and, for a misspelt word, with the right one.
 
     Attributes
     ----------
@@ -26,10 +28,32 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_HelpFormatter, **options)
         self.commands: dict[str, Parser] = {}
+        self._words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; a command refuses those that it does not know, so that the message shows its own usage."""
+        self._words = [] if args is None else list(args)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print a mistake in the arguments in one line and exit."""
-        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+        """Print the usage and a mistake in the arguments, and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n{self._suggestions()}")
+
+    def _suggestions(self) -> str:
+        """Return a line for each word that seems to be a misspelt option or command."""
+        if self.commands:
+            kind, known = "a command", list(self.commands)
+            given = [word for word in self._words if not word.startswith("-")][:1]
+        else:
+            kind, known = "an option", [name for action in self._actions for name in action.option_strings]
+            given = [word.split("=")[0] for word in self._words if word.startswith("--")]
+        unknown = [word for word in given if not any(name.startswith(word) for name in known)]
+        return "".join(f"Did you mean {close[0]}? {word} is not {kind} of {self.prog}.\n" for word in unknown
+                       if (close := get_close_matches(word, known, 1)))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -69,6 +93,19 @@ def add_micrographs(group: Any) -> None:
                        "optionally followed by a tab and a name")
     group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
+    add_tiff_rows(group)
+
+
+def add_tiff_rows(group: Any) -> None:
+    """Add the option for the frame of coordinates in TIFF files.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    group.add_argument("--tiff-rows", choices=("bottom", "top"), default="bottom", help="the row of TIFF files with "
+                       "y = 0: `bottom`, the last one, as in RELION and EMAN2 (default), or `top`, the first one")
 
 
 def add_threads(group: Any) -> None:
