@@ -15,6 +15,10 @@ PRESETS = ("auto", "klh", "19s", "26s", "inflammasome", "custom")
 PRESET_LABELS = ("automatic", "KLH", "19S", "26S", "inflammasome", "custom")
 TRAINING_PRESETS = ("default", "paper")
 
+# The row of TIFF files with y = 0: in Scipion the first one, as Xmipp reads them, which other protocols use to convert
+# them. RELION and EMAN2 themselves count from the last one.
+TIFF_ROWS = "top"
+
 STD_AUTO, STD_OFF, STD_CUSTOM = 0, 1, 2
 STD_CHOICES = ("automatic", "off", "custom")
 

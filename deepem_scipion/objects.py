@@ -31,6 +31,7 @@ class DeepEMModel(EMObject):
         self._numberOfNetworks = Integer()  # with averaged scores
         self._numberOfRounds = Integer()  # of recursive training
         self._numberOfTrials = Integer()  # of tuning; 0 without tuning
+        self._warnings = String()  # one in each line
 
     def getFileName(self):
         """Path of the model file."""
@@ -67,6 +68,10 @@ class DeepEMModel(EMObject):
     def getThreshold(self):
         """Default threshold on the score."""
         return self._threshold.get()
+
+    def getWarnings(self):
+        """List of what did not fit together before the training, such as pixel sizes and diameter."""
+        return self._warnings.get("").splitlines()
 
     def getTraining(self):
         """List of unusual settings of the training, such as "3 networks averaged"; empty for an ordinary training."""

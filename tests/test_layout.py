@@ -22,6 +22,7 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 MAX_FUNCTION_LINES, MAX_MODULE_LINES = 40, 300
 # Longer than that, each for the reason beside it; functions are counted without their docstrings.
 LONG = {
+    "deepem_scipion.protocols.form_pick:_defineSearchParams": "a list of parameters, without a branch",
     "deepem_scipion.protocols.form_train:_defineTrainingParams": "a list of parameters, without a branch",
     "deepem_scipion.protocols.form_evaluate:_defineInputParams": "a list of parameters, without a branch",
     **dict.fromkeys((f"deepem_scipion.protocols.protocol_{name}" for name in ("evaluate", "pick", "train")),

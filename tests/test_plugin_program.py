@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mrcfile
@@ -445,6 +446,44 @@ def test_the_threshold_is_passed_on_and_its_origin_reported(tmp_path, monkeypatc
     options = build_parser().parse_args(["pick", "--micrographs", "m", "--output", "o", *protocol._getArguments()])
     assert options.threshold == word
     assert protocol._validate() == []
+
+
+def test_an_improbable_pixel_size_is_an_error_of_the_form_unless_it_is_accepted(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch)
+    protocol.inputMicrographs.set(coordinate_set(tmp_path, 2, {"a.mrc": []}, pixel_size=0.4).getMicrographs())
+    (error,) = protocol._validate()
+    assert "0.4 Å/px, those of the training 2 Å/px" in error and "--force" not in protocol._getArguments()
+    protocol.anyScale.set(True)
+    assert protocol._validate() == [] and "--force" in protocol._getArguments()
+    assert "0.40 Å/px, those of the training 2.00 Å/px" in protocol._warnings()[0]
+
+
+def test_a_pixel_size_within_two_percent_of_the_training_is_no_warning(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch)
+    for number, size in enumerate((2.0, 1.97, 2.1), 2):
+        protocol.inputMicrographs.set(coordinate_set(tmp_path, number, {"a.mrc": []}, size).getMicrographs())
+        assert bool(protocol._warnings()) == (size == 2.1)
+
+
+@pytest.mark.parametrize("name, number", [("a.mrc", 0), ("a.tif", 1), ("a.TIFF", 1)])
+def test_tiff_micrographs_are_read_as_other_protocols_of_scipion_read_them_and_conversion_is_offered(
+        tmp_path, monkeypatch, name, number):
+    protocol = pick_form(tmp_path, monkeypatch)
+    protocol.inputMicrographs.set(coordinate_set(tmp_path, 2, {name: []}).getMicrographs())
+    warnings = protocol._warnings()
+    assert len(warnings) == number and all("Convert the micrographs to MRC" in text for text in warnings)
+    assert of_option(protocol._getArguments(), "--tiff-rows") == ["top"]
+
+
+def test_pixel_sizes_that_disagree_are_in_the_summary(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch)
+    results = PickingResults(tmp_path / "batch")
+    results.make()
+    results.write_summary(replace(SETTINGS, training_pixel_size_angst=3.0),
+                          {"a": MicrographResult("a.mrc", "", 2, 1, 0.8, pixel_size_angst=2.0)})
+    protocol.getResults().absorb(results)
+    assert "*Warning:* a has 2 A per pixel as given, and the micrographs of the training had 3 A." in "\n".join(
+        protocol.summary())
 
 
 def test_the_summary_reports_the_threshold_that_the_program_used(tmp_path, monkeypatch):

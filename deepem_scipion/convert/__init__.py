@@ -12,12 +12,13 @@ from .coordinates import (
     write_scored_boxes,
 )
 from .json_files import read_json, write_json
-from .micrographs import micrographs_with_coordinates, result_names, write_micrograph_list
+from .micrographs import frame_warnings, micrographs_with_coordinates, result_names, write_micrograph_list
 from .models import copy_model, model_of_card, read_card, read_model
 
 __all__ = [
     "coordinates_by_name",
     "copy_model",
+    "frame_warnings",
     "micrographs_with_coordinates",
     "model_of_card",
     "read_card",

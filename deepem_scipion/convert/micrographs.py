@@ -85,3 +85,25 @@ def micrographs_with_coordinates(coordinates):
     present = set(coordinates.getUniqueValues("_micId")) if coordinates.getSize() else set()
     # Copies, because reading the coordinates moves the cursor of the micrographs' set.
     return {mic.getMicName(): mic.clone() for mic in coordinates.getMicrographs() if mic.getObjId() in present}
+
+
+def frame_warnings(micrographs):
+    """Warning for the form about the frame of coordinates in TIFF files.
+
+    Parameters
+    ----------
+    micrographs : SetOfMicrographs
+
+    Returns
+    -------
+    list of str
+        One warning if the first micrograph is a TIFF file, otherwise none.
+    """
+    first = micrographs.getFirstItem() if micrographs.getSize() else None
+    if first is None or not first.getFileName().lower().endswith((".tif", ".tiff")):
+        return []
+    return ["The micrographs are TIFF files, in which programs disagree about the coordinates. Here y counts from the "
+            "first row, as in Xmipp and in RELION's extraction within Scipion. EMAN2, and RELION with the TIFF files "
+            "themselves, count from the last row: coordinates from there, or particles extracted there, would be "
+            "upside down, and other programs were not tried. Convert the micrographs to MRC before you import them "
+            "(relion_image_handler --i mic.tif --o mic.mrc), and all agree."]

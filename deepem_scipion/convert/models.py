@@ -99,6 +99,7 @@ def _model_of_card(path, card):
     model._numberOfNetworks.set(networks)
     model._numberOfRounds.set(sum(done["kept"] for done in card.get("rounds", ())))
     model._numberOfTrials.set(card.get("tuning", {}).get("complete", 0))
+    model._warnings.set("\n".join(card.get("warnings", ())))
     # A training in which nothing was picked has no figures.
     model._precision.set(validation.get("precision"))
     model._recall.set(validation.get("recall"))

@@ -4,7 +4,7 @@
 
 from pyworkflow.protocol import params
 
-from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF
+from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF, TIFF_ROWS
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from ..deepem.picking.box import default_box_px
 
@@ -89,6 +89,11 @@ class PickForm:
                       help="Yes: scores are averaged over rotations of the box by 0, 90, 180 and 270 degrees, as in "
                            "the publication and in the validation of the model. No: picking is four times faster, "
                            "scores are noisier, and the automatic threshold fits less well.")
+        form.addParam("anyScale", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
+                      label="Pick at any scale?",
+                      help="Yes: micrographs are picked even if their pixel size and that of the training differ by a "
+                           "factor of more than 4, or the particle would be wider than half of the micrograph. No: "
+                           "these are refused, since one of the pixel sizes is probably wrong.")
         form.addParam("saveScoreMaps", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
                       label="Save score maps?",
                       help="Yes: the scores of all positions are saved as an image, up to one megabyte per "
@@ -112,7 +117,7 @@ class PickForm:
         """Arguments of the program that determine the result."""
         arguments = ["--model", self.inputModel.get().getFileName(),
                      "--pixel-size", f"{self.getInputMicrographs().getSamplingRate():.6g}",
-                     "--box", str(self._getBoxSize()),
+                     "--tiff-rows", TIFF_ROWS, "--box", str(self._getBoxSize()),
                      "--threshold", {THRESHOLD_AUTO: "auto", THRESHOLD_F1: "F1",
                                      THRESHOLD_PRECISION: f"precision={self.minPrecision.get():g}",
                                      THRESHOLD_FIXED: f"{self.threshold.get():g}"}[self.thresholdMode.get()],
@@ -125,4 +130,5 @@ class PickForm:
             arguments += ["--min-distance", f"{self.minDistance.get():g}"]
         if self.scanStep.get():
             arguments += ["--scan-step", str(self.scanStep.get())]
+        arguments += ["--force"] * bool(self.anyScale)
         return arguments + ["--score-maps"] * bool(self.saveScoreMaps)

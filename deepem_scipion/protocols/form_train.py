@@ -4,7 +4,7 @@
 
 from pyworkflow.protocol import params
 
-from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, TRAINING_PRESETS
+from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, TIFF_ROWS, TRAINING_PRESETS
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
 from ..plugin import Plugin
@@ -189,7 +189,7 @@ class TrainForm:
         """Arguments of the program for training and tuning, except the number of threads and the time."""
         arguments = ["--micrographs", self._getListFile(), "--coordinates", self._getCoordinatesDir(),
                      "--diameter", f"{self._getDiameter():.6g}", "--pixel-size", f"{self._getSamplingRate():.6g}",
-                     "--output", self._getModelFile(),
+                     "--tiff-rows", TIFF_ROWS, "--output", self._getModelFile(),
                      "--validation-fraction", f"{self.validationFraction.get():g}", "--seed", str(self.seed.get())]
         if self.negativeCoordinates.get() is not None:
             arguments += ["--negatives", self._getNegativesDir()]

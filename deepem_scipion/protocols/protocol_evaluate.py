@@ -12,6 +12,7 @@ from pyworkflow import BETA
 from pyworkflow.protocol import STEPS_SERIAL
 
 from .. import convert
+from ..constants import TIFF_ROWS
 from ..deepem.coordinates.regions import write_regions
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER
@@ -117,7 +118,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
         arguments = ["--truth", self._getReferenceDir(), "--picks", self._getPicksDir(),
                      "--distance", repr(distance / pixel), "--min-distance", repr(minDistance / pixel),
                      "--json", self._getFiguresFile(), "--plot", self._getCurveFile(),
-                     "--report", self._getReportFile()]
+                     "--report", self._getReportFile(), "--tiff-rows", TIFF_ROWS]
         pwutils.cleanPath(self._getFiguresFile(), self._getCurveFile(), self._getSummaryFile(), self._getRegionsFile(),
                           self._getReportFile())
         mics = self._getMics(groups["counted"])

@@ -14,7 +14,9 @@ from pyworkflow.protocol import STEPS_PARALLEL
 
 from .. import convert, program
 from ..constants import STD_CUSTOM
+from ..deepem.micrographs.scale import differ
 from ..deepem.picking.results import PickingResults
+from ..deepem.picking.scale import MAX_FACTOR, scale_warnings
 from ..deepem.picking.selection import REASON_LABELS
 from ..deepem.picking.summary import summarise_run
 from ..deepem.picking.table import write_failures
@@ -183,6 +185,11 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
                           "should not be negative and the maximum should be larger.")
         if self.streamingBatchSize.get() < 0:
             errors.append(f"Batch size: {self.streamingBatchSize} was given; use 1 or more, or 0 for all at once.")
+        pixel, trained = self.getInputMicrographs().getSamplingRate(), model.getSamplingRate()
+        if not self.anyScale and trained and not 1 / MAX_FACTOR <= pixel / trained <= MAX_FACTOR:
+            errors.append(f"The micrographs have {pixel:.4g} Å/px, those of the training {trained:.4g} Å/px: the same "
+                          "particle in both is improbable. Correct the pixel size of the micrographs, or choose *Pick "
+                          "at any scale?* if both are true.")
         if self.isContinued() and self._argumentsChanged():
             errors.append("The parameters differ from those of the micrographs picked before, and one set should not "
                           "mix both. Use Restart, or a copy of the run, to pick all micrographs again.")
@@ -199,13 +206,14 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
             warnings.append(f"The micrographs have {pixel:.2f} Å/px, coarser than the working pixel size of the model, "
                             f"{working:.2f} Å/px: details that the network has learned are missing. Use less binned "
                             "micrographs.")
-        elif abs(pixel - trained) > 0.01 * trained:
+        elif differ(pixel, trained):
             warnings.append(f"The micrographs have {pixel:.2f} Å/px, those of the training {trained:.2f} Å/px. They "
                             f"will be resampled to {working:.2f} Å/px; check the picks of the first micrographs.")
         failed = self._getFailed()
         if failed and self.isContinued():
             warnings.append(f"{len(failed)} micrographs failed so far, for instance {next(iter(failed))}, and will be "
                             f"tried again; {self._getFailedFile()} lists the reasons.")
+        warnings += convert.frame_warnings(micSet)
         names = micSet.getUniqueValues("_micName") if micSet.getSize() else []
         if len(names) < micSet.getSize():
             warnings.append(f"{micSet.getSize()} micrographs have only {len(names)} different names. Of those with the "
@@ -301,7 +309,8 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
                             if len(odd) > MAX_LISTED else ""))
         settings = self._getRunSettings()
         problem = found.contrast.warning(settings and settings.model_contrast) if found.contrast else ""
-        return lines + [f"*Warning:* {problem}."] * bool(problem)
+        problems = [problem] * bool(problem) + (scale_warnings(micrographs, settings) if settings else [])
+        return lines + [f"*Warning:* {problem}." for problem in problems]
 
     def _getArgumentsFile(self):
         return self._getExtraPath("arguments.json")

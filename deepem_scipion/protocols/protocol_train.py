@@ -195,6 +195,8 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
             if number == 1 and self.validationFraction.get() > 0:
                 warnings.append("All particles are on one micrograph. A part of its area will be used for validation, "
                                 "but the figures may not hold for other micrographs.")
+        if coordinates is not None and coordinates.getMicrographs() is not None:
+            warnings += convert.frame_warnings(coordinates.getMicrographs())
         model = self.inputModel.get()
         if self.doContinue and model is not None and model.getDiameter():
             ratio = self._getDiameter() / model.getDiameter() if coordinates is not None else 1
@@ -227,6 +229,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
                                   f"{model._numberOfParticles} particles", *model.getTraining()]))
         figures = ", ".join(f"{name} {value:.3f}" for name, value in model.getValidation())
         summary.append(f"Validation: {figures or 'none'}; threshold {model.getThreshold():.3f}")
+        summary += [f"*Warning:* {problem}" for problem in model.getWarnings()]
         if self.doTune:
             summary.append(f"Report of the tuning: {self._getModelFiles().tuning_report}")
         return summary

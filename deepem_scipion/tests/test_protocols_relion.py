@@ -16,6 +16,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import tifffile
 from pwem.protocols import ProtImportMicrographs
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
@@ -25,6 +26,7 @@ from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
 from deepem_scipion.headless.demo import launch
 from deepem_scipion.headless.workflows import fill, load, run_all, use_relion
+from deepem_scipion.protocols import ProtDeepEMPick
 
 SCENE = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=1.0)
 BINNED_ANGST = 2 * SCENE.pixel_size_angst
@@ -83,14 +85,14 @@ class TestDeepEMAndRelion(BaseTest):
         assert run_all(cls.proj, show_status)
         cls.pick = cls.proj.getProtocolsByClass("ProtDeepEMPick")[0]
 
-    def extract(self, box, **params):
+    def extract(self, box, pick=None, **params):
         """Particles of the picks, and the mean of their images."""
         from relion.protocols import ProtRelionExtractParticles
 
         others = params.pop("inputMicrographs", {})
         run = launch(self.proj, ProtRelionExtractParticles, "extract",
-                     {"inputCoordinates": (self.pick, "outputCoordinates"), **others}, boxSize=box, doInvert=True,
-                     numberOfMpi=1, **params)
+                     {"inputCoordinates": (pick or self.pick, "outputCoordinates"), **others}, boxSize=box,
+                     doInvert=True, numberOfMpi=1, **params)
         stacks = [mrcfile.read(path) for path in {particle.getFileName() for particle in run.outputParticles}]
         return run, np.concatenate(stacks).astype(float).mean(axis=0)
 
@@ -149,6 +151,22 @@ class TestDeepEMAndRelion(BaseTest):
         classes = [(each.getSize(), each.getRepresentative().getFileName()) for each in classify.outputClasses]
         self.assertEqual(sum(size for size, _ in classes), len(scores))
         self.assertTrue(all(Path(name).exists() for _, name in classes))
+
+    def test_the_mean_of_the_particles_extracted_from_tiff_micrographs_shows_the_particle(self):
+        folder = self.folder / "tiff"
+        folder.mkdir()
+        for name in self.centres:
+            tifffile.imwrite(folder / f"{name}.tif", mrcfile.read(self.folder / "binned" / f"{name}.mrc"))
+        mics = launch(self.proj, ProtImportMicrographs, "import TIFF", filesPath=str(folder), filesPattern="*.tif",
+                      samplingRate=BINNED_ANGST)
+        pick = launch(self.proj, ProtDeepEMPick, "pick TIFF", {
+            "inputMicrographs": (mics, "outputMicrographs"),
+            "inputModel": (self.proj.getProtocolsByClass("ProtDeepEMTrain")[0], "outputModel")}, useGpu=False)
+        self.assertIn("TIFF files, in which programs disagree", "".join(pick.warnings()))
+        self.assertEqual(self.pick.warnings(), [])
+        extract, mean = self.extract(BOX, pick=pick)
+        self.assertEqual(extract.outputParticles.getSize(), self.pick.outputCoordinates.getSize())
+        self.assertCentred(mean, within_px=1)
 
     def test_picks_of_binned_micrographs_are_extracted_from_the_full_size_ones(self):
         full = launch(self.proj, ProtImportMicrographs, "import full size", filesPath=str(self.folder / "full"),

@@ -231,7 +231,7 @@ class ReviewWindow(Window):
         try:
             shape = read_shape(path)
             if not asMap:
-                return read_picture(path, self.pixelSize, self.diameter), shape
+                return read_picture(path, self.pixelSize, self.diameter, self.settings.tiff_rows), shape
             scale = self.settings.working_pixel_size_angst / self.pixelSize
             return read_score_map(self.results.path("score_map", name), self.networkBox,
                                   self.settings.scan_step, scale), shape

@@ -9,6 +9,7 @@ from tkinter import ttk
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from .. import convert
+from ..constants import TIFF_ROWS
 from ..deepem.errors import DeepEMError
 from ..deepem.evaluation.metrics import curve_from_points
 from ..protocols import ProtDeepEMEvaluate
@@ -85,7 +86,8 @@ class Evaluation:
         regions = protocol._getRegionsFile()
         region = (read_regions(regions, {each: each for each in self.figures["micrographs"]}).get(name)
                   if os.path.exists(regions) else None)
-        return draw_picks(read_micrograph(mics[micName].getFileName(), pixel_size_angst=rate).pixels,
+        return draw_picks(read_micrograph(mics[micName].getFileName(), pixel_size_angst=rate,
+                                          tiff_rows=TIFF_ROWS).pixels,
                           scale * picks.centres_xy[stays], picks.scores[stays],
                           2 * summary["distance_angst"] / rate, truth_xy=scale * truth.centres_xy, title=micName,
                           region=region and tuple(scale * value for value in region))

@@ -11,6 +11,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER
 from pyworkflow.wizard import Wizard
 
 from .. import convert
+from ..constants import TIFF_ROWS
 from ..deepem.errors import DeepEMError
 from ..protocols import ProtDeepEMPick, ProtDeepEMTrain
 
@@ -142,7 +143,8 @@ class SizeDialog(dialog.Dialog):
         self.named.set(f"{mic.getMicName()} ({self.number + 1} of {len(self.mics)})")
         if mics or self.pixels is None:
             try:
-                self.pixels = read_micrograph(mic.getFileName(), pixel_size_angst=self.rate).pixels
+                self.pixels = read_micrograph(mic.getFileName(), pixel_size_angst=self.rate,
+                                              tiff_rows=TIFF_ROWS).pixels
             except DeepEMError as error:
                 self.pixels = np.zeros((1, 1), np.float32)
                 self.named.set(f"{mic.getMicName()} cannot be read")

@@ -17,7 +17,7 @@ COORDINATES = "a folder of .box or .star files, or one such file"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that answers a mistake with the usage of the command and, for a misspelt word, with the right one.
+    """A parser that answers a mistake with the usage of the command, and a misspelt word with the one that was meant.
 
     Attributes
     ----------

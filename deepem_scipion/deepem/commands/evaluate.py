@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES
+from .arguments import COORDINATES, add_tiff_rows
 from .report import try_report
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..evaluation.matching import Matches
 
 log = logging.getLogger("deepem")
+
+# From this many particles on, coordinates on the two sides that end at places that differ by this ratio are suspect.
+MIN_TO_COMPARE, MAX_RATIO = 20, 1.6
 
 SUMMARY = "compare picks with reference coordinates"
 REQUIRED = ("--truth PATH", "--picks PATH", "--distance PX")
@@ -64,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     group.add_argument("--micrographs", nargs="+", metavar="MICS", help="micrographs shown in the report (default: "
                        "those that were picked, if --picks is an output folder of `deepem pick`)")
+    add_tiff_rows(group)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
     threshold = _threshold(options.threshold)
     truth, picks = read_coordinates(options.truth), read_coordinates(options.picks)
     _check_names(options, truth, picks)
+    _check_lengths(options, truth, picks)
     regions = _regions(options, truth)
     matches = match_all(truth, picks, options.distance, regions, options.min_distance)
     result = summarise(matches, threshold)
@@ -106,12 +111,32 @@ def _check_names(options: argparse.Namespace, truth: Collection[str], picks: Col
                     len(truth), ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else ""))
 
 
+def _check_lengths(options: argparse.Namespace, truth: Mapping[str, Coordinates],
+                   picks: Mapping[str, Coordinates]) -> None:
+    """Warn if the distance exceeds the boxes, or one side seems to be of binned micrographs."""
+    common = [name for name in truth if name in picks and len(truth[name].scores) and len(picks[name].scores)]
+    sides = [box for name in common for box in (truth[name].box_px, picks[name].box_px) if box]
+    if sides and options.distance > min(sides):
+        log.warning("warning: --distance %g px is more than the side of the boxes, %g px, so that picks beside a "
+                    "particle count as correct. Expected half the particle diameter in pixels", options.distance,
+                    min(sides))
+    whole = not (options.region or options.regions)
+    if whole and sum(len(truth[name].scores) for name in common) >= MIN_TO_COMPARE:
+        ends = [max(float(found[name].centres_xy.max()) for name in common) for found in (truth, picks)]
+        if min(ends) > 0 and max(ends) > MAX_RATIO * min(ends):
+            small, large = (options.truth, options.picks) if ends[0] < ends[1] else (options.picks, options.truth)
+            log.warning("warning: the coordinates in %s end at %.4g px, those in %s at %.4g px: they may be those of "
+                        "micrographs that were binned by %.2g", small, min(ends), large, max(ends),
+                        max(ends) / min(ends))
+
+
 def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Mapping[str, Matches],
             truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
             regions: Mapping[str, Region] | None) -> None:
     from ..report.evaluation_report import Comparison, report_evaluation
 
-    comparison = Comparison(truth, picks, options.distance, options.min_distance, result["threshold"], regions or {})
+    comparison = Comparison(truth, picks, options.distance, options.min_distance, result["threshold"], regions or {},
+                            options.tiff_rows)
     try_report(options.report, lambda: report_evaluation(options.report, result, matches, comparison,
                                                          _shown_micrographs(options)))
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ..picking.summary import MicrographResult
 
 log = logging.getLogger("deepem")
+
+# Larger boxes and steps are mistakes: no camera has as many pixels.
+MAX_BOX_PX = 2**15
 
 SUMMARY = "pick micrographs with a model"
 REQUIRED = ("--micrographs MICS ...", "--model MODEL", "--output DIR")
@@ -65,6 +69,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                                 ("amplitude-contrast", 0.1, "amplitude contrast as a fraction")):
         group.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{what}, written to picks.star "
                            "for RELION (default: %(default)s)")
+    group.add_argument("--force", action="store_true", help="pick even if the pixel sizes of micrographs and training "
+                       "differ by a factor of more than 4, or the particle is wider than half of the micrograph")
     group.add_argument("--score-maps", action="store_true", help="also write the score maps (DIR/scores)")
     group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="also write an HTML report "
                        "(without FILE: DIR/report.html), see `deepem report`")
@@ -106,10 +112,10 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     from ..picking.picker import Picker
     from ..picking.run import pick_micrographs
 
-    if options.box is not None and options.box < 1:
-        raise DeepEMError(f"--box {options.box}: expected at least 1 pixel")
+    _check_numbers(options)
     model = load_model(options.model)
     limits = _limits(options, model)
+    _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
     if not started:
         runtime.start(options.threads)
@@ -117,12 +123,13 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     with console.progress(len(micrographs)) as show:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
-                                   options.contrast_checks, _Progress(len(micrographs), show))
+                                   options.contrast_checks, _Progress(len(micrographs), show), options.tiff_rows,
+                                   options.force)
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
-    _finish(options, n_failed)
+    _finish(options, results)
     return console.OK if not n_failed else console.SOME_FAILED if n_failed < len(results) else console.UNUSABLE
 
 
@@ -140,11 +147,44 @@ class _Progress:
             log.warning("%d/%d %s failed: %s", self.done, self.total, name, result.reason)
 
 
-def _finish(options: argparse.Namespace, n_failed: int) -> None:
-    """Report where failures are listed, and write the report if there is to be one."""
-    from ..picking.results import PickingResults
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Raise DeepEMError if a number makes no sense, mostly because it is in another unit."""
+    for name, low, high, expected in (
+            ("box", 1, MAX_BOX_PX, "pixels, at least 1"), ("scan_step", 1, MAX_BOX_PX, "binned pixels, at least 1"),
+            ("contrast_checks", 0, math.inf, "a number of micrographs, 0 or more"),
+            ("voltage", 10, 3000, "kilovolts, such as 300"), ("cs", 0, 100, "millimetres, such as 2.7"),
+            ("amplitude_contrast", 0, 1, "a fraction from 0 to 1, such as 0.1")):
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise DeepEMError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
 
-    if n_failed:
+
+def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
+    """Warn of lengths that do not suit the particle."""
+    diameter = model.diameter_angst
+    if options.min_distance is not None and options.min_distance > 2 * diameter:
+        log.warning("warning: --min-distance %g A is more than twice the particle diameter of the model, %g A: most "
+                    "particles will be rejected. Expected about %g", options.min_distance, diameter, diameter / 2)
+    step = options.scan_step or model.scan_step
+    if step > model.diameter_px / 2:
+        log.warning("warning: a scan step of %d binned pixels is more than half of the particle diameter, %.1f binned "
+                    "pixels: particles between the positions are missed. Expected --scan-step %d or less", step,
+                    model.diameter_px, max(1, int(model.diameter_px / 4)))
+
+
+def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]) -> None:
+    """Say what to look at: failures, or that nothing was picked; and write the report if there is to be one."""
+    from ..picking.results import PickingResults
+    from ..picking.selection import REASON_LABELS
+    from ..picking.summary import summarise_run
+
+    found = summarise_run(results)
+    if found.picked and not found.picks:
+        shares = {reason: share for reason, share in found.rejected_share.items() if share}
+        reasons = ", ".join(f"{share:.0%} {REASON_LABELS[reason]}" for reason, share in shares.items())
+        log.warning("warning: nothing was picked; %s. Check the model, the pixel size, the contrast and the limits",
+                    f"the candidates are {reasons}" if reasons else "there are no candidates")
+    if found.failed:
         log.warning("the reasons are listed in %s", PickingResults(options.output).path("failed"))
     if options.report is not None:
         from ..report.picking_report import report_picking

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ..network.geometry import Geometry
     from ..training.plan import Plan
     from ..training.training_set import TrainingSet
+
+log = logging.getLogger("deepem")
 
 # Stated here as well because the modules that define them take seconds to import.
 TRAINING_PRESETS = ("default", "paper")
@@ -67,6 +71,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                        help=f"reference coordinates of the particles: {COORDINATES}")
     group.add_argument("--negatives", metavar="PATH", type=Path,
                        help=f"verified negatives (background and contaminants): {COORDINATES}")
+    group.add_argument("--coordinate-scale", type=float, default=1.0, metavar="F", help="multiply --coordinates and "
+                       "--negatives by F, for coordinates of micrographs binned by F (default: %(default)g)")
     for name in ("particles", "negatives"):
         group.add_argument(f"--more-{name}", metavar="PATH", type=Path, nargs="+", default=[],
                            help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
@@ -129,6 +135,7 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(options)
     check_writable(options.output)
     data, files = read_training_set(options), ModelFiles(options.output)
+    warn_of_problems(data, plan)
     if options.fresh:
         files.checkpoint.unlink(missing_ok=True)
     runtime.start(options.threads)
@@ -139,6 +146,14 @@ def run(options: argparse.Namespace) -> int:
     console.print_result(format_card(model.card()))
     console.print_result(f"model written to {options.output}")
     return console.OK
+
+
+def warn_of_problems(data: TrainingSet, plan: Plan) -> None:
+    """Log what does not fit together, before the training takes time; see `plausibility.find_problems`."""
+    from ..training.plausibility import find_problems
+
+    for problem in find_problems(data, plan):
+        log.warning("warning: %s", problem)
 
 
 def check_writable(path: Path) -> None:
@@ -174,22 +189,31 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     -------
     TrainingSet
         Micrographs with particles or negatives of --more-particles and --more-negatives only are incomplete.
+
+    Raises
+    ------
+    DeepEMError
+        A file cannot be used, or a value makes no sense.
     """
     import numpy as np
 
-    from ..coordinates.coordinates import merge
+    from ..coordinates.coordinates import merge, scaled
     from ..coordinates.read import read_coordinates
     from ..micrographs.find import find_micrographs
     from ..training.training_set import TrainingSet
 
     micrographs = find_micrographs(options.micrographs)
-    complete = read_coordinates(options.coordinates)
+    if not 0 < options.coordinate_scale < math.inf:
+        raise DeepEMError(f"--coordinate-scale {options.coordinate_scale:g}: expected a factor above 0, such as 2 for "
+                          "coordinates of micrographs binned by 2")
+    complete = scaled(read_coordinates(options.coordinates), options.coordinate_scale)
     particles = merge([complete, *map(read_coordinates, options.more_particles)])
     more_negatives = [read_coordinates(path) for path in options.more_negatives]
-    negatives = merge([*([read_coordinates(options.negatives)] if options.negatives else []), *more_negatives])
+    given = scaled(read_coordinates(options.negatives), options.coordinate_scale) if options.negatives else {}
+    negatives = merge([given, *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
-    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete))
+    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows)
 
 
 def make_plan(options: argparse.Namespace) -> Plan:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DeepEMError
 from . import console
 from .info import format_card
-from .train import add_training_arguments, check_writable, make_plan, read_training_set
+from .train import add_training_arguments, check_writable, make_plan, read_training_set, warn_of_problems
 
 SUMMARY = "search for the network that picks best"
 REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None}))
     check_writable(options.output)
     data, files = read_training_set(options), ModelFiles(options.output)
+    warn_of_problems(data, plan)
     runtime.start(options.threads)
     with console.progress(None) as show:
         show(0, f"searching for {options.minutes:g} minutes")

@@ -8,7 +8,7 @@ Coordinates are x = column and y = row in pixels of the input micrograph; the ce
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,3 +52,23 @@ def merge(sets: Sequence[Mapping[str, Coordinates]]) -> dict[str, Coordinates]:
     return {name: Coordinates(np.concatenate([part.centres_xy for part in parts]),
                               np.concatenate([part.scores for part in parts]), parts[0].box_px)
             for name, parts in together.items()}
+
+
+def scaled(found: Mapping[str, Coordinates], factor: float) -> dict[str, Coordinates]:
+    """Convert coordinates of binned micrographs to those of the micrographs before binning.
+
+    Parameters
+    ----------
+    found : mapping of str to Coordinates
+        Coordinates by name of the micrograph.
+    factor : float
+        Factor of the binning, above 0.
+
+    Returns
+    -------
+    dict of str to Coordinates
+        Binned pixel j covers pixels from factor j to factor (j + 1), so that x becomes factor (x + 1/2) - 1/2.
+    """
+    return {name: replace(each, centres_xy=factor * (each.centres_xy + 0.5) - 0.5,
+                          box_px=None if each.box_px is None else factor * each.box_px)
+            for name, each in found.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from .parse import gather, parse_number
 from .startables import StarTable, quote, read_tables
 
 log = logging.getLogger(__name__)
+
+# Relative difference up to which two pixel sizes are the same.
+SAME_PIXEL_SIZE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,18 @@ class Optics:
     amplitude_contrast: float = 0.1
 
 
-def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
-               pixel_size_angst: float, optics: Optics = Optics()) -> None:
-    """Write a RELION 3.1 file with the particles of all micrographs.
+def write_star(path: str | Path, entries: Sequence[tuple[str | Path, np.ndarray, np.ndarray]],
+               pixel_size_angst: float | Sequence[float], optics: Optics = Optics()) -> None:
+    """Write a RELION 3.1 file with the particles of all micrographs, and an optics group for each pixel size.
 
     Parameters
     ----------
     path : str or Path
         File to write, atomically.
-    entries : iterable of (path, centres_xy, scores)
+    entries : sequence of (path, centres_xy, scores)
         For each micrograph its path, (n, 2) centres as x, y in its own pixels and (n,) scores.
-    pixel_size_angst : float
-        Pixel size of the input micrographs in angstrom.
+    pixel_size_angst : float or sequence of float
+        Pixel size of the input micrographs in angstrom, of all or of each.
     optics : Optics
         Parameters of the microscope, the same for all micrographs.
 
@@ -67,17 +70,35 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
                   "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
     particles = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit",
                  "rlnOpticsGroup")
+    sizes, groups = _optics_groups(np.broadcast_to(pixel_size_angst, max(1, len(entries))))
     with atomic_write(path) as handle:
         handle.write(_star_header("optics", microscope))
-        handle.write(f"opticsGroup1 1 {pixel_size_angst:.6f} {pixel_size_angst:.6f} {optics.voltage_kv:g} "
-                     f"{optics.spherical_aberration_mm:g} {optics.amplitude_contrast:g}\n")
+        for group, size in enumerate(sizes, 1):
+            handle.write(f"opticsGroup{group} {group} {size:.6f} {size:.6f} {optics.voltage_kv:g} "
+                         f"{optics.spherical_aberration_mm:g} {optics.amplitude_contrast:g}\n")
         handle.write(_star_header("particles", particles))
-        for micrograph, centres_xy, scores in entries:
+        for (micrograph, centres_xy, scores), group in zip(entries, groups):
             name = quote(str(micrograph))
             rows = np.reshape(centres_xy, (-1, 2))
             for (x, y), score in zip(rows, np.reshape(scores, len(rows))):
-                handle.write(f"{name} {x:.6f} {y:.6f} {score:.6g} 1\n")
+                handle.write(f"{name} {x:.6f} {y:.6f} {score:.6g} {group}\n")
         handle.write("\n")
+
+
+def _optics_groups(sizes: np.ndarray) -> tuple[list[float], list[int]]:
+    """Different pixel sizes, in the order in which they come, and for each micrograph the number of its own, from 1.
+
+    Headers round: sizes that differ by less than `SAME_PIXEL_SIZE` are the same.
+    """
+    different: list[float] = []
+    groups = []
+    for size in map(float, sizes):
+        group = next((n for n, other in enumerate(different) if abs(size - other) <= SAME_PIXEL_SIZE * other), None)
+        if group is None:
+            group = len(different)
+            different.append(size)
+        groups.append(group + 1)
+    return different, groups
 
 
 def can_name(micrograph: str | Path) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DeepEMError
+from .others import without_others, without_stacks
 
 LIST_SUFFIXES = (".txt", ".lst")
-IMAGE_ENDINGS = (".mrc", ".mrc.gz", ".mrc.bz2", ".tif", ".tiff")
+IMAGE_ENDINGS = (".mrc", ".mrcs", ".mrc.gz", ".mrc.bz2", ".tif", ".tiff")
 
 
 def micrograph_name(path: str | Path) -> str:
@@ -35,7 +36,8 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
     arguments : sequence of str or Path
         Each is, in this order of precedence: a list file (.txt or .lst; one path per line, optionally a tab and the
         name to use); another file, which is a micrograph even if its name has glob characters; a folder, whose .mrc,
-        .mrc.gz, .mrc.bz2, .tif and .tiff files are taken in alphabetical order; a glob pattern.
+        .mrcs (of one image), .mrc.gz, .mrc.bz2, .tif and .tiff files are taken in alphabetical order; a glob pattern.
+        Power spectra and the like are left out, see `others.without_others`.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
         be used for result files.
     """
     found: dict[str, Path] = {}
-    for argument in arguments:
+    for argument in without_others(list(map(str, arguments))):
         for name, path in _expand(argument):
             _check_name(name, path)
             known = found.setdefault(name, path)
@@ -78,10 +80,11 @@ def _found(argument: str | Path) -> Iterator[tuple[str, Path]]:
         paths = [path]
     elif path.is_dir():
         paths = sorted(p for p in path.iterdir() if p.name.lower().endswith(IMAGE_ENDINGS) and p.is_file())
+        paths = without_others(without_stacks(paths))
         if not paths:
             raise DeepEMError(f"The folder {path} holds no micrograph ({', '.join(IMAGE_ENDINGS)}).")
     else:
-        paths = sorted(p for p in map(Path, glob.glob(str(argument), recursive=True)) if p.is_file())
+        paths = without_others(sorted(p for p in map(Path, glob.glob(str(argument), recursive=True)) if p.is_file()))
         if not paths:
             raise DeepEMError(f"{argument}: no such file or folder, and as a pattern it matches no file.")
     for found in paths:

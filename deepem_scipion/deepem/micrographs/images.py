@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Single greyscale images from MRC and TIFF files; every error is a `DeepEMError` that names the file.
 
-The first row of the data is row 0 (y = 0), as in EMAN2 and RELION; nothing is flipped.
+Row 0 of an image has y = 0, as in RELION (3.1 and later) and EMAN2: the first row of an MRC file, but the last row of a
+TIFF file, whatever its tag for the orientation says.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from ..errors import DeepEMError
 from .limits import format_shape
 from .mrc import open_mrc, read_mrc_pixels
 from .tiff import is_tiff, read_tiff_pixels, read_tiff_shape
+
+# Where y = 0 is in a TIFF file: in its last row, or in its first, for coordinates that count from there.
+TIFF_ROWS = ("bottom", "top")
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,15 @@ def read_header(path: Path) -> ImageHeader:
             return ImageHeader(header.shape, header.pixel_sizes_angst)
 
 
-def read_pixels(path: Path) -> np.ndarray:
+def read_pixels(path: Path, tiff_rows: str = "bottom") -> np.ndarray:
     """Read an image.
 
     Parameters
     ----------
     path : Path
         As for `read_header`.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of a TIFF file.
 
     Returns
     -------
@@ -82,11 +88,13 @@ def read_pixels(path: Path) -> np.ndarray:
         As for `read_header`, and if the image is constant or has values that are not finite.
     """
     with _naming_errors(path):
-        shape, data = read_tiff_pixels(path) if is_tiff(path) else read_mrc_pixels(path)
+        from_tiff = is_tiff(path)
+        shape, data = read_tiff_pixels(path) if from_tiff else read_mrc_pixels(path)
         if data.size != math.prod(shape):
             raise DeepEMError(f"{path} is truncated, or was changed while it was read: its header promises "
                               f"{format_shape(shape)} pixels. Copy or write the file again.")
-        pixels: np.ndarray = data.reshape(shape).astype(np.float32)
+        rows = data.reshape(shape)
+        pixels: np.ndarray = (rows[::-1] if from_tiff and tiff_rows == "bottom" else rows).astype(np.float32)
         lowest, highest = float(pixels.min()), float(pixels.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise DeepEMError(f"{path} holds values that are not finite numbers (NaN or infinite). "

@@ -51,6 +51,8 @@ class Micrograph:
         Input pixels per binned pixel (working pixel size / input pixel size).
     input_shape : tuple of int
         Rows and columns of the file.
+    header_pixel_size_angst : float, optional
+        Pixel size in the header of the file, in angstrom, which a given one overrides.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Micrograph:
     pixel_size_angst: float
     scale: float
     input_shape: tuple[int, int]
+    header_pixel_size_angst: float | None = None
 
     @property
     def input_pixel_size_angst(self) -> float:
@@ -103,7 +106,7 @@ class Micrograph:
 
 def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = None,
                     pixel_size_angst: float | None = None, name: str | None = None,
-                    box_px: int | None = None) -> Micrograph:
+                    box_px: int | None = None, tiff_rows: str = "bottom") -> Micrograph:
     """Read a micrograph, clip outliers, resample it to the working pixel size and normalise it.
 
     Parameters
@@ -119,6 +122,8 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     box_px : int, optional
         Side, in binned pixels, of the boxes whose median mean and median standard deviation become 0 and 1. Default:
         the whole micrograph is normalised.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last row of a TIFF file, as in RELION and EMAN2, or from the first.
 
     Returns
     -------
@@ -142,13 +147,17 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     changes of the background increase the standard deviation of the whole micrograph, but not that of most boxes.
     """
     path = Path(path)
-    input_size = pixel_size_angst if pixel_size_angst is not None else read_pixel_size(path)
+    if pixel_size_angst is None:
+        input_size = in_header = read_pixel_size(path)
+    else:
+        input_size, sizes = pixel_size_angst, read_header(path).pixel_sizes_angst
+        in_header = sizes[0] if sizes else None
     if input_size is None:
         raise DeepEMError(f"{path} does not give its pixel size. Give it with --pixel-size (angstrom).")
     _check_positive("pixel size", input_size)
     if working_pixel_size_angst is not None:
         _check_positive("working pixel size", working_pixel_size_angst)
-    pixels = read_pixels(path)
+    pixels = read_pixels(path, tiff_rows)
     shape = pixels.shape[0], pixels.shape[1]
     scale = _scale(path, shape, input_size, working_pixel_size_angst)
     clip_outliers(pixels)
@@ -163,7 +172,7 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     if box_px is not None:
         _normalise_boxes(pixels, box_px)
     name = micrograph_name(path) if name is None else name
-    return Micrograph(path, name, pixels, input_size * scale, scale, shape)
+    return Micrograph(path, name, pixels, input_size * scale, scale, shape, in_header)
 
 
 def read_pixel_size(path: str | Path) -> float | None:

@@ -26,12 +26,13 @@ class Preprocessing:
     working_pixel_size_angst: float
     box: int
 
-    def read(self, path: str | Path, pixel_size_angst: float | None = None, name: str | None = None) -> Micrograph:
+    def read(self, path: str | Path, pixel_size_angst: float | None = None, name: str | None = None,
+             tiff_rows: str = "bottom") -> Micrograph:
         """Read a micrograph as the network sees it.
 
         Parameters
         ----------
-        path, pixel_size_angst, name
+        path, pixel_size_angst, name, tiff_rows
             As for `read_micrograph`.
 
         Returns
@@ -44,4 +45,5 @@ class Preprocessing:
         DeepEMError
             As for `read_micrograph`.
         """
-        return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.box)
+        return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.box,
+                               tiff_rows)

@@ -23,6 +23,9 @@ _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA",
                  50000: "Zstandard"}
 _LZW = 5
+_MIN_IS_WHITE = 0  # of PhotometricInterpretation
+# Of NewSubfileType: a copy of reduced resolution (a thumbnail), a transparency mask.
+_NO_IMAGE = 1 | 4
 _MAX_TILE_PIXELS = 2**22  # a tile that is larger than this and than the image is damage
 _MAX_PAGES, _MAX_TAGS = 1000, 4096
 # Tags from which sizes are computed, and the types of whole numbers. The library takes bytes for text.
@@ -76,10 +79,9 @@ def read_tiff_shape(path: Path) -> tuple[int, int]:
         is not supported.
     """
     with _open_tiff(path) as tiff:
-        if len(tiff.series) != 1:
-            raise DeepEMError(f"{path} holds {len(tiff.series)} different images. Expected one.")
-        shape, dtype = tiff.series[0].shape, tiff.series[0].dtype
-        page = tiff.pages[0]
+        image = _image(path, tiff)
+        shape, dtype = image.shape, image.dtype
+        page = image.keyframe
         end_of_data = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0)
         data_bytes, compression, tile_shape = sum(page.databytecounts), int(page.compression), page.chunks
     if dtype is None or dtype.kind not in "uif":
@@ -110,24 +112,38 @@ def read_tiff_pixels(path: Path) -> tuple[tuple[int, int], np.ndarray]:
     -------
     shape : tuple of int
         Rows and columns that the header gives.
-    data : array
-        Pixels; another number than `shape` requires if the file was replaced meanwhile.
+    data : float32 array
+        Pixels, the first row of the file first; another number than `shape` requires if the file was replaced
+        meanwhile. Where the file says that 0 is white (min-is-white) their sign is changed, as EMAN2 does.
 
     Raises
     ------
     DeepEMError
         As for `read_tiff_shape`, and if LZW data are damaged.
+
+    Notes
+    -----
+    The tag for the orientation is ignored, as in RELION and EMAN2.
     """
     return read_tiff_shape(path), _read_data(path)
 
 
 def _read_data(path: Path) -> np.ndarray:
     with _open_tiff(path) as tiff:
-        for page in tiff.series[0].pages:
+        image = _image(path, tiff)
+        for page in image.pages:
             if page is not None and int(page.compression) == _LZW:
                 _check_lzw(path, page, tiff.filehandle)
-        data: np.ndarray = tiff.series[0].asarray()
-    return data
+        data: np.ndarray = image.asarray().astype(np.float32)
+        return np.negative(data, out=data) if int(image.keyframe.photometric) == _MIN_IS_WHITE else data
+
+
+def _image(path: Path, tiff: Any) -> Any:
+    """The one series of pages that is an image, not a copy or a mask of one; raises DeepEMError if there are others."""
+    images = [series for series in tiff.series if not series.keyframe.subfiletype & _NO_IMAGE]
+    if len(images) != 1:
+        raise DeepEMError(f"{path} holds {len(images)} different images. Expected one.")
+    return images[0]
 
 
 def _check_lzw(path: Path, page: Any, stream: Any) -> None:

@@ -88,6 +88,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
                                    f"{used.given_negatives} given negatives"))
     if record.training_preset:
         rows.append(("training", f"preset {record.training_preset}, seed {record.seed}"))
+    rows += [("warning", str(text)) for text in record.warnings]
     rows.append(("threshold", f"{card['threshold']:.3f}"))
     rows += [(f"round {done.round}", f"{done.false_positives} false positives, {done.missed} missed particles shown "
               f"again: error {_figure(done.error, 4)}{'' if done.kept else ', not kept'}")

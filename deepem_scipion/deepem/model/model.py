@@ -63,17 +63,13 @@ class Model:
         return Preprocessing(self.working_pixel_size_angst, self.geometry.box)
 
     def read_micrograph(self, path: str | Path, pixel_size_angst: float | None = None,
-                        name: str | None = None) -> Micrograph:
+                        name: str | None = None, tiff_rows: str = "bottom") -> Micrograph:
         """Read a micrograph as the networks see it.
 
         Parameters
         ----------
-        path : str or Path
-            MRC (also .gz, .bz2) or TIFF file with one image.
-        pixel_size_angst : float, optional
-            Pixel size of the file in angstrom, which overrides its header.
-        name : str, optional
-            Name of the micrograph. Default: the file name without its last extension.
+        path, pixel_size_angst, name, tiff_rows
+            As for `read_micrograph` of `micrographs`.
 
         Returns
         -------
@@ -84,7 +80,7 @@ class Model:
         DeepEMError
             If the file cannot be used, see `read_micrograph` of `micrographs`.
         """
-        return self.preprocessing.read(path, pixel_size_angst, name)
+        return self.preprocessing.read(path, pixel_size_angst, name, tiff_rows)
 
     def threshold_for(self, wanted: str) -> float:
         """Return the threshold that was best on the validation micrographs by some measure.

@@ -183,6 +183,8 @@ class TrainingRecord:
         Width, in angstrom, of the border without annotated particles.
     versions : dict of str to str
         Versions of Python and of the packages that results depend on.
+    warnings : list of str
+        What did not fit together before the training: pixel sizes, coordinates, diameter, contrast.
     best_epochs : list of int
         Epoch that was kept, of each network.
     history : list of Epoch
@@ -205,6 +207,7 @@ class TrainingRecord:
     training_pixel_size_angst: float | None = None
     annotated_border_angst: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     best_epochs: list[int] = field(default_factory=list)
     history: list[Epoch] = field(default_factory=list)
     training: TrainingData = field(default_factory=TrainingData)
@@ -240,7 +243,7 @@ class TrainingRecord:
             raise TypeError("history holds entries that are no epochs")
         return cls(
             **history, **_found(card, str, "contrast", "preset", "training_preset"), **_found(card, int, "seed"),
-            **_found(card, list, "seeds_used", "best_epochs"), **_found(card, dict, "versions", "tuning"),
+            **_found(card, list, "seeds_used", "best_epochs", "warnings"), **_found(card, dict, "versions", "tuning"),
             **_found(card, (int, float), "training_pixel_size_angst", "annotated_border_angst"),
             training=TrainingData.from_card(card.get("training", {})),
             validation=Validation.from_card(card.get("validation", {})),

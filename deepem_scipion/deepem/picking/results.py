@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..coordinates.coordinates import Coordinates
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
 from .candidates import Candidates, read_candidates, write_candidates
+from .scale import scale_warnings
 from .selection import PICKED
 from .settings import RunSettings
 from .summary import CONTRAST_CHECKS, MicrographResult, summarise_run
@@ -116,8 +117,8 @@ class PickingResults:
         with atomic_path(self.path("score_map", name)) as aside, mrcfile.new(aside, scores) as file:
             file.voxel_size = step_angst
 
-    def write_star(self, picks: Iterable[tuple[str | Path, np.ndarray, np.ndarray]], pixel_size_angst: float,
-                   optics: Optics) -> None:
+    def write_star(self, picks: Sequence[tuple[str | Path, np.ndarray, np.ndarray]],
+                   pixel_size_angst: float | Sequence[float], optics: Optics) -> None:
         """Write picks.star; parameters and errors as for `coordinates.write_star`."""
         write_star(self.path("star"), picks, pixel_size_angst, optics)
 
@@ -149,6 +150,7 @@ class PickingResults:
         """
         settings = settings or self.read_settings()
         content = {**settings.as_dict(), **summarise_run(micrographs).as_dict(),
+                   "warnings": scale_warnings(micrographs, settings),
                    "micrographs": {name: found.as_dict() for name, found in micrographs.items()}}
         with atomic_write(self.path("settings")) as handle:
             json.dump(content, handle, indent=1)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Callable
 
@@ -22,6 +23,7 @@ from ..errors import DeepEMError
 from .box import default_box_px
 from .picker import Picker
 from .results import PickingResults
+from .scale import check_scale, scale_warnings
 from .settings import RunSettings
 from .summary import MicrographResult, contrast
 
@@ -35,8 +37,8 @@ Progress = Callable[[str, MicrographResult], None]
 
 def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Path, box_px: int | None = None,
                      pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
-                     contrast_checks: int = 0,
-                     progress: Progress = lambda name, result: None) -> dict[str, MicrographResult]:
+                     contrast_checks: int = 0, progress: Progress = lambda name, result: None,
+                     tiff_rows: str = "bottom", any_scale: bool = False) -> dict[str, MicrographResult]:
     """Pick micrographs and write everything into a results folder.
 
     Parameters
@@ -59,6 +61,10 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         look more like the particles of the training, see `summary.contrast`.
     progress : callable
         Called with name and result after each micrograph.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
+    any_scale : bool
+        Whether to pick micrographs whose pixel size makes the particle improbable as well, see `scale.check_scale`.
 
     Returns
     -------
@@ -71,7 +77,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     DeepEMError
         The folder cannot be made or written.
     """
-    run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks])
+    run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks],
+               tiff_rows, any_scale)
     run.results.make(score_maps)
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     pending = {name: pool.submit(run.pick, name, path) for name, path in paths.items()}
@@ -119,14 +126,19 @@ class _Run:
     pixel_size_angst: float | None
     score_maps: bool
     checked: Collection[str]
+    tiff_rows: str
+    any_scale: bool
     micrographs: dict[str, MicrographResult] = field(default_factory=dict)
     star: list[tuple[Path, np.ndarray, np.ndarray]] = field(default_factory=list)
     pixel_sizes: list[float] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def pick(self, name: str, path: Path) -> _Done:
         """Pick one micrograph and write its files."""
         began = time.perf_counter()
-        micrograph = self.picker.model.read_micrograph(path, self.pixel_size_angst, name)
+        micrograph = self.picker.model.read_micrograph(path, self.pixel_size_angst, name, self.tiff_rows)
+        if not self.any_scale:
+            check_scale(micrograph, self.picker.model)
         found = self.picker.pick(micrograph)
         pixel_size = micrograph.input_pixel_size_angst
         self.results.write_micrograph(name, found.candidates, found.reasons, self._box_px(pixel_size))
@@ -138,7 +150,8 @@ class _Run:
             negative = round(self.picker.evidence(replace(micrograph, pixels=-micrograph.pixels)), 3)
         result = MicrographResult.of(
             str(path), found.candidates, found.reasons, seconds=round(time.perf_counter() - began, 4),
-            finished=round(time.time(), 2), evidence=evidence, negative_evidence=negative)
+            finished=round(time.time(), 2), evidence=evidence, negative_evidence=negative,
+            pixel_size_angst=round(pixel_size, 6), header_pixel_size_angst=micrograph.header_pixel_size_angst)
         return _Done(result, pixel_size, found.picks)
 
     def record(self, name: str, path: Path, future: Future[_Done]) -> MicrographResult:
@@ -151,24 +164,38 @@ class _Run:
             result = MicrographResult(str(path), reason, finished=round(time.time(), 2))
         else:
             result = done.result
-            self.pixel_sizes.append(done.pixel_size_angst)
             if can_name(path):
                 self.star.append((path, done.picks.centres_xy, done.picks.scores))
+                self.pixel_sizes.append(done.pixel_size_angst)
         self.micrographs[name] = result
+        if result.ok and not self.warnings:
+            self._warn({name: result})
         return result
 
     def finish(self, optics: Optics) -> None:
         """Write the files about all micrographs; each is tried, whatever becomes of the others."""
+        self._warn(self.micrographs)
+        with ExitStack() as last:
+            last.callback(self.results.write_summary, self.settings, self.micrographs)
+            last.callback(self.results.write_failed, self.micrographs)
+            last.callback(self.results.write_star, self.star,
+                          self.pixel_sizes or self.picker.model.working_pixel_size_angst, optics)
+
+    @cached_property
+    def settings(self) -> RunSettings:
+        """How the micrographs are picked."""
         model = self.picker.model
-        pixel_size = self.pixel_sizes[0] if self.pixel_sizes else model.working_pixel_size_angst
-        settings = RunSettings(
+        return RunSettings(
             self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
             model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
-            runtime.versions())
-        with ExitStack() as last:
-            last.callback(self.results.write_summary, settings, self.micrographs)
-            last.callback(self.results.write_failed, self.micrographs)
-            last.callback(self.results.write_star, self.star, pixel_size, optics)
+            runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst)
+
+    def _warn(self, micrographs: Mapping[str, MicrographResult]) -> None:
+        """Log what is wrong with the pixel sizes: as soon as it shows, and at the end if it concerns others as well."""
+        for problem in scale_warnings(micrographs, self.settings):
+            if problem not in self.warnings:
+                self.warnings.append(problem)
+                log.warning("warning: %s", problem)
 
     def _box_px(self, pixel_size_angst: float) -> int:
         if self.box_px is not None:

@@ -32,6 +32,10 @@ class RunSettings:
         Contrast of the particles in the training, "dark" or "bright".
     versions : mapping of str to str
         Versions of Python and of the packages that results depend on.
+    tiff_rows : {"bottom", "top"}
+        Whether y was counted from the last or from the first row of TIFF files.
+    training_pixel_size_angst : float, optional
+        Pixel size of the micrographs of the training, in angstrom.
     """
 
     limits: Limits
@@ -43,6 +47,8 @@ class RunSettings:
     pixel_size_angst: float | None = None
     model_contrast: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    tiff_rows: str = "bottom"
+    training_pixel_size_angst: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -71,8 +77,9 @@ class RunSettings:
         limits = Limits(float(plain["threshold"]), float(plain["min_distance_angst"]),
                         None if std_range is None else (float(std_range[0]), float(std_range[1])),
                         float(plain["border_angst"]))
-        pixel_size = plain.get("pixel_size_angst")
+        pixel_size, trained = plain.get("pixel_size_angst"), plain.get("training_pixel_size_angst")
         return cls(limits, int(plain["scan_step"]), int(plain["rotations"]), int(plain["box"]),
                    float(plain["working_pixel_size_angst"]), float(plain["diameter_angst"]),
                    None if pixel_size is None else float(pixel_size), plain.get("model_contrast"),
-                   dict(plain.get("versions", {})))
+                   dict(plain.get("versions", {})), str(plain.get("tiff_rows", "bottom")),
+                   None if trained is None else float(trained))

@@ -52,6 +52,8 @@ class MicrographResult:
         Time of the end, in seconds since 1970.
     evidence, negative_evidence : float, optional
         Of the first micrographs: evidence for particles in the micrograph and in its negative, see `contrast`.
+    pixel_size_angst, header_pixel_size_angst : float, optional
+        Pixel size that was used, and that in the header, in angstrom.
     """
 
     path: str
@@ -64,6 +66,8 @@ class MicrographResult:
     finished: float | None = None
     evidence: float | None = None
     negative_evidence: float | None = None
+    pixel_size_angst: float | None = None
+    header_pixel_size_angst: float | None = None
 
     @classmethod
     def of(cls, path: str, candidates: Candidates, reasons: np.ndarray, **others: Any) -> MicrographResult:

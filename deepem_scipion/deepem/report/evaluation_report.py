@@ -48,6 +48,8 @@ class Comparison:
         Minimum score; None: all picks count.
     regions : mapping of str to Region
         Annotated parts by name of the micrograph; others count as a whole.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
     """
 
     truth: Mapping[str, Coordinates]
@@ -56,6 +58,7 @@ class Comparison:
     min_distance_px: float = 0.0
     threshold: float | None = None
     regions: Mapping[str, Region] = field(default_factory=dict)
+    tiff_rows: str = "bottom"
 
     def classify(self, name: str) -> dict[str, np.ndarray]:
         """Return true positives, false positives and missed particles of a micrograph, see `classify_picks`.
@@ -126,7 +129,8 @@ def _micrographs(result: Mapping[str, Any], comparison: Comparison, micrographs:
         if name not in micrographs:
             raise DeepEMError("its file was not given, see --micrographs")
         groups = comparison.classify(name)
-        return thumbnail(read_micrograph(micrographs[name], pixel_size_angst=1.0).pixels, 2 * comparison.distance_px,
+        micrograph = read_micrograph(micrographs[name], pixel_size_angst=1.0, tiff_rows=comparison.tiff_rows)
+        return thumbnail(micrograph.pixels, 2 * comparison.distance_px,
                          [(groups[kind], {"edgecolors": colour, "linestyles": style})
                           for kind, (colour, style) in _CLASSES.items()], comparison.regions.get(name))
 

@@ -19,6 +19,7 @@ from ..micrographs.micrograph import read_micrograph
 from ..model.files import read_card
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
+from ..picking.scale import scale_warnings
 from ..picking.selection import PICKED, REASON_LABELS
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult, RunSummary, summarise_run
@@ -128,6 +129,8 @@ def _warnings(run: _Run) -> list[str]:
     warnings = [f"{inverted}."] if inverted else []
     if run.settings is None:
         warnings.append("summary.json is missing or damaged: the parameters of the run are unknown.")
+    else:
+        warnings += [f"{problem}." for problem in scale_warnings(run.micrographs, run.settings)]
     if run.failed:
         warnings.append(f"{len(run.failed)} of {total} micrographs failed; the reasons are listed below.")
     if run.summary.outliers:
@@ -196,7 +199,8 @@ def _draw_micrograph(run: _Run, name: str) -> str:
         raise DeepEMError("its table of candidates, or the summary of the run, cannot be read")
     candidates, reasons = run.candidates[name]
     picks, settings = candidates.subset(reasons == PICKED), run.settings
-    image = read_micrograph(run.picked[name].path, settings.working_pixel_size_angst, settings.pixel_size_angst)
+    image = read_micrograph(run.picked[name].path, settings.working_pixel_size_angst, settings.pixel_size_angst,
+                            tiff_rows=settings.tiff_rows)
     style = {"array": picks.scores, "cmap": "autumn", "clim": (settings.limits.threshold, 1.0)}
     return thumbnail(image.pixels, settings.diameter_angst / image.pixel_size_angst,
                      [(image.to_binned_rc(picks.centres_xy)[:, ::-1], style)])

@@ -34,7 +34,8 @@ class Picture:
     edge_px: float = -0.5
 
 
-def read_picture(path: str | Path, pixel_size_angst: float, diameter_angst: float) -> Picture:
+def read_picture(path: str | Path, pixel_size_angst: float, diameter_angst: float,
+                 tiff_rows: str = "bottom") -> Picture:
     """Read a micrograph for display, without fine noise and uneven background.
 
     Parameters
@@ -44,6 +45,8 @@ def read_picture(path: str | Path, pixel_size_angst: float, diameter_angst: floa
         Pixel size of the file, in angstrom.
     diameter_angst : float
         Particle diameter, in angstrom.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of a TIFF file.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def read_picture(path: str | Path, pixel_size_angst: float, diameter_angst: floa
         The file cannot be read as a micrograph.
     """
     step = max(1, round(max(read_shape(path)) / DRAWN_LENGTH_PX))
-    micrograph = read_micrograph(path, step * pixel_size_angst, pixel_size_angst)
+    micrograph = read_micrograph(path, step * pixel_size_angst, pixel_size_angst, tiff_rows=tiff_rows)
     shown, more = contrast_stretched(micrograph.pixels, diameter_angst / micrograph.pixel_size_angst)
     return Picture(np.rint(255 * shown).astype(np.uint8), micrograph.scale * more)
 

@@ -38,12 +38,15 @@ class TrainingSet:
         Centres of verified negatives by name of the micrograph.
     incomplete : collection of str
         Names of micrographs with particles that may be unmarked. On them only the given negatives count as negatives.
+    tiff_rows : {"bottom", "top"}
+        Whether y of the coordinates is counted from the last or from the first row of TIFF files.
     """
 
     micrographs: Mapping[str, Path]
     particles: Mapping[str, Coordinates]
     negatives: Mapping[str, Coordinates] = field(default_factory=dict)
     incomplete: Collection[str] = frozenset()
+    tiff_rows: str = "bottom"
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +108,7 @@ class TrainingSet:
         close = POSITIVE_DISTANCE * diameter_px
         for name in self.names:
             try:
-                micrograph = preprocessing.read(self.micrographs[name], pixel_size_angst, name)
+                micrograph = preprocessing.read(self.micrographs[name], pixel_size_angst, name, self.tiff_rows)
                 check_size(micrograph, preprocessing.box)
                 particles, negatives = (
                     _usable(micrograph, centres[name].centres_xy, what, close) if name in centres else NO_CENTRES

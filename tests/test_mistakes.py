@@ -1,0 +1,78 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Typical mistakes on the command line: none ends silently with exit status 0."""
+
+import re
+
+import numpy as np
+import pytest
+
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.coordinates import scaled
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+
+
+def warnings(capsys):
+    return " ".join(line for line in capsys.readouterr().err.splitlines() if " warning: " in line)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--voltage", "300000"], "--voltage 300000: expected kilovolts"),
+    (["--cs", "-1"], "--cs -1: expected millimetres"),
+    (["--amplitude-contrast", "10"], "--amplitude-contrast 10: expected a fraction from 0 to 1"),
+    (["--scan-step", "0"], "--scan-step 0: expected binned pixels"), (["--box", "0"], "--box 0: expected pixels"),
+    (["--contrast-checks", "-3"], "--contrast-checks -3: expected a number"), (["--threshold", "50"], "--threshold 50"),
+    (["--std-range", "2", "1"], "--std-range 2 1"), (["--threads", "0"], "threads 0: expected at least 1"),
+    (["--min-distance", "-5"], "minimum distance -5"), (["--pixel-size", "nan"], "pixel size"),
+    (["--tiff-rows", "upper"], "invalid choice: 'upper'")])
+def test_a_number_that_makes_no_sense_in_picking_is_refused(blobs, blob_model, tmp_path, capsys, options, message):
+    try:
+        status = main(["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
+                       "--output", str(tmp_path), *options])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--min-distance", "500"], r"--min-distance 500 A is more than twice the particle diameter of the model, 64 A"),
+    (["--scan-step", "12"], r"a scan step of 12 binned pixels is more than half of the particle diameter, 16"),
+    (["--border", "400"], r"nothing was picked; the candidates are 100% too close to the border"),
+    (["--std-range", "50", "60"], r"nothing was picked; the candidates are 100% local standard deviation out of range"),
+    (["--threshold", "1"], r"nothing was picked; the candidates are .*% below the threshold")])
+def test_limits_that_leave_little_are_said(blobs, blob_model, tmp_path, capsys, options, said):
+    assert main(["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
+                 "--contrast-checks", "0", "--output", str(tmp_path), *options]) == 0
+    assert re.search(said, warnings(capsys))
+
+
+@pytest.mark.parametrize("diameter, said", [("6.4", "6.4 A is unusual. Expected 40 to 2000 A: was it given in nm?"),
+                                            ("640", "0.15 times the diameter of 640 A")])
+def test_a_diameter_in_another_unit_is_said_before_training(blobs, tmp_path, capsys, few_updates, diameter, said):
+    main(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
+          "--diameter", diameter, "--epochs", "1", "--output", str(tmp_path / "m.deepem")])
+    assert said in warnings(capsys)
+
+
+@pytest.mark.parametrize("command, said", [
+    (["train", "--micrographs", "{boxes}", "--coordinates", "{boxes}", "--diameter", "64"], "holds no micrograph"),
+    (["train", "--micrographs", "{mics}", "--coordinates", "{mics}", "--diameter", "64"], "holds no .box"),
+    (["pick", "--micrographs", "{mics}", "--model", "{boxes}/a.box"], "a.box"),
+    (["pick", "--micrographs", "{mics}", "--model", "{mics}/a.mrc"], "a.mrc")])
+def test_arguments_in_the_wrong_place_are_refused_by_name(blobs, tmp_path, capsys, command, said):
+    places = {"boxes": blobs[0] / "boxes", "mics": blobs[0] / "micrographs"}
+    assert main([word.format(**places) for word in command] + ["--output", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_distance_wider_than_the_boxes_and_coordinates_of_binned_micrographs_are_said(blobs, tmp_path, capsys):
+    boxes = blobs[0] / "boxes"
+    command = ["evaluate", "--truth", str(boxes), "--distance"]
+    assert main([*command, "8", "--picks", str(boxes)]) == 0 and warnings(capsys) == ""
+    assert main([*command, "80", "--picks", str(boxes)]) == 0
+    assert "--distance 80 px is more than the side of the boxes, 24 px" in warnings(capsys)
+    for name, found in scaled(read_coordinates(boxes), 0.5).items():
+        write_box(tmp_path / f"{name}.box", found.centres_xy, np.ones(len(found.scores)), 12)
+    assert main([*command, "8", "--picks", str(tmp_path)]) == 0
+    assert re.search(rf"coordinates in {tmp_path} end at .* binned by 2", warnings(capsys))
