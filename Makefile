@@ -88,7 +88,7 @@ $(INSTALLED): setup.py
 	    echo "Creating $(VENV) with $$python"; $$python -m venv --clear $(VENV); \
 	fi; \
 	echo "Installing the package and its requirements into $(VENV) (some minutes the first time)"; \
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --editable '.[program]'
 	@touch $@
 
 $(DEVELOPMENT): $(INSTALLED)

@@ -33,7 +33,7 @@ os.environ.update({
     "MPLBACKEND": "Agg",
     "MPLCONFIGDIR": os.path.join(_HOME, "matplotlib"),
 })
-for _name in ("DEEPEM_PYTHON", "VIEWERS"):
+for _name in ("DEEPEM_PYTHON", "DEEPEM_ENV_ACTIVATION", "CONDA_ACTIVATION_CMD", "VIEWERS"):
     os.environ.pop(_name, None)
 Path(os.environ["SCIPION_HOSTS"]).write_text(
     "[localhost]\nPARALLEL_COMMAND = mpirun -np %_(JOB_NODES)d --oversubscribe %_(COMMAND)s\n")

@@ -8,7 +8,22 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# What Scipion imports of the method (numpy to tifffile come with Scipion).
+READ = [
+    "numpy>=1.24",
+    "scipy>=1.9",
+    "matplotlib>=3.7",
+    "mrcfile>=1.4",
+    "pillow>=9.1",
+    "tifffile>=2023.3.15",
+    "imagecodecs>=2023.3.16,<2026; python_version < '3.12'",
+    "imagecodecs>=2024.6.1,<2026; python_version >= '3.12'",
+    "safetensors>=0.4.4",
+]
+PICK = [*READ, "threadpoolctl>=3", "jinja2>=3.1", "rich>=13"]
+PROGRAM = [*PICK, "keras>=3.7", "tensorflow>=2.17,<3"]  # for Python 3.10 and newer
 TUNE = "optuna>=4"
+REPOSITORY = "https://github.com/scipion-em/scipion-em-deepem"
 
 
 def read_version():
@@ -24,6 +39,11 @@ setup(
     long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     author="The authors of scipion-em-deepem",
+    author_email="scipion@cnb.csic.es",
+    url=REPOSITORY,
+    project_urls={"Source": REPOSITORY, "Issues": f"{REPOSITORY}/issues",
+                  "Documentation": f"{REPOSITORY}/blob/main/docs/index.md",
+                  "Changes": f"{REPOSITORY}/blob/main/CHANGES.txt"},
     license="GPL-3.0-or-later",
     keywords="scipion cryoem imageprocessing scipion-3.0 particle-picking deep-learning",
     classifiers=[
@@ -31,40 +51,26 @@ setup(
         "Intended Audience :: Science/Research",
         "License :: OSI Approved :: GNU General Public License v3 or later (GPLv3+)",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.8",
+        "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.8,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
     package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
                                      "deepem/report/*.j2"]},
-    install_requires=[
-        "scipion-pyworkflow>=3.11",
-        "scipion-em>=3.11",
-        "tensorflow>=2.17,<3",
-        "keras>=3.7",
-        "numpy>=1.24",
-        "scipy>=1.9",
-        "mrcfile>=1.4",
-        "tifffile>=2023.3.15",
-        "imagecodecs>=2023.3.16,<2026; python_version < '3.12'",
-        "imagecodecs>=2024.6.1,<2026; python_version >= '3.12'",
-        "pillow>=9.1",
-        "safetensors>=0.4.4",
-        "threadpoolctl>=3",
-        "matplotlib>=3.7",
-        "jinja2>=3.1",
-        "rich>=13",
-    ],
+    install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", *READ],
     extras_require={
-        "gpu": ["tensorflow[and-cuda]>=2.17,<3"],
+        "pick": PICK,
+        "program": PROGRAM,
+        "gpu": [*PROGRAM, "tensorflow[and-cuda]>=2.17,<3"],
         "tune": [TUNE],
-        "dev": [TUNE, "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.10", "mypy>=1.8", "vermin>=1.6", "starfile",
-                "emtable",
-                "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "pytest-xdist>=3.7", "mutmut>=3.8",
-                "nox>=2024.4.15", "uv>=0.4",
+        "dev": [*PROGRAM, TUNE, "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.10", "mypy>=1.8", "vermin>=1.6", "starfile",
+                "emtable", "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "pytest-xdist>=3.7",
+                "mutmut>=3.8", "nox>=2024.4.15", "uv>=0.4", "build>=1", "twine>=6",
                 "atheris>=3; sys_platform == 'linux' and python_version >= '3.11'",
                 "sphinx>=8.1", "myst-parser>=4", "sphinx-argparse>=0.5", "furo"],
     },

@@ -18,17 +18,17 @@ RESOLUTION = {"newest": "highest", "oldest": "lowest-direct"}
 # Of the method, a minute or two in all, and those that need Scipion without running a protocol.
 FAST = [f"tests/test_{name}.py" for name in (
     "convolution", "coordinates", "layers", "metrics", "micrographs", "model", "network", "picking",
-    "plugin", "regions", "report", "summary", "training")]
+    "plugin", "regions", "report", "summary")]
 SMOKE = "import pyworkflow as pw; print(pw.Config.getDomain().getProtocols()['ProtDeepEMPick'])"
 
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["tests"]
+nox.options.sessions = ["tests", "scipion"]
 
 
 def install(session, resolution):
     session.chdir(ROOT)
-    session.install("--resolution", resolution, "--compile-bytecode", ".")
+    session.install("--resolution", resolution, "--compile-bytecode", ".[program]")
 
 
 @nox.session(python=PYTHONS)
@@ -43,6 +43,16 @@ def tests(session, versions):
     # What old versions warn of among themselves is not our fault.
     quiet = ["-W", "ignore::DeprecationWarning"] if versions == "oldest" else []
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *quiet, *(session.posargs or FAST))
+
+
+@nox.session(python=PYTHONS[1])
+@nox.parametrize("scipion", ["3.10", "3.11"])
+def scipion(session, scipion):
+    """Plugin, program and many other plugins in one environment of Scipion."""
+    session.chdir(ROOT)
+    session.install(".[dev]")
+    session.run("python", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/test_scipion_python.py",
+                env={"DEEPEM_SCIPION_PYTHON": scipion})
 
 
 @nox.session(python=PYTHONS[-1])

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """DeepEM particle picking for Scipion."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 _logo = "deepem_logo.png"
 _references = ["Zhu2017"]
 

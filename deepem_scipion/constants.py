@@ -2,12 +2,33 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Names and numbers used by several modules of the plugin."""
 
+from typing import NamedTuple, Tuple
+
 DEEPEM_PYTHON = "DEEPEM_PYTHON"
-# Environments installed by `scipion3 installb`: name -> distribution of TensorFlow. If both are installed the last one
-# is used. The version changes together with their requirements.
-ENVIRONMENTS = {"deepem_cpu": "tensorflow-cpu", "deepem_gpu": "tensorflow[and-cuda]"}
-ENVIRONMENT_VERSION = "1.0"
-ENVIRONMENT_COMPLETE = "installed"
+DEEPEM_ENV_ACTIVATION = "DEEPEM_ENV_ACTIVATION"
+# Of the environments of the program; it changes together with their requirements.
+V1_0 = "1.0"
+VERSIONS = [V1_0]
+VERSION = V1_0
+
+PICK_MODULES = ("numpy", "scipy", "mrcfile", "tifffile", "imagecodecs", "PIL", "matplotlib", "jinja2", "rich",
+                "safetensors", "threadpoolctl", "tensorflow", "keras")
+TRAIN_MODULES = ("tensorflow", "keras")
+
+
+class Variant(NamedTuple):
+    """An environment of the program: extras of this distribution, distribution of TensorFlow, modules that it has."""
+
+    extras: Tuple[str, ...]
+    tensorflow: str
+    modules: Tuple[str, ...]
+
+
+# By the name for `scipion3 installb`. If several are installed the first is used.
+ENVIRONMENTS = {
+    "deepem_gpu": Variant(("program", "tune"), "tensorflow[and-cuda]", (*PICK_MODULES, "optuna")),
+    "deepem_cpu": Variant(("program", "tune"), "tensorflow-cpu", (*PICK_MODULES, "optuna")),
+}
 
 # Choices of the forms. Scipion stores the position, so new choices are added at the end.
 PRESET_AUTO, PRESET_CUSTOM = 0, 5

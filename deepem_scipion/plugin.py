@@ -3,13 +3,10 @@
 """Class `Plugin`: configuration, installation, and the Python environment of the `deepem` program."""
 
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
 import threading
-from importlib.metadata import requires
 from importlib.util import find_spec
 
 import pwem
@@ -17,13 +14,10 @@ import pyworkflow as pw
 import pyworkflow.utils as pwutils
 from pyworkflow import VarTypes
 
-from . import __version__
-from .constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION, ENVIRONMENTS
+from . import __version__, environments
+from .constants import DEEPEM_ENV_ACTIVATION, DEEPEM_PYTHON, ENVIRONMENTS, PICK_MODULES, VERSION, VERSIONS
 
 PACKAGE = __package__
-DISTRIBUTION = "scipion-em-deepem"
-REQUIRED_MODULES = ("tensorflow", "keras", "numpy", "scipy", "mrcfile", "tifffile", "imagecodecs", "PIL",
-                    "safetensors", "threadpoolctl")
 _SECONDS_TO_ANSWER = 60
 
 
@@ -33,36 +27,50 @@ class Plugin(pwem.Plugin):
     # The framework takes the plugin's name, version and folder from the class's module.
     __module__ = PACKAGE
 
-    _url = "https://pypi.org/project/scipion-em-deepem"
+    _url = "https://github.com/scipion-em/scipion-em-deepem"
+    _supportedVersions = VERSIONS
     _processingField = ["SPA"]
 
     @classmethod
     def _defineVariables(cls):
         cls._defineVar(
             DEEPEM_PYTHON, "",
-            description="Python interpreter that runs the deepem program. Empty: that of the environment deepem_gpu or "
-                        "deepem_cpu if one is installed, otherwise Scipion's own. The interpreter of another virtual "
-                        "or conda environment must have TensorFlow.",
+            description="Python interpreter that runs the deepem program, of an environment that has its packages. "
+                        f"Empty: that of {DEEPEM_ENV_ACTIVATION}, of an environment installed by Scipion "
+                        f"({', '.join(ENVIRONMENTS)}), or Scipion's own.",
             var_type=VarTypes.PATH)
+        cls._defineVar(
+            DEEPEM_ENV_ACTIVATION, "",
+            description="Command that activates an environment with the packages of the deepem program, for instance "
+                        f"conda activate deepem-{VERSION}. Empty: see {DEEPEM_PYTHON}, which has precedence.",
+            var_type=VarTypes.STRING)
 
     @classmethod
     def defineBinaries(cls, env):
-        """Define virtual environments with TensorFlow and the other requirements of the program, without Scipion.
+        """Define the environments of the program; one is installed by default unless Scipion's own Python serves."""
+        conda = environments.conda_hook(cls.getCondaActivationCmd() or "")
+        default = environments.default_name() if any(map(_is_missing, PICK_MODULES)) else None
+        for name in ENVIRONMENTS:
+            targets = [environments.COMPLETE, os.path.relpath(environments.python_of(name), environments.home(name))]
+            env.addPackage(name, version=VERSION, tar="void.tgz", default=name == default,
+                           commands=[(environments.install_command(name, conda), targets)])
 
-        None is installed by default, because this package installs TensorFlow for the CPU into Scipion's own Python.
-        They serve machines with a GPU, and installations whose Python should stay without TensorFlow.
-        """
-        python = shlex.quote(sys.executable)
-        for name, tensorflow in ENVIRONMENTS.items():
-            install = shlex.join(["venv/bin/python", "-I", "-m", "pip", "install", *program_requirements(tensorflow)])
-            env.addPackage(name, version=ENVIRONMENT_VERSION, tar="void.tgz", default=False, commands=[(
-                f"{python} -I -m venv --clear venv && {install} && venv/bin/python -I -c 'import tensorflow' && "
-                f"touch {ENVIRONMENT_COMPLETE}", ENVIRONMENT_COMPLETE)])
+    @classmethod
+    def getActiveVersion(cls, *args):
+        """Return the version of the environment of the program, or "" if it was not installed by Scipion."""
+        used = cls.getVar(DEEPEM_PYTHON) or cls.getVar(DEEPEM_ENV_ACTIVATION)
+        if not used:
+            return VERSION if environments.installed() else ""
+        return next((version for version in VERSIONS if used.endswith(f"-{version}")), "")
 
     @classmethod
     def getPython(cls):
         """Return the path of the interpreter that runs the program."""
-        python = os.path.expanduser(cls.getVar(DEEPEM_PYTHON) or _installed_python() or sys.executable)
+        python = os.path.expanduser(cls.getVar(DEEPEM_PYTHON) or "")
+        if not python and cls.getVar(DEEPEM_ENV_ACTIVATION):
+            python = cls._activate()[0]
+        found = environments.installed()
+        python = python or (environments.python_of(found[0]) if found else sys.executable)
         return shutil.which(python) or python
 
     @classmethod
@@ -76,9 +84,13 @@ class Plugin(pwem.Plugin):
     @classmethod
     def getEnviron(cls, threads=1):
         """Return the environment variables of the program; those of Scipion itself are never changed."""
-        environ = pwutils.Environ(_clean_environ() if cls.isForeignPython() else os.environ)
-        if cls.isForeignPython() and PACKAGE in _missing_modules(cls.getPython(), (PACKAGE,)):
-            environ["PYTHONPATH"] = _folder_with_package_only()
+        environ = pwutils.Environ(os.environ)
+        if cls.isForeignPython():
+            environ = pwutils.Environ(environments.clean_environ())
+            if cls.getVar(DEEPEM_ENV_ACTIVATION) and not cls.getVar(DEEPEM_PYTHON):
+                environ = pwutils.Environ(cls._activate()[1])
+            if PACKAGE in _missing_modules(cls.getPython(), (PACKAGE,)):
+                environ["PYTHONPATH"] = _folder_with_package_only()
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environ[name] = str(threads)
         environ.update({
@@ -91,52 +103,49 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def validateInstallation(cls):
-        """Return a list of problems with their solutions; TensorFlow is searched for but not loaded."""
-        python = cls.getPython()
+        """Return a list of problems with their solutions; the program's packages are searched for but not loaded."""
+        try:
+            python = cls.getPython()
+        except RuntimeError as error:
+            return [f"{error}. Correct {DEEPEM_ENV_ACTIVATION}, or remove it to use an environment installed by "
+                    "Scipion."]
         if not os.access(python, os.X_OK) or os.path.isdir(python):
             return [f"{python!r}, the Python interpreter for the deepem program, cannot be executed. Set "
-                    f"{DEEPEM_PYTHON} to one with TensorFlow, or remove the variable to use Scipion's own. An "
-                    "environment made by 'scipion3 installb' can be removed with 'scipion3 uninstallb' and installed "
-                    "again."]
-        return cls.validateModules(REQUIRED_MODULES)
+                    f"{DEEPEM_PYTHON} to one that has its packages, or remove the variable to use an environment "
+                    f"installed by 'scipion3 installb {environments.default_name()}'."]
+        return cls.validateModules(PICK_MODULES)
 
     @classmethod
-    def validateModules(cls, names, extra=""):
-        """Return a list with one problem if the interpreter of the program lacks any of the modules, or empty.
-
-        `extra` is the part of the distribution that installs them, in brackets.
-        """
+    def validateModules(cls, names):
+        """Return a list with one problem if the interpreter of the program lacks any of the modules, or empty."""
         python = cls.getPython()
-        if cls.isForeignPython():
-            missing = _missing_modules(python, names)
-        else:
-            missing = tuple(name for name in names if find_spec(name) is None)
+        missing = _missing_modules(python, names) if cls.isForeignPython() else tuple(filter(_is_missing, names))
         if not missing:
             return []
-        return [f"The Python interpreter {python} lacks: {', '.join(missing)}. Install them with "
-                f"'{python} -m pip install {DISTRIBUTION}{extra}', or a separate environment with 'scipion3 installb "
-                f"deepem_cpu' (deepem_gpu for an NVIDIA GPU), or set {DEEPEM_PYTHON} to an interpreter that has them."]
+        return [f"The Python interpreter {python}, which runs the deepem program, lacks: {', '.join(missing)}. "
+                + cls._solution(python, missing)]
+
+    @classmethod
+    def _solution(cls, python, missing):
+        """What to do about modules that an interpreter lacks."""
+        for name in environments.installed():
+            if python == environments.python_of(name) and set(missing) <= set(ENVIRONMENTS[name].modules):
+                return f"Repair it: 'scipion3 uninstallb {name}-{VERSION}' and 'scipion3 installb {name}'."
+        if python == sys.executable and environments.interrupted():
+            name = environments.interrupted()[0]
+            return f"The installation of its environment was interrupted. Repeat it: 'scipion3 installb {name}'."
+        return (f"Install an environment that has them with 'scipion3 installb {environments.default_name()}', or set "
+                f"{DEEPEM_PYTHON} or {DEEPEM_ENV_ACTIVATION} to one made in Python 3.10 to 3.12 with \"pip install "
+                f"'{environments.DISTRIBUTION}[program,tune]'\".")
+
+    @classmethod
+    def _activate(cls):
+        """Interpreter and environment variables of the environment that the administrator named."""
+        return environments.activate(f"{cls.getCondaActivationCmd() or ''} {cls.getVar(DEEPEM_ENV_ACTIVATION)}".strip())
 
 
-def _installed_python():
-    """Interpreter of an environment installed by `defineBinaries`; None if there is none."""
-    found = None
-    for name in ENVIRONMENTS:
-        folder = os.path.join(pwem.Config.EM_ROOT, f"{name}-{ENVIRONMENT_VERSION}")
-        if os.path.exists(os.path.join(folder, ENVIRONMENT_COMPLETE)):
-            found = os.path.join(folder, "venv", "bin", "python")
-    return found
-
-
-def program_requirements(tensorflow):
-    """Requirements of this distribution except Scipion, with the given distribution of TensorFlow."""
-    own = [text for text in requires(DISTRIBUTION) or () if "extra ==" not in text and not text.startswith("scipion-")]
-    return [re.sub(r"^tensorflow\b", tensorflow, text) for text in own]
-
-
-def _clean_environ():
-    """Copy of the environment variables without the paths of Scipion's own Python."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+def _is_missing(module):
+    return find_spec(module) is None
 
 
 def _missing_modules(python, names):
@@ -145,8 +154,9 @@ def _missing_modules(python, names):
                 "print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])")
     try:
         # Not in the current folder, from which Python would import as well.
-        answer = subprocess.run([python, "-c", question, *names], env=_clean_environ(), cwd=os.path.dirname(python),
-                                capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=True)
+        answer = subprocess.run([python, "-c", question, *names], env=environments.clean_environ(),
+                                cwd=os.path.dirname(python), capture_output=True, text=True,
+                                timeout=_SECONDS_TO_ANSWER, check=True)
     except (OSError, subprocess.SubprocessError):
         return tuple(names)
     return tuple(answer.stdout.split())

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Installing the plugin and environments of its own with Scipion's installer."""
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import venv
 import zipfile
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pwem
@@ -17,73 +16,141 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deepem_scipion import Plugin, plugin
-from deepem_scipion.constants import DEEPEM_PYTHON, ENVIRONMENT_COMPLETE, ENVIRONMENT_VERSION, ENVIRONMENTS
-from deepem_scipion.deepem.model.files import save_model
-from deepem_scipion.tests.test_protocols_models import disc_model
+from deepem_scipion import Plugin, environments, plugin
+from deepem_scipion.constants import DEEPEM_ENV_ACTIVATION, DEEPEM_PYTHON, ENVIRONMENTS, VERSION, Variant
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 HERE = {canonicalize_name(found.name): found for found in reversed(list(distributions()))}
-SITE = Path(HERE["scipion-em"].locate_file(""))
-# Run by the Python into which the plugin was installed.
-QUESTION = """
-import json, subprocess, sys
-import pyworkflow
-pyworkflow.Config.getDomain().getProtocols()
-from deepem_scipion import Plugin
-def run(*words):
-    return subprocess.run([Plugin.getPython(), *words], env=Plugin.getEnviron(), cwd=sys.argv[2],
-                          capture_output=True, text=True)
-info = run("-m", "deepem_scipion.deepem", "info", sys.argv[1], "--json")
-print(json.dumps([Plugin.getPython(), Plugin.validateInstallation(), info.returncode, info.stdout, info.stderr,
-                  run("-c", "import pwem").stderr]))
-"""
+HOOK = 'eval "$(/opt/conda/bin/conda shell.bash hook)"'
 
 
-def environment(folder, name, complete=True):
-    """What defineBinaries leaves, without what is in it."""
-    made = folder / f"{name}-{ENVIRONMENT_VERSION}"
-    made.mkdir(parents=True)
+def environment(name, complete=True):
+    """What an installation leaves, without the packages; the interpreter of the environment."""
+    python = Path(environments.python_of(name))
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
     if complete:
-        (made / ENVIRONMENT_COMPLETE).touch()
-    return str(made / "venv" / "bin" / "python")
+        Path(environments.home(name), environments.COMPLETE).touch()
+    return str(python)
 
 
-def test_an_environment_is_used_once_it_is_complete_unless_another_interpreter_is_named(tmp_path, monkeypatch):
+@pytest.fixture
+def em_root(tmp_path, monkeypatch):
+    """Folder of programs without any."""
     monkeypatch.setattr(pwem.Config, "EM_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """An environment that needs nothing that has to be downloaded."""
+    monkeypatch.setitem(ENVIRONMENTS, "deepem_cpu", Variant(("program",), "none", ("json",)))
+    monkeypatch.setattr(environments, "requires", lambda name: ["scipion-em>=3.11", 'pip>=1; extra == "program"'])
+
+
+def binaries(monkeypatch, missing=True):
+    """Options of the packages that the plugin defines, by name."""
+    found = {}
+
+    class Environment:
+        def addPackage(self, name, **options):
+            found[name] = options
+
+    monkeypatch.setattr(plugin, "find_spec", lambda name: None if missing else object())
+    Plugin.defineBinaries(Environment())
+    return found
+
+
+def test_a_complete_environment_is_used_unless_another_one_is_named(em_root, monkeypatch):
+    assert Plugin.getPython() == sys.executable and Plugin.getActiveVersion() == ""
+    gpu = environment("deepem_gpu", complete=False)
     assert Plugin.getPython() == sys.executable
-    gpu = environment(tmp_path, "deepem_gpu", complete=False)
-    assert Plugin.getPython() == sys.executable
-    cpu = environment(tmp_path, "deepem_cpu")
+    cpu = environment("deepem_cpu")
     assert Plugin.getPython() == cpu and Plugin.isForeignPython()
-    assert cpu in Plugin.validateInstallation()[0]  # damaged: it has no interpreter
-    (tmp_path / f"deepem_gpu-{ENVIRONMENT_VERSION}" / ENVIRONMENT_COMPLETE).touch()
+    assert Plugin.getActiveVersion() == VERSION and VERSION in Plugin.getSupportedVersions()
+    Path(environments.home("deepem_gpu"), environments.COMPLETE).touch()
     assert Plugin.getPython() == gpu
+    os.remove(gpu)
+    assert Plugin.getPython() == cpu
     monkeypatch.setitem(Plugin._vars, DEEPEM_PYTHON, sys.executable)
     assert Plugin.getPython() == sys.executable
 
 
-def test_environments_have_what_the_program_needs_and_are_not_made_unasked(monkeypatch):
-    class Environment:
-        packages = {}
+def test_what_to_do_depends_on_the_state_of_the_environment(em_root, monkeypatch):
+    monkeypatch.setattr(plugin, "find_spec", lambda name: None)
+    monkeypatch.setattr(plugin, "_missing_modules", lambda python, names: ("keras",))
+    assert "'scipion3 installb deepem_" in Plugin.validateInstallation()[0]
+    environment("deepem_cpu", complete=False)
+    assert "interrupted. Repeat it: 'scipion3 installb deepem_cpu'" in Plugin.validateInstallation()[0]
+    environment("deepem_gpu")
+    assert f"'scipion3 uninstallb deepem_gpu-{VERSION}'" in Plugin.validateInstallation()[0]
 
-        def addPackage(self, name, **options):
-            self.packages[name] = options
 
-    monkeypatch.setattr(plugin, "requires", lambda name: [
-        "scipion-em>=3.11", "tensorflow<3,>=2.16", "numpy>=1.24", 'tensorflow[and-cuda]<3; extra == "gpu"',
-        'pytest; extra == "dev"'])
-    Plugin.defineBinaries(Environment())
-    assert set(Environment.packages) == set(ENVIRONMENTS)
-    for name, tensorflow in ENVIRONMENTS.items():
-        options = Environment.packages[name]
-        assert options["default"] is False
-        (command, target), = options["commands"]
-        assert re.search(r"pip install (.+?) &&", command)[1] == f"'{tensorflow}<3,>=2.16' 'numpy>=1.24'"
-        assert target == ENVIRONMENT_COMPLETE and command.endswith(f"touch {target}")
+def test_an_environment_that_is_activated_lends_its_interpreter_and_variables(tmp_path, monkeypatch):
+    folder = tmp_path / f"deepem-{VERSION}"
+    venv.create(folder, symlinks=True)
+    monkeypatch.setitem(Plugin._vars, DEEPEM_ENV_ACTIVATION, f". {folder}/bin/activate; export LENT=yes")
+    assert Plugin.getPython() == str(folder / "bin" / "python") and Plugin.isForeignPython()
+    environ = Plugin.getEnviron()
+    assert environ["LENT"] == "yes" and environ["VIRTUAL_ENV"] == str(folder) and "LENT" not in os.environ
+    assert "lacks: numpy" in Plugin.validateInstallation()[0]
+    monkeypatch.setitem(Plugin._vars, DEEPEM_ENV_ACTIVATION, f"conda activate deepem-{VERSION}")
+    assert Plugin.getActiveVersion() == VERSION
+    monkeypatch.setitem(Plugin._vars, DEEPEM_ENV_ACTIVATION, "echo no such environment >&2; false")
+    problem, = Plugin.validateInstallation()
+    assert "no such environment" in problem and DEEPEM_ENV_ACTIVATION in problem
+
+
+def test_one_environment_is_made_unasked_for_the_gpu_where_there_is_one(em_root, monkeypatch):
+    monkeypatch.setattr(environments.shutil, "which", lambda name: None)
+    assert [name for name, options in binaries(monkeypatch).items() if options["default"]] == ["deepem_cpu"]
+    monkeypatch.setattr(environments.shutil, "which", lambda name: name if name == "nvidia-smi" else None)
+    assert [name for name, options in binaries(monkeypatch).items() if options["default"]] == ["deepem_gpu"]
+    assert not any(options["default"] for options in binaries(monkeypatch, missing=False).values())
+
+
+def test_environments_have_what_the_program_needs_and_are_made_by_conda_if_it_is_there(em_root, monkeypatch):
+    monkeypatch.setattr(environments, "requires", lambda name: [
+        "scipion-em>=3.11", "numpy>=1.24", 'tensorflow<3,>=2.17; extra == "program"', 'rich; extra == "pick"',
+        'some<2; python_version < "3.12" and extra == "program"', 'optuna>=4; extra == "tune"'])
+    monkeypatch.setattr(Plugin, "_condaActivationCmd", HOOK + " &&")
+    found = binaries(monkeypatch)
+    assert set(found) == set(ENVIRONMENTS)
+    for name, options in found.items():
+        (command, targets), = options["commands"]
+        tensorflow = ENVIRONMENTS[name].tensorflow
+        assert re.search(r"pip install (.+?) && ", command)[1] == (
+            f"'{tensorflow}<3,>=2.17' 'some<2; python_version < \"3.12\"' 'optuna>=4'")
+        assert f"{HOOK} && conda create -y -n {name}-{VERSION} " in command
+        assert targets == [environments.COMPLETE, "env/bin/python"] and command.endswith(f"touch {targets[0]}")
         assert "-" not in name  # the installer takes what follows for a version
+
+
+def test_without_conda_an_environment_is_made_by_the_newest_suitable_python(tmp_path, monkeypatch, tiny):
+    programs, work = tmp_path / "bin", tmp_path / "work"
+    programs.mkdir()
+    work.mkdir()
+    works = f'echo used >> {work}/calls\nexec {sys.executable} "$@"'
+    for name, lines in (("python3.12", "exit 127"), ("python3.11", works)):
+        (programs / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (programs / name).chmod(0o755)
+    (work / environments.FOLDER).mkdir()  # of an interrupted installation
+    environ = {**os.environ, "PATH": f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin", "PIP_NO_INDEX": "1"}
+
+    def install():
+        return subprocess.run(environments.install_command("deepem_cpu"), shell=True, cwd=work, env=environ,
+                              capture_output=True, text=True)
+
+    done = install()
+    assert done.returncode == 0, done.stderr
+    assert (work / "calls").exists() and (work / environments.COMPLETE).exists()
+    assert (work / environments.FOLDER / "pyvenv.cfg").exists()
+    monkeypatch.setattr(environments, "PYTHONS", ("python3.12",))
+    monkeypatch.setattr(environments.sys, "executable", "/nowhere/python")
+    done = install()
+    assert done.returncode == 1 and "DeepEM needs conda, or Python 3.10" in done.stderr
+    assert not (work / environments.COMPLETE).exists()
 
 
 def needed(requirements):
@@ -117,57 +184,3 @@ def write_wheel(folder, name, release, content=()):
     with zipfile.ZipFile(folder / f"{word}-{release}-py3-none-any.whl", "w") as file:
         for path, text in {**files, f"{info}/RECORD": "".join(f"{path},,\n" for path in files)}.items():
             file.writestr(path, text)
-
-
-def test_the_installer_installs_the_plugin_and_an_environment_that_it_then_uses(tmp_path):
-    """A real `installp` and `installb`; what would be downloaded for them are packages that are here already."""
-    pytest.importorskip("tensorflow")
-    source, home = tmp_path / "scipion-em-deepem", tmp_path / "home"
-    shutil.copytree(ROOT / "deepem_scipion", source / "deepem_scipion", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.rst", "MANIFEST.in"):
-        shutil.copy(ROOT / name, source)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "scipion"], check=True)
-    python = tmp_path / "scipion" / "bin" / "python"
-    purelib = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-                             capture_output=True, text=True, check=True).stdout.strip()
-    Path(purelib, "here.pth").write_text(f"{SITE}\n")
-    (home / "software" / "em").mkdir(parents=True)
-    (home / "software" / "em" / "void.tgz").write_text("so that it is not downloaded")
-    environ = {**os.environ, "SCIPION_HOME": str(home), "EM_ROOT": str(home / "software" / "em"), "NO_COLOR": "1",
-               "SCIPION_USER_DATA": str(tmp_path / "userdata"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-
-    def run(*words, **more):
-        return subprocess.run([python, "-W", "ignore", *words], env={**environ, **more}, capture_output=True, text=True,
-                              cwd=tmp_path)
-
-    got = run("-m", "pip", "install", "--retries", "0", "scipion-app")
-    if got.returncode:
-        pytest.skip(f"scipion-app cannot be had from the package registry: {got.stderr.strip().splitlines()[-1]}")
-    done = run("-m", "scipion", "installp", "-p", str(source), "--devel")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Successfully installed scipion-em-deepem-{version('scipion-em-deepem')}" in done.stdout
-
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    # What the plugin asks for is that of the source, not that of when it was installed here.
-    requirements = json.loads(run("-c", "import json, deepem_scipion.plugin as p; "
-                                  "print(json.dumps(p.program_requirements('tensorflow')))").stdout)
-    names = needed(requirements)
-    assert {"tensorflow", "keras"} <= names and not {"optuna", "scipion-em"} & names
-    links = link_packages(tmp_path / "links", names)
-    for name in names:
-        write_wheel(wheels, name, HERE[name].version)
-    write_wheel(wheels, "tensorflow-cpu", HERE["tensorflow"].version, {"there.pth": f"{links}\n"})
-    model = tmp_path / "discs.deepem"
-    save_model(model, disc_model())
-    done = run("-m", "scipion", "installb", "deepem_cpu", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheels),
-               PIP_CONFIG_FILE=os.devnull)
-    assert done.returncode == 0, done.stdout + done.stderr
-    asked = run("-c", QUESTION, str(model), str(tmp_path), SCIPION_DOMAIN="pwem")
-    assert asked.returncode == 0, asked.stderr
-    used, problems, status, card, error, without = json.loads(asked.stdout.splitlines()[-1])
-    assert used == str(home / "software" / "em" / f"deepem_cpu-{ENVIRONMENT_VERSION}" / "venv" / "bin" / "python")
-    assert problems == []
-    assert status == 0, error
-    assert json.loads(card)["diameter_angst"] == 100
-    assert "No module named 'pwem'" in without

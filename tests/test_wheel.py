@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from test_plugin_installed import link_packages, needed
+from test_scipion_python import find_python
 
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.tests.test_protocols_models import disc_model
@@ -50,8 +51,8 @@ def wheel(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     for name in ("deepem_scipion", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", target,
-        source)
+    # The wheel is built from the source distribution.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source)
     found, = target.glob("*.whl")
     return found
 
@@ -65,7 +66,10 @@ def python(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(wheel) as archive:
         metadata, = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        names = needed(email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist"))
+        wanted = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist")
+    # With the extra "program": those without a marker of an extra, and those with its marker.
+    wanted = [re.sub(r"(;| and) extra == .program.$", "", text) for text in wanted]
+    names = needed(text for text in wanted if "extra ==" not in text)
     assert {"tensorflow", "scipion-em"} <= names and not {"optuna", "pytest"} & names
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
@@ -97,9 +101,37 @@ def test_the_wheel_says_what_it_is_and_how_it_is_found(wheel):
         entries.read_string(archive.read(f"{folder}/entry_points.txt").decode())
     version, = re.findall(r'__version__ = "(.*)"', (ROOT / "deepem_scipion" / "__init__.py").read_text())
     assert f"\nName: scipion-em-deepem\nVersion: {version}\n" in metadata
-    assert "\nRequires-Python: " in metadata and "\nRequires-Dist: scipion-em>=" in metadata
+    assert "\nRequires-Python: <3.13,>=3.8\n" in metadata and "\nRequires-Dist: scipion-em>=" in metadata
     assert dict(entries["console_scripts"]) == {"deepem": "deepem_scipion.deepem.commands.main:main"}
     assert dict(entries["pyworkflow.plugin"]) == {"deepem_scipion": "deepem_scipion"}
+
+
+def test_the_distributions_can_be_uploaded(wheel):
+    distributions = sorted(wheel.parent.iterdir())
+    assert [path.suffix for path in distributions] == [".whl", ".gz"]
+    run(sys.executable, "-m", "twine", "check", "--strict", *distributions)
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10", "3.11", "3.12"])
+def test_the_wheel_can_be_installed_in_every_supported_python(wheel, tmp_path, version):
+    """The package index has everything that it requires; nothing is installed."""
+    base = find_python(version)
+    if base is None:
+        pytest.skip(f"no Python {version} in the path or in pyenv")
+    words = (sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--python", base, "--target", tmp_path)
+    subprocess.run([*map(str, words), str(wheel)], check=True)
+    program = subprocess.run([*map(str, words), f"{wheel}[program,tune]"], capture_output=True, text=True)
+    assert (program.returncode == 0) == (version not in ("3.8", "3.9")), program.stderr
+
+
+def test_without_its_packages_the_program_says_in_one_sentence_what_to_install(wheel, tmp_path):
+    folder = tmp_path / "env"
+    venv.create(folder, with_pip=False)
+    run(sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet", "--no-deps", wheel)
+    done = subprocess.run([folder / "bin" / "deepem", "info", "model"], env=ENVIRON, capture_output=True, text=True)
+    message, = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "not installed" in message and "pip install 'scipion-em-deepem[program]'" in message
 
 
 def test_the_installed_program_runs_with_nothing_but_what_the_wheel_requires(python, tmp_path):

@@ -84,7 +84,8 @@ def start(number_of_threads: int | None = None) -> str:
         with _silent_stderr():
             state.gpu = start_tensorflow(number_of_threads)
     except ImportError as error:
-        raise DeepEMError(f"TensorFlow cannot be imported ({error}); try: pip install tensorflow") from error
+        raise DeepEMError(f"TensorFlow cannot be imported ({error}); in Python 3.10 to 3.12 install what the program "
+                          "needs with: pip install 'scipion-em-deepem[program]'") from error
     except RuntimeError as error:
         raise DeepEMError(f"TensorFlow cannot be started with these settings ({error}); use a new process") from error
     _limit_blas()

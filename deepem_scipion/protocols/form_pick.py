@@ -29,7 +29,7 @@ class PickForm:
 
     def _defineInputParams(self, form):
         form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", important=True,
-                      label="Model", help="Model from *deepem_scipion - training* or *deepem_scipion - import model*, "
+                      label="Model", help="Model from *DeepEM training* or *import DeepEM model*, "
                                           "trained on this particle.")
         form.addParam("boxSize", params.IntParam, default=0, allowsPointers=True, label="Box size (px)",
                       validators=[params.GE(0, error="should not be negative")],

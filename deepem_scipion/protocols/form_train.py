@@ -163,7 +163,7 @@ class TrainForm:
                           "Choose one of the two.")
         if not self.validationFraction.get():
             errors.append("Tuning compares networks on the validation micrographs. Give a validation fraction above 0.")
-        return errors + Plugin.validateModules(["optuna"], "[tune]")
+        return errors + Plugin.validateModules(["optuna"])
 
     # -------------------------- UTILS functions ------------------------------
     def _getSamplingRate(self):

@@ -16,7 +16,7 @@ from .. import convert
 class ProtDeepEMExportModel(EMProtocol):
     """ Exports a trained DeepEM model to a file outside of the project.
 
-    The file can be archived, shared, imported into another project by *deepem_scipion - import model*, or used with
+    The file can be archived, shared, imported into another project by *import DeepEM model*, or used with
     the program *deepem* without Scipion.
 
     *What is in the file*

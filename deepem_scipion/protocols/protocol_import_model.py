@@ -27,7 +27,7 @@ class ProtDeepEMImportModel(ProtImport):
 
     *Where model files come from*
 
-    From *deepem_scipion - export model* in another project, from the extra folder of a training run, or from the
+    From *export DeepEM model* in another project, from the extra folder of a training run, or from the
     commands *deepem train* and *deepem tune*.
 
     *What is checked*
@@ -56,7 +56,7 @@ class ProtDeepEMImportModel(ProtImport):
     def _defineParams(self, form):
         form.addSection(label="Import")
         form.addParam("modelFile", params.FileParam, important=True, label="Model file",
-                      help="File written by *deepem_scipion - export model*, *deepem train* or *deepem tune*, or the "
+                      help="File written by *export DeepEM model*, *deepem train* or *deepem tune*, or the "
                            "model in the extra folder of a training run.")
 
     # -------------------------- INSERT steps functions -----------------------

@@ -40,8 +40,8 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
 
     *Input*
 
-    Micrographs, which may still be arriving from the microscope, and a model from *deepem_scipion - training* or
-    *deepem_scipion - import model*. Micrographs are resampled to the working pixel size of the model, so their pixel
+    Micrographs, which may still be arriving from the microscope, and a model from *DeepEM training* or
+    *import DeepEM model*. Micrographs are resampled to the working pixel size of the model, so their pixel
     size may differ from that of the training micrographs. Otherwise they should be similar: the same particle, a
     similar defocus, and contrast of the same sign.
 

@@ -13,9 +13,10 @@ from pyworkflow import NEW
 from pyworkflow.protocol import STEPS_SERIAL
 
 from .. import convert
-from ..constants import MIN_PARTICLES, MODEL_FILE
+from ..constants import MIN_PARTICLES, MODEL_FILE, TRAIN_MODULES
 from ..deepem.model.paths import ModelFiles
 from ..objects import DeepEMModel
+from ..plugin import Plugin
 from .form_train import TrainForm, filled
 from .groups import names_of
 from .protocol_base import DeepEMProgram
@@ -31,7 +32,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
 
     DeepEM (Zhu, Ouyang & Mao, 2017) is a convolutional neural network that classifies boxes of a micrograph as
     particle or background. It learns this from particles that were picked before. The trained model picks any
-    number of similar micrographs with the protocol *deepem_scipion - picking*.
+    number of similar micrographs with the protocol *DeepEM picking*.
 
     *What you need*
 
@@ -185,7 +186,8 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
             errors.append("Whether another round helps is decided on the validation micrographs. Give a validation "
                           "fraction above 0, or set the rounds of training to 1.")
         # Sets that are still growing cannot be checked yet.
-        return ([] if self._getWaiting() else self._exampleErrors()) + errors + self._tuningErrors()
+        errors += Plugin.validateModules(TRAIN_MODULES) + self._tuningErrors()
+        return ([] if self._getWaiting() else self._exampleErrors()) + errors
 
     def _warnings(self):
         warnings = []

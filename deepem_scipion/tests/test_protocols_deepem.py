@@ -11,10 +11,8 @@ import re
 import shutil
 import tempfile
 import time
-import unittest
 from collections import Counter
 from glob import glob
-from importlib.util import find_spec
 
 import mrcfile
 import numpy as np
@@ -26,6 +24,7 @@ from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.protocols.protocol_base import GPU_DEVICES
+from deepem_scipion.tests.program import needs_program
 
 SHAPE = (380, 560)  # rows and columns differ, so that exchanged axes are noticed
 PIXEL_ANGST = 2.5
@@ -60,7 +59,7 @@ def write_micrographs(folder, names, seed):
     return centres
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class TestDeepEMProtocols(BaseTest):
     """One model is trained for all tests; each test picks with it."""
 

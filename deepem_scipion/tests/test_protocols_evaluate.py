@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import tempfile
-import unittest
-from importlib.util import find_spec
 
 import mrcfile
 import numpy as np
@@ -22,6 +20,7 @@ from pyworkflow.tests import BaseTest, setupTestProject
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.protocols import ProtDeepEMEvaluate
+from deepem_scipion.tests.program import needs_program
 from deepem_scipion.tests.test_protocols_deepem import PIXEL_ANGST
 
 
@@ -60,7 +59,7 @@ def in_file(score):
     return float(f"{score:.6g}")
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class TestDeepEMEvaluation(BaseTest):
     """Reference and picks, where the micrographs a and b have both, c no pick, d no reference, and f neither.
 

@@ -6,11 +6,9 @@ import os
 import shutil
 import tempfile
 import time
-import unittest
 from contextlib import suppress
 from functools import partial
 from glob import glob
-from importlib.util import find_spec
 
 import mrcfile
 import numpy as np
@@ -20,6 +18,7 @@ from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.protocols import ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as simulated
+from deepem_scipion.tests.program import needs_program
 
 NAMES = ("a.mrc", "b.mrc", "c.mrc", "d.mrc")
 
@@ -33,7 +32,7 @@ def running(name):
     return found
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class TestDeepEMInterrupted(BaseTest):
     """One model is trained for all tests, and one undisturbed run says what the others must come to."""
 

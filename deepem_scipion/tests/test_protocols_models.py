@@ -10,8 +10,6 @@ import os
 import shutil
 import tempfile
 import time
-import unittest
-from importlib.util import find_spec
 
 import mrcfile
 import numpy as np
@@ -24,6 +22,7 @@ from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.model.record import TrainingData, TrainingRecord, Validation
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.protocols import ProtDeepEMExportModel, ProtDeepEMImportModel, ProtDeepEMPick
+from deepem_scipion.tests.program import needs_program
 from deepem_scipion.tests.test_protocols_deepem import PIXEL_ANGST, simulate
 
 DIAMETER_PX = 40
@@ -52,7 +51,7 @@ def write(path, pixels):
         file.set_data(pixels.astype(np.float32))
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class TestDeepEMModels(BaseTest):
     @classmethod
     def setUpClass(cls):

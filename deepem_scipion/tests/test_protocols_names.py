@@ -12,9 +12,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-import unittest
 from glob import glob
-from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -36,6 +34,7 @@ from deepem_scipion.protocols import (
     protocol_base,
 )
 from deepem_scipion.tests.no_network import guard
+from deepem_scipion.tests.program import needs_program
 from deepem_scipion.tests.test_protocols_deepem import PIXEL_ANGST, simulate
 from deepem_scipion.tests.test_protocols_models import disc_model
 
@@ -43,7 +42,7 @@ PROJECT = "it's  a; touch INTRUDED; 100 %s %(GPU)s & folder"
 HOSTILE = "-r; touch INTRUDED $(touch INTRUDED) `touch INTRUDED` \"two\" 'one' 100% %(GPU)s %d\n* ~ # \\ Größe"
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class TestDeepEMNames(BaseTest):
     @classmethod
     def setUpClass(cls):

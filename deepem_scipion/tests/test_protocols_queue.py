@@ -11,7 +11,6 @@ import tempfile
 import time
 import unittest
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +22,7 @@ from deepem_scipion.constants import PRESET_CUSTOM
 from deepem_scipion.protocols import ProtDeepEMTrain
 from deepem_scipion.tests import slurm
 from deepem_scipion.tests import test_protocols_deepem as simulated
+from deepem_scipion.tests.program import needs_program
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 NAMES = ("a.mrc", "b.mrc", "c.mrc")
@@ -39,7 +39,7 @@ def most_at_once(jobs):
     return max(sum(start <= moment < end for start, end in zip(starts, ends)) for moment in starts)
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 @unittest.skipUnless(DOCS.exists(), "docs/cluster.md, which holds hosts.conf, is not here")
 @unittest.skipIf(slurm.reason_to_skip(), slurm.reason_to_skip())
 class TestDeepEMQueue(BaseTest):

@@ -27,12 +27,13 @@ from deepem_scipion.deepem.simulation.scene import Scene
 from deepem_scipion.headless.demo import launch
 from deepem_scipion.headless.workflows import fill, load, run_all, use_relion
 from deepem_scipion.protocols import ProtDeepEMPick
+from deepem_scipion.tests.program import problems
 
 SCENE = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=1.0)
 BINNED_ANGST = 2 * SCENE.pixel_size_angst
 BOX = 40  # binned pixels
 EPOCHS = 2
-MISSING = [what for what, found in (("TensorFlow", find_spec("tensorflow")),
+MISSING = [what for what, found in (("the deepem program", not problems()),
                                     ("scipion-em-relion", find_spec("relion")),
                                     ("RELION (Debian: relion)", shutil.which("relion_refine"))) if not found]
 needs_relion = unittest.skipIf(MISSING, f"not installed: {', '.join(MISSING)}")

@@ -10,8 +10,6 @@ import re
 import shutil
 import tempfile
 import time
-import unittest
-from importlib.util import find_spec
 from unittest import mock
 
 import psutil
@@ -23,11 +21,12 @@ from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as common
+from deepem_scipion.tests.program import needs_program
 
 EPOCHS = 6
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class TestDeepEMTraining(BaseTest):
     """Runs on three simulated micrographs and their true coordinates, some of which are killed on the way."""
 

@@ -5,8 +5,6 @@
 import os
 import tkinter
 import tkinter.font
-import unittest
-from importlib.util import find_spec
 
 import numpy as np
 from pyworkflow.tests import BaseTest, setupTestProject
@@ -19,9 +17,10 @@ from deepem_scipion.protocols import (
 
 from . import test_protocols_deepem as example
 from .display import OnDisplay
+from .program import needs_program
 
 
-@unittest.skipUnless(find_spec("tensorflow"), "TensorFlow is not installed")
+@needs_program
 class WithWorkflow(OnDisplay, BaseTest):
     """The workflow is run once for all test classes that inherit this, each of which has a display of its own."""
 

@@ -15,7 +15,7 @@ are picks. They apply to all micrographs at once; the network is not run again.
 the run is not changed. The comment of the new output states the limits.
 
 *Correct by hand...* opens the last output in Scipion's coordinates viewer, where picks can be erased, moved and \
-added, and whose button *Coordinate* makes an output of them. Use that output for training (deepem_scipion - \
+added, and whose button *Coordinate* makes an output of them. Use that output for training (DeepEM \
 training): as *Particle coordinates* if it contains all particles of its micrographs, otherwise as *More particles*. \
 The next model learns from your corrections.
 

@@ -36,17 +36,22 @@ class DeepEMTrainViewer(Viewer):
 
 def modelTabs(path):
     """Tabs for a model file, for `TabsWindow`; raises DeepEMError if it cannot be read."""
+    return {name: partial(_show, content) for name, content in modelContents(path).items()}
+
+
+def modelContents(path):
+    """Functions by name of the tab that return its figure or its text; raises DeepEMError if the file is damaged."""
     from ..deepem.model.files import load_model
 
     model = load_model(path)
     contents = {"Training": _training, "Validation": _validation, "Boxes": partial(_boxes, path),
                 "Kernels": _kernels, "Model": _card}
-    return {name: partial(_show, content, model) for name, content in contents.items()}
+    return {name: partial(content, model) for name, content in contents.items()}
 
 
-def _show(content, model, frame):
+def _show(content, frame):
     try:
-        found = content(model)
+        found = content()
     except DeepEMError as error:
         found = str(error)
     (showText if isinstance(found, str) else showFigure)(frame, found)

@@ -92,6 +92,9 @@ def describe_error(error: Exception) -> str:
     """Return one sentence about an unexpected error."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (f"deepem needs {error.name.partition('.')[0]}, which is not installed. In Python 3.10 to 3.12 install "
+                "what the program needs with: pip install 'scipion-em-deepem[program]'")
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or use fewer --threads"
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,65 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check of an installation, in about a minute: scipion3 tests deepem_scipion.tests.test_installation
+
+Unlike all other tests it fails where the program is not installed.
+"""
+
+import tempfile
+from pathlib import Path
+
+from pyworkflow.tests import BaseTest, setupTestProject
+
+from deepem_scipion.deepem.picking.review import read_review
+from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
+from deepem_scipion.viewers.viewer_evaluate import Evaluation
+from deepem_scipion.viewers.viewer_train import modelContents
+
+from . import test_protocols_deepem as example
+from .program import problems
+
+
+class TestDeepEMInstallation(BaseTest):
+    """From micrographs to an evaluation, with the program in its own environment."""
+
+    importMicrographs = classmethod(example.TestDeepEMProtocols.importMicrographs.__func__)
+    importCoordinates = classmethod(example.TestDeepEMProtocols.importCoordinates.__func__)
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+
+    def test_the_program_is_installed_and_trains_picks_and_evaluates(self):
+        self.assertEqual(problems(), [])
+        with tempfile.TemporaryDirectory(prefix="deepem-mics-") as folder:
+            type(self).folder = folder
+            centres = example.write_micrographs(folder, example.TRAINING, seed=1)
+            mics = self.importMicrographs(folder)
+            known = self.importCoordinates(mics, centres)
+            train = self.launch(ProtDeepEMTrain, inputCoordinates=(known, "outputCoordinates"), epochs=2, useGpu=False)
+            pick = self.launch(ProtDeepEMPick, inputMicrographs=(mics, "outputMicrographs"),
+                               inputModel=(train, "outputModel"), useGpu=False)
+            evaluation = self.launch(ProtDeepEMEvaluate, referenceCoordinates=(known, "outputCoordinates"),
+                                     pickedCoordinates=(pick, "outputCoordinates"))
+            self.assertGreater(Evaluation(evaluation).summary["figures"]["F1"], 0.5)
+            self.checkViewers(train, pick, evaluation)
+
+    def launch(self, protocolClass, **params):
+        """Run a protocol; parameters that are inputs are given as (protocol, output)."""
+        inputs = {name: value for name, value in params.items() if isinstance(value, tuple)}
+        protocol = self.newProtocol(protocolClass, **{name: value for name, value in params.items()
+                                                      if name not in inputs})
+        for name, (source, output) in inputs.items():
+            getattr(protocol, name).set(source)
+            getattr(protocol, name).setExtended(output)
+        return self.launchProtocol(protocol) or protocol
+
+    def checkViewers(self, train, pick, evaluation):
+        """The viewers have something to show."""
+        for name, content in modelContents(train.outputModel.getFileName()).items():
+            self.assertEqual(isinstance(content(), str), name == "Model", content())
+        review = read_review(Path(pick.getCoordsDir()), example.PIXEL_ANGST, 1)
+        self.assertEqual(len(review.names), len(example.TRAINING))
+        shown = Evaluation(evaluation)
+        for row in shown.getRows():
+            self.assertTrue(shown.draw(row["name"]).axes)
