@@ -64,9 +64,9 @@ def test_the_protocols_are_where_users_look_for_them_with_short_names(domain):
 
     def collect(node, path):
         for child in node.childs:
-            if str(child.value.get()).startswith("ProtDeepEM"):
-                found[child.text.get()] = path
-            collect(child, (*path, child.text.get()))
+            if (child.value or "").startswith("ProtDeepEM"):
+                found[child.text] = path
+            collect(child, (*path, child.text))
 
     collect(ProtocolTreeConfig.load(domain, os.devnull)["Protocols SPA"], ())
     picking = ("Particles", "Picking")

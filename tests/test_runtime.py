@@ -70,7 +70,7 @@ def test_missing_tensorflow_is_reported_with_the_command_that_installs_it(state)
         raise ImportError("no such library")
 
     state.setattr(runtime, "start_tensorflow", missing)
-    with pytest.raises(DeepEMError, match="TensorFlow cannot be imported .no such library.; try: pip install tensorf"):
+    with pytest.raises(DeepEMError, match=r"imported .no such library.; .* pip install 'scipion-em-deepem\[program\]"):
         runtime.start()
 
 

@@ -36,7 +36,7 @@ class TestDeepEMInstallation(BaseTest):
             centres = example.write_micrographs(folder, example.TRAINING, seed=1)
             mics = self.importMicrographs(folder)
             known = self.importCoordinates(mics, centres)
-            train = self.launch(ProtDeepEMTrain, inputCoordinates=(known, "outputCoordinates"), epochs=2, useGpu=False)
+            train = self.launch(ProtDeepEMTrain, inputCoordinates=(known, "outputCoordinates"), epochs=4, useGpu=False)
             pick = self.launch(ProtDeepEMPick, inputMicrographs=(mics, "outputMicrographs"),
                                inputModel=(train, "outputModel"), useGpu=False)
             evaluation = self.launch(ProtDeepEMEvaluate, referenceCoordinates=(known, "outputCoordinates"),
