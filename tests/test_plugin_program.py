@@ -638,4 +638,4 @@ def test_tuning_is_refused_where_the_interpreter_lacks_optuna(tmp_path, monkeypa
     protocol, _ = train_form(tmp_path, monkeypatch, doTune=True)
     use_python(monkeypatch, bare_python)
     error, = protocol._validate()
-    assert "lacks: optuna" in error
+    assert "lacks: tensorflow, keras, optuna" in error

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 UV = (sys.executable, "-m", "uv")
 PYTHON = os.environ.get("DEEPEM_SCIPION_PYTHON", "3.8")
 SEPARATE = PYTHON == "3.8"
-PLUGINS = ("appion", "chimera", "cistem", "cryoassess", "cryodrgn", "cryosparc2", "eman2", "facilities", "gautomatch",
+PLUGINS = ("appion", "cistem", "cryoassess", "cryodrgn", "cryosparc2", "eman2", "facilities", "gautomatch",
            "gctf", "localrec", "miffi", "motioncorr", "relion", "repic", "spider", "sphire", "tomo", "topaz", "xmipp")
 # Packages of the program alone: what trains or scans may import them, and Scipion never imports that.
 OF_THE_PROGRAM = ("keras", "tensorflow", "optuna", "llvmlite", "threadpoolctl", "jinja2", "rich")
@@ -66,7 +66,7 @@ python = Plugin.getPython()
 done = subprocess.run([python, "-c", "import pwem"], env=Plugin.getEnviron(), capture_output=True, text=True)
 print(json.dumps([python, Plugin.validateInstallation(), done.stderr]))
 """
-# What conda would do, with a virtual environment whose packages come from a folder. It fails where there is a file "break".
+# What conda would do, with virtual environments whose packages come from a folder. A file "break" makes it fail.
 CONDA = """#!/bin/sh
 echo "$@" >> {folder}/calls
 case "$1" in
@@ -241,7 +241,7 @@ def test_environments_are_made_as_those_of_topaz_and_cryolo(scipion):
         targets = [targets] if isinstance(targets, str) else targets
         assert options["tar"] == "void.tgz"
         steps = [command.index(part) for part in (hook, "conda create -y -n ", "python=3.", "conda activate ",
-                                                  "pip install ", f"touch {targets[0]}")]
+                                                  " install ", f"touch {targets[0]}")]
         assert steps == sorted(steps), (name, command)
     assert all(f"-n {name}-{VERSION} " in options["commands"][0][0] for name, options in ours.items())
     assert [options["default"] for options in ours.values()].count(True) == 1

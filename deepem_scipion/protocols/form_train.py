@@ -7,7 +7,6 @@ from pyworkflow.protocol import params
 from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, TIFF_ROWS, TRAINING_PRESETS
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
-from ..plugin import Plugin
 
 
 class TrainForm:
@@ -163,7 +162,7 @@ class TrainForm:
                           "Choose one of the two.")
         if not self.validationFraction.get():
             errors.append("Tuning compares networks on the validation micrographs. Give a validation fraction above 0.")
-        return errors + Plugin.validateModules(["optuna"])
+        return errors
 
     # -------------------------- UTILS functions ------------------------------
     def _getSamplingRate(self):

@@ -186,7 +186,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
             errors.append("Whether another round helps is decided on the validation micrographs. Give a validation "
                           "fraction above 0, or set the rounds of training to 1.")
         # Sets that are still growing cannot be checked yet.
-        errors += Plugin.validateModules(TRAIN_MODULES) + self._tuningErrors()
+        errors += self._tuningErrors() + Plugin.validateModules((*TRAIN_MODULES, *["optuna"] * bool(self.doTune)))
         return ([] if self._getWaiting() else self._exampleErrors()) + errors
 
     def _warnings(self):
