@@ -20,9 +20,9 @@ from pwem.protocols import ProtImportMicrographs
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.deepem.coordinates.startables import read_tables
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
+from deepem_scipion.deepem.startables import read_tables
 from deepem_scipion.headless.demo import launch
 from deepem_scipion.headless.workflows import fill, load, run_all, use_relion
 

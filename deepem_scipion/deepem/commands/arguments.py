@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
-COORDINATES = "a folder of .box or .star files, or one such file"
+COORDINATES = "a folder of .box or .star files, with its subfolders, or one such file"
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,10 +65,22 @@ def add_micrographs(group: Any) -> None:
         Where to add them.
     """
     group.add_argument("--micrographs", required=True, nargs="+", metavar="MICS",
-                       help="MRC or TIFF files, quoted patterns, folders, or .txt lists with one path per line, "
-                       "optionally followed by a tab and a name")
+                       help="MRC or TIFF files, quoted patterns, folders, or lists: .txt with one path per line, "
+                       "optionally followed by a tab and a name, or .star of RELION")
     group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
+
+
+def add_shifts(group: Any) -> None:
+    """Add the option for the shifts of an alignment.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    group.add_argument("--apply-shifts", action="store_true", help="subtract the shifts that RELION's alignment has "
+                       "found (rlnOriginXAngst, rlnOriginX in .star files) from the coordinates")
 
 
 def add_threads(group: Any) -> None:
