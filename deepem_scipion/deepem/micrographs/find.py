@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def has_own_name(micrographs: Mapping[str, Path]) -> set[str]:
-    """Return the names that say more than the file name of their micrograph: given in a list, or with folders.
+    """Return the names that say more than the file name of their micrograph.
 
     Parameters
     ----------
@@ -87,9 +88,10 @@ def has_own_name(micrographs: Mapping[str, Path]) -> set[str]:
     Returns
     -------
     set of str
+        Those given in a list, and all of micrographs whose file name another has as well.
     """
-    in_folders = any("/" in name for name in micrographs)
-    return {name for name, path in micrographs.items() if in_folders or name != micrograph_name(path)}
+    files = Counter(map(micrograph_name, micrographs.values()))
+    return {name for name, path in micrographs.items() if name != micrograph_name(path) or files[name] > 1}
 
 
 def _expand(argument: str | Path) -> Iterator[tuple[str, Path]]:
