@@ -248,7 +248,7 @@ def twins(blobs, tmp_path_factory):
         place = folder / "mics" / f"{name}.mrc"
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(blobs[0] / "micrographs" / f"{source}.mrc", place)
-        # As many as tell the micrographs apart.
+        # A different number on each.
         lines += [f"mics/{name}.mrc {x:.2f} {y:.2f}\n" for x, y in blobs[1][source][:"abcd".index(source) + 7]]
     (folder / "particles.star").write_text(COORDINATES.format("particles") + "".join(lines))
     (folder / "jul.star").write_text(COORDINATES.format("particles") + "".join(x for x in lines if "Jul" in x))

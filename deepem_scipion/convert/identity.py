@@ -12,7 +12,7 @@ from pwem.objects import SetOfMicrographsBase
 from ..deepem.errors import DeepEMError
 from ..deepem.micrographs.images import read_pixels
 
-# Images are compared by the means of so many parts along x and y.
+# Images are compared by the means of this many parts along x and y.
 _PARTS = 48
 # Images of the same area, binned or not, have a correlation close to 1; of other areas, close to 0.
 _SAME = 0.5

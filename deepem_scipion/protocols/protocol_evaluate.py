@@ -42,7 +42,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
     *Which micrographs count*
 
     Micrographs are the same if they are the same file, if one was made from the other (or both from a third), or if
-    their names and their images agree. Two imports with the same names are told apart. Micrographs with reference
+    their names and their images agree. Two imports with the same names stay distinct. Micrographs with reference
     particles count if they are among the micrographs of the picks. If one of them has no picks, all of its particles
     are missed, even if the picker could not read it. Micrographs with reference particles outside of the picked set,
     and micrographs with picks but without any reference particle, are left out and listed in the summary. If you know

@@ -183,7 +183,7 @@ class _Run:
             if can_name(path):
                 self.star.append((path, as_stored(done.picks.centres_xy), done.picks.scores))
         self.micrographs[name] = result
-        with suppress(DeepEMError):  # told at the end, when the whole table is written
+        with suppress(DeepEMError):  # reported at the end, when the whole table is written
             self.results.append({name: result})
         return result
 
@@ -203,7 +203,7 @@ class _Run:
 
 
 def _digest(model: Model) -> str:
-    """Return what tells the weights of two models apart."""
+    """Return a digest of the weights of a model."""
     digest = hashlib.sha256()
     for network in model.networks:
         for name in sorted(network):
