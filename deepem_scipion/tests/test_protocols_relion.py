@@ -24,6 +24,7 @@ from pyworkflow.tests import BaseTest, setupTestProject
 from deepem_scipion.convert import read_json
 from deepem_scipion.deepem.commands.parser import build_parser
 from deepem_scipion.deepem.commands.train import read_training_set
+from deepem_scipion.deepem.coordinates.star import write_star
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
 from deepem_scipion.deepem.startables import read_tables
@@ -181,11 +182,12 @@ class TestDeepEMAndRelion(BaseTest):
                        numberOfThreads=1, binThreads=2, useGpu=False)
         known = {}
         for folder, run in imports.items():
-            for name in filter(lambda name: folder in name, sources):
-                shutil.copy(self.folder / "coordinates" / f"{sources[name]}.star", self.folder / f"{name}.star")
+            star = self.folder / folder / "particles.star"
+            write_star(star, [(f"{Path(name).name}.mrc", np.rint(self.centres[source]), np.ones(SCENE.n_particles))
+                              for name, source in sources.items() if folder in name], BINNED_ANGST)
             known[folder] = launch(self.proj, ProtImportCoordinates, f"import particles of {folder}",
-                                   {"inputMicrographs": (run, "outputMicrographs")}, filesPattern="*.star", boxSize=BOX,
-                                   filesPath=str(self.folder / folder))
+                                   {"inputMicrographs": (run, "outputMicrographs")}, filesPath=str(star),
+                                   filesPattern="", boxSize=BOX)
 
         # Every micrograph is picked, and its picks are on its own particles.
         self.assertFalse(hasattr(self.pick, "outputMicrographs"))
