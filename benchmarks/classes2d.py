@@ -114,7 +114,7 @@ def classify(work, task, options):
 
 def class_numbers(path):
     """Number of the class of every particle, from 1."""
-    from deepem_scipion.deepem.coordinates.startables import read_tables
+    from deepem_scipion.deepem.startables import read_tables
 
     particles = next(each for each in read_tables(path) if "rlnClassNumber" in each.labels)
     column = particles.labels.index("rlnClassNumber")

@@ -402,7 +402,7 @@ def test_columns_of_a_star_file_may_have_any_order(tmp_path):
 # ------------------------------------------------------------------- training
 def test_training_without_a_particle_is_refused(train):
     code, output = train({"a": [], "b": []})
-    assert code == 2 and "no particle has its whole box within a micrograph" in output
+    assert code == 2 and "no particles in" in output and "it has 2 micrographs without any" in output
 
 
 def test_training_with_a_single_particle_ends_with_a_model_or_a_reason(train, blobs):
@@ -529,12 +529,47 @@ def test_an_output_folder_that_cannot_be_written_is_refused(blobs, blob_model, t
         pick_micrographs({}, picker, tmp_path / "closed" / "out")
 
 
-def test_an_output_folder_that_exists_is_overwritten_file_by_file(blobs, blob_model, tmp_path):
-    (tmp_path / "d.box").write_text("old")
-    (tmp_path / "other.box").write_text("1 2 3 4\n")
-    assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], tmp_path) == 0
-    assert len(read_coordinates(tmp_path / "d.box")["d"].scores) > 5
-    assert (tmp_path / "other.box").read_text() == "1 2 3 4\n"
+def test_results_of_an_earlier_run_are_refused_replaced_or_completed(blobs, blob_model, tmp_path, capsys):
+    d, e = (blobs[0] / "micrographs" / f"{name}.mrc" for name in "de")
+    old, clean = tmp_path / "old", tmp_path / "clean"
+    assert pick(blob_model, [d, e], old, "--score-maps") == 0 and pick(blob_model, [d], clean) == 0
+    before = contents(old)
+    assert pick(blob_model, [d], old) == 2
+    message = capsys.readouterr().err
+    assert "has results of an earlier run" in message and "--overwrite" in message and "--resume" in message
+    assert contents(old) == before
+    assert pick(blob_model, [d], old, "--resume", "--threshold", "0.123") == 2
+    assert "made with other settings (threshold" in capsys.readouterr().err and contents(old) == before
+    when = (old / "d.box").stat().st_mtime_ns
+    assert pick(blob_model, [d], old, "--resume") == 0
+    assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns == when
+    assert pick(blob_model, [d, e], old, "--overwrite") == 0 and pick(blob_model, [d], old, "--overwrite") == 0
+    assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns > when
+
+
+def test_boxes_that_are_not_of_a_run_are_neither_replaced_nor_taken_for_its_picks(blobs, blob_model, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "d.box").write_text("1 2 3 4\n")
+    for option in ([], ["--overwrite"], ["--resume"]):
+        assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], mine, *option) == 2
+        assert "1 .box files that are not of a picking run, for instance d.box" in capsys.readouterr().err
+    assert (mine / "d.box").read_text() == "1 2 3 4\n" and len(list(mine.iterdir())) == 1
+    out = tmp_path / "out"
+    assert pick(blob_model, [blobs[0] / "micrographs" / "d.mrc"], out) == 0
+    shutil.copy(blobs[0] / "boxes" / "a.box", out / "left.box")
+    assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(out), "--distance", "6"]) == 2
+    assert "1 .box files that are not of this run" in capsys.readouterr().err
+
+
+def contents(folder):
+    """Files of a run by their path in the folder, without what depends on the time it took."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    summary = json.loads(found.pop("summary.json"))
+    for micrograph in summary["micrographs"].values():
+        del micrograph["seconds"], micrograph["finished"]
+    del summary["seconds"], summary["micrographs_per_minute"], found["summary.tsv"]
+    return found, summary, sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 # -------------------------------------------------------------------- signals
@@ -562,7 +597,8 @@ def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, bl
         picks = sum(len(found.scores) for found in read_coordinates(out).values())
         assert len(read_coordinates(out / "picks.star")["d"].scores) == picks
     (tmp_path / "few.txt").write_text(f"{source}\tm0\n{source}\tm5\n")
-    assert pick(blob_model, [tmp_path / "few.txt"], out) == 0
+    assert pick(blob_model, [tmp_path / "few.txt"], out) == 2  # not over the results of another run
+    assert pick(blob_model, [tmp_path / "few.txt"], out, "--resume") == 0 and whole(out) == {"m0", "m5"}
     assert (out / "m0.box").read_bytes() == (out / "m5.box").read_bytes()
     assert json.loads((out / "summary.json").read_text())["picked"] == 2
 

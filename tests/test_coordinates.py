@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.atomic import atomic_write
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates, merge
+from deepem_scipion.deepem.coordinates.names import match_names
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.coordinates.star import write_star
-from deepem_scipion.deepem.coordinates.startables import quote, read_tables
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.startables import quote, read_tables
 
 SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data sets are not here")
@@ -136,16 +137,16 @@ def test_box_files_are_written_with_whole_corners_and_tabs(tmp_path):
 def test_relion_30_files_are_split_by_micrograph(tmp_path):
     (tmp_path / "all.star").write_text(RELION_30)
     found = read_coordinates(tmp_path / "all.star")
-    assert list(found) == ["a.b", "c"]
-    assert found["a.b"].centres_xy.tolist() == [[10.5, 20.25], [30, 40]] and found["c"].scores.tolist() == [0.5]
-    assert found["c"].box_px is None
+    assert list(found) == ["mics/a.b", "mics/c"]
+    assert found["mics/a.b"].centres_xy.tolist() == [[10.5, 20.25], [30, 40]]
+    assert found["mics/c"].scores.tolist() == [0.5] and found["mics/c"].box_px is None
 
 
 def test_relion_31_files_are_read_from_the_table_with_coordinates(tmp_path):
     (tmp_path / "all.star").write_text(RELION_31.replace("\n", "\r\n"), newline="")
     found = read_coordinates(tmp_path / "all.star")
-    assert list(found) == ["a.b", "c"] and found["a.b"].centres_xy.tolist() == [[10.5, 20.25]]
-    assert np.isnan(found["a.b"].scores).all()
+    assert list(found) == ["mics/a.b", "mics/c"] and found["mics/a.b"].centres_xy.tolist() == [[10.5, 20.25]]
+    assert np.isnan(found["mics/a.b"].scores).all()
 
 
 @pytest.mark.parametrize("suffix", ["", "_autopick", "_manualpick", "_coords", "_picks"])
@@ -155,12 +156,6 @@ def test_star_files_of_a_folder_are_distinguished_by_name(tmp_path, suffix):
     found = read_coordinates(tmp_path)
     assert set(found) == {"May08_03.05.02", "empty"} and len(found["empty"].centres_xy) == 0
     assert found["May08_03.05.02"].centres_xy.tolist() == [[1, 2], [3, 4]]
-
-
-def test_box_files_come_before_star_files_of_the_same_folder(tmp_path):
-    (tmp_path / "picks.star").write_text(RELION_30)
-    (tmp_path / "a.box").write_text("1 2 4 4\n")
-    assert list(read_coordinates(tmp_path)) == ["a"]
 
 
 def test_two_files_for_one_micrograph_are_refused(tmp_path):
@@ -210,7 +205,7 @@ def test_unusual_names_survive_the_round_trip(tmp_path, name):
     path = tmp_path / "picks.star"
     write_star(path, [(f"{name}.mrc", np.array([[1, 2]]), np.array([0.5])),
                       (f"some folder/{name}.2.mrc", np.array([[3, 4]]), np.array([0.5]))], 1.0)
-    assert list(read_coordinates(path)) == [name, f"{name}.2"]
+    assert list(read_coordinates(path)) == [name, f"some folder/{name}.2"]
 
 
 @settings(deadline=None, max_examples=60)
@@ -220,10 +215,10 @@ def test_star_files_keep_names_centres_and_scores(tmp_path_factory, entries):
     tables = {name: np.reshape(rows, (-1, 3)) for name, rows in entries.items()}
     write_star(path, [(f"7@m/{name}.mrc", table[:, :2], table[:, 2]) for name, table in tables.items()], 1.5)
     again = read_coordinates(path)
-    assert list(again) == list(tables)
+    assert list(again) == [f"m/{name}" for name in tables]
     for name, table in tables.items():
-        np.testing.assert_allclose(again[name].centres_xy, table[:, :2], atol=1e-6)
-        np.testing.assert_allclose(again[name].scores, table[:, 2], rtol=1e-5)
+        np.testing.assert_allclose(again[f"m/{name}"].centres_xy, table[:, :2], atol=1e-6)
+        np.testing.assert_allclose(again[f"m/{name}"].scores, table[:, 2], rtol=1e-5)
 
 
 @settings(deadline=None)
@@ -312,11 +307,12 @@ def test_a_file_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
 def test_boxes_and_star_file_of_the_shared_data_agree(data_set, particles, box):
     boxes = read_coordinates(SHARED / "data" / data_set / "boxes")
     stars = read_coordinates(SHARED / "data" / data_set / "particles.star")
-    assert sorted(boxes) == sorted(stars) and len(boxes) == 12
+    match = match_names(boxes, stars, ("boxes", "particles.star"))
+    assert len(match.pairs) == len(boxes) == len(stars) == 12
     assert sum(len(coordinates.scores) for coordinates in boxes.values()) == particles
     for name, coordinates in boxes.items():
         assert coordinates.box_px == box
-        np.testing.assert_allclose(coordinates.centres_xy, stars[name].centres_xy, atol=0.5)
+        np.testing.assert_allclose(coordinates.centres_xy, stars[match.pairs[name]].centres_xy, atol=0.5)
 
 
 def test_importing_the_coordinates_loads_no_heavy_library():

@@ -27,7 +27,6 @@ from deepem_scipion.deepem.commands.info import format_card
 from deepem_scipion.deepem.commands.worker import parse_request
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.coordinates.regions import read_regions
-from deepem_scipion.deepem.coordinates.startables import read_tables
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.micrographs.find import find_micrographs
 from deepem_scipion.deepem.micrographs.images import read_header, read_pixels
@@ -43,6 +42,7 @@ from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult, summarise_run
 from deepem_scipion.deepem.picking.table import append_table, read_failures, read_table, write_table
+from deepem_scipion.deepem.startables import read_tables
 from deepem_scipion.deepem.training import tuning
 from deepem_scipion.deepem.training.checkpoint import Checkpoint
 from deepem_scipion.deepem.training.examples import TrainingExamples, load_examples, save_examples

@@ -441,12 +441,32 @@ def test_an_invalid_line_of_a_list_is_named(folder, line):
         m.find_micrographs(["list.txt"])
 
 
-def test_two_micrographs_of_one_name_are_refused_but_one_found_twice_is_not(folder):
-    (folder / "sub").mkdir()
-    (folder / "sub/b.mrc").touch()
+def test_micrographs_of_one_name_in_different_folders_are_named_with_their_folders(folder):
+    (folder / "sub/deep").mkdir(parents=True)
+    for name in ("sub/b.mrc", "sub/deep/c.mrc"):
+        (folder / name).touch()
     assert list(m.find_micrographs(["b.mrc", folder / "b.mrc"])) == ["b"]
-    with pytest.raises(DeepEMError, match=r"'b'.*b\.mrc and sub/b\.mrc"):
-        m.find_micrographs(["b.mrc", "sub/b.mrc"])
+    assert list(m.find_micrographs(["sub/b.mrc", "sub/deep/c.mrc"])) == ["b", "c"]
+    assert list(m.find_micrographs(["b.mrc", "sub/b.mrc", "sub/deep/c.mrc"])) == ["b", "sub/b", "sub/deep/c"]
+
+
+def test_micrographs_of_a_star_file_are_those_it_lists(folder):
+    (folder / "Ctf/job001").mkdir(parents=True)
+    star = folder / "Ctf/job001/micrographs_ctf.star"
+    star.write_text("data_optics\nloop_\n_rlnOpticsGroup #1\n1\ndata_micrographs\nloop_\n_rlnMicrographName #1\n"
+                    "b.mrc\nnot/there.mrc\n")
+    assert m.find_micrographs([star]) == {"b": Path("b.mrc"), "there": Path("not/there.mrc")}
+    os.chdir("/")  # found from the STAR file as well
+    assert m.find_micrographs([star])["b"] == folder / "b.mrc"
+    star.write_text("data_\nloop_\n_rlnCoordinateX #1\n1\n")
+    with pytest.raises(DeepEMError, match="no table has _rlnMicrographName"):
+        m.find_micrographs([star])
+
+
+def test_two_micrographs_of_one_name_are_refused(folder):
+    (folder / "b.tif").touch()
+    with pytest.raises(DeepEMError, match=r"'b'.*b\.mrc and b\.tif"):
+        m.find_micrographs(["b.mrc", "b.tif"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing*.mrc"], ["missing.mrc"], ["deep.mrc"], ["missing.txt"]])

@@ -15,7 +15,7 @@ WORDS = {
     r"(?<!standard )(?<!absolute )\bdeviations?\b": "standard deviation, local standard deviation",
     r"\brecipes?\b": "training preset",
     # Not those of mock, MonkeyPatch and matplotlib.
-    r"(?<!monkey )(?<!as )(?<!import )(?<!matplotlib\.)\bpatch(es)?\b(?![(.]| = mock| in \(mock)": "crop",
+    r"(?<!monkey )(?<!as )(?<!import )(?<!matplotlib\.)\bpatch(es)?\b(?![(.]| = mock| in \(mock|.aligned)": "crop",
     r"\b(training windows?|windows? of (the )?(training|particles?|background)|single windows|window by window)\b":
         "box, particle image",
     r"\bvaried\b": "augmented",

@@ -11,14 +11,22 @@ from .coordinates import (
     write_boxes,
     write_scored_boxes,
 )
+from .identity import keys_by_id
 from .json_files import read_json, write_json
-from .micrographs import frame_warnings, micrographs_with_coordinates, result_names, write_micrograph_list
+from .micrographs import (
+    frame_warnings,
+    micrographs_with_coordinates,
+    result_names,
+    with_unique_names,
+    write_micrograph_list,
+)
 from .models import copy_model, model_of_card, read_card, read_model
 
 __all__ = [
     "coordinates_by_name",
     "copy_model",
     "frame_warnings",
+    "keys_by_id",
     "micrographs_with_coordinates",
     "model_of_card",
     "read_card",
@@ -29,6 +37,7 @@ __all__ = [
     "score_attribute",
     "score_of",
     "suppressed_ids",
+    "with_unique_names",
     "write_boxes",
     "write_json",
     "write_micrograph_list",

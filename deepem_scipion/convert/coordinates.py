@@ -15,13 +15,14 @@ from ..deepem.coordinates.read import read_coordinates
 from ..deepem.coordinates.suppression import non_maximum_suppression
 from ..deepem.errors import DeepEMError
 from ..deepem.micrographs.micrograph import read_shape
+from .identity import keys_by_id
 from .micrographs import micrographs_with_coordinates
 
 # Attributes with the score of a pick: of this plugin, RELION, crYOLO and Topaz.
 SCORE_ATTRIBUTES = ("_deepemScore", "_rlnAutopickFigureOfMerit", "_cryoloScore", "_topazScore")
 
 
-def write_boxes(folder, coordinates, names, pixel_size_angst):
+def write_boxes(folder, coordinates, names, pixel_size_angst, keys=None):
     """Write one .box file per micrograph.
 
     Parameters
@@ -30,9 +31,11 @@ def write_boxes(folder, coordinates, names, pixel_size_angst):
         Emptied if it exists.
     coordinates : SetOfCoordinates
     names : dict of str to str
-        Name of the micrograph in Scipion to name of its file. Coordinates of other micrographs are left out.
+        Unique name of the micrograph to name of its file. Coordinates of other micrographs are left out.
     pixel_size_angst : float
         Pixel size of the micrographs to which the files belong.
+    keys : dict of int to str, optional
+        Unique name of each micrograph by its id, see `keys_by_id`.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def write_boxes(folder, coordinates, names, pixel_size_angst):
     scale = coordinates.getMicrographs().getSamplingRate() / pixel_size_angst
     box_px = scale * (coordinates.getBoxSize() or 1)
     written = 0
-    for mic_name, mic in micrographs_with_coordinates(coordinates).items():
+    for mic_name, mic in micrographs_with_coordinates(coordinates, keys).items():
         if mic_name not in names:
             continue
         centres_xy = scale * np.array([c.getPosition() for c in coordinates.iterCoordinates(mic)], float)
@@ -61,9 +64,9 @@ def write_scored_boxes(folder, found, names, scale):
     folder : str
         Emptied if it exists.
     found : dict of str to Coordinates
-        By the name of the micrograph in Scipion.
+        By the unique name of the micrograph.
     names : dict of str to str
-        Name of the micrograph in Scipion to name of its file, for the micrographs whose files are written.
+        Unique name of the micrograph to name of its file, for the micrographs whose files are written.
     scale : float
         Pixels of the files per pixel of the coordinates.
     """
@@ -106,23 +109,25 @@ def score_of(item, attribute):
     return 0.0 if score is None or np.isnan(score) else float(f"{score:.6g}")
 
 
-def coordinates_by_name(coordinates):
+def coordinates_by_name(coordinates, keys=None):
     """Centres and scores of all coordinates in a set.
 
     Parameters
     ----------
     coordinates : SetOfCoordinates
+    keys : dict of int to str, optional
+        Unique name of each micrograph by its id, see `keys_by_id`.
 
     Returns
     -------
     found : dict of str to Coordinates
-        By the name of the micrograph in Scipion, for all micrographs of the set, also those without coordinates.
+        By unique name of the micrograph, for all micrographs of the set, also those without coordinates.
     unusable : int
         Number of coordinates without a position, or on a micrograph that is not in the set.
     """
-    names = {mic.getObjId(): mic.getMicName() for mic in coordinates.getMicrographs()}
+    names = keys or keys_by_id([coordinates.getMicrographs()])[0]
     attribute = score_attribute(coordinates)
-    rows, unusable = {name: [] for name in names.values() if name is not None}, 0
+    rows, unusable = {name: [] for name in names.values()}, 0
     for item in coordinates.iterItems():
         name, position = names.get(item.getMicId()), item.getPosition()
         if name is None or None in position:

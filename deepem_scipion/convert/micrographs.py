@@ -8,6 +8,7 @@ import re
 import pyworkflow.utils as pwutils
 
 from ..deepem.atomic import atomic_write
+from .identity import keys_by_id
 
 # These characters would break the line of a list file.
 _BREAKING = r"\x00-\x1f\x7f\x85\u2028\u2029"
@@ -42,6 +43,32 @@ def result_names(micrographs):
     return names
 
 
+def with_unique_names(micrographs, taken=()):
+    """Copies of micrographs; one whose name another has as well is named with its id.
+
+    Parameters
+    ----------
+    micrographs : iterable of Micrograph
+        In the order of their ids.
+    taken : collection of str
+        Names of micrographs before them.
+
+    Yields
+    ------
+    Micrograph
+    """
+    taken = set(taken)
+    for mic in micrographs:
+        mic = mic.clone()
+        name = mic.getMicName() or os.path.basename(mic.getFileName())
+        while name in taken:
+            stem, extension = os.path.splitext(name)
+            name = f"{stem}_{mic.getObjId():06d}{extension}"
+        taken.add(name)
+        mic.setMicName(name)
+        yield mic
+
+
 def write_micrograph_list(path, micrographs, names):
     """Write a list file with a line per micrograph: path, TAB, name of its result files.
 
@@ -70,21 +97,25 @@ def _listable_path(mic, folder):
     return link
 
 
-def micrographs_with_coordinates(coordinates):
+def micrographs_with_coordinates(coordinates, keys=None):
     """Copies of the micrographs that have coordinates.
 
     Parameters
     ----------
     coordinates : SetOfCoordinates
+    keys : dict of int to str, optional
+        Unique name of each micrograph by its id, see `keys_by_id`.
 
     Returns
     -------
     dict of str to Micrograph
-        By the name of the micrograph in Scipion, ordered by id.
+        By unique name, ordered by id.
     """
+    keys = keys or keys_by_id([coordinates.getMicrographs()])[0]
     present = set(coordinates.getUniqueValues("_micId")) if coordinates.getSize() else set()
     # Copies, because reading the coordinates moves the cursor of the micrographs' set.
-    return {mic.getMicName(): mic.clone() for mic in coordinates.getMicrographs() if mic.getObjId() in present}
+    return {keys[mic.getObjId()]: mic.clone() for mic in coordinates.getMicrographs() if mic.getObjId() in present}
+
 
 
 def frame_warnings(micrographs):

@@ -3,10 +3,10 @@
 """Micrographs that several sets have in common; they are identified by name."""
 
 
-def names_of(items):
-    """Names of the micrographs in a SetOfMicrographs, or of those with coordinates in a SetOfCoordinates."""
-    names = items.getUniqueValues("_micName") if items.getSize() else []
-    return {name for name in names if name is not None}
+def with_coordinates(coordinates, keys):
+    """Names of the micrographs in a SetOfCoordinates that have any, from their names by id."""
+    ids = coordinates.getUniqueValues("_micId") if coordinates.getSize() else []
+    return {keys[number] for number in ids if number in keys}
 
 
 def group_micrographs(reference, referenceMics, picked, pickedMics, countEmpty):

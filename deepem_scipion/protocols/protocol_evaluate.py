@@ -17,7 +17,7 @@ from ..deepem.coordinates.regions import write_regions
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from .form_evaluate import THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_F2, THRESHOLD_FIXED, THRESHOLD_NONE, EvaluateForm
-from .groups import group_micrographs, left_out, listed, names_of
+from .groups import group_micrographs, left_out, listed, with_coordinates
 from .protocol_base import DeepEMProgram
 from .regions import CountedRegions
 
@@ -42,13 +42,14 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
 
     *Which micrographs count*
 
-    Micrographs are identified by their names. Those with reference particles count if they are among the
-    micrographs of the picks. If one of them has no picks, all of its particles are missed, even if the picker could
-    not read it. Micrographs with reference particles outside of the picked set, and micrographs with picks but without
-    any reference particle, are left out and listed in the summary. If you know that micrographs contain no
-    particle, use *Count micrographs without particles*: picks on them are then false positives. On micrographs that
-    count the reference should be complete. If only a part of a micrograph was annotated, give a border or the annotated
-    region; nothing outside of it counts.
+    Micrographs are the same if they are the same file, if one was made from the other (or both from a third), or if
+    their names and their images agree. Two imports with the same names stay distinct. Micrographs with reference
+    particles count if they are among the micrographs of the picks. If one of them has no picks, all of its particles
+    are missed, even if the picker could not read it. Micrographs with reference particles outside of the picked set,
+    and micrographs with picks but without any reference particle, are left out and listed in the summary. If you know
+    that micrographs contain no particle, use *Count micrographs without particles*: picks on them are then false
+    positives. On micrographs that count the reference should be complete. If only a part of a micrograph was annotated,
+    give a border or the annotated region; nothing outside of it counts.
 
     *Pixel sizes*
 
@@ -88,16 +89,17 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
     def convertInputStep(self, inputIds, countEmpty):
         """Write the .box files of the micrographs that count."""
         reference, picked = self.referenceCoordinates.get(), self.pickedCoordinates.get()
-        known, lostKnown = convert.coordinates_by_name(reference)
-        found, lostFound = convert.coordinates_by_name(picked)
+        keys = self._getKeys()
+        (known, lostKnown), (found, lostFound) = map(convert.coordinates_by_name, (reference, picked), keys)
         for number, what in ((lostKnown, "reference"), (lostFound, "picked")):
             if number:
                 self.warning(f"{number} {what} coordinates have no position or no micrograph in their set and are left "
                              "out.")
         groups = group_micrographs(_with_any(known), set(known), _with_any(found), set(found), countEmpty)
         if not groups["counted"]:
-            raise RuntimeError("No micrograph of the picks has usable reference coordinates. Choose sets on the same "
-                               "micrographs.")
+            raise RuntimeError(
+                f"No micrograph of the picks has usable reference coordinates. The reference is on {listed(known)}, "
+                f"the picks are on {listed(found)}; files and images differ. Choose sets on the same micrographs.")
         rates = self._getSamplingRates()
         pixel = min(rates)
         for rate, what in zip(rates, ("reference", "picked")):
@@ -177,7 +179,7 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
             return [*errors, "The set of reference coordinates is empty. Choose another one."]
         groups = self._getGroups()
         if not groups["counted"]:
-            own, other = groups["referenceOnly"], names_of(picked.getMicrographs())
+            own, other = groups["referenceOnly"], self._getKeys(_trusting)[1].values()
             errors.append("No micrograph with reference coordinates is among the micrographs of the picks. The "
                           f"reference has {listed(own)}, the picks have {listed(other)}. Choose sets on the same "
                           "micrographs.")
@@ -197,11 +199,6 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
         if reference is None or picked is None:
             return warnings
         warnings += left_out(self._getGroups())
-        for coordinates, what in ((reference, "reference"), (picked, "picks")):
-            mics = coordinates.getMicrographs()
-            if len(names_of(mics)) < mics.getSize():
-                warnings.append(f"Several micrographs of the {what} have the same name. They are treated as one, "
-                                "because micrographs are identified by name here.")
         if picked.getSize() and convert.score_attribute(picked) is None:
             warnings.append("The picks have no scores: each counts with a score of 1, and the curve has one point.")
         return warnings
@@ -296,28 +293,34 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
     def _getGroups(self):
         """Micrographs that count and others, see `group_micrographs`, without reading positions."""
         names = []
-        for pointer in self._getInputs():
-            coordinates = pointer.get()
-            names += [names_of(coordinates), names_of(coordinates.getMicrographs())]
+        for pointer, keys in zip(self._getInputs(), self._getKeys(_trusting)):
+            names += [with_coordinates(pointer.get(), keys), set(keys.values())]
         return group_micrographs(*names, self.countEmpty.get())
 
+    def _getKeys(self, compare=None):
+        """Unique names by id of the micrographs of the reference and of the picks, see `convert.keys_by_id`."""
+        return convert.keys_by_id([pointer.get().getMicrographs() for pointer in self._getInputs()], self.getProject(),
+                                  compare)
+
     def _getMics(self, names):
-        """Micrographs of the picks by name."""
-        names = set(names)
-        return {mic.getMicName(): mic.clone() for mic in self.pickedCoordinates.get().getMicrographs()
-                if mic.getMicName() in names}
+        """Micrographs of the picks by unique name."""
+        names, keys = set(names), self._getKeys()[1]
+        return {keys[mic.getObjId()]: mic.clone() for mic in self.pickedCoordinates.get().getMicrographs()
+                if keys[mic.getObjId()] in names}
 
     def _getResultNames(self, mics):
-        """Names of the files of micrographs by the name in Scipion."""
+        """Names of the files of micrographs by their unique names."""
         results = convert.result_names(mics.values())
         return {name: results[mic.getObjId()] for name, mic in mics.items()}
 
     def _writeMicrographList(self, names):
         """Write a list of micrographs, of the set with the smaller pixels; `names` are those of the files."""
-        finest = min(reversed(self._getInputs()), key=lambda pointer: pointer.get().getMicrographs().getSamplingRate())
-        mics = [mic.clone() for mic in finest.get().getMicrographs() if mic.getMicName() in names]
+        sets = [pointer.get().getMicrographs() for pointer in self._getInputs()]
+        finest = min((1, 0), key=lambda number: sets[number].getSamplingRate())
+        keys = self._getKeys()[finest]
+        mics = [mic.clone() for mic in sets[finest] if keys[mic.getObjId()] in names]
         path = self._getExtraPath("lists", "micrographs.txt")
-        convert.write_micrograph_list(path, mics, {mic.getObjId(): names[mic.getMicName()] for mic in mics})
+        convert.write_micrograph_list(path, mics, {mic.getObjId(): names[keys[mic.getObjId()]] for mic in mics})
         return path
 
     def _getDistance(self):
@@ -333,6 +336,11 @@ class ProtDeepEMEvaluate(EvaluateForm, CountedRegions, DeepEMProgram, EMProtocol
         if found["threshold"] is None:
             return "no threshold"
         return f"threshold {found['threshold']:.3f}, {found['mode']}"
+
+
+def _trusting(first, second):
+    """Takes images of the same name for the same, where there is no time to read them."""
+    return True
 
 
 def _with_any(found):

@@ -25,12 +25,13 @@ from .form_pick import THRESHOLD_AUTO, THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOL
 from .protocol_base import DeepEMProgram
 from .reviewing import ReviewedPicks
 from .streaming import PickStreaming
+from .twins import PickTwins
 
 # Number of micrographs named in a line of the summary.
 MAX_LISTED = 5
 
 
-class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, ProtParticlePickingAuto):
+class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMProgram, ProtParticlePickingAuto):
     """ Picks particles with a trained DeepEM model.
 
     A convolutional neural network scans each micrograph and assigns a score from 0 to 1 to each position: its
@@ -82,6 +83,9 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
     folder shows all figures, with the best, typical and worst micrographs.
 
     *Output*
+
+    outputMicrographs, only if micrographs have the same name, as after joining two imports: the same images with names
+    of which each is unique, because extraction finds them by name. The coordinates belong to this set.
 
     outputCoordinates: particle centres with their score as *_deepemScore*, and as the figure of merit that RELION's
     extraction passes on. *Analyze results* applies other limits to all micrographs at once and registers the result as
@@ -143,7 +147,7 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
             self.warning(f"{name} failed: {failed[name]}")
 
     def _createSetOfCoordinates(self, micSet, suffix=""):
-        coordinates = super()._createSetOfCoordinates(micSet, suffix)
+        coordinates = super()._createSetOfCoordinates(self._getPickedMicrographs() or micSet, suffix)
         coordinates.setBoxSize(self._getBoxSize())
         return coordinates
 
@@ -214,11 +218,6 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickStreaming, DeepEMProgram, Prot
             warnings.append(f"{len(failed)} micrographs failed so far, for instance {next(iter(failed))}, and will be "
                             f"tried again; {self._getFailedFile()} lists the reasons.")
         warnings += convert.frame_warnings(micSet)
-        names = micSet.getUniqueValues("_micName") if micSet.getSize() else []
-        if len(names) < micSet.getSize():
-            warnings.append(f"{micSet.getSize()} micrographs have only {len(names)} different names. Of those with the "
-                            "same name only the last one will be picked, because Scipion identifies them by name "
-                            "here.")
         return warnings
 
     def _summary(self):

@@ -18,7 +18,7 @@ from ..deepem.model.paths import ModelFiles
 from ..objects import DeepEMModel
 from ..plugin import Plugin
 from .form_train import TrainForm, filled
-from .groups import names_of
+from .groups import with_coordinates
 from .protocol_base import DeepEMProgram
 from .waiting import WaitsForInput
 
@@ -109,10 +109,11 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         if errors := self._exampleErrors():
             raise RuntimeError(" ".join(errors))
         coordinates = self._getNow(self.inputCoordinates)
-        main = convert.micrographs_with_coordinates(coordinates)
+        keys = self._getKeys()
+        main = convert.micrographs_with_coordinates(coordinates, keys[self.inputCoordinates])
         mics = dict(main)
         for pointer in self._getMoreSets():
-            for name, mic in convert.micrographs_with_coordinates(self._getNow(pointer)).items():
+            for name, mic in convert.micrographs_with_coordinates(self._getNow(pointer), keys[pointer]).items():
                 mics.setdefault(name, mic)
         for number, mic in enumerate(mics.values(), 1):
             mic.setObjId(number)  # several imports may use the same ids
@@ -121,15 +122,16 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         names = {micName: results[mic.getObjId()] for micName, mic in mics.items()}
         rate = self._getSamplingRate()
         namesOfMain = {micName: names[micName] for micName in main}
-        particles = convert.write_boxes(self._getCoordinatesDir(), coordinates, namesOfMain, rate)
+        particles = convert.write_boxes(self._getCoordinatesDir(), coordinates, namesOfMain, rate,
+                                        keys[self.inputCoordinates])
         if self.negativeCoordinates.get() is not None:
             number = convert.write_boxes(self._getNegativesDir(), self._getNow(self.negativeCoordinates), namesOfMain,
-                                         rate)
+                                         rate, keys[self.negativeCoordinates])
             self.info(f"{number} positions of background and contaminants")
         for pointers, folder in ((self.moreParticles, self._getMoreParticlesDir),
                                  (self.moreNegatives, self._getMoreNegativesDir)):
             for number, pointer in enumerate(filled(pointers), 1):
-                convert.write_boxes(folder(number), self._getNow(pointer), names, rate)
+                convert.write_boxes(folder(number), self._getNow(pointer), names, rate, keys[pointer])
         self._forgetStudy()
         convert.write_json(self._getExamplesFile(), {"micrographs": len(main), "particles": particles,
                                                       "open": coordinates.isStreamOpen()})
@@ -300,6 +302,12 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         """Pointers to all further sets of coordinates."""
         return filled(self.moreParticles) + filled(self.moreNegatives)
 
+    def _getKeys(self):
+        """Unique names of micrographs by id for each pointer to coordinates, see `convert.keys_by_id`."""
+        pointers = filled([self.inputCoordinates, self.negativeCoordinates]) + self._getMoreSets()
+        return dict(zip(pointers, convert.keys_by_id([pointer.get().getMicrographs() for pointer in pointers],
+                                                     self.getProject())))
+
     def _getUsedInputs(self):
         """Pointers to the inputs of the model."""
         return [*filled([self.inputCoordinates, self.negativeCoordinates]), *self._getMoreSets(),
@@ -308,23 +316,24 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     def _exampleErrors(self):
         """Problems of the sets of coordinates as they are now."""
         errors = []
-        main, rate = self._getNow(self.inputCoordinates), self._getSamplingRate()
-        more = {what: [self._getNow(pointer) for pointer in filled(pointers)]
+        main, rate, keys = self._getNow(self.inputCoordinates), self._getSamplingRate(), self._getKeys()
+        more = {what: [(self._getNow(pointer), keys[pointer]) for pointer in filled(pointers)]
                 for what, pointers in self._getMore().items()}
-        particles = main.getSize() + sum(found.getSize() for found in more["More particles"])
+        particles = main.getSize() + sum(found.getSize() for found, _ in more["More particles"])
         if particles < MIN_PARTICLES:
             errors.append(f"{particles} particles were found; at least {MIN_PARTICLES} are required, and a hundred or "
                           "more are better. Pick more micrographs.")
-        known = names_of(main)
-        if self.negativeCoordinates.get() is not None and not known & names_of(self._getNow(self.negativeCoordinates)):
+        known = with_coordinates(main, keys[self.inputCoordinates])
+        negative = self.negativeCoordinates
+        if negative.get() is not None and not known & with_coordinates(self._getNow(negative), keys[negative]):
             errors.append("The background and contaminants are on none of the micrographs with particles. Choose a set "
                           "picked on the same micrographs, or give it under *More background and contaminants*.")
         for what, sets in more.items():
-            for coordinates in sets:
+            for coordinates, own_keys in sets:
                 own = coordinates.getMicrographs().getSamplingRate()
                 if not coordinates.getSize():
                     errors.append(f"{what}: a set without coordinates was given. Remove it.")
-                elif abs(own - rate) > 1e-3 * rate and names_of(coordinates) - known:
+                elif abs(own - rate) > 1e-3 * rate and with_coordinates(coordinates, own_keys) - known:
                     errors.append(f"{what}: a set is on other micrographs than the particle coordinates, and these "
                                   f"have {own:.4g} Å/px instead of {rate:.4g} Å/px. Choose a set picked on "
                                   "micrographs of the same pixel size.")

@@ -17,10 +17,9 @@ class ReviewedPicks:
 
     def getMicrographsByResult(self):
         """Return copies of the input micrographs by the name of their result files."""
-        # Of several micrographs with the same name the last one was picked.
-        mics = {mic.getMicName(): mic.clone() for mic in self.getInputMicrographs()}
-        names = convert.result_names(mics.values())
-        return {names[mic.getObjId()]: mic for mic in mics.values()}
+        mics = list(convert.with_unique_names(self.getInputMicrographs()))
+        names = convert.result_names(mics)
+        return {names[mic.getObjId()]: mic for mic in mics}
 
     def registerPicks(self, review, reasons, comment):
         """Store picks as a further output, outputCoordinates_2 and so on, one micrograph at a time.

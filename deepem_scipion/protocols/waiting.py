@@ -10,7 +10,6 @@ from pyworkflow.protocol import STATUS_NEW
 from .. import convert
 from ..constants import MIN_PARTICLES
 from .form_train import filled
-from .groups import names_of
 
 
 class WaitsForInput:
@@ -49,8 +48,9 @@ class WaitsForInput:
             micrographs, particles = self._getWanted()
             if not (micrographs or particles):
                 waiting.append("the end of the particle coordinates")
+            present = coordinates.getUniqueValues("_micId") if coordinates.getSize() else []
             for wanted, found, what in (
-                    (micrographs, len(names_of(coordinates)), "micrographs with particles"),
+                    (micrographs, len(present), "micrographs with particles"),
                     (max(particles, MIN_PARTICLES), coordinates.getSize(), "particles")):
                 if found < wanted:
                     waiting.append(f"{wanted} {what} ({found} so far)")

@@ -17,16 +17,21 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import tifffile
-from pwem.protocols import ProtImportMicrographs
+from pwem.protocols import ProtImportCoordinates, ProtImportMicrographs, ProtUnionSet
+from pyworkflow.object import Pointer
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.deepem.coordinates.startables import read_tables
+from deepem_scipion.convert import read_json
+from deepem_scipion.deepem.commands.parser import build_parser
+from deepem_scipion.deepem.commands.train import read_training_set
+from deepem_scipion.deepem.coordinates.star import write_star
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
-from deepem_scipion.headless.demo import launch
+from deepem_scipion.deepem.startables import read_tables
+from deepem_scipion.headless.demo import ProtocolFailed, launch
 from deepem_scipion.headless.workflows import fill, load, run_all, use_relion
-from deepem_scipion.protocols import ProtDeepEMPick
+from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.tests.program import problems
 
 SCENE = Scene(shape=(576, 704), pixel_size_angst=8.0, n_particles=24, snr=1.0)
@@ -86,14 +91,14 @@ class TestDeepEMAndRelion(BaseTest):
         assert run_all(cls.proj, show_status)
         cls.pick = cls.proj.getProtocolsByClass("ProtDeepEMPick")[0]
 
-    def extract(self, box, pick=None, **params):
+    def extract(self, box, **params):
         """Particles of the picks, and the mean of their images."""
         from relion.protocols import ProtRelionExtractParticles
 
-        others = params.pop("inputMicrographs", {})
+        others, pick = params.pop("inputMicrographs", {}), params.pop("pick", self.pick)
         run = launch(self.proj, ProtRelionExtractParticles, "extract",
-                     {"inputCoordinates": (pick or self.pick, "outputCoordinates"), **others}, boxSize=box,
-                     doInvert=True, numberOfMpi=1, **params)
+                     {"inputCoordinates": (pick, "outputCoordinates"), **others}, boxSize=box, doInvert=True,
+                     numberOfMpi=1, **params)
         stacks = [mrcfile.read(path) for path in {particle.getFileName() for particle in run.outputParticles}]
         return run, np.concatenate(stacks).astype(float).mean(axis=0)
 
@@ -178,3 +183,79 @@ class TestDeepEMAndRelion(BaseTest):
         self.assertEqual(extract.outputParticles.getSamplingRate(), SCENE.pixel_size_angst)
         # Whole binned pixels, and the plugin of RELION takes corners of pixels for their centres.
         self.assertCentred(mean, within_px=1.5)
+
+    def test_two_imports_with_the_same_names_stay_apart_in_all_protocols(self):
+        sources = dict(zip(("Jul/img_1", "Aug/img_1", "Aug/img_2"), sorted(self.centres)))
+        for name, source in sources.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(self.folder / "binned" / f"{source}.mrc", self.folder / f"{name}.mrc")
+        imports = {folder: launch(self.proj, ProtImportMicrographs, f"import {folder}", samplingRate=BINNED_ANGST,
+                                  filesPath=str(self.folder / folder), filesPattern="*.mrc")
+                   for folder in ("Jul", "Aug")}
+        joined = self.proj.newProtocol(ProtUnionSet)
+        joined.inputSets.set([Pointer(run, extended="outputMicrographs") for run in imports.values()])
+        self.proj.launchProtocol(joined, wait=True)
+        model = {"inputModel": (self.pick.inputModel.getObjValue(), "outputModel")}
+        picks = launch(self.proj, ProtDeepEMPick, "pick both", {"inputMicrographs": (joined, "outputSet"), **model},
+                       numberOfThreads=1, binThreads=2, useGpu=False)
+        known = {}
+        for folder, run in imports.items():
+            star = self.folder / folder / "particles.star"
+            write_star(star, [(f"{Path(name).name}.mrc", np.rint(self.centres[source]), np.ones(SCENE.n_particles))
+                              for name, source in sources.items() if folder in name], BINNED_ANGST)
+            known[folder] = launch(self.proj, ProtImportCoordinates, f"import particles of {folder}",
+                                   {"inputMicrographs": (run, "outputMicrographs")}, filesPath=str(star),
+                                   filesPattern="", boxSize=BOX)
+
+        # Every micrograph is picked, and its picks are on its own particles.
+        self.assertFalse(hasattr(self.pick, "outputMicrographs"))
+        both = picks.outputCoordinates
+        mics = {mic.getObjId(): mic.clone() for mic in both.getMicrographs()}
+        self.assertEqual(len({mic.getMicName() for mic in mics.values()}), 3)
+        source_of = {os.path.realpath(self.folder / f"{name}.mrc"): source for name, source in sources.items()}
+        found = {}
+        for item in both:
+            found.setdefault(item.getMicId(), []).append(item.getPosition())
+        for number, mic in mics.items():
+            centres_xy = self.centres[source_of[os.path.realpath(mic.getFileName())]]
+            distances = np.hypot(*(np.array(found[number])[:, None] - centres_xy).transpose(2, 0, 1))
+            self.assertGreaterEqual((distances.min(0) < SCENE.diameter_angst / BINNED_ANGST / 4).mean(), 0.85)
+
+        # RELION cuts each particle from its own image.
+        extract, mean = self.extract(BOX, pick=picks)
+        self.assertEqual(extract.outputParticles.getSize(), both.getSize())
+        self.assertCentred(mean, within_px=1)
+        for particle in extract.outputParticles:
+            x, y = particle.getCoordinate().getPosition()
+            index, path = particle.getLocation()
+            pixels = mrcfile.read(mics[particle.getCoordinate().getMicId()].getFileName())
+            own = pixels[y - BOX // 2:y + BOX // 2, x - BOX // 2:x + BOX // 2]
+            if min(x, y) >= BOX // 2 and own.shape == (BOX, BOX):
+                image = mrcfile.read(path).reshape(-1, BOX, BOX)[index - 1]
+                self.assertLess(np.corrcoef(own.ravel(), image.ravel())[0, 1], -0.95)
+
+        # An evaluation compares images with themselves only.
+        evaluation = launch(self.proj, ProtDeepEMEvaluate, "evaluate", {
+            "referenceCoordinates": (known["Aug"], "outputCoordinates"),
+            "pickedCoordinates": (picks, "outputCoordinates")})
+        figures = read_json(evaluation._getFiguresFile())
+        self.assertEqual(len(figures["micrographs"]), 2)
+        self.assertGreaterEqual(figures["overall"]["recall"], 0.85)
+        with redirect_stdout(StringIO()), self.assertRaisesRegex(ProtocolFailed, "files and images differ"):
+            launch(self.proj, ProtDeepEMEvaluate, "evaluate others", {
+                "referenceCoordinates": (known["Jul"], "outputCoordinates"),
+                "pickedCoordinates": (known["Aug"], "outputCoordinates")})
+
+        # A training takes each set for its own images.
+        train = self.proj.newProtocol(ProtDeepEMTrain, particleDiameter=SCENE.diameter_angst)
+        train.inputCoordinates.set(known["Jul"])
+        train.inputCoordinates.setExtended("outputCoordinates")
+        train.moreParticles.set([Pointer(known["Aug"], extended="outputCoordinates")])
+        self.proj.saveProtocol(train)
+        os.makedirs(train._getExtraPath())
+        train.convertInputStep([])
+        data = read_training_set(build_parser().parse_args(["train", *train._getArguments()]))
+        self.assertEqual(len(data.names), 3)
+        for name in data.names:
+            centres_xy = self.centres[source_of[os.path.realpath(data.micrographs[name])]]
+            np.testing.assert_allclose(data.particles[name].centres_xy, np.rint(centres_xy), atol=1)

@@ -36,6 +36,8 @@ class DeepEMDiameterWizard(Wizard):
             return
         places = {name: found.centres_xy for name, found in convert.coordinates_by_name(coordinates)[0].items()}
         mics = convert.micrographs_with_coordinates(coordinates)
+        for name, mic in mics.items():
+            mic.setMicName(name)
         chosen = SizeDialog(form.root, "Particle diameter", list(mics.values()), protocol._getSamplingRate(),
                             protocol._getDiameter() or USUAL_DIAMETER_ANGST, "Å", places)
         if chosen.resultYes():

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
-COORDINATES = "a folder of .box or .star files, or one such file"
+COORDINATES = "a folder of .box or .star files, with its subfolders, or one such file"
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,8 +89,8 @@ def add_micrographs(group: Any) -> None:
         Where to add them.
     """
     group.add_argument("--micrographs", required=True, nargs="+", metavar="MICS",
-                       help="MRC or TIFF files, quoted patterns, folders, or .txt lists with one path per line, "
-                       "optionally followed by a tab and a name")
+                       help="MRC or TIFF files, quoted patterns, folders, or lists: .txt with one path per line, "
+                       "optionally followed by a tab and a name, or .star of RELION")
     group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
     add_tiff_rows(group)
@@ -106,6 +106,18 @@ def add_tiff_rows(group: Any) -> None:
     """
     group.add_argument("--tiff-rows", choices=("bottom", "top"), default="bottom", help="the row of TIFF files with "
                        "y = 0: `bottom`, the last one, as in RELION and EMAN2 (default), or `top`, the first one")
+
+
+def add_shifts(group: Any) -> None:
+    """Add the option for the shifts of an alignment.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    group.add_argument("--apply-shifts", action="store_true", help="subtract the shifts that RELION's alignment has "
+                       "found (rlnOriginXAngst, rlnOriginX in .star files) from the coordinates")
 
 
 def add_threads(group: Any) -> None:

@@ -100,7 +100,7 @@ def run_demo(output: str | Path, say: Callable[[str], None]) -> dict[str, float]
                         Plan(SCENE.diameter_angst, epochs=EPOCHS), progress=lambda record: _say_epoch(record, say))
     save_model(model_file, model)
     say("\n" + _command("pick", model=model_file, micrographs=_micrographs(data, "test"), output=picks))
-    pick_micrographs(find_micrographs([_micrographs(data, "test")]), Picker(model), picks)
+    pick_micrographs(find_micrographs([_micrographs(data, "test")]), Picker(model), picks, existing="overwrite")
     figures, lines = compare(output, read_coordinates(picks), picks, model_file)
     for line in ("", *lines):
         say(line)

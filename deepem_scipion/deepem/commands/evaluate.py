@@ -8,13 +8,14 @@ import argparse
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_tiff_rows
+from .arguments import COORDINATES, add_shifts, add_tiff_rows
+from .assigning import Compared, read_compared
 from .report import try_report
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ Compare picks with reference coordinates.
 Picks and reference particles are matched one to one: pairs within the distance are matched in descending order of the \
 pick's score, closest first among equal scores. A second pick on the same particle is a false positive. If only a part \
 of a micrograph was annotated, particles and unmatched picks outside of it do not count; a matched pick counts if its \
-particle does. Micrographs with reference coordinates and without picks count; those with picks only do not."""
+particle does. Micrographs with reference coordinates and without picks count; those with picks only do not. Which \
+micrographs are the same is decided by the ends of their paths, by the file name where it occurs once on either side, \
+and then without known endings such as _DW; the log states it."""
 EPILOG = """examples:
   deepem evaluate --truth boxes --picks picks --distance 40
   deepem evaluate --truth boxes --picks picks --distance 40 \\
@@ -48,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--truth", required=True, type=Path, metavar="PATH",
                        help=f"reference coordinates: {COORDINATES}")
     group.add_argument("--picks", required=True, type=Path, metavar="PATH", help=f"picks: {COORDINATES}")
+    add_shifts(group)
     group = parser.add_argument_group("matching")
     group.add_argument("--distance", required=True, type=float, metavar="PX", help="maximum distance of a correct pick "
                        "from its particle in pixels, usually half the particle diameter")
@@ -73,7 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem evaluate`; returns the exit code."""
     from ..atomic import atomic_write
-    from ..coordinates.read import read_coordinates
     from ..evaluation.matching import match_all, pool
     from ..evaluation.metrics import curve, summarise
 
@@ -82,11 +85,10 @@ def run(options: argparse.Namespace) -> int:
     if not options.min_distance >= 0:
         raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
     threshold = _threshold(options.threshold)
-    truth, picks = read_coordinates(options.truth), read_coordinates(options.picks)
-    _check_names(options, truth, picks)
-    _check_lengths(options, truth, picks)
-    regions = _regions(options, truth)
-    matches = match_all(truth, picks, options.distance, regions, options.min_distance)
+    compared = read_compared(options.truth, options.picks, options.apply_shifts)
+    _check_lengths(options, compared.truth, compared.picks)
+    regions = _regions(options, compared)
+    matches = match_all(compared.truth, compared.picks, options.distance, regions, options.min_distance)
     result = summarise(matches, threshold)
     print(_table(result))
     print(_method(options, result["threshold"]))
@@ -98,17 +100,8 @@ def run(options: argparse.Namespace) -> int:
 
         draw_curve(curve(pool(list(matches.values()))), options.plot, result["threshold"])
     if options.report:
-        _report(options, result, matches, truth, picks, regions)
+        _report(options, result, matches, compared, regions)
     return console.OK
-
-
-def _check_names(options: argparse.Namespace, truth: Collection[str], picks: Collection[str]) -> None:
-    if not set(truth) & set(picks):
-        raise DeepEMError(f"{options.picks} and {options.truth} have no micrograph in common; files belong together by "
-                          "the micrograph's name without folder and extension")
-    if absent := sorted(set(truth) - set(picks)):
-        log.warning("no picks for %d of %d micrographs, whose particles all count as missed: %s", len(absent),
-                    len(truth), ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else ""))
 
 
 def _check_lengths(options: argparse.Namespace, truth: Mapping[str, Coordinates],
@@ -131,26 +124,29 @@ def _check_lengths(options: argparse.Namespace, truth: Mapping[str, Coordinates]
 
 
 def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Mapping[str, Matches],
-            truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
-            regions: Mapping[str, Region] | None) -> None:
+            compared: Compared, regions: Mapping[str, Region] | None) -> None:
     from ..report.evaluation_report import Comparison, report_evaluation
 
-    comparison = Comparison(truth, picks, options.distance, options.min_distance, result["threshold"], regions or {},
-                            options.tiff_rows)
+    comparison = Comparison(compared.truth, compared.picks, options.distance, options.min_distance,
+                            result["threshold"], regions or {}, options.tiff_rows)
     try_report(options.report, lambda: report_evaluation(options.report, result, matches, comparison,
-                                                         _shown_micrographs(options)))
+                                                         _shown_micrographs(options, compared)))
 
 
-def _shown_micrographs(options: argparse.Namespace) -> dict[str, Path]:
+def _shown_micrographs(options: argparse.Namespace, compared: Compared) -> dict[str, Path]:
     """Return the micrographs for the report: those given, or those of the picking run."""
+    from ..coordinates.names import by_micrograph
     from ..micrographs.find import find_micrographs
     from ..picking.results import PickingResults
 
     if options.micrographs:
-        return find_micrographs(options.micrographs)
-    if not options.picks.is_dir():
+        files = find_micrographs(options.micrographs)
+    elif options.picks.is_dir():
+        files = {name: Path(found.path) for name, found in PickingResults(options.picks).read_micrographs().items()}
+    else:
         return {}
-    return {name: Path(result.path) for name, result in PickingResults(options.picks).read_micrographs().items()}
+    assigned, _ = by_micrograph(files, {full: name for name, full in compared.full_names.items()}, options.truth)
+    return {name: files[file] for file, name in assigned.items()}
 
 
 def _threshold(text: str | None) -> float | str | None:
@@ -166,13 +162,14 @@ def _threshold(text: str | None) -> float | str | None:
     return value
 
 
-def _regions(options: argparse.Namespace, truth: Collection[str]) -> dict[str, Region] | None:
+def _regions(options: argparse.Namespace, compared: Compared) -> dict[str, Region] | None:
     """Return the annotated regions of the micrographs; None where all count as a whole."""
     from ..coordinates.regions import checked_region, read_regions
 
-    regions = dict.fromkeys(truth, checked_region(options.region, "--region")) if options.region else {}
+    names = {**{full: name for name, full in compared.full_names.items()}, **{name: name for name in compared.truth}}
+    regions = dict.fromkeys(compared.truth, checked_region(options.region, "--region")) if options.region else {}
     if options.regions:
-        regions.update(read_regions(options.regions, {name: name for name in truth}))
+        regions.update(read_regions(options.regions, names))
     return regions or None
 
 

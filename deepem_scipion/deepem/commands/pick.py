@@ -62,6 +62,10 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add_micrographs(group)
     group.add_argument("--model", required=True, type=Path, metavar="MODEL", help="model from `deepem train`")
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
+    earlier = group.add_mutually_exclusive_group()
+    for name, what in (("overwrite", "replace the results of an earlier run in the output folder"),
+                       ("resume", "keep the results of an earlier run with the same settings, and pick the rest")):
+        earlier.add_argument(f"--{name}", dest="existing", action="store_const", const=name, help=what)
     group.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
                        "(default: 1.5 particle diameters)")
     for name, default, what in (("voltage", 300.0, "acceleration voltage in kV"),
@@ -123,8 +127,8 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     with console.progress(len(micrographs)) as show:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
-                                   options.contrast_checks, _Progress(len(micrographs), show), options.tiff_rows,
-                                   options.force)
+                                   options.contrast_checks, options.existing or "refuse",
+                                   _Progress(len(micrographs), show), options.tiff_rows, options.force)
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "

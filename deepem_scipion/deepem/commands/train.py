@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_micrographs, add_threads
+from .arguments import COORDINATES, add_micrographs, add_shifts, add_threads
+from .assigning import read_assigned
 from .info import format_card
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--more-{name}", metavar="PATH", type=Path, nargs="+", default=[],
                            help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
                            "--coordinates count as incompletely annotated, and only what is given is used for training")
+    add_shifts(group)
     group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
 
 
@@ -198,19 +200,24 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     import numpy as np
 
     from ..coordinates.coordinates import merge, scaled
-    from ..coordinates.read import read_coordinates
     from ..micrographs.find import find_micrographs
     from ..training.training_set import TrainingSet
 
     micrographs = find_micrographs(options.micrographs)
-    if not 0 < options.coordinate_scale < math.inf:
-        raise DeepEMError(f"--coordinate-scale {options.coordinate_scale:g}: expected a factor above 0, such as 2 for "
-                          "coordinates of micrographs binned by 2")
-    complete = scaled(read_coordinates(options.coordinates), options.coordinate_scale)
-    particles = merge([complete, *map(read_coordinates, options.more_particles)])
-    more_negatives = [read_coordinates(path) for path in options.more_negatives]
-    given = scaled(read_coordinates(options.negatives), options.coordinate_scale) if options.negatives else {}
-    negatives = merge([given, *more_negatives])
+    scale = options.coordinate_scale
+    if not 0 < scale < math.inf:
+        raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
+                          "micrographs binned by 2")
+    complete, *others = (read_assigned(path, micrographs, options.apply_shifts)
+                         for path in (options.coordinates, *options.more_particles))
+    complete = scaled(complete, scale)
+    particles = merge([complete, *others])
+    if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
+        raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
+                          "Expected coordinates of particles.")
+    given_negatives, more_negatives = ([read_assigned(path, micrographs, options.apply_shifts) for path in paths]
+                                       for paths in (filter(None, [options.negatives]), options.more_negatives))
+    negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
     return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows)

@@ -17,6 +17,9 @@ from ..errors import DeepEMError
 from .coordinates import Coordinates
 from .parse import gather, parse_number
 
+# Fifth column of the two ends of a filament.
+_ENDS = {-1.0, -2.0}
+
 
 def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:
     """Write an EMAN2 .box file: corner x, corner y, width, height and, if there are scores, the score.
@@ -65,7 +68,7 @@ def read_box(path: Path) -> Coordinates:
     Raises
     ------
     DeepEMError
-        If the file cannot be read, a line is invalid, or only some lines have a score.
+        If the file cannot be read, a line is invalid, only some lines have a score, or the boxes are ends of filaments.
     """
     particles, sizes = [], set()
     lengths: dict[bool, int] = {}
@@ -88,5 +91,9 @@ def read_box(path: Path) -> Coordinates:
     if len(lengths) > 1:
         raise DeepEMError(f"{path}: line {lengths[True]} has a score, line {lengths[False]} has none. "
                           "Expected all or none to have one.")
+    if particles and {score for *_, score in particles} <= _ENDS:
+        raise DeepEMError(f"{path}: the fifth column is -1 or -2 in all {len(particles)} lines, which marks first and "
+                          "last ends of filaments (EMAN2 helixboxer). Expected centres of particles: give the segments "
+                          "along the filaments.")
     width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
     return gather(particles, width if width == height and width > 0 else None)

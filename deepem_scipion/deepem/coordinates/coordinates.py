@@ -45,13 +45,28 @@ def merge(sets: Sequence[Mapping[str, Coordinates]]) -> dict[str, Coordinates]:
     dict of str to Coordinates
         All coordinates of each micrograph in the order of the sets, with the box size of the first.
     """
-    together: dict[str, list[Coordinates]] = {}
+    parts: dict[str, list[Coordinates]] = {}
     for one in sets:
         for name, coordinates in one.items():
-            together.setdefault(name, []).append(coordinates)
-    return {name: Coordinates(np.concatenate([part.centres_xy for part in parts]),
-                              np.concatenate([part.scores for part in parts]), parts[0].box_px)
-            for name, parts in together.items()}
+            parts.setdefault(name, []).append(coordinates)
+    return {name: together(found) for name, found in parts.items()}
+
+
+def together(parts: Sequence[Coordinates]) -> Coordinates:
+    """Join coordinates of the same micrograph, in their order, with the box size of the first.
+
+    Parameters
+    ----------
+    parts : sequence of Coordinates
+        May be empty.
+
+    Returns
+    -------
+    Coordinates
+    """
+    none = Coordinates(np.empty((0, 2)), np.empty(0), parts[0].box_px if parts else None)
+    return Coordinates(np.concatenate([part.centres_xy for part in (none, *parts)]),
+                       np.concatenate([part.scores for part in (none, *parts)]), none.box_px)
 
 
 def scaled(found: Mapping[str, Coordinates], factor: float) -> dict[str, Coordinates]:

@@ -15,6 +15,9 @@ from .coordinates import Coordinates
 # No coordinate is as large. Sums and squares of smaller numbers stay finite.
 _MAX_VALUE = 1e15
 
+# How programs write that there is no value.
+MISSING = ("nan", "<na>", "na", "n/a", "none", "null")
+
 
 def parse_number(path: Path, line: int, text: str, missing: bool = False) -> float:
     """Convert a field of a file to a number.
@@ -28,7 +31,7 @@ def parse_number(path: Path, line: int, text: str, missing: bool = False) -> flo
     text : str
         Field.
     missing : bool
-        Whether "nan" is accepted, which stands for no score.
+        Whether one of `MISSING` is accepted, which stands for no score.
 
     Returns
     -------
@@ -40,11 +43,13 @@ def parse_number(path: Path, line: int, text: str, missing: bool = False) -> flo
     DeepEMError
         If the field is not a number, or too large.
     """
+    if missing and text.lower() in MISSING:
+        return math.nan
     try:
         value = float(text)
     except ValueError:
         raise DeepEMError(f"{path}, line {line}: expected a number, found {text!r}.") from None
-    if not abs(value) < _MAX_VALUE and not (missing and math.isnan(value)):
+    if not abs(value) < _MAX_VALUE:
         raise DeepEMError(f"{path}, line {line}: expected a finite number below {_MAX_VALUE:g}, found {text!r}.")
     return value
 

@@ -4,70 +4,160 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import DeepEMError
 from .box import read_box
-from .coordinates import Coordinates
-from .names import micrograph_of
+from .coordinates import Coordinates, together
+from .names import match_names, micrograph_of
 from .parse import gather
-from .star import read_star
+from .star import read_index, read_star
+
+log = logging.getLogger(__name__)
+
+# A folder of .box files may have the picks of all of them in this file as well, see `PickingResults`.
+JOINT_FILE = "picks.star"
+# STAR files that RELION writes into the folder of every job, without coordinates.
+_JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star")
+# Centres of the same picks in a .box and a .star file differ at most by this along x and y: corners are whole pixels.
+_ROUNDING_PX = 1.0
 
 
-def read_coordinates(path: str | Path) -> dict[str, Coordinates]:
+def read_coordinates(path: str | Path, shifts: bool = False) -> dict[str, Coordinates]:
     """Read the coordinates of one or many micrographs.
 
     Parameters
     ----------
     path : str or Path
-        A .box file; a .star file with the coordinates of one micrograph or, distinguished by rlnMicrographName, of
-        many; or a folder of .box files or, if it has none, of .star files.
+        A .box file; a .star file with the coordinates of one micrograph, of many (distinguished by rlnMicrographName),
+        or with the names of such files (rlnMicrographCoordinates); or a folder of such files, with its subfolders.
+    shifts : bool
+        Whether to subtract the shifts of RELION's alignment (rlnOriginX, rlnOriginXAngst) from the coordinates.
 
     Returns
     -------
     dict of str to Coordinates
-        Coordinates by name of the micrograph (its file name without folder and last extension). If a STAR file does
-        not name micrographs, its own name is used without a final _autopick, _manualpick, _coords or _picks.
+        Coordinates by name of the micrograph, as `names.match_names` compares them: the path in rlnMicrographName
+        without its last extension; or else the path of the file itself, from the folder that was given, without
+        extension and, for STAR files, without a final _autopick, _manualpick, _coords or _picks.
 
     Raises
     ------
     DeepEMError
-        If nothing is found, a line is invalid, or two files are for the same micrograph.
+        If nothing is found, a line is invalid, a file cannot be used, or two files have different coordinates of the
+        same micrograph.
     """
     path = Path(path)
     try:
         if path.is_dir():
-            return _read_folder(path)
+            return _read_folder(path, shifts)
         if not path.exists():
             raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star.")
-        return _read_file(path)
+        return _read_file(path, path.parent, shifts)
     except OSError as error:
         raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _read_folder(folder: Path) -> dict[str, Coordinates]:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
+def _read_folder(folder: Path, shifts: bool) -> dict[str, Coordinates]:
+    files = _files(folder)
     boxes, stars = ([file for file in files if _kind(file) == kind] for kind in (".box", ".star"))
-    chosen = boxes or stars
-    if not chosen:
-        raise DeepEMError(f"The folder {folder} holds no .box and no .star file.")
-    found: dict[str, Coordinates] = {}
-    for file in chosen:
-        # An empty table does not name its micrograph.
-        for name, coordinates in (_read_file(file) or {micrograph_of(file): gather([], None)}).items():
-            if name in found:
-                raise DeepEMError(f"{file}: another file of this folder is also for micrograph {name!r}. "
-                                  "Keep one of them.")
-            found[name] = coordinates
+    indexed = {os.path.realpath(part) for file in stars for part in (read_index(file) or {}).values()}
+    found, _ = _read_all(boxes, folder, shifts)
+    joint = folder / JOINT_FILE
+    if boxes and joint in stars and _total(_read_file(joint, folder, shifts)) == _total(found):
+        stars.remove(joint)
+    others, sources = _read_all([file for file in stars if os.path.realpath(file) not in indexed], folder, shifts)
+    return _join(found, others, folder, sources) if found and others else {**found, **others}
+
+
+def _total(found: Mapping[str, Coordinates]) -> int:
+    return sum(len(coordinates.scores) for coordinates in found.values())
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return all coordinate files below a folder, without hidden ones."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        again = os.path.realpath(place) in seen
+        seen.add(os.path.realpath(place))
+        folders[:] = [] if again else sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in sorted(names) * (not again)
+                  if _kind(Path(name)) in (".box", ".star") and name not in _JOB_FILES and Path(place, name).is_file()]
+    if not found:
+        raise DeepEMError(f"The folder {folder} holds no .box and no .star file. Expected coordinates of particles.")
     return found
 
 
-def _read_file(path: Path) -> dict[str, Coordinates]:
+def _read_all(files: list[Path], folder: Path, shifts: bool) -> tuple[dict[str, Coordinates], dict[str, Path]]:
+    """Read files of one kind; returns coordinates, and the file they are from, by name of the micrograph."""
+    found: dict[str, Coordinates] = {}
+    sources: dict[str, Path] = {}
+    for file in files:
+        # An empty table does not name its micrograph.
+        part = _read_file(file, folder, shifts) or {_name(file, folder): gather([], None)}
+        for name, coordinates in part.items():
+            if name in found:
+                raise DeepEMError(f"{file} and {sources[name]} are both for micrograph {name!r}. Keep one of them, or "
+                                  "give one file or folder at a time.")
+            found[name], sources[name] = coordinates, file
+    return found, sources
+
+
+def _join(boxes: dict[str, Coordinates], stars: Mapping[str, Coordinates], folder: Path,
+          sources: Mapping[str, Path]) -> dict[str, Coordinates]:
+    """Add what .star files have to what .box files of the same folder have; the same picks in both count once."""
+    own = {name for name in stars if name == _name(sources[name], folder)}
+    match = match_names(boxes, [name for name in stars if name not in own],
+                        (f"the .box files of {folder}", "the .star files"))
+    pairs = {**match.pairs, **{name: name for name in own if name in boxes}}
+    for box, star in pairs.items():
+        if not _same(boxes[box].centres_xy, stars[star].centres_xy):
+            raise DeepEMError(
+                f"{sources[star]} has {len(stars[star].scores)} coordinates of {star}, {folder / box}.box has "
+                f"{len(boxes[box].scores)}, and they are not the same. Keep one of them, or give one file.")
+    others = {name: found for name, found in stars.items() if name not in pairs.values()}
+    log.info("%s: %d micrographs from .box files, %d more from .star files; %d are in both and count once", folder,
+             len(boxes), len(others), len(pairs))
+    return {**boxes, **others}
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether two sets of centres are the same, in any order."""
+    if len(first) != len(second):
+        return False
+    if np.all(np.abs(first - second) <= _ROUNDING_PX):
+        return True
+    from scipy.spatial import cKDTree
+
+    distances, partners = cKDTree(second).query(first, p=np.inf)
+    return bool(distances.max() <= _ROUNDING_PX and len(np.unique(partners)) == len(first))
+
+
+def _read_file(path: Path, folder: Path, shifts: bool) -> dict[str, Coordinates]:
     if _kind(path) == ".box":
-        return {micrograph_of(path): read_box(path)}
-    if _kind(path) == ".star":
-        return read_star(path)
-    raise DeepEMError(f"{path} is neither a .box nor a .star file. Expected one, or a folder of them.")
+        return {_name(path, folder): read_box(path)}
+    if _kind(path) != ".star":
+        raise DeepEMError(f"{path} is neither a .box nor a .star file. Expected one, or a folder of them.")
+    parts = read_index(path)
+    if parts is None:
+        return read_star(path, _name(path, folder), shifts)
+    found = {}
+    for name, file in parts.items():
+        if not file.exists():
+            raise DeepEMError(f"{path}: the coordinates of {name} should be in {file}, and there is no such file. Run "
+                              "the program in the project folder, or give the folder of the coordinates.")
+        found[name] = together(list(_read_file(file, file.parent, shifts).values()))
+    return found
+
+
+def _name(path: Path, folder: Path) -> str:
+    return micrograph_of(path.relative_to(folder))
 
 
 def _kind(path: Path) -> str:

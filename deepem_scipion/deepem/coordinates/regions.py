@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Tuple
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from ..micrographs.find import micrograph_name
+from ..micrographs.find import IMAGE_ENDINGS
+from .names import match_names
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,21 @@ def read_regions(path: str | Path, names: Mapping[str, str]) -> dict[str, Region
     DeepEMError
         If the file cannot be read, a line is invalid, two lines are for the same micrograph, or no line is for any.
     """
+    lines = list(_read_lines(path))
+    unknown = list(dict.fromkeys(_without_extension(called) for _, called, _ in lines if called not in names))
+    match = match_names(unknown, [name for name in names if name not in {called for _, called, _ in lines}],
+                        (path, "the micrographs"))
+    known = {**match.pairs, **{name: name for name in names}}
     found: dict[str, Region] = {}
-    lines: dict[str, int] = {}
-    unknown: list[str] = []
-    for number, called, region in _read_lines(path):
-        file = os.path.basename(called)
-        name = next((names[form] for form in (called, file, micrograph_name(file)) if form in names), None)
-        if name is None:
-            unknown.append(called)
-        elif name in found:
-            raise DeepEMError(f"{path}: lines {lines[name]} and {number} are both for micrograph {name!r}. "
+    numbers: dict[str, int] = {}
+    for number, called, region in lines:
+        name = names.get(known.get(called, known.get(_without_extension(called), "")))
+        if name in found:
+            raise DeepEMError(f"{path}: lines {numbers[name]} and {number} are both for micrograph {name!r}. "
                               "Keep one of them.")
-        else:
-            found[name], lines[name] = region, number
+        if name is not None:
+            found[name], numbers[name] = region, number
+    unknown = [name for name in unknown if name not in match.pairs]
     if not found:
         raise DeepEMError(f"{path}: expected lines 'micrograph x0 y0 x1 y1' for the micrographs "
                           f"({', '.join(sorted(set(names.values()))[:3])}, ...); found "
@@ -93,6 +95,12 @@ def read_regions(path: str | Path, names: Mapping[str, str]) -> dict[str, Region
         log.warning("%s: %d lines are for other micrographs and are left out: %s", path, len(unknown),
                     ", ".join(unknown[:5]))
     return found
+
+
+def _without_extension(name: str) -> str:
+    """Return a name in a table without the extension, if it has that of an image."""
+    end = next((end for end in IMAGE_ENDINGS if name.lower().endswith(end)), "")
+    return name[:-len(end)] if end else name
 
 
 def _read_lines(path: str | Path) -> Iterator[tuple[int, str, Region]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from ..micrographs.find import micrograph_name
+from ..micrographs.find import find_listed
+from ..startables import StarTable, quote, read_tables
 from .coordinates import Coordinates
-from .names import micrograph_of
-from .parse import gather, parse_number
-from .startables import StarTable, quote, read_tables
+from .parse import MISSING, gather, parse_number
+from .shifts import Shift, has_shifts
 
 log = logging.getLogger(__name__)
+
+NAME, FILE = "rlnMicrographName", "rlnMicrographCoordinates"
 
 # Relative difference up to which two pixel sizes are the same.
 SAME_PIXEL_SIZE = 1e-4
@@ -127,46 +130,102 @@ def _star_header(name: str, labels: Iterable[str]) -> str:
     return f"\n# version 30001\n\ndata_{name}\n\nloop_\n{columns}"
 
 
-def read_star(path: Path) -> dict[str, Coordinates]:
+def read_index(path: Path) -> dict[str, Path] | None:
+    """Read a .star file that names the coordinate files of micrographs, such as autopick.star of RELION 4 and 5.
+
+    Parameters
+    ----------
+    path : Path
+        STAR file; every table with rlnMicrographName and rlnMicrographCoordinates is read.
+
+    Returns
+    -------
+    dict of str to Path or None
+        Coordinate file by name of the micrograph; None if it is another kind of file.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be read, or has a micrograph twice.
+    """
+    if FILE.encode() not in path.read_bytes():
+        return None
+    found: dict[str, Path] = {}
+    tables = [table for table in read_tables(path) if {NAME, FILE} <= set(table.labels)]
+    for table in tables:
+        name, file = table.labels.index(NAME), table.labels.index(FILE)
+        for number, fields in table.rows:
+            micrograph = _name(path, number, fields[name])
+            if micrograph in found:
+                raise DeepEMError(f"{path}, line {number}: a second file for {fields[name]}. Expected one for each "
+                                  "micrograph.")
+            found[micrograph] = find_listed(fields[file], path)
+    return found if tables else None
+
+
+def read_star(path: Path, own_name: str, shifts: bool = False) -> dict[str, Coordinates]:
     """Read a .star file of particle coordinates.
 
     Parameters
     ----------
     path : Path
-        STAR file; the first table with rlnCoordinateX and rlnCoordinateY is read.
+        STAR file; every table with rlnCoordinateX and rlnCoordinateY is read.
+    own_name : str
+        Name of the micrograph if the file does not state it.
+    shifts : bool
+        Whether to subtract the shifts of an alignment, rlnOriginXAngst and rlnOriginYAngst (in angstrom) or rlnOriginX
+        and rlnOriginY (in pixels, taken for those of the micrograph).
 
     Returns
     -------
     dict of str to Coordinates
-        Coordinates by name of the micrograph, without boxes. Empty if a table with rlnMicrographName has no row.
+        Coordinates by name of the micrograph, without boxes. Empty if tables with rlnMicrographName have no row.
 
     Raises
     ------
     DeepEMError
-        If the file cannot be read, a line is invalid, or no table has coordinates.
+        If the file cannot be read, a line is invalid, no table has coordinates, or particles have no micrograph.
     """
-    wanted = {"rlnCoordinateX", "rlnCoordinateY"}
-    table = next((table for table in read_tables(path) if wanted <= set(table.labels)), None)
-    if table is None:
+    all_tables = read_tables(path)
+    tables = [table for table in all_tables if {"rlnCoordinateX", "rlnCoordinateY"} <= set(table.labels)]
+    if not tables:
         raise DeepEMError(f"{path}: no table has _rlnCoordinateX and _rlnCoordinateY. Expected coordinates.")
-    named = "rlnMicrographName" in table.labels
-    found: dict[str, list[tuple[float, float, float]]] = {} if named else {micrograph_of(path): []}
-    for name, particle in zip(_micrograph_names(path, table, named), _particles(path, table)):
-        found.setdefault(name, []).append(particle)
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for table in tables:
+        shift = Shift.of(path, table, all_tables) if shifts else None
+        for name, particle in zip(_micrographs(path, table, own_name), _particles(path, table, shift)):
+            found.setdefault(name, []).append(particle)
+        if NAME not in table.labels:
+            found.setdefault(own_name, [])
+        if not shifts and has_shifts(table):
+            log.warning("%s: the shifts of its alignment (rlnOriginX, rlnOriginY) are not applied; --apply-shifts "
+                        "subtracts them", path)
     return {name: gather(particles, None) for name, particles in found.items()}
 
 
-def _micrograph_names(path: Path, table: StarTable, named: bool) -> list[str]:
-    if not named:
-        return [micrograph_of(path)] * len(table.rows)
-    column = table.labels.index("rlnMicrographName")
-    return [micrograph_name(re.sub(r"^\d+@", "", fields[column])) for _, fields in table.rows]
+def _micrographs(path: Path, table: StarTable, own_name: str) -> list[str]:
+    """Return the name of the micrograph of each row."""
+    if NAME in table.labels:
+        column = table.labels.index(NAME)
+        return [_name(path, number, fields[column]) for number, fields in table.rows]
+    if "rlnImageName" in table.labels:
+        raise DeepEMError(f"{path}: table {table.name!r} has _rlnImageName and no _{NAME}. Expected the micrograph of "
+                          "each particle: give a file that has it.")
+    return [own_name] * len(table.rows)
 
 
-def _particles(path: Path, table: StarTable) -> Iterable[tuple[float, float, float]]:
+def _name(path: Path, line: int, text: str) -> str:
+    name = os.path.splitext(re.sub(r"^\d+@", "", text))[0]
+    if not name or text.lower() in MISSING:
+        raise DeepEMError(f"{path}, line {line}: expected the name of a micrograph in _{NAME}, found {text!r}.")
+    return name
+
+
+def _particles(path: Path, table: StarTable, shift: Shift | None) -> Iterable[tuple[float, float, float]]:
     x, y = table.labels.index("rlnCoordinateX"), table.labels.index("rlnCoordinateY")
     scored = "rlnAutopickFigureOfMerit" in table.labels
     merit = table.labels.index("rlnAutopickFigureOfMerit") if scored else None
     for number, fields in table.rows:
         score = math.nan if merit is None else parse_number(path, number, fields[merit], missing=True)
-        yield parse_number(path, number, fields[x]), parse_number(path, number, fields[y]), score
+        dx, dy = shift.pixels(number, fields) if shift else (0.0, 0.0)
+        yield parse_number(path, number, fields[x]) - dx, parse_number(path, number, fields[y]) - dy, score

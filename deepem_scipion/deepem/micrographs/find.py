@@ -7,10 +7,12 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DeepEMError
+from ..startables import read_tables
 from .others import without_others, without_stacks
 
 LIST_SUFFIXES = (".txt", ".lst")
@@ -35,33 +37,63 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
     ----------
     arguments : sequence of str or Path
         Each is, in this order of precedence: a list file (.txt or .lst; one path per line, optionally a tab and the
-        name to use); another file, which is a micrograph even if its name has glob characters; a folder, whose .mrc,
-        .mrcs (of one image), .mrc.gz, .mrc.bz2, .tif and .tiff files are taken in alphabetical order; a glob pattern.
-        Power spectra and the like are left out, see `others.without_others`.
+        name to use; or a .star file of RELION with rlnMicrographName); another file, which is a micrograph even if its
+        name has glob characters; a folder, whose .mrc, .mrcs (of one image), .mrc.gz, .mrc.bz2, .tif and .tiff files
+        are taken in alphabetical order; a glob pattern. Power spectra and the like are left out, see
+        `others.without_others`.
 
     Returns
     -------
     dict of str to Path
-        Paths by name, in the order found. A file found twice is taken once. Paths in list files are relative to the
-        current folder and need not exist: reading them reports what is missing.
+        Paths by name, in the order found: the name in the list file or else the file name without folder and last
+        extension. If two files have the same one, their names begin with their folders, as from the folder that holds
+        all micrographs. A file found twice is taken once. Paths in list files are relative to the current folder, those
+        in STAR files also to a folder above the file; they need not exist: reading them reports what is missing.
 
     Raises
     ------
     DeepEMError
-        If an argument finds nothing, a list file cannot be read, two micrographs have the same name, or a name cannot
-        be used for result files.
+        If an argument finds nothing, a list file cannot be read, two micrographs have the same name although their
+        folder is the same, or a name cannot be used for result files.
     """
-    found: dict[str, Path] = {}
+    given: dict[tuple[str, str], Path] = {}
     for argument in without_others(list(map(str, arguments))):
         for name, path in _expand(argument):
-            _check_name(name, path)
-            known = found.setdefault(name, path)
-            if os.path.abspath(known) != os.path.abspath(path):
-                raise DeepEMError(f"Two micrographs are named {name!r}: {known} and {path}. Rename one, or "
-                                  "give names in a list file (path, tab, name).")
-    if not found:
+            given.setdefault((name, os.path.abspath(path)), path)
+    if not given:
         raise DeepEMError("No micrograph was given. Expected files, folders, glob patterns or list files.")
+    derived = [place for name, place in given if name == micrograph_name(place)]
+    repeated = len({name for name, _ in given}) < len(given) and derived
+    folder = os.path.commonpath([os.path.dirname(place) for place in derived]) if repeated else None
+    found: dict[str, Path] = {}
+    for (name, place), path in given.items():
+        _check_name(name, path)
+        if folder is not None and name == micrograph_name(place):
+            name = os.path.splitext(os.path.relpath(place, folder))[0]
+            for part in name.split("/"):
+                _check_name(part, path)
+        known = found.setdefault(name, path)
+        if os.path.abspath(known) != place:
+            raise DeepEMError(f"Two micrographs are named {name!r}: {known} and {path}. Rename one, or "
+                              "give names in a list file (path, tab, name).")
     return found
+
+
+def has_own_name(micrographs: Mapping[str, Path]) -> set[str]:
+    """Return the names that say more than the file name of their micrograph.
+
+    Parameters
+    ----------
+    micrographs : mapping of str to Path
+        From `find_micrographs`.
+
+    Returns
+    -------
+    set of str
+        Those given in a list, and all of micrographs whose file name another has as well.
+    """
+    files = Counter(map(micrograph_name, micrographs.values()))
+    return {name for name, path in micrographs.items() if name != micrograph_name(path) or files[name] > 1}
 
 
 def _expand(argument: str | Path) -> Iterator[tuple[str, Path]]:
@@ -75,6 +107,9 @@ def _found(argument: str | Path) -> Iterator[tuple[str, Path]]:
     path = Path(argument)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         yield from _read_list(path)
+        return
+    if path.is_file() and path.suffix.lower() == ".star":
+        yield from _read_star(path)
         return
     if path.is_file():
         paths = [path]
@@ -104,6 +139,40 @@ def _read_list(path: Path) -> Iterator[tuple[str, Path]]:
             raise DeepEMError(f"{path}, line {number}: expected a path, or a path, a tab and a name; found "
                               f"{'<tab>'.join(fields)!r}.")
         yield fields[1] if len(fields) == 2 else micrograph_name(fields[0]), Path(fields[0])
+
+
+def _read_star(path: Path) -> Iterator[tuple[str, Path]]:
+    label = "rlnMicrographName"
+    table = next((table for table in read_tables(path) if label in table.labels), None)
+    if table is None:
+        raise DeepEMError(f"{path}: no table has _{label}. Expected micrographs as images, or a STAR file that lists "
+                          "them.")
+    column = table.labels.index(label)
+    for name in dict.fromkeys(fields[column] for _, fields in table.rows):
+        place = find_listed(re.sub(r"^\d+@", "", name), path)
+        yield micrograph_name(place), place
+
+
+def find_listed(name: str, file: Path) -> Path:
+    """Find a file that a STAR file names.
+
+    Parameters
+    ----------
+    name : str
+        Path, relative to the project folder of RELION.
+    file : Path
+        The STAR file.
+
+    Returns
+    -------
+    Path
+        As from the current folder or, if it is not there, from the closest folder above the STAR file. The path itself
+        if there is no such file.
+    """
+    if os.path.exists(name):
+        return Path(name)
+    above = (folder / name for folder in Path(os.path.abspath(file)).parents)
+    return next((place for place in above if place.exists()), Path(name))
 
 
 def _check_name(name: str, path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class PickingResults:
         kind : {"settings", "table", "failed", "star", "report", "box", "candidates", "score_map"}
             The last three belong to a micrograph.
         name : str
-            Name of that micrograph.
+            Name of that micrograph; one with slashes is in subfolders.
 
         Returns
         -------
@@ -66,7 +66,48 @@ class PickingResults:
     def _folder_of(self, kind: str) -> Path:
         return self.path(kind, "name").parent
 
+    def _new(self, kind: str, name: str) -> Path:
+        """Return the path of a file to write; names with folders have subfolders, which are made."""
+        path = self.path(kind, name)
+        if "/" in name:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def files(self) -> list[Path]:
+        """Return all files here that a run has written, also one that was interrupted."""
+        found = [self.path(kind) for kind in _FILES]
+        names = set(self.read_micrographs())
+        for kind in ("candidates", "score_map"):
+            folder, ending = self._folder_of(kind), self.path(kind, "name").suffix
+            written = sorted(folder.rglob(f"*{ending}"))
+            found += written
+            names.update(path.relative_to(folder).as_posix()[:-len(ending)] for path in written)
+        found += [self.path("box", name) for name in sorted(names)]
+        return [path for path in found if path.is_file()]
+
+    def boxes(self) -> list[Path]:
+        """Return all .box files in the folder and its subfolders, whatever they are from."""
+        return sorted(path for path in self.folder.rglob("*.box") if path.is_file())
+
+    def boxes_of_others(self) -> list[Path]:
+        """Return the .box files that are not of the run whose results these are; none where there is no run."""
+        own = {self.path("box", name) for name in self.read_micrographs()} if self.exists() else set(self.boxes())
+        return [path for path in self.boxes() if path not in own]
+
     # -- writing
+
+    def remove(self, files: Iterable[Path]) -> None:
+        """Remove files, and folders below this one that are then empty; raises DeepEMError where it is impossible."""
+        try:
+            for path in files:
+                path.unlink()
+                for folder in path.parents:
+                    if folder == self.folder or any(folder.iterdir()):
+                        break
+                    folder.rmdir()
+        except OSError as error:
+            raise DeepEMError(f"{error.filename}: cannot be removed ({error.strerror}). Give another output folder.") \
+                from error
 
     def make(self, score_maps: bool = False) -> None:
         """Make the folder and its subfolders; raises DeepEMError where this is impossible."""
@@ -93,9 +134,9 @@ class PickingResults:
         DeepEMError
             A file cannot be written.
         """
-        write_candidates(self.path("candidates", name), candidates, reasons)
+        write_candidates(self._new("candidates", name), candidates, reasons)
         picks = candidates.subset(reasons == PICKED)
-        write_box(self.path("box", name), picks.centres_xy, picks.scores, box_px)
+        write_box(self._new("box", name), picks.centres_xy, picks.scores, box_px)
 
     def write_score_map(self, name: str, scores: np.ndarray, step_angst: float) -> None:
         """Write the score map of one micrograph as MRC file.
@@ -114,7 +155,7 @@ class PickingResults:
         """
         import mrcfile
 
-        with atomic_path(self.path("score_map", name)) as aside, mrcfile.new(aside, scores) as file:
+        with atomic_path(self._new("score_map", name)) as aside, mrcfile.new(aside, scores) as file:
             file.voxel_size = step_angst
 
     def write_star(self, picks: Sequence[tuple[str | Path, np.ndarray, np.ndarray]],
@@ -204,8 +245,7 @@ class PickingResults:
 
     def picked(self) -> int:
         """Return the number of micrographs whose candidates were written so far."""
-        folder = self._folder_of("candidates")
-        return len(os.listdir(folder)) if folder.is_dir() else 0
+        return sum(len(files) for _, _, files in os.walk(self._folder_of("candidates")))
 
     def contrast_checks_left(self) -> int:
         """Return on how many more micrographs the sign of the contrast is to be checked."""

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,15 @@ from .. import runtime
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
+from ..micrographs.micrograph import read_pixel_size
+from ..model.model import Model
 from .box import default_box_px
+from .candidates import as_stored
+from .earlier import REFUSE, prepare
 from .picker import Picker
 from .results import PickingResults
 from .scale import check_scale, scale_warnings
+from .selection import PICKED
 from .settings import RunSettings
 from .summary import MicrographResult, contrast
 
@@ -37,8 +43,9 @@ Progress = Callable[[str, MicrographResult], None]
 
 def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Path, box_px: int | None = None,
                      pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
-                     contrast_checks: int = 0, progress: Progress = lambda name, result: None,
-                     tiff_rows: str = "bottom", any_scale: bool = False) -> dict[str, MicrographResult]:
+                     contrast_checks: int = 0, existing: str = REFUSE,
+                     progress: Progress = lambda name, result: None, tiff_rows: str = "bottom",
+                     any_scale: bool = False) -> dict[str, MicrographResult]:
     """Pick micrographs and write everything into a results folder.
 
     Parameters
@@ -59,6 +66,9 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     contrast_checks : int
         This many first micrographs are scanned with inverted contrast as well, and a warning is logged if they then
         look more like the particles of the training, see `summary.contrast`.
+    existing : {"refuse", "overwrite", "resume"}
+        What to do about results of an earlier run in the folder: refuse them with an error, remove them, or keep those
+        that this run would make again. Nothing else of them is left in the end.
     progress : callable
         Called with name and result after each micrograph.
     tiff_rows : {"bottom", "top"}
@@ -75,11 +85,11 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     Raises
     ------
     DeepEMError
-        The folder cannot be made or written.
+        The folder cannot be made or written, or has results of an earlier run, see `earlier.prepare`.
     """
     run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks],
                tiff_rows, any_scale)
-    run.results.make(score_maps)
+    run.kept = prepare(run.results, paths, run.settings, existing, score_maps, run.checked)
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     pending = {name: pool.submit(run.pick, name, path) for name, path in paths.items()}
     try:
@@ -128,13 +138,25 @@ class _Run:
     checked: Collection[str]
     tiff_rows: str
     any_scale: bool
+    kept: Mapping[str, MicrographResult] = field(default_factory=dict)
     micrographs: dict[str, MicrographResult] = field(default_factory=dict)
     star: list[tuple[Path, np.ndarray, np.ndarray]] = field(default_factory=list)
     pixel_sizes: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @cached_property
+    def settings(self) -> RunSettings:
+        """How the run picks its micrographs."""
+        model = self.picker.model
+        return RunSettings(
+            self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
+            model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
+            _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst)
+
     def pick(self, name: str, path: Path) -> _Done:
-        """Pick one micrograph and write its files."""
+        """Pick one micrograph and write its files, unless an earlier run did it."""
+        if name in self.kept:
+            return self._picked_before(name, path)
         began = time.perf_counter()
         micrograph = self.picker.model.read_micrograph(path, self.pixel_size_angst, name, self.tiff_rows)
         if not self.any_scale:
@@ -154,6 +176,13 @@ class _Run:
             pixel_size_angst=round(pixel_size, 6), header_pixel_size_angst=micrograph.header_pixel_size_angst)
         return _Done(result, pixel_size, found.picks)
 
+    def _picked_before(self, name: str, path: Path) -> _Done:
+        """Return what an earlier run has made of a micrograph."""
+        candidates, reasons = self.results.read_candidates(name)
+        picks = candidates.subset(reasons == PICKED)
+        pixel_size = self.pixel_size_angst or read_pixel_size(path) or self.picker.model.working_pixel_size_angst
+        return _Done(self.kept[name], pixel_size, Coordinates(picks.centres_xy, picks.scores, None))
+
     def record(self, name: str, path: Path, future: Future[_Done]) -> MicrographResult:
         """Note what became of a micrograph."""
         try:
@@ -165,11 +194,13 @@ class _Run:
         else:
             result = done.result
             if can_name(path):
-                self.star.append((path, done.picks.centres_xy, done.picks.scores))
+                self.star.append((path, as_stored(done.picks.centres_xy), done.picks.scores))
                 self.pixel_sizes.append(done.pixel_size_angst)
         self.micrographs[name] = result
         if result.ok and not self.warnings:
             self._warn({name: result})
+        with suppress(DeepEMError):  # reported at the end, when the whole table is written
+            self.results.append({name: result})
         return result
 
     def finish(self, optics: Optics) -> None:
@@ -180,15 +211,6 @@ class _Run:
             last.callback(self.results.write_failed, self.micrographs)
             last.callback(self.results.write_star, self.star,
                           self.pixel_sizes or self.picker.model.working_pixel_size_angst, optics)
-
-    @cached_property
-    def settings(self) -> RunSettings:
-        """How the micrographs are picked."""
-        model = self.picker.model
-        return RunSettings(
-            self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
-            model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
-            runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst)
 
     def _warn(self, micrographs: Mapping[str, MicrographResult]) -> None:
         """Log what is wrong with the pixel sizes: as soon as it shows, and at the end if it concerns others as well."""
@@ -201,3 +223,12 @@ class _Run:
         if self.box_px is not None:
             return self.box_px
         return default_box_px(self.picker.model.diameter_angst, pixel_size_angst)
+
+
+def _digest(model: Model) -> str:
+    """Return a digest of the weights of a model."""
+    digest = hashlib.sha256()
+    for network in model.networks:
+        for name in sorted(network):
+            digest.update(name.encode() + np.ascontiguousarray(network[name]).tobytes())
+    return digest.hexdigest()

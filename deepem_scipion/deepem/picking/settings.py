@@ -30,6 +30,10 @@ class RunSettings:
         Pixel size given for the micrographs, in angstrom; None: from their headers.
     model_contrast : str, optional
         Contrast of the particles in the training, "dark" or "bright".
+    model : str, optional
+        Digest of the weights of the model.
+    written_box_px : int, optional
+        Side of the boxes written, in pixels of the micrographs; None: 1.5 particle diameters.
     versions : mapping of str to str
         Versions of Python and of the packages that results depend on.
     tiff_rows : {"bottom", "top"}
@@ -46,6 +50,8 @@ class RunSettings:
     diameter_angst: float
     pixel_size_angst: float | None = None
     model_contrast: str | None = None
+    model: str | None = None
+    written_box_px: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     tiff_rows: str = "bottom"
     training_pixel_size_angst: float | None = None
@@ -77,9 +83,10 @@ class RunSettings:
         limits = Limits(float(plain["threshold"]), float(plain["min_distance_angst"]),
                         None if std_range is None else (float(std_range[0]), float(std_range[1])),
                         float(plain["border_angst"]))
-        pixel_size, trained = plain.get("pixel_size_angst"), plain.get("training_pixel_size_angst")
+        pixel_size, written = plain.get("pixel_size_angst"), plain.get("written_box_px")
+        trained = plain.get("training_pixel_size_angst")
         return cls(limits, int(plain["scan_step"]), int(plain["rotations"]), int(plain["box"]),
                    float(plain["working_pixel_size_angst"]), float(plain["diameter_angst"]),
                    None if pixel_size is None else float(pixel_size), plain.get("model_contrast"),
-                   dict(plain.get("versions", {})), str(plain.get("tiff_rows", "bottom")),
-                   None if trained is None else float(trained))
+                   plain.get("model"), None if written is None else int(written), dict(plain.get("versions", {})),
+                   str(plain.get("tiff_rows", "bottom")), None if trained is None else float(trained))

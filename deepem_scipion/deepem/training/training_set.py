@@ -134,7 +134,7 @@ class TrainingSet:
     def _nothing_in_common(self) -> str:
         return (f"none of the {len(self.micrographs)} micrographs ({', '.join(sorted(self.micrographs)[:3])} ...) has "
                 f"coordinates; there are coordinates of {', '.join(sorted(self.particles)[:3]) or 'no micrograph'} ... "
-                "Micrographs and coordinates are matched by file name without folder and extension.")
+                "Expected the same path, or the same file name: check --micrographs and --coordinates.")
 
 
 def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, close_px: float) -> np.ndarray:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DeepEMError
+from .errors import DeepEMError
 
 _WORD = re.compile(r"\s*(\S+)")
 # A quote opens at the start of a word and closes before a blank; within a word it is an ordinary character.

@@ -1,0 +1,127 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Coordinates of the micrographs that a command works on; the log states how they were assigned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DeepEMError
+
+if TYPE_CHECKING:
+    from ..coordinates.coordinates import Coordinates
+
+log = logging.getLogger("deepem")
+
+
+def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool) -> dict[str, Coordinates]:
+    """Read coordinates and assign them to micrographs.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read_coordinates`.
+    micrographs : mapping of str to Path
+        Files by name, from `find_micrographs`.
+    shifts : bool
+        Whether to subtract the shifts of an alignment.
+
+    Returns
+    -------
+    dict of str to Coordinates
+        By the names of `micrographs`; those of other micrographs by the names in the file.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be used, or it is not clear to which micrographs it belongs.
+    """
+    from ..coordinates.names import by_micrograph
+
+    found = _read(path, shifts)
+    assigned, match = by_micrograph(micrographs, found, path)
+    if match.pairs:
+        log.info("%s: %s", path, match.describe())
+    return {**{name: found[name] for name in match.only_second if name not in assigned}, **assigned}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Reference coordinates and picks of the same micrographs.
+
+    Attributes
+    ----------
+    truth, picks : dict of str to Coordinates
+        By the shortest name of the micrograph that is different from all others; `picks` has no others than `truth`.
+    full_names : dict of str to str
+        Name in the file of the reference by that name.
+    """
+
+    truth: dict[str, Coordinates]
+    picks: dict[str, Coordinates]
+    full_names: dict[str, str]
+
+
+def read_compared(truth_path: Path, picks_path: Path, shifts: bool) -> Compared:
+    """Read reference coordinates and picks of the same micrographs.
+
+    Parameters
+    ----------
+    truth_path, picks_path : Path
+        As for `read_coordinates`.
+    shifts : bool
+        Whether to subtract the shifts of an alignment.
+
+    Returns
+    -------
+    Compared
+
+    Raises
+    ------
+    DeepEMError
+        If a file cannot be used, the two have no micrograph in common, or it is not clear which are the same.
+    """
+    from ..coordinates.names import listed, match_names, short_names
+
+    truth, picks = _read(truth_path, shifts), _read(picks_path, shifts)
+    match = match_names(truth, picks, (truth_path, picks_path))
+    if not match.pairs:
+        raise DeepEMError(
+            f"{picks_path} and {truth_path} have no micrograph in common: the picks are of {listed(picks) or 'none'}, "
+            f"the reference coordinates of {listed(truth) or 'none'}. Expected the same path or the same file name"
+            + _own_names((picks_path, picks), (truth_path, truth)))
+    log.info("micrographs: %s", match.describe())
+    if match.only_first:
+        log.warning("no picks for %d of %d micrographs, whose particles all count as missed: %s", len(match.only_first),
+                    len(truth), listed(match.only_first))
+    if match.only_second:
+        log.info("picks of %d micrographs without reference coordinates do not count: %s", len(match.only_second),
+                 listed(match.only_second))
+    short = short_names(truth)
+    return Compared({short[name]: found for name, found in truth.items()},
+                    {short[name]: picks[other] for name, other in match.pairs.items()},
+                    {short[name]: name for name in truth})
+
+
+def _read(path: Path, shifts: bool) -> dict[str, Coordinates]:
+    """Read coordinates; of a results folder only if nothing in it is left from another run."""
+    from ..coordinates.read import read_coordinates
+    from ..picking.results import PickingResults
+
+    if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
+        raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
+                          f"for instance {others[0]}. Remove them, or pick again with --overwrite.")
+    return read_coordinates(path, shifts)
+
+
+def _own_names(*sides: tuple[Path, Mapping[str, Coordinates]]) -> str:
+    """Return a sentence about STAR files that do not name their micrograph."""
+    from ..coordinates.names import micrograph_of
+
+    nameless = [str(path) for path, found in sides
+                if path.suffix.lower() == ".star" and list(found) == [micrograph_of(Path(path.name))]]
+    return f"; {' and '.join(nameless)} has no _rlnMicrographName, so that its own name counts" if nameless else ""

@@ -1,0 +1,93 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Results of an earlier run in the folder of a new one: refused, replaced, or completed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ..errors import DeepEMError
+from .results import PickingResults
+from .settings import RunSettings
+from .summary import MicrographResult
+
+# What `pick_micrographs` does about them.
+REFUSE, OVERWRITE, RESUME = EXISTING = ("refuse", "overwrite", "resume")
+
+
+def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSettings, existing: str,
+            score_maps: bool = False, checked: Collection[str] = ()) -> dict[str, MicrographResult]:
+    """Make a results folder ready for a run, so that nothing of an earlier one is left in the end.
+
+    Parameters
+    ----------
+    results : PickingResults
+        The folder; it is made where it does not exist.
+    paths : mapping of str to Path
+        Files of the micrographs by name.
+    settings : RunSettings
+        Of the new run.
+    existing : {"refuse", "overwrite", "resume"}
+        Refuse a folder with results, remove them, or keep those of micrographs that the new run would pick again.
+    score_maps : bool
+        Whether the new run writes score maps.
+    checked : collection of str
+        Micrographs whose contrast the new run checks.
+
+    Returns
+    -------
+    dict of str to MicrographResult
+        Results that are kept: they were made with the same settings, and the micrograph has not changed since.
+
+    Raises
+    ------
+    DeepEMError
+        If there are results and `existing` is "refuse", they were made with other settings and it is "resume", or the
+        folder has .box files that are not of a picking run, or cannot be made.
+    """
+    if existing not in EXISTING:
+        raise DeepEMError(f"existing={existing!r}: expected one of {', '.join(EXISTING)}")
+    files = results.files()
+    _check_others(results, paths, files)
+    if files and existing == REFUSE:
+        raise DeepEMError(f"{results.folder} has results of an earlier run, for instance {files[0].name}. Expected a "
+                          "new or empty folder: give another --output, or --overwrite to replace them, or --resume to "
+                          "keep what is done and pick the rest.")
+    kept: dict[str, MicrographResult] = {}
+    if existing == RESUME and results.exists():
+        _check_settings(results, settings)
+        kept = {name: found for name, found in results.read_micrographs().items() if name in paths
+                and _is_done(results, name, paths[name], found, score_maps, name in checked)}
+    results.remove(set(files) - {results.path(kind, name) for name in kept for kind in
+                                 ("box", "candidates", *["score_map"] * score_maps)})
+    results.make(score_maps)
+    results.write_summary(settings, kept)
+    return kept
+
+
+def _check_others(results: PickingResults, paths: Mapping[str, Path], files: Collection[Path]) -> None:
+    others = [path for path in results.boxes() if path not in set(files)]
+    if others:
+        raise DeepEMError(f"{results.folder} has {len(others)} .box files that are not of a picking run, for instance "
+                          f"{others[0].name}, and they would be taken for its picks. Expected a new or empty folder: "
+                          "give another --output, or move them.")
+
+
+def _check_settings(results: PickingResults, settings: RunSettings) -> None:
+    earlier, new = results.read_settings().as_dict(), settings.as_dict()
+    changed = [f"{name} {earlier.get(name)}, now {value}" for name, value in new.items() if earlier.get(name) != value]
+    if changed:
+        raise DeepEMError(f"{results.folder}: the earlier run was made with other settings ({'; '.join(changed)}). "
+                          "Expected the same with --resume: use --overwrite, or another --output.")
+
+
+def _is_done(results: PickingResults, name: str, path: Path, found: MicrographResult, score_map: bool,
+             checked: bool) -> bool:
+    written = [results.path(kind, name) for kind in ("box", "candidates", *["score_map"] * score_map)]
+    if not found.ok or found.path != str(path) or checked != (found.evidence is not None):
+        return False
+    try:
+        return path.stat().st_mtime <= min(file.stat().st_mtime for file in written)
+    except OSError:  # one of them is missing
+        return False
