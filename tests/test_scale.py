@@ -39,7 +39,7 @@ def resized(blobs, folder, sizes):
 # ------------------------------------------------------------------ picking
 @pytest.mark.parametrize("sizes, options, said, unsaid", [
     ({"d": 4.0, "e": 4.05}, (), [], ["had 4 A"]),
-    ({"d": 4.0, "e": 2.5}, (), ["e has 2.5 A per pixel in the header", "training had 4 A"], ["d"]),
+    ({"d": 4.0, "e": 2.5}, (), ["e has 2.5 A per pixel in the header", "training had 4 A"], ["d has"]),
     ({"d": 1.0, "e": 1.0}, ("--pixel-size", "4"), [], ["A per pixel", "in the header"]),
     ({"d": 4.0, "e": 3.0}, ("--pixel-size", "4"), ["given as 4 A, and e has 3 A in the header"], ["training had"]),
     ({"d": 4.0, "e": 4.0}, ("--pixel-size", "3"), ["given as 3 A, and 2 micrographs (d, e) have 4 A in the header",

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Candidates: the local maxima of a score map, or all its positions where it is coarse."""
+"""Candidates: the local maxima of a score map."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import atomic_write
+from ..coordinates.suppression import non_maximum_suppression
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..micrographs.padding import MIN_PADDING, padding_margins
 
 # Maxima of the score map below this score are not kept.
 SCORE_FLOOR = 0.01
-# Steps above this share of the box, a quarter of a diameter, are coarse: neighbouring scores may belong to different
-# particles, and between them is no maximum to be found ("Coarse scan steps" in docs/accuracy.md).
-COARSE_STEP = 1 / 6
+# Up to these shares of the box, a quarter and a third of a diameter, a step is fine enough for a parabola through three
+# scores, and for neighbouring scores to belong to one particle ("Coarse scan steps" in docs/accuracy.md).
+INTERPOLATED_STEP, COARSE_STEP = 1 / 6, 2 / 9
+# In steps: neighbours along rows, columns and diagonals are closer than this.
+_NEIGHBOURS = 1.5
 # The local standard deviation is computed in bands of this many rows.
 STD_ROWS = 1024
 _COLUMNS = ("x", "y", "score", "local_std", "border_distance", "reason")
@@ -82,23 +85,18 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
     Returns
     -------
     Candidates
-        Positions with a score above `SCORE_FLOOR` that no neighbour exceeds, in descending order of score; if the step
-        is coarse (`COARSE_STEP`) all positions with such a score.
+        Positions with a score above `SCORE_FLOOR` that no neighbour exceeds, in descending order of score. If the step
+        is coarse (`COARSE_STEP`), only neighbours that are candidates themselves count.
 
     Notes
     -----
-    Unless the step is coarse, a parabola through the maximum and its two neighbours, along rows and along columns,
+    Up to `INTERPOLATED_STEP` a parabola through the maximum and its two neighbours, along rows and along columns,
     gives the position to a fraction of the step. Centres are moved into the image.
     """
-    from scipy.ndimage import maximum_filter
-
-    coarse = step > COARSE_STEP * box
-    peaks = scores > SCORE_FLOOR
-    if not coarse:
-        peaks &= scores == maximum_filter(scores, 3, mode="nearest")
-    at = np.argwhere(peaks)
+    at = _peaks(scores, step > COARSE_STEP * box)
     first_centre = (box - 1) / 2 - pad_width(box)
-    centres_rc = (at if coarse else at + _offsets(scores, at)) * step + first_centre
+    between = _offsets(scores, at) if step <= INTERPOLATED_STEP * box else 0
+    centres_rc = (at + between) * step + first_centre
     centres_rc = np.clip(centres_rc, 0, np.array(micrograph.pixels.shape) - 1)
     corners_rc = centres_rc - first_centre
     values = scores[at[:, 0], at[:, 1]].astype(np.float64)
@@ -107,6 +105,17 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
     order = np.lexsort((centres_xy[:, 0], centres_xy[:, 1], -values))
     border_px = _border_distances(micrograph, centres_rc)
     return Candidates(centres_xy[order], values[order], local_stds[order], border_px[order])
+
+
+def _peaks(scores: np.ndarray, coarse: bool) -> np.ndarray:
+    """Rows and columns, (n, 2), of the positions of a score map that are candidates."""
+    from scipy.ndimage import maximum_filter
+
+    high = scores > SCORE_FLOOR
+    if not coarse:
+        return np.argwhere(high & (scores == maximum_filter(scores, 3, mode="nearest")))
+    at = np.argwhere(high)
+    return at[non_maximum_suppression(at[:, ::-1].astype(float), scores[high].astype(float), _NEIGHBOURS)]
 
 
 def local_std(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarray:
