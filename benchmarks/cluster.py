@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 from common import PROGRAM, RESULTS, SETS, add_data_option, table, title
-from speed import run
+from timing import run
 
 PICKS = 300  # particles of a micrograph
 REGISTERED = 100  # micrographs registered at a time
@@ -220,10 +220,8 @@ def files(options):
     figures = []
     for number in (1, len(micrographs)):
         out = work / f"out{number}"
-        began = sum(os.times()[2:4])  # of child processes that ended
-        _, peak = run([*PROGRAM, "pick", "--model", work / "model", "--micrographs", *micrographs[:number],
-                       "--threads", 1, "--output", out])
-        seconds = sum(os.times()[2:4]) - began
+        _, peak, seconds = run([*PROGRAM, "pick", "--model", work / "model", "--micrographs", *micrographs[:number],
+                                "--threads", 1, "--output", out])
         each = [path for path in out.rglob("*") if path.stem in {path.stem for path in micrographs}]
         figures.append({"micrographs": number, "seconds": seconds, "peak_mib": peak, "files": len(each) / number,
                         "bytes": sum(path.stat().st_size for path in each) / number,

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from deepem_scipion.deepem import micrographs as m
 from deepem_scipion.deepem.errors import DeepEMError
@@ -340,6 +341,16 @@ def test_resampling_keeps_waves_well_below_the_nyquist_frequency_and_removes_tho
     if scale >= 1.6:
         gone = m.resample(wave((96, 128), 1.6 * cut), scale)
         np.testing.assert_allclose(gone[inside], 2, atol=0.06)
+
+
+@pytest.mark.parametrize("scale", [0.37, 0.5, 1.0003, 2.0, 3.21, 40.0])
+def test_resampling_is_that_of_pillow_up_to_the_border(scale):
+    pixels = noise(97, 113)
+    found = m.resample(pixels, scale)
+    rows, columns = found.shape
+    covered = 0, 0, min(columns * scale, 113), min(rows * scale, 97)
+    expected = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS, box=covered)
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.4, 0.5, 1.3, 1.77, 2.0, 3.21])

@@ -10,8 +10,14 @@ docs/accuracy.md).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
+
+# Half the width of the filter, in the larger of the two pixel sizes.
+LOBES = 3
+# Output pixels computed by one matrix product: with fewer the products are slow, with more most weights are 0.
+TOGETHER = 16
 
 
 def resample(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -28,13 +34,35 @@ def resample(pixels: np.ndarray, scale: float) -> np.ndarray:
     -------
     (floor(rows / scale), floor(columns / scale)) float32 array
         Resampled image.
-    """
-    from PIL import Image
 
+    Notes
+    -----
+    The sums over the pixels are products with blocks of a matrix of weights, several times faster than the loops of
+    image libraries (Pillow's `resize` gives the same to single precision). At the border the weights of the pixels
+    within the image are normalised to a sum of 1.
+    """
     if scale == 1:
         return pixels
+    pixels = np.asarray(pixels, np.float32)
     # The quotient of two pixel sizes may fall just short of a whole number.
     rows, columns = (math.floor(size / scale + 1e-6) for size in pixels.shape)
-    covered = 0, 0, min(columns * scale, pixels.shape[1]), min(rows * scale, pixels.shape[0])
-    image = Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    return np.array(image.resize((columns, rows), Image.Resampling.LANCZOS, box=covered))
+    narrow = np.empty((rows, pixels.shape[1]), np.float32)
+    for first, begin, weights in _blocks(pixels.shape[0], rows, scale):
+        np.matmul(weights.T, pixels[begin:begin + len(weights)], out=narrow[first:first + weights.shape[1]])
+    result = np.empty((rows, columns), np.float32)
+    for first, begin, weights in _blocks(pixels.shape[1], columns, scale):
+        result[:, first:first + weights.shape[1]] = narrow[:, begin:begin + len(weights)] @ weights
+    return result
+
+
+def _blocks(size: int, resampled: int, scale: float) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield, for each block of output pixels, the first one, the first input pixel and (input, output) weights."""
+    scale = min(resampled * scale, size) / resampled
+    width = max(scale, 1.0)
+    for first in range(0, resampled, TOGETHER):
+        centres = (np.arange(first, min(first + TOGETHER, resampled)) + 0.5) * scale
+        begin = max(0, math.floor(centres[0] - LOBES * width))
+        end = min(size, math.ceil(centres[-1] + LOBES * width))
+        distances = (np.arange(begin, end)[:, np.newaxis] + 0.5 - centres) / width
+        weights = np.where(abs(distances) < LOBES, np.sinc(distances) * np.sinc(distances / LOBES), 0)
+        yield first, begin, (weights / weights.sum(axis=0)).astype(np.float32)

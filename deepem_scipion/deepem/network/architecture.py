@@ -43,17 +43,17 @@ def build_network(geometry: Geometry, seed: int = 0, fully_convolutional: bool =
     """
     import keras
 
-    from .layers import conv_layer
+    from .layers import NormalisedPooling, conv_layer
 
     glorot = [keras.initializers.GlorotUniform(seed=seed * 4 + i) for i in range(4)]
     x = inputs = keras.Input((None, None, 1) if fully_convolutional else (geometry.box, geometry.box, 1))
     for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
-        x = conv_layer(kernel)(maps, kernel, activation=None if batch_normalised else "sigmoid",
+        x = conv_layer(kernel, x.shape[-1])(maps, kernel, activation=None if batch_normalised else "sigmoid",
                                kernel_initializer=glorot[number - 1], name=f"conv{number}")(x)
         if batch_normalised:
-            x = keras.layers.BatchNormalization(momentum=NORMALISATION_MOMENTUM, name=f"norm{number}")(x)
-            x = keras.layers.Activation("sigmoid")(x)
-        x = keras.layers.AveragePooling2D(pool, name=f"pool{number}")(x)
+            x = NormalisedPooling(pool, momentum=NORMALISATION_MOMENTUM, name=f"norm{number}")(x)
+        else:
+            x = keras.layers.AveragePooling2D(pool, name=f"pool{number}")(x)
     output = {"activation": "sigmoid", "kernel_initializer": glorot[3], "name": "dense"}
     if fully_convolutional:
         return keras.Model(inputs, keras.layers.Conv2D(1, geometry.layer_sizes[-1], **output)(x))

@@ -38,12 +38,8 @@ def assess(network: keras.Model, sample: Sequence[Batch], preset: TrainingPreset
         at a score of 0.5, so that 0.5 is chance; `average_precision`: that of the boxes in descending order of score,
         which, unlike the loss, does not suffer from overconfident scores, as particles left unmarked cause them.
     """
-    import keras
-
     targets = np.concatenate([targets.reshape(-1) for _, targets in sample])
-    scores = np.concatenate([
-        keras.ops.convert_to_numpy(network(pixels[..., np.newaxis], training=False)).reshape(-1)
-        for pixels, _ in sample])
+    scores = np.concatenate([network.predict_on_batch(pixels[..., np.newaxis]).reshape(-1) for pixels, _ in sample])
     known = targets >= 0
     targets, scores = targets[known], scores[known]
     positive = targets == 1

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, Tuple
 
 import numpy as np
+from PIL import Image
 
+from .. import runtime
 from ..network.geometry import Geometry
 from ..picking.candidates import pad_width
 from .boxes import Boxes, corners_within
@@ -17,9 +20,9 @@ from .labels import UNKNOWN, LabelledMicrograph, label_map
 
 Batch = Tuple[np.ndarray, np.ndarray]
 
-# Sizes of the sample on which a network is assessed: boxes at a time, or batches of crops.
+# Sizes of the sample on which a network is assessed: boxes at a time, or crops.
 SAMPLE_BATCH = 512
-SAMPLE_BATCHES = 16
+SAMPLE_CROPS = 256
 
 # The boxes of the paper's presets are up to 272 pixels wide, and an update must not take seconds.
 PIXELS_PER_BATCH = 400_000
@@ -56,6 +59,29 @@ class Batches(Protocol):
 
     def sample(self) -> list[Batch]:
         """Return batches on which a network is assessed: the same at every call."""
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield batches, while another thread prepares the next one if there are several threads.
+
+    Parameters
+    ----------
+    batches : iterator of Batch
+        Source of the batches.
+
+    Yields
+    ------
+    Batch
+        The same in the same order.
+    """
+    if runtime.threads() == 1:
+        yield from batches
+        return
+    with ThreadPoolExecutor(1, "batches") as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 class BoxBatches:
@@ -120,8 +146,6 @@ class CropBatches:
 
     def __init__(self, labelled: Sequence[LabelledMicrograph], geometry: Geometry, diameter_px: float,
                  border_px: float, batch: int, side: int, updates_per_epoch: int, augmented: bool = False) -> None:
-        from scipy.ndimage import spline_filter
-
         self.side, self.updates_per_epoch = side, updates_per_epoch
         self.step = math.prod(geometry.pools)
         self.box = geometry.box
@@ -132,7 +156,10 @@ class CropBatches:
         self._images = [np.pad(item.pixels, self._reach, mode="symmetric") for item in labelled]
         n_particles = sum(len(item.particles_rc) for item in labelled)
         self._augmented_share = augmented * min(1.0, AUGMENTED_PARTICLES / max(n_particles, 1))
-        self._splines = [spline_filter(image, output=np.float32) for image in self._images] if augmented else []
+        # Turned crops reach beyond the others by this number of pixels.
+        self._margin = math.ceil((math.sqrt(2) * math.exp(AUGMENTED_SIZE) - 1) / 2 * (self.box + self._reach)) + 2
+        self._turnable = [Image.fromarray(np.pad(image, self._margin, mode="symmetric"))
+                          for image in self._images] if augmented else []
         self._labels = [np.pad(label_map(item, geometry.box, diameter_px, border_px), self._reach,
                                constant_values=UNKNOWN) for item in labelled]
         particles = [_numbered(number, np.argwhere(labels == 1)) for number, labels in enumerate(self._labels)]
@@ -166,16 +193,17 @@ class CropBatches:
 
     def _augmented(self, number: int, row: int, col: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and targets of an augmented crop with the same centre as the one with this corner."""
-        from scipy.ndimage import affine_transform
-
         size = self.box + self._reach
         angle, mirror = rng.uniform(0, 2 * math.pi), 1 - 2 * int(rng.integers(2))
         scale = math.exp(rng.uniform(-AUGMENTED_SIZE, AUGMENTED_SIZE))
         cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
         turn = np.array([[cosine, -sine * mirror], [sine, cosine * mirror]])
         middle = np.array([row, col]) + (size - 1) / 2
-        crop = affine_transform(self._splines[number], turn, middle - turn.sum(axis=1) * (size - 1) / 2, (size, size),
-                                output=np.float32, mode="mirror", prefilter=False)
+        # Pillow maps (x + 1/2, y + 1/2) of the crop, where x is the column, to the same of the image.
+        row0, col0 = middle + 0.5 + self._margin - turn.sum(axis=1) * size / 2
+        inverse = turn[1, 1], turn[1, 0], col0, turn[0, 1], turn[0, 0], row0
+        crop = np.asarray(self._turnable[number].transform((size, size), Image.Transform.AFFINE, inverse,
+                                                           Image.Resampling.BICUBIC))
         contrast, brightness = AUGMENTED_CONTRAST * rng.standard_normal(2)
         offsets = self.step * (np.indices((self.side, self.side)) - (self.side - 1) / 2)
         corners = middle[:, np.newaxis, np.newaxis] + np.tensordot(turn, offsets, 1) - (self.box - 1) / 2
@@ -189,7 +217,7 @@ class CropBatches:
     def sample(self) -> list[Batch]:
         """See `Batches`: crops drawn with a fixed seed."""
         rng = np.random.default_rng(0)
-        return [self._draw(rng) for _ in range(SAMPLE_BATCHES)]
+        return [self._draw(rng) for _ in range(SAMPLE_CROPS // self.batch)]
 
     def _known_corner(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Image number, and corner in the padded image, of a crop with something known in one of its boxes."""

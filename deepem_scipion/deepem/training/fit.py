@@ -18,7 +18,7 @@ from ..model.record import Epoch
 from ..network.architecture import build_network, get_weights, scale_initial_weights, set_weights
 from ..network.geometry import Geometry
 from .assessment import assess
-from .batches import Batch, Batches
+from .batches import Batch, Batches, ahead
 from .losses import compile_network
 from .presets import TrainingPreset
 
@@ -216,7 +216,7 @@ class _Attempt:
 
     def _train_epoch(self) -> None:
         task, epoch = self.task, len(self.history) + 1
-        for pixels, targets in task.examples.batches(self.rng):
+        for pixels, targets in ahead(task.examples.batches(self.rng)):
             self.network.train_on_batch(pixels[..., np.newaxis], targets[..., np.newaxis])
         figures: dict[str, Any] = {"epoch": epoch, "epochs": task.epochs, "seed": self.seed}
         for prefix, sample in task.samples.items():

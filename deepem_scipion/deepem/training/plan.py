@@ -45,7 +45,7 @@ class Plan:
     training_preset : str
         Name in `TRAINING_PRESETS`.
     epochs : int, optional
-        Number of epochs. Default: that of the training preset.
+        Number of epochs. Default: that of the training preset, which is smaller where a model is fine-tuned.
     given_negatives_only : bool
         Whether only the given negatives are used, instead of places far from particles, too.
     seed : int

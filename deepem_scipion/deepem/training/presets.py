@@ -21,8 +21,8 @@ class TrainingPreset:
         Learning rate of a training from scratch, and of one that starts from given weights.
     decay : bool
         Whether the learning rate falls to 0 along a cosine.
-    epochs : int
-        Number of epochs.
+    epochs, later_epochs : int
+        Number of epochs of a training from scratch, and of one that starts from given weights.
     batch : int
         Boxes, or crops, per update.
     crop : int
@@ -45,6 +45,7 @@ class TrainingPreset:
     later_rate: float
     decay: bool
     epochs: int
+    later_epochs: int
     batch: int
     crop: int = 0
     updates_per_epoch: int = 0
@@ -55,8 +56,8 @@ class TrainingPreset:
 
 TRAINING_PRESETS: dict[str, TrainingPreset] = {
     # That of the paper: half the mean squared error, plain gradient descent on single boxes.
-    "paper": TrainingPreset("half_mse", "sgd", 1.0, 1.0, decay=False, epochs=20, batch=50),
+    "paper": TrainingPreset("half_mse", "sgd", 1.0, 1.0, decay=False, epochs=20, later_epochs=20, batch=50),
     # The most accurate of all that was tried and takes a minute; see docs/accuracy.md.
-    "default": TrainingPreset("crossentropy", "adam", 2e-2, 2e-3, decay=True, epochs=20, batch=16, crop=8,
-                              updates_per_epoch=150, augmented=True, wide_start=True, normalised=True),
+    "default": TrainingPreset("crossentropy", "adam", 2e-2, 2e-3, decay=True, epochs=20, later_epochs=5, batch=8,
+                              crop=8, updates_per_epoch=150, augmented=True, wide_start=True, normalised=True),
 }

@@ -159,7 +159,7 @@ class RoundTrainer:
         if examples is None:
             raise DeepEMError("no particle of the training micrographs has its whole box within its micrograph; give "
                               "more micrographs, or check diameter and box")
-        epochs = self.plan.epochs or self.preset.epochs
+        epochs = self.plan.epochs or (self.preset.later_epochs if self.plan.start else self.preset.epochs)
         if round_number > 1:
             epochs = max(1, round(LATER_EPOCHS * epochs))
         place: Epoch = {"round": round_number, "network": index + 1, "networks": self.plan.networks}
