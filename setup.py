@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 TUNE = "optuna>=4"
+ONNX = "onnx>=1.15"
 
 
 def read_version():
@@ -47,6 +48,7 @@ setup(
         "keras>=3.7",
         "numpy>=1.24",
         "scipy>=1.9",
+        "llvmlite>=0.41",
         "mrcfile>=1.4",
         "tifffile>=2023.3.15",
         "imagecodecs>=2023.3.16,<2026; python_version < '3.12'",
@@ -61,8 +63,9 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.17,<3"],
         "tune": [TUNE],
-        "dev": [TUNE, "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.10", "mypy>=1.8", "vermin>=1.6", "starfile",
-                "emtable",
+        "onnx": [ONNX],
+        "dev": [TUNE, ONNX, "onnxruntime>=1.16", "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.10", "mypy>=1.8",
+                "vermin>=1.6", "starfile", "emtable",
                 "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6", "pytest-cov>=5", "pytest-xdist>=3.7", "mutmut>=3.8",
                 "nox>=2024.4.15", "uv>=0.4",
                 "atheris>=3; sys_platform == 'linux' and python_version >= '3.11'",

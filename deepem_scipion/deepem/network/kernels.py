@@ -14,13 +14,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
 _FLOAT, _INDEX, _SIZE = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_ENGINES: list[llvm.ExecutionEngine] = []
 
 # Results at larger distances are computed one by one, since their pixels share few vectors.
 MAX_VECTOR_STRIDE = 4
@@ -180,9 +180,9 @@ def _compiled(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool) -
     engine = llvm.create_mcjit_compiler(module, _machine())
     engine.finalize_object()
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    function: Any = ctypes.CFUNCTYPE(None, pointer, size, size, size, pointer, size, size, pointer, size, pointer,
+    function = ctypes.CFUNCTYPE(None, pointer, size, size, size, pointer, size, size, pointer, size, pointer,
                                      size, pointer, size, size, size, size)(engine.get_function_address("sums"))
-    function.engine = engine  # owns the memory of the function
+    _ENGINES.append(engine)  # they own the memory of the functions
     return function
 
 
@@ -203,41 +203,52 @@ def _source(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool) -> 
     multiply_add = ir.Function(module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f32")
     build = ir.IRBuilder(function.append_basic_block())
 
-    def broadcast(address: ir.Value) -> ir.Value:
-        single = build.insert_element(ir.Constant(vector, ir.Undefined), build.load(address), _INDEX(0))
-        return build.shuffle_vector(single, ir.Constant(vector, ir.Undefined), ir.Constant(
-            ir.VectorType(_INDEX, lanes), [0] * lanes))
-
-    def pixels(address: ir.Value) -> ir.Value:
-        wide = ir.VectorType(_FLOAT, lanes * stride)
-        loaded = build.load(build.bitcast(address, wide.as_pointer()), align=4)
-        every = ir.Constant(ir.VectorType(_INDEX, lanes), [_INDEX(number * stride) for number in range(lanes)])
-        return loaded if stride == 1 else build.shuffle_vector(loaded, ir.Constant(wide, ir.Undefined), every)
-
-    def address(start: ir.Value, *positions: tuple[ir.Value, ir.Value]) -> ir.Value:
-        for index, distance in positions:
-            start = build.gep(start, [build.mul(index, distance)])
-        return start
-
     with _loop(build, n, 1) as (s, _, _), _loop(build, n_rows, 1) as (r, _, _), \
             _loop(build, n_columns, lanes * vectors) as (c, _, _):
-        start = [broadcast(build.gep(address(bias, (s, bias_of_next)), [_SIZE(number)])) for number in range(maps)]
-        biases = [value for value in start for _ in range(vectors)]
-        first = address(sources, (s, source), (r, source_row), (c, _SIZE(stride)))
+        start = _address(build, bias, (s, bias_of_next))
+        biases = [_broadcast(build, start, number, lanes) for number in range(maps) for _ in range(vectors)]
+        first = _address(build, sources, (s, source), (r, source_row), (c, _SIZE(stride)))
         with _loop(build, taps, 1, biases) as (t, before, sums):
             tap = build.gep(first, [build.load(build.gep(offsets, [t]))])
-            values = [pixels(build.gep(tap, [_SIZE(v * lanes * stride)])) for v in range(vectors)]
+            values = [_pixels(build, build.gep(tap, [_SIZE(v * lanes * stride)]), lanes, stride)
+                      for v in range(vectors)]
+            factors = _address(build, weights, (s, weights_of_next), (t, _SIZE(maps)))
             for number in range(maps):
-                factor = broadcast(build.gep(address(weights, (s, weights_of_next), (t, _SIZE(maps))), [_SIZE(number)]))
+                factor = _broadcast(build, factors, number, lanes)
                 sums += [build.call(multiply_add, [factor, value, so_far])
                          for value, so_far in zip(values, before[number * vectors:])]
-        first = address(targets, (s, following), (r, row), (c, _SIZE(1)))
+        first = _address(build, targets, (s, following), (r, row), (c, _SIZE(1)))
         for number, total in enumerate(sums):
-            place = build.gep(address(first, (_SIZE(number // vectors), plane)), [_SIZE(number % vectors * lanes)])
+            place = _address(build, first, (_SIZE(number // vectors), plane), (_SIZE(number % vectors), _SIZE(lanes)))
             build.store(_sigmoid(build, multiply_add, total) if sigmoid else total,
                         build.bitcast(place, vector.as_pointer()), align=4)
     build.ret_void()
     return str(module)
+
+
+def _address(build: ir.IRBuilder, start: ir.Value, *positions: tuple[ir.Value, ir.Value]) -> ir.Value:
+    """Write the address after steps of (number, distance)."""
+    for number, distance in positions:
+        start = build.gep(start, [build.mul(number, distance)])
+    return start
+
+
+def _broadcast(build: ir.IRBuilder, start: ir.Value, number: int, lanes: int) -> ir.Value:
+    """Write the load of one number of an array into all lanes."""
+    empty = ir.Constant(ir.VectorType(_FLOAT, lanes), ir.Undefined)
+    single = build.insert_element(empty, build.load(build.gep(start, [_SIZE(number)])), _INDEX(0))
+    return build.shuffle_vector(single, empty, ir.Constant(ir.VectorType(_INDEX, lanes), [0] * lanes))
+
+
+def _pixels(build: ir.IRBuilder, start: ir.Value, lanes: int, stride: int) -> ir.Value:
+    """Write the load of every `stride`-th number."""
+    wide = ir.VectorType(_FLOAT, lanes * stride)
+    loaded = build.load(build.bitcast(start, wide.as_pointer()), align=4)
+    if stride == 1:
+        return loaded
+    every = [_INDEX(number * stride) for number in range(lanes)]
+    return build.shuffle_vector(loaded, ir.Constant(wide, ir.Undefined),
+                                ir.Constant(ir.VectorType(_INDEX, lanes), every))
 
 
 @contextmanager
@@ -247,7 +258,8 @@ def _loop(build: ir.IRBuilder, count: ir.Value, step: int,
     before, body = build.block, build.append_basic_block()
     build.branch(body)
     build.position_at_end(body)
-    index, previous, results = build.phi(_SIZE), [build.phi(value.type) for value in initial], []
+    index, previous = build.phi(_SIZE), [build.phi(value.type) for value in initial]
+    results: list[ir.Value] = []
     yield index, previous, results
     following = build.add(index, _SIZE(step))
     for phi, start, result in zip((index, *previous), (_SIZE(0), *initial), (following, *results)):

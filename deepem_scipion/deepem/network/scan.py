@@ -148,7 +148,7 @@ class Scanner:
             raise DeepEMError(f"scan step {step}: expected at least 1 pixel")
         self.geometry = geometry
         self.step = step
-        rotated = [_rotated_weights(geometry, weights, turn) for weights in networks for turn in range(rotations)]
+        rotated = [rotated_weights(geometry, weights, turn) for weights in networks for turn in range(rotations)]
         # Distance between box positions, in pixels of the maps before each stage and after the last one.
         self._steps, spacing = [step], 1
         self._stages = []
@@ -187,7 +187,7 @@ class Scanner:
         box = self.geometry.box
         scores = np.empty(scan_shape((pixels.shape[0], pixels.shape[1]), box, self.step), np.float32)
         # Neighbouring strips compute the same maps for up to one box.
-        strips = max(1, min(runtime.threads(), len(scores) * self.step // (MIN_STRIP_BOXES * box)))
+        strips = max(1, min(runtime.threads(), len(scores), len(scores) * self.step // (MIN_STRIP_BOXES * box)))
         bounds = [len(scores) * number // strips for number in range(strips + 1)]
         running = [runtime.pool().submit(self._scan_strip, pixels, first, scores[first:last])
                    for first, last in zip(bounds, bounds[1:])]
@@ -207,7 +207,7 @@ class Scanner:
             part = scores[first:first + band]
             for number, (layer, side, step) in enumerate(zip(layers, self._sides(len(part)), self._steps)):
                 top = (first_row + first) * step
-                start, new = layer.move(top, top + side, keep=first > 0)
+                start, new = layer.move(top, top + side)
                 if number == 0:
                     new[0, :, :columns[0]] = pixels[start:start + new.shape[1], :columns[0]]
                 else:
@@ -241,12 +241,9 @@ class _Layer:
     def __init__(self, maps: np.ndarray) -> None:
         self.maps, self._top, self._end = maps, 0, 0
 
-    def move(self, top: int, end: int, keep: bool) -> tuple[int, np.ndarray]:
-        """Make room for the rows from `top` to `end`; return which of them are missing from where on, and their place.
-
-        Where `keep`, those that are in memory are kept.
-        """
-        kept = max(0, self._end - top) if keep else 0
+    def move(self, top: int, end: int) -> tuple[int, np.ndarray]:
+        """Move to the rows from `top` to `end`; return from which row on they are missing, and the place for those."""
+        kept = max(0, self._end - top)
         if kept:
             first = top - self._top
             self.maps[:, :kept] = self.maps[:, first:first + kept]
@@ -258,7 +255,7 @@ class _Layer:
         return self.maps[:, row - self._top:]
 
 
-def _rotated_weights(geometry: Geometry, weights: Weights, turn: int) -> dict[str, np.ndarray]:
+def rotated_weights(geometry: Geometry, weights: Weights, turn: int) -> dict[str, np.ndarray]:
     """Weights whose output for a box is that of `weights` for the box rotated by `turn` x 90 degrees."""
     side, maps = geometry.layer_sizes[-1], geometry.maps[-1]
     kernels = {name: value for name, value in weights.items() if name.startswith("conv") and name.endswith("kernel")}
