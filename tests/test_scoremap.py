@@ -72,9 +72,9 @@ def divided(crop, boxes=1, band=1, block=1, tile=None):
     crop.setattr(scan, "BAND_ROWS", band)
     crop.setattr(stage, "CACHE_BYTES", block)
     if tile is not None:
-        crop.setattr(convolution, "CACHE_BYTES", block)
+        crop.setattr(convolution, "COLUMNS", 128)
         crop.setattr(stage, "FOURIER_BYTES", block)
-        crop.setattr(stage, "fastest_tile", lambda kernel, spacing, columns: max(tile, kernel[0]))
+        crop.setattr(stage, "fastest_tile", lambda kernel, spacing, rows: max(tile, kernel[0]))
 
 
 @settings(max_examples=30, deadline=None)

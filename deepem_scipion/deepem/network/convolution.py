@@ -1,10 +1,11 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Convolution with large kernels, by discrete Fourier transforms along the rows.
+"""Convolution with large kernels, by discrete Fourier transforms along the columns.
 
-A row is divided into overlapping tiles. The transform turns the convolution along rows into products; along columns it
-remains a sum over the kernel's rows. All three steps, the transform, the sum of products and the inverse transform, are
-weighted sums. As the tiles are short, this is faster than fast Fourier transforms.
+The rows of an image are divided into overlapping tiles. The transform turns the convolution along columns into
+products; along rows it remains a sum over the kernel's columns. All three steps, the transform, the sum of products and
+the inverse transform, are weighted sums of whole rows. As the tiles are short, this is faster than fast Fourier
+transforms.
 """
 
 from __future__ import annotations
@@ -13,16 +14,14 @@ import math
 
 import numpy as np
 
-from .kernels import ROOM, Memory, WeightedSums
+from .kernels import Memory, WeightedSums
 
-# Coefficients or positions that are computed together; also the real and imaginary parts of three maps.
+# Coefficients or rows that are computed together; also the real and imaginary parts of three maps.
 TOGETHER = 6
-# Samples in a tile, so that its coefficients can be computed together.
+# Rows in a tile, so that its coefficients can be computed together.
 TILES = range(10, 259, 6)
-# Spectra of a block of rows about fit into the cache of a core.
-CACHE_BYTES = 2 * 2**20
-# Copying a pixel takes as long as this many multiplications.
-COPY = 50
+# Columns whose spectra about fit into the cache of a core.
+COLUMNS = 512
 
 
 class FourierConvolution:
@@ -37,7 +36,7 @@ class FourierConvolution:
     spacing : int
         Distance in pixels between neighbouring samples that the kernel is applied to.
     tile : int
-        Samples in a tile, see `fastest_tile`.
+        Samples of a column in a tile, see `fastest_tile`.
     """
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray, spacing: int, tile: int) -> None:
@@ -60,67 +59,62 @@ class FourierConvolution:
                          for first in range(0, back.shape[1], TOGETHER)]
         self._memory = Memory()
 
-    def __call__(self, target: np.ndarray, pixels: np.ndarray, columns: int) -> None:
+    def rows(self, rows: int) -> int:
+        """Return how many rows the target of this many rows must have room for."""
+        each = self.valid * self.spacing
+        return rows // each * each + len(self._inverse) * TOGETHER * self.spacing
+
+    def __call__(self, target: np.ndarray, pixels: np.ndarray, rows: int, columns: int) -> None:
         """Convolve rows and apply the sigmoid.
 
         Parameters
         ----------
-        target : (maps, rows, cols) float32 array
-            Overwritten; at least `columns` columns.
+        target : (maps, >= self.rows(rows), >= columns) float32 array
+            Overwritten; made by `Memory`.
         pixels : (channels, rows + (k - 1) spacing, cols) float32 array
             Made by `Memory`.
-        columns : int
-            Number of columns of the result.
+        rows, columns : int
+            Size of the result.
         """
-        tiles = math.ceil(columns / (self.valid * self.spacing))
-        wide = tiles * self.spacing  # columns of spectra: the tiles of each remainder modulo the spacing
-        rows = max(1, CACHE_BYTES // (4 * wide * self.tile * TOGETHER))
-        for first in range(0, target.shape[1], rows):
-            part = target[:, first:first + rows]
-            spectra = self._transform(pixels[:, first:], part.shape[1] + (self.side - 1) * self.spacing, tiles)
-            taps = _taps(spectra, self.side, self.spacing * wide)
-            for number, products in enumerate(self._products):
-                self._multiply(part[number * 3:number * 3 + 3], spectra, products, taps, tiles, columns)
+        for top in range(0, rows, self.valid * self.spacing):
+            left_rows = rows - top + (self.side - 1) * self.spacing
+            for left in range(0, columns, COLUMNS):
+                wide = min(COLUMNS, columns - left)
+                spectra = self._transform(pixels[:, top:, left:], left_rows, wide + (self.side - 1) * self.spacing)
+                for number, products in enumerate(self._products):
+                    self._multiply(target[number * 3:number * 3 + 3, top:, left:], spectra, products, wide)
 
-    def _transform(self, pixels: np.ndarray, rows: int, tiles: int) -> np.ndarray:
-        """Spectra of all rows, channel by channel: (channels, coefficients, 1, rows * columns)."""
-        wide = tiles * self.spacing
-        samples = self._memory.maps("samples", self.channels * self.tile, 1, rows * wide)
-        plane, row, column = pixels.strides
-        overlapping = np.lib.stride_tricks.as_strided(
-            pixels, (self.channels, self.tile, rows, tiles, self.spacing),
-            (plane, column * self.spacing, row, column * self.spacing * self.valid, column))
-        samples = samples.reshape(self.channels, self.tile, 1, -1)
-        samples[..., 0, :rows * wide].reshape(overlapping.shape)[:] = overlapping
-        spectra = self._memory.maps("spectra", self.channels * len(self._forward) * TOGETHER, 1, rows * wide)
-        spectra = spectra.reshape(self.channels, -1, 1, spectra.shape[-1])
-        where = np.arange(self.tile) * (samples.strides[1] // 4)
+    def _transform(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """Spectra of one tile: (channels, coefficients, remainders of the row modulo the spacing, columns)."""
+        spectra = self._memory.maps("spectra", self.channels * len(self._forward) * TOGETHER, self.spacing, columns)
+        spectra = spectra.reshape(self.channels, -1, *spectra.shape[1:])
+        whole, more = divmod(min(rows, self.tile * self.spacing), self.spacing)
+        where = np.arange(whole + 1) * (self.spacing * pixels.strides[1] // 4)
         for number, forward in enumerate(self._forward):
-            forward(spectra[:, number * TOGETHER:(number + 1) * TOGETHER], samples[:, 0], where, rows * wide)
+            part = spectra[:, number * TOGETHER:(number + 1) * TOGETHER]
+            if more:  # these remainders have one row more than the others
+                forward(part[:, :, :more], pixels, where, columns)
+            if whole:
+                forward(part[:, :, more:], pixels[:, more:], where[:whole], columns)
         return spectra
 
-    def _multiply(self, target: np.ndarray, spectra: np.ndarray, products: WeightedSums, taps: np.ndarray, tiles: int,
-                  columns: int) -> None:
-        """Compute up to three maps from the spectra."""
-        maps, rows = target.shape[:2]
-        wide, frequencies = tiles * self.spacing, self.tile // 2 + 1
-        sums = self._memory.maps("sums", frequencies * TOGETHER, 1, rows * wide)
-        sums = sums.reshape(frequencies, TOGETHER, 1, -1)
-        products(sums, spectra[0, ::2], taps, rows * wide)
-        result = self._memory.maps("result", maps * len(self._inverse) * TOGETHER, 1, rows * wide)
-        result = result.reshape(maps, -1, 1, result.shape[-1])
+    def _multiply(self, target: np.ndarray, spectra: np.ndarray, products: WeightedSums, columns: int) -> None:
+        """Compute up to three maps of one tile from the spectra."""
+        maps, frequencies = len(target), self.tile // 2 + 1
+        sums = self._memory.maps("sums", frequencies * TOGETHER, self.spacing, columns)
+        sums = sums.reshape(frequencies, TOGETHER, *sums.shape[1:])
+        channel, part = (stride // 4 for stride in spectra.strides[:2])
+        taps = (np.arange(self.side)[:, None, None] * self.spacing + np.arange(self.channels)[:, None] * channel
+                + np.arange(2) * part)
+        products(sums, spectra[0, :2 * frequencies:2], taps.ravel(), columns)
         where = (np.arange(frequencies)[:, None] * TOGETHER + np.arange(2)).ravel() * (sums.strides[1] // 4)
+        each = TOGETHER * self.spacing
         for number, inverse in enumerate(self._inverse):
-            inverse(result[:, number * TOGETHER:(number + 1) * TOGETHER], sums[0, :2 * maps:2], where, rows * wide)
-        ordered = result[:, :self.valid, 0, :rows * wide].reshape(maps, self.valid, rows, tiles, self.spacing)
-        ordered = ordered.transpose(0, 2, 3, 1, 4)
-        each = self.valid * self.spacing
-        whole = columns // each * each
-        target[:, :, :whole].reshape(maps, rows, -1, self.valid, self.spacing)[:] = ordered[:, :, :columns // each]
-        target[:, :, whole:columns] = ordered[:, :, -1].reshape(maps, rows, each)[:, :, :columns - whole]
+            rows = target[:, number * each:(number + 1) * each]
+            inverse(rows.reshape(maps, TOGETHER, self.spacing, -1), sums[0, :2 * maps:2], where, columns)
 
 
-def fastest_tile(kernel: tuple[int, ...], spacing: int, columns: int) -> int | None:
+def fastest_tile(kernel: tuple[int, ...], spacing: int, rows: int) -> int | None:
     """Choose the tiles of the fastest convolution by Fourier transforms.
 
     Parameters
@@ -129,29 +123,28 @@ def fastest_tile(kernel: tuple[int, ...], spacing: int, columns: int) -> int | N
         Shape of the kernel: k, k, channels, maps.
     spacing : int
         Distance in pixels between neighbouring samples.
-    columns : int
-        Columns of the result.
+    rows : int
+        Rows of the result.
 
     Returns
     -------
     int or None
-        Samples in a tile; None if the direct convolution is faster.
+        Samples of a column in a tile; None if the direct convolution is faster.
     """
-    tiles = [tile for tile in TILES if tile >= kernel[0] and tile * spacing <= ROOM]
-    cost = {tile: products(kernel, spacing, columns, tile) for tile in tiles}
+    cost = {tile: products(kernel, spacing, rows, tile) for tile in TILES if tile >= kernel[0]}
     best = min(cost, key=cost.__getitem__, default=None)
     return None if best is None or math.prod(kernel) <= cost[best] else best
 
 
-def products(kernel: tuple[int, ...], spacing: int, columns: int, tile: int) -> float:
-    """Estimate how many multiplications the convolution by Fourier transforms needs.
+def products(kernel: tuple[int, ...], spacing: int, rows: int, tile: int) -> float:
+    """Count the multiplications that the convolution by Fourier transforms needs.
 
     Parameters
     ----------
-    kernel, spacing, columns
+    kernel, spacing, rows
         As for `fastest_tile`.
     tile : int
-        Samples in a tile.
+        Samples of a column in a tile.
 
     Returns
     -------
@@ -160,27 +153,19 @@ def products(kernel: tuple[int, ...], spacing: int, columns: int, tile: int) -> 
     """
     side, _, channels, maps = kernel
     valid = tile - side + 1
-    tiles = math.ceil(columns / (valid * spacing)) * spacing
-    coefficients = 2 * (tile // 2 + 1)
-    each = coefficients * (channels * tile * 1.5 + 2 * side * channels * 3 * math.ceil(maps / 3) + maps * valid)
-    return tiles * (each + COPY * (channels * tile * 1.5 + maps * valid)) / columns
+    margin = 1 + (side - 1) * spacing / COLUMNS
+    each = 2 * (tile // 2 + 1) * (channels * tile * margin + 2 * side * channels * TOGETHER // 2 * math.ceil(maps / 3)
+                                  + maps * TOGETHER * math.ceil(valid / TOGETHER))
+    return math.ceil(rows / (valid * spacing)) * spacing * each / rows
 
 
 def _spectra(kernel: np.ndarray, tile: int) -> list[np.ndarray]:
-    """Weights of the products, for three maps each: (frequency, row, channel and part, map and part)."""
+    """Weights of the products, for three maps each: (frequency; column, channel and part; map and part)."""
     side, _, channels, maps = kernel.shape
     padded = np.zeros((side, side, channels, 3 * math.ceil(maps / 3)))
     padded[..., :maps] = kernel
-    spectrum = np.fft.rfft(padded, tile, axis=1).conj().transpose(1, 0, 2, 3)
+    spectrum = np.fft.rfft(padded, tile, axis=0).conj()
     weights = np.stack([np.stack([spectrum.real, spectrum.imag], -1), np.stack([-spectrum.imag, spectrum.real], -1)],
-                       3)  # (frequency, row, channel, part of the pixels, map, part of the result)
+                       3)  # (frequency, column, channel, part of the pixels, map, part of the result)
     return [weights[..., first:first + 3, :].reshape(len(weights), -1, TOGETHER)
             for first in range(0, padded.shape[3], 3)]
-
-
-def _taps(spectra: np.ndarray, side: int, row: int) -> np.ndarray:
-    """Positions, for a frequency, of the rows, channels and parts."""
-    following, plane = spectra.strides[0] // 4, spectra.strides[1] // 4
-    rows, channels = np.arange(side) * row, np.arange(len(spectra)) * following
-    taps: np.ndarray = (rows[:, None, None] + channels[:, None] + np.arange(2) * plane).ravel()
-    return taps

@@ -69,7 +69,7 @@ class WeightedSums:
         vectors = max(n for n in VECTORS if n * maps <= max(accumulators, maps))
         self.columns = lanes * vectors
         self._function = _compiled(maps, vectors, lanes, stride, sigmoid)
-        self._constants = (taps, self._weights.ctypes.data, taps * maps * (self._weights.ndim == 3),
+        self._constants = (self._weights.ctypes.data, taps * maps * (self._weights.ndim == 3),
                            self._bias.ctypes.data, maps * (self._bias.ndim == 2))
 
     def __call__(self, targets: np.ndarray, sources: np.ndarray, offsets: np.ndarray, columns: int,
@@ -83,7 +83,7 @@ class WeightedSums:
         sources : (n, rows, cols) float32 array
             Its first element is that of offset 0 for the first result.
         offsets : (taps,) int64 array
-            Position of each tap in elements of a source, contiguous.
+            Position of each tap in elements of a source, contiguous; fewer than there are weights for a shorter sum.
         columns : int
             Number of results in a row.
         row_stride : int
@@ -92,7 +92,7 @@ class WeightedSums:
         following, plane, row, _ = targets.strides
         source, source_row, _ = sources.strides
         self._function(targets.ctypes.data, following // 4, plane // 4, row // 4, sources.ctypes.data, source // 4,
-                       source_row // 4 * row_stride, offsets.ctypes.data, *self._constants, len(sources),
+                       source_row // 4 * row_stride, offsets.ctypes.data, len(offsets), *self._constants, len(sources),
                        targets.shape[2], columns)
 
 

@@ -73,22 +73,28 @@ class Stage:
             Number of columns of the result.
         """
         wide = (columns - 1) * self.stride + self._window + 1  # columns of the convolved maps
-        tile = fastest_tile(self._kernels[0].shape, self.spacing, wide)
+        tile = fastest_tile(self._kernels[0].shape, self.spacing, self._convolved_rows(target.shape[1]))
         maps = self.maps // (1 if tile else len(self._direct[0]))
         rows = max(1, ((FOURIER_BYTES if tile else CACHE_BYTES) // (4 * maps * wide) - self._window) // self.stride)
         for first in range(0, target.shape[1], rows):
             last = min(first + rows, target.shape[1])
-            convolved = self._memory.maps("convolved", maps, (last - first - 1) * self.stride + self._window + 1, wide)
+            high = self._convolved_rows(last - first)
+            room = self._by_fourier(tile)[0].rows(high) if tile else high
+            convolved = self._memory.maps("convolved", maps, room, wide)
             cell = positions(convolved[:1], self._pool, self.spacing)
             for start in range(0, len(target), maps):
                 group, number = divmod(start, self.maps)
                 pixels = source[group * self.channels:(group + 1) * self.channels, first * self.stride:]
                 if tile:
-                    self._by_fourier(tile)[group](convolved, pixels, wide)
+                    self._by_fourier(tile)[group](convolved, pixels, high, wide)
                 else:
                     self._direct[group][number // maps](convolved[None], pixels[:1],
                                                         positions(pixels, self.side, self.spacing), wide)
                 self._mean(target[start:start + maps, None, first:last], convolved, cell, columns, self.stride)
+
+    def _convolved_rows(self, rows: int) -> int:
+        """Count the rows of the convolved maps that this many rows of the result depend on."""
+        return (rows - 1) * self.stride + self._window + 1
 
     def _by_fourier(self, tile: int) -> list[FourierConvolution]:
         """Convolution of each group."""
