@@ -25,7 +25,7 @@ from .stage import Stage
 Weights = Mapping[str, np.ndarray]
 
 # Rows of the micrograph in a band, and least rows in a strip, in boxes; see `Scanner`.
-BAND_ROWS = 128
+BAND_ROWS = 256
 MIN_STRIP_BOXES = 2
 
 
