@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--updates", type=int, default=2)
     options = parser.parse_args()
-    runtime.start()
+    runtime.start_keras()
     from deepem_scipion.deepem.network import layers
 
     large = layers.LARGE_KERNEL

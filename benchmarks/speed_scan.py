@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Parts of speed.py: the convolutions of a scan, and the scan compared with the network box by box."""
+"""Part of speed.py: the scan compared with the network box by box."""
 
 import math
 import statistics
@@ -14,52 +14,6 @@ from timing import geometry_of, initial_weights, seconds, timed
 SCANS = {"klh": ((2048, 2048), 20), "19s": ((1855, 1919), 20), "26s": ((1855, 1919), 20),
          "inflammasome": ((1855, 1919), 20), "auto": ((1024, 1024), 2)}
 SAMPLE = {"klh": 64, "auto": 2048}  # boxes timed one by one; 256 for the other networks
-
-
-def convolutions(options):
-    """Time the convolutions of all layers, direct and by Fourier transforms, and compare with the estimates."""
-    import tensorflow as tf
-
-    from deepem_scipion.deepem import runtime
-    from deepem_scipion.deepem.network import convolution
-
-    figures = []
-    for name, (shape, _) in SCANS.items():
-        geometry, side, channels = geometry_of(name), min(shape), 1
-        for number, (kernel, pool, maps) in enumerate(zip(geometry.kernels, geometry.pools, geometry.maps), 1):
-            maps *= 4 if number == 1 else 1
-            rng = np.random.default_rng(0)
-            layer = convolution.Convolution(rng.normal(size=(kernel, kernel, channels, maps)), np.zeros(maps))
-            out = min(400, side - kernel + 1) // 4 * 4
-            image = rng.normal(size=(out + kernel - 1, out + kernel - 1, channels)).astype(np.float32)
-            tensor = tf.constant(image[np.newaxis])
-            direct = runtime.compiled(
-                lambda x, c=layer: convolution.direct(x, c.shifted_kernels, c.bias, c.columns),
-                (1, None, None, channels))
-            threads = runtime.threads()
-
-            def fourier(tile, layer=layer, image=image, threads=threads):
-                list(runtime.pool().map(lambda _: layer.by_fourier(image, tile), range(threads)))
-
-            measured = {"direct": seconds(lambda direct=direct, x=tensor: direct(x), 3) * threads}
-            estimated = {"direct": convolution.direct_ns(image.shape, layer.kernel.shape) / 1e9}
-            for tile in (size for size in convolution.TILES if kernel * 1.5 <= size <= 256):
-                measured[str(tile)] = seconds(lambda tile=tile: fourier(tile), 3)
-                estimated[str(tile)] = convolution.fourier_ns(image.shape, layer.kernel.shape, tile) / 1e9
-            figures.append({"network": name, "layer": number, "kernel": kernel, "channels": channels, "maps": maps,
-                            "output": out, "measured_core_s": measured, "estimated_core_s": estimated})
-            side, channels = (side - kernel + 1) // pool, geometry.maps[number - 1]
-    rows = [("network", "layer", "kernel", "channels, maps", "direct, ms (estimated)",
-             "best by Fourier transform, ms (estimated)", "tile", "selected")]
-    for row in figures:
-        measured, estimated = row["measured_core_s"], row["estimated_core_s"]
-        tiles = {tile: value for tile, value in measured.items() if tile != "direct"}
-        best = min(tiles, key=tiles.get)
-        selected = min(estimated, key=estimated.get)
-        rows.append((row["network"], row["layer"], row["kernel"], f"{row['channels']}, {row['maps']}",
-                     f"{1e3 * measured['direct']:.1f} ({1e3 * estimated['direct']:.1f})",
-                     f"{1e3 * tiles[best]:.1f} ({1e3 * estimated[best]:.1f})", best, selected))
-    return figures, ["### Convolutions: milliseconds of one core for blocks of 400 x 400", "", *table(*rows)]
 
 
 def operations(geometry, shape, step, n_boxes):

@@ -379,7 +379,8 @@ def test_choices_of_the_command_line_are_those_of_the_method():
     assert set(PRESET_NAMES) == set(PRESETS) and set(TRAINING_PRESET_NAMES) == set(TRAINING_PRESETS)
 
 
-@pytest.mark.parametrize("command", ["", "train", "tune", "pick", "worker", "evaluate", "report", "info", "demo"])
+@pytest.mark.parametrize("command", ["", "train", "tune", "pick", "worker", "evaluate", "report", "info", "export",
+                                     "demo"])
 def test_help_imports_no_scientific_library(command):
     code = ("import sys; from deepem_scipion.deepem.commands.main import main\n"
             "try: main([*sys.argv[1:], '--help'])\n"

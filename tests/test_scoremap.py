@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepem_scipion.deepem import runtime
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.network import scan, stage
+from deepem_scipion.deepem.network import convolution, kernels, scan, stage
 from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
 
 
@@ -66,24 +66,27 @@ def test_score_of_several_networks_is_the_mean_of_their_scores(step):
     assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
-def in_blocks(crop, block_bytes, tile=None):
-    """Make scans use blocks of this size and, if a tile is given, Fourier transforms for all convolutions."""
-    crop.setattr(runtime, "state", runtime.State(runtime.state.threads, block_bytes=block_bytes))
+def divided(crop, boxes=1, band=1, block=1, tile=None):
+    """Make strips, bands and blocks this small; with `tile`, use Fourier transforms for all convolutions."""
+    crop.setattr(scan, "MIN_STRIP_BOXES", boxes)
+    crop.setattr(scan, "BAND_ROWS", band)
+    crop.setattr(stage, "CACHE_BYTES", block)
     if tile is not None:
-        crop.setattr(stage, "fastest_tile", lambda shape, kernel: max(tile, kernel[0]))
+        crop.setattr(convolution, "COLUMNS", 128)
+        crop.setattr(stage, "FOURIER_BYTES", block)
+        crop.setattr(stage, "fastest_tile", lambda kernel, spacing, rows: max(tile, kernel[0]))
 
 
-@settings(max_examples=20)
+@settings(max_examples=30, deadline=None)
 @given(geometries(), st.integers(1, 30), st.integers(0, 25), st.integers(0, 25), st.sampled_from([1, 4]),
-       st.integers(0, 9), st.integers(1, 4), st.sampled_from([None, 16, 32]))
-def test_scan_in_blocks_agrees_with_the_box_by_box_scan_both_directly_and_by_fourier_transforms(
-        geometry, step, extra_rows, extra_cols, rotations, seed, blocks, tile):
+       st.integers(0, 9), st.integers(1, 40), st.sampled_from([1, 10_000]), st.sampled_from([None, 4, 10, 17]))
+def test_scan_in_bands_and_blocks_agrees_with_the_box_by_box_scan_both_directly_and_by_fourier_transforms(
+        geometry, step, extra_rows, extra_cols, rotations, seed, band, block, tile):
     shape = (geometry.box + extra_rows, geometry.box + extra_cols)
     pixels = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     weights = random_weights(geometry, seed)
-    maps = max(rotations * geometry.maps[0], *geometry.maps)
     with pytest.MonkeyPatch.context() as crop:
-        in_blocks(crop, 4 * maps * (geometry.box // blocks)**2, tile)
+        divided(crop, 1, band, block, tile)
         fast = scan.Scanner(geometry, [weights], step, rotations).scan(pixels)
     plain = scan.score_map_box_by_box(pixels, geometry, [weights], step, rotations)
     np.testing.assert_allclose(fast, plain, atol=1e-5)
@@ -102,14 +105,16 @@ def test_fast_scan_agrees_for_the_presets_of_the_paper(name):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5])
-def test_scan_in_bands_gives_the_same_scores(monkeypatch, step):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_scores_do_not_depend_on_strips_and_bands(monkeypatch, step, threads):
     geometry = Geometry(28, (5, 3, 2), (2, 2, 2))
-    pixels = np.random.default_rng(2).normal(size=(90, 57)).astype(np.float32)
-    weights = random_weights(geometry)
-    whole = scan.Scanner(geometry, [weights], step).scan(pixels)
-    monkeypatch.setattr(scan, "BAND_BYTES", 30 * 57 * 4 * 12)
-    banded = scan.Scanner(geometry, [weights], step).scan(pixels)
-    np.testing.assert_allclose(banded, whole, atol=1e-6)
+    pixels = np.random.default_rng(2).normal(size=(130, 57)).astype(np.float32)
+    scanner = scan.Scanner(geometry, [random_weights(geometry)], step)
+    monkeypatch.setattr(scan, "MIN_STRIP_BOXES", 99)
+    whole = scanner.scan(pixels)
+    monkeypatch.setattr(runtime.state, "threads", threads)
+    divided(monkeypatch, 1, 11)
+    np.testing.assert_array_equal(scanner.scan(pixels), whole)
 
 
 BLOBS = Geometry(28, (5, 3, 2), (2, 2, 2))
@@ -124,28 +129,6 @@ def scanner_for(geometry, step):
     return scan.Scanner(geometry, [random_weights(geometry)], step)
 
 
-@pytest.mark.parametrize("tile", [None, 16, 32])
-@pytest.mark.parametrize("block_bytes", [4_000, 40_000])
-def test_blocks_cover_the_image_and_their_maps_are_no_larger_than_requested(monkeypatch, block_bytes, tile):
-    pixels = noise(100, 140)
-    expected = scanner_for(BLOBS, 4).scan(pixels)
-    sizes = []
-    pooled = stage.Stage.pooled_block
-
-    def measured(self, block, tile):
-        side, _, _, maps = self.convolution.kernel.shape
-        sizes.append(4 * maps * (block.shape[0] - side + 1) * (block.shape[1] - side + 1))
-        return pooled(self, block, tile)
-
-    monkeypatch.setattr(stage.Stage, "pooled_block", measured)
-    in_blocks(monkeypatch, block_bytes, tile)
-    np.testing.assert_allclose(scanner_for(BLOBS, 4).scan(pixels), expected, atol=1e-6)
-    # Maps of the first stage, four rotations together. Tiles are not divided, however small blocks should be.
-    whole, of_tile = 4 * 24 * (100 - 4) * (140 - 4), 0 if tile is None else 4 * 24 * (tile - 4)**2
-    assert max(sizes) <= max(block_bytes, of_tile)
-    assert len(sizes) > whole / max(block_bytes, of_tile)
-
-
 @pytest.mark.parametrize("geometry, step", [(BLOBS, 8), (BLOBS, 3), (WITH_CLASSES, 4)])
 def test_scanner_used_for_images_of_different_sizes_gives_the_scores_of_new_scanners(geometry, step):
     images = [noise(80, 61, 1), noise(50, 90, 2), noise(90, 50, 3), noise(80, 61, 4)]
@@ -155,16 +138,17 @@ def test_scanner_used_for_images_of_different_sizes_gives_the_scores_of_new_scan
         np.testing.assert_array_equal(scores, scanner_for(geometry, step).scan(image))
 
 
-def test_two_scanners_at_once_give_the_scores_of_each_alone(monkeypatch):
-    in_blocks(monkeypatch, 20_000)
-    cases = [(scanner_for(BLOBS, 4), [noise(70 + 3 * n, 90, n) for n in range(4)]),
-             (scanner_for(WITH_CLASSES, 5), [noise(60, 110 - 2 * n, n + 4) for n in range(4)])]
-    alone = [[scanner.scan(image) for image in images] for scanner, images in cases]
+def test_scanner_used_by_two_threads_gives_the_scores_of_one(monkeypatch):
+    monkeypatch.setattr(runtime.state, "threads", 2)
+    divided(monkeypatch)
+    scanner = scanner_for(WITH_CLASSES, 5)
+    cases = [[noise(70 + 3 * n, 90, n) for n in range(4)], [noise(60, 110 - 2 * n, n + 4) for n in range(4)]]
+    alone = [[scanner.scan(image) for image in images] for images in cases]
     begin = threading.Barrier(2)
 
-    def scan_images(case):
+    def scan_images(images):
         begin.wait(600)
-        return [case[0].scan(image) for image in case[1]]
+        return [scanner.scan(image) for image in images]
 
     with ThreadPoolExecutor(2) as threads:
         together = list(threads.map(scan_images, cases))
@@ -173,31 +157,51 @@ def test_two_scanners_at_once_give_the_scores_of_each_alone(monkeypatch):
             np.testing.assert_array_equal(scores, scores_alone)
 
 
-@pytest.mark.parametrize("failing", [0, 5, 60])  # the last is of a later stage
-def test_error_of_one_block_is_raised_after_all_have_ended_and_the_next_scan_is_correct(monkeypatch, failing):
-    in_blocks(monkeypatch, 20_000)
+@pytest.mark.parametrize("failing", [0, 1, 7])
+def test_error_in_one_strip_is_raised_after_all_have_ended_and_the_next_scan_is_correct(monkeypatch, failing):
+    monkeypatch.setattr(runtime.state, "threads", 3)
+    divided(monkeypatch, 1, 30)
     scanner, pixels = scanner_for(BLOBS, 4), noise(90, 120)
-    pooled = stage.Stage.pooled_block
+    apply = stage.Stage.__call__
     begun, ended = [], []
 
-    def counted(self, block, tile):
+    def counted(self, *arguments):
         begun.append(number := len(begun))
         try:
             if number == failing:
-                raise ValueError("this block")
-            if number == failing + 1:
-                time.sleep(0.3)  # still running when the error occurs
-            return pooled(self, block, tile)
+                raise ValueError("this stage")
+            time.sleep(0.02)  # others are still running when the error occurs
+            return apply(self, *arguments)
         finally:
             ended.append(number)
 
     expected = scanner.scan(pixels)
     with monkeypatch.context() as crop:
-        crop.setattr(stage.Stage, "pooled_block", counted)
-        with pytest.raises(ValueError, match="this block"):
+        crop.setattr(stage.Stage, "__call__", counted)
+        with pytest.raises(ValueError, match="this stage"):
             scanner.scan(noise(90, 120, seed=1))
         assert len(ended) == len(begun) > failing
     np.testing.assert_array_equal(scanner.scan(pixels), expected)
+
+
+def test_memory_does_not_grow_with_the_height_of_the_micrograph(monkeypatch):
+    monkeypatch.setattr(runtime.state, "threads", 1)
+    sizes = []
+    for rows in (400, 1200):
+        runtime.pool.cache_clear()  # a thread without any memory
+        scanner = scanner_for(BLOBS, 2)
+        peak, wanted = [], kernels.Memory.maps
+
+        def measured(self, *arguments, peak=peak, wanted=wanted):
+            found = wanted(self, *arguments)
+            peak.append(found.nbytes)
+            return found
+
+        with monkeypatch.context() as crop:
+            crop.setattr(kernels.Memory, "maps", measured)
+            scanner.scan(noise(rows, 100))
+        sizes.append(max(peak))
+    assert sizes[0] == sizes[1]
 
 
 def test_scores_rotate_with_the_micrograph():

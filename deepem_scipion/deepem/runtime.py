@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Start-up of TensorFlow: device, threads, determinism, memory, and its messages kept off the terminal."""
+"""Threads of this process; for training also the start-up of TensorFlow: device, determinism, quiet start."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ import functools
 import logging
 import os
 import platform
-import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from .errors import DeepEMError
 
 log = logging.getLogger(__name__)
-
-# Bytes of feature maps that a CPU thread, or a GPU, convolves and pools at a time.
-CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 12 * 2**20, 512 * 2**20
-MIN_BLOCK_BYTES = 2**20
 
 
 @dataclass
@@ -35,27 +28,48 @@ class State:
     threads : int or None
         Number of threads given to `start`; None for one per available core.
     gpu : str or None
-        Name of the GPU; None if the network is computed on the CPU.
-    block_bytes : int or None
-        Size of blocks after memory was short; None before.
+        Name of the GPU on which networks are trained; None for the CPU.
     started : bool
         Whether `start` was called.
+    keras_started : bool
+        Whether `start_keras` was called.
     """
 
     threads: int | None = None
     gpu: str | None = None
-    block_bytes: int | None = None
     started: bool = False
+    keras_started: bool = False
 
 
 state = State()
-_halving = threading.Lock()
 
 
 def start(number_of_threads: int | None = None) -> str:
-    """Import TensorFlow, set its threads and make its computations deterministic.
+    """Set the number of threads; called once before micrographs are scanned, which is done on the CPU.
 
-    It is called once, before the network or the scan is used. GPU memory is allocated as needed.
+    Parameters
+    ----------
+    number_of_threads : int, optional
+        Threads of all libraries together; default is one per available core.
+
+    Returns
+    -------
+    str
+        Description of the device, which is also logged.
+
+    Raises
+    ------
+    DeepEMError
+        If the number is below 1.
+    """
+    _set_threads(number_of_threads)
+    return _log_device(_cpu())
+
+
+def start_keras(number_of_threads: int | None = None) -> str:
+    """Import TensorFlow, set its threads and make its computations deterministic; called once before training.
+
+    GPU memory is allocated as needed.
 
     Parameters
     ----------
@@ -72,28 +86,20 @@ def start(number_of_threads: int | None = None) -> str:
     DeepEMError
         If TensorFlow cannot be imported, has been started with other settings, or is not Keras's backend.
     """
-    if number_of_threads is not None and number_of_threads < 1:
-        raise DeepEMError(f"threads {number_of_threads}: expected at least 1")
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise DeepEMError(f"KERAS_BACKEND is {backend!r}: expected tensorflow; unset this environment variable")
-    state.threads = number_of_threads
-    pool.cache_clear()
-    direct_convolution_slots.cache_clear()
+    _set_threads(number_of_threads)
     try:
         with _silent_stderr():
             state.gpu = start_tensorflow(number_of_threads)
     except ImportError as error:
-        raise DeepEMError(f"TensorFlow cannot be imported ({error}); in Python 3.10 to 3.12 install what the program "
-                          "needs with: pip install 'scipion-em-deepem[program]'") from error
+        raise DeepEMError(f"training needs TensorFlow, which cannot be imported ({error}); in Python 3.10 to 3.12 "
+                          "install it with: pip install 'scipion-em-deepem[program]'") from error
     except RuntimeError as error:
         raise DeepEMError(f"TensorFlow cannot be started with these settings ({error}); use a new process") from error
-    _limit_blas()
-    pool(), direct_convolution_slots()  # created here, so that no two threads create one each
-    state.started = True
-    device = _device()
-    log.info("device: %s", device)
-    return device
+    state.keras_started = True
+    return _log_device(_training_device())
 
 
 def ensure_started() -> None:
@@ -102,8 +108,14 @@ def ensure_started() -> None:
         start()
 
 
+def ensure_keras_started() -> None:
+    """Call `start_keras` unless it was called, with the number of threads given to `start`."""
+    if not state.keras_started:
+        start_keras(state.threads)
+
+
 def start_tensorflow(number_of_threads: int | None) -> str | None:
-    """Import and configure TensorFlow; called by `start`.
+    """Import and configure TensorFlow; called by `start_keras`.
 
     Parameters
     ----------
@@ -139,7 +151,7 @@ def versions() -> dict[str, str]:
         Version by package, "not installed" if it is missing.
     """
     found = {"python": platform.python_version()}
-    for package in ("scipion-em-deepem", "tensorflow", "keras", "numpy"):
+    for package in ("scipion-em-deepem", "tensorflow", "keras", "numpy", "llvmlite"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -161,97 +173,47 @@ def threads() -> int:
 
 @functools.lru_cache(maxsize=None)
 def pool() -> ThreadPoolExecutor:
-    """Return the `threads` threads that compute the blocks of all micrographs being scanned."""
-    return ThreadPoolExecutor(threads(), "block")
-
-
-@functools.lru_cache(maxsize=None)
-def direct_convolution_slots() -> threading.Semaphore:
-    """Return the semaphore to hold during a direct convolution.
-
-    TensorFlow computes one with several threads, and more than one for every two threads would slow each other down.
-    """
-    return threading.Semaphore(max(1, threads() // 2))
+    """Return the `threads` threads that compute the strips of all micrographs being scanned."""
+    return ThreadPoolExecutor(threads(), "strip")
 
 
 def on_gpu() -> bool:
-    """Return whether the network is computed on a GPU."""
+    """Return whether networks are trained on a GPU."""
     return state.gpu is not None
 
 
-def block_bytes() -> int:
-    """Return the number of bytes of feature maps that are computed at a time."""
-    if state.block_bytes is not None:
-        return state.block_bytes
-    return GPU_BLOCK_BYTES if on_gpu() else CPU_BLOCK_BYTES
+def _set_threads(number: int | None) -> None:
+    if number is not None and number < 1:
+        raise DeepEMError(f"threads {number}: expected at least 1")
+    state.threads = number
+    pool.cache_clear()
+    pool()  # created here, so that no two threads create one each
+    _limit_blas()
+    state.started = True
 
 
-def halve_blocks(error: Exception, tried: int) -> bool:
-    """Halve `block_bytes` after an out-of-memory error.
-
-    Parameters
-    ----------
-    error : Exception
-        Any error of a computation.
-    tried : int
-        Bytes of the blocks that did not fit. If another micrograph has had them halved in the meantime, they are not
-        halved again.
-
-    Returns
-    -------
-    bool
-        Whether to try again with the new size; False for other errors, and if the blocks are small already.
-    """
-    text = f"{type(error).__name__} {error}".lower()
-    if not re.search(r"memoryerror|out ?of ?memory|resource_?exhausted|\boom\b", text):
-        return False
-    with _halving:
-        if block_bytes() < tried:
-            return True
-        smaller = tried // 2
-        if smaller < MIN_BLOCK_BYTES:
-            return False
-        state.block_bytes = smaller
-    log.warning("out of memory; continuing with blocks of %g MiB", smaller / 2**20)
-    return True
-
-
-def compiled(function: Callable[..., Any], *shapes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """Compile a function of tensors into a TensorFlow graph.
-
-    Parameters
-    ----------
-    function : callable
-        Function of float32 tensors.
-    *shapes : tuple of int or None
-        Shape of each argument; None stands for any length.
-
-    Returns
-    -------
-    callable
-        Function of tensors or arrays with the same result.
-    """
-    import tensorflow as tf
-
-    traced = tf.function(function, [tf.TensorSpec(shape) for shape in shapes], autograph=False)
-    graph: Callable[..., Any] = traced.get_concrete_function()
-    return graph
-
-
-def _device() -> str:
-    """Describe the device, with a hint if a GPU was requested and is not found."""
-    if state.gpu is not None:
-        return f"GPU {state.gpu}"
-    device = f"CPU, {threads()} thread{'s' * (threads() != 1)}"
-    requested = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if requested and requested != "-1":
-        device += (f" (GPU {requested} was requested, but TensorFlow finds none; is tensorflow[and-cuda] "
-                   "installed?)")
+def _log_device(device: str) -> str:
+    log.info("device: %s", device)
     return device
 
 
+def _cpu() -> str:
+    return f"CPU, {threads()} thread{'s' * (threads() != 1)}"
+
+
+def _training_device() -> str:
+    """Describe the device, with a hint if a GPU was requested and is not found."""
+    if state.gpu is not None:
+        return f"GPU {state.gpu}"
+    requested = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if requested and requested != "-1":
+        return (f"{_cpu()} (GPU {requested} was requested, but TensorFlow finds none; is tensorflow[and-cuda] "
+                "installed?)")
+    return _cpu()
+
+
 def _limit_blas() -> None:
-    """Limit NumPy's matrix products to one thread: they are small, and several are computed at a time."""
+    """Limit NumPy's matrix products to one thread: they are small, and several micrographs are read at a time."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, user_api="blas")

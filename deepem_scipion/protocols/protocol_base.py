@@ -28,11 +28,11 @@ class DeepEMProgram:
         self._workers = {}  # idle ones, as a list for each choice of GPUs
 
     # -------------------------- DEFINE param functions -----------------------
-    def _defineGpuParams(self, form):
-        form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use GPU?",
-                       help="A GPU makes training and picking about ten times faster. On a computer without a GPU the "
-                            "CPU is used, as with *No*. Choose *No* for a queue whose nodes have no GPU, so that "
-                            "several batches can run at once.")
+    def _defineGpuParams(self, form, useful=True):
+        form.addHidden(params.USE_GPU, params.BooleanParam, default=useful, label="Use GPU?",
+                       help="A GPU makes training several times faster. On a computer without a GPU the CPU is used, "
+                            "as with *No*. Choose *No* for a queue whose nodes have no GPU. Micrographs are picked on "
+                            "the CPU: picking only reserves a GPU, so choose *No*.")
         form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU ids",
                        help="Number of the GPU to use, counted from 0. If you give several, separated by blanks, "
                             "batches of micrographs are distributed among them.")

@@ -30,6 +30,6 @@ def run(options: argparse.Namespace) -> int:
     from .. import runtime
     from .demonstration import run_demo
 
-    runtime.start(options.threads)
+    runtime.start_keras(options.threads)
     run_demo(options.output, console.print_result)
     return console.OK

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 
 from ... import __version__
-from . import demo, evaluate, info, pick, report, train, tune, worker
+from . import demo, evaluate, export, info, pick, report, train, tune, worker
 from .arguments import Parser, add_verbosity, help_width, protect_files
 
 # Groups of the help; a module has the texts of its command's help, `add_arguments` and `run`.
@@ -17,7 +17,7 @@ GROUPS = {
     "train": {"train": train, "tune": tune},
     "pick": {"pick": pick, "evaluate": evaluate},
     "inspect": {"report": report, "info": info},
-    "more": {"demo": demo, "worker": worker},
+    "more": {"export": export, "demo": demo, "worker": worker},
 }
 _DESCRIPTION = ("Pick single particles in cryo-EM micrographs with DeepEM, a small convolutional network trained on "
                 "particles that you mark.")

@@ -102,7 +102,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     options : argparse.Namespace
         Arguments of the command.
     started : bool
-        Whether the network backend of this process was started before.
+        Whether the threads of this process were set before.
 
     Returns
     -------

@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     warn_of_problems(data, plan)
     if options.fresh:
         files.checkpoint.unlink(missing_ok=True)
-    runtime.start(options.threads)
+    runtime.start_keras(options.threads)
     with console.progress(plan.networks * plan.rounds) as show:
         model = train_model(data, plan, lambda record: show_epoch(record, show), files)
     save_model(options.output, model)

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.output)
     data, files = read_training_set(options), ModelFiles(options.output)
     warn_of_problems(data, plan)
-    runtime.start(options.threads)
+    runtime.start_keras(options.threads)
     with console.progress(None) as show:
         show(0, f"searching for {options.minutes:g} minutes")
         model = tune_model(data, plan, files, options.study, options.minutes, options.trials, fixed)

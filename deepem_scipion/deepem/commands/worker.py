@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`deepem worker`: pick batch after batch in one process, which loads the libraries and compiles the network once.
+"""`deepem worker`: pick batch after batch in one process, which loads the libraries once.
 
 A request is a line with the arguments of `deepem pick` as a JSON list. The answer is a line with a JSON object:
 `status`, the exit code, and `message`, the error message or nothing.
@@ -26,7 +26,7 @@ log = logging.getLogger("deepem")
 SUMMARY = "for programs: pick batch after batch without restarting"
 REQUIRED = ()
 DESCRIPTION = (
-    "Pick batch after batch, for use by other programs: libraries and network stay loaded. Each line of standard input "
+    "Pick batch after batch, for use by other programs: libraries stay loaded. Each line of standard input "
     "is a request, the arguments of `deepem pick` without --threads as a JSON list. When it is done, the answer is "
     "written to standard output as a line with a JSON object: `status`, the exit code of `deepem pick`, and `message`, "
     "the error message if there was an error. The log goes to standard error. The worker exits when its input ends, "

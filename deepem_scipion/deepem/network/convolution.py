@@ -1,231 +1,173 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Convolution of an image without padding, direct or by Fourier transforms, and an estimate of which one is faster.
+"""Convolution with large kernels, by discrete Fourier transforms along the columns.
 
-As usual in neural networks, the kernel is not mirrored: output [i, j] is the sum over the k x k pixels whose first one
-is [i, j].
+The rows of an image are divided into overlapping tiles. The transform turns the convolution along columns into
+products; along rows it remains a sum over the kernel's columns. All three steps, the transform, the sum of products and
+the inverse transform, are weighted sums of whole rows. As the tiles are short, this is faster than fast Fourier
+transforms.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import scipy.fft
 
-# Sides of the square tiles that may be transformed: products of small primes only.
-TILES = (32, 48, 64, 96, 128, 192, 256, 384, 512)
-# Tiles are transformed together as long as they, their spectra and their maps about fit into the cache of a core.
-CACHE_BYTES = 4 * 2**20
+from .kernels import Memory, WeightedSums
 
-# A core adds up this many maps as fast as one.
-VECTOR = 16
-# Nanoseconds of one core, fitted to stages of the scan; `python benchmarks/speed.py --parts convolutions` compares them
-# with measured times. Only ratios matter. Direct: one multiplication and addition. Fourier: the transform of a pixel of
-# the input or output maps of a tile, over the logarithm of the tile's side; moving that pixel; the product of spectra,
-# for each pixel, channel and map.
-DIRECT_NS = 0.016
-TRANSFORM_NS, MOVE_NS, SPECTRUM_NS = 0.4, 3.5, 0.1
+# Coefficients or rows that are computed together; also the real and imaginary parts of three maps.
+TOGETHER = 6
+# Rows in a tile, so that its coefficients can be computed together.
+TILES = range(10, 259, 6)
+# A multiplication takes about twice as long as in the direct convolution, as more numbers go through the cache.
+FOURIER_COST = 2
+# Columns whose spectra about fit into the cache of a core.
+COLUMNS = 512
 
 
-class Convolution:
-    """Convolution of images with one kernel.
+class FourierConvolution:
+    """Convolution with one kernel, with a sigmoid.
 
     Parameters
     ----------
     kernel : (k, k, channels, maps) array
         Kernel.
     bias : (maps,) array
-        Constants that are added to the result.
-
-    Attributes
-    ----------
-    kernel : (k, k, channels, maps) float32 array
-        Kernel.
-    bias : (maps,) float32 array
-        Constants that are added to the result.
-    columns : int
-        Number of columns of the result that the direct convolution computes together, see `columns_together`.
-    shifted_kernels : (k, k + columns - 1, channels, columns * maps) float32 array
-        The kernel once for each of these columns, shifted by one more column each time; used by `direct`.
+        Bias of each map.
+    spacing : int
+        Distance in pixels between neighbouring samples that the kernel is applied to.
+    tile : int
+        Samples of a column in a tile, see `fastest_tile`.
     """
 
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray) -> None:
-        self.kernel, self.bias = np.ascontiguousarray(kernel, np.float32), np.asarray(bias, np.float32)
-        side, _, channels, maps = self.kernel.shape
-        self.columns = columns_together(side, maps)
-        self.shifted_kernels = np.zeros((side, side + self.columns - 1, channels, self.columns * maps), np.float32)
-        for column in range(self.columns):
-            self.shifted_kernels[:, column:column + side, :, column * maps:(column + 1) * maps] = self.kernel
-        self._spectra: dict[int, np.ndarray] = {}
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray, spacing: int, tile: int) -> None:
+        self.side, _, self.channels, self.maps = kernel.shape
+        self.tile, self.spacing, self.valid = tile, spacing, tile - self.side + 1
+        angles = 2 * np.pi * np.outer(np.arange(tile), np.arange(tile // 2 + 1)) / tile  # (sample, frequency)
+        waves = np.stack([np.cos(angles), -np.sin(angles)], -1).reshape(tile, -1)
+        self._forward = [WeightedSums(waves[:, first:first + TOGETHER], np.zeros(TOGETHER))
+                         for first in range(0, waves.shape[1], TOGETHER)]
+        self._products = []
+        for number, weights in enumerate(_spectra(kernel, tile)):
+            constants = np.zeros((len(weights), TOGETHER))  # a constant has only the first frequency
+            constants[0, ::2][:len(bias) - 3 * number] = bias[3 * number:3 * number + 3] * tile
+            self._products.append(WeightedSums(weights, constants))
+        # All frequencies but the first and, for an even number of samples, the last one stand for two.
+        share = np.where((np.arange(tile // 2 + 1) * 2) % tile == 0, 1, 2).repeat(2) / tile
+        back = np.zeros((waves.shape[1], math.ceil(self.valid / TOGETHER) * TOGETHER))
+        back[:, :self.valid] = (waves * share)[:self.valid].T
+        self._inverse = [WeightedSums(back[:, first:first + TOGETHER], np.zeros(TOGETHER), sigmoid=True)
+                         for first in range(0, back.shape[1], TOGETHER)]
+        self._memory = Memory()
 
-    def by_fourier(self, image: np.ndarray, tile: int) -> np.ndarray:
-        """Convolve by multiplying the spectra of overlapping square tiles (overlap-save method).
+    def rows(self, rows: int) -> int:
+        """Return how many rows the target of this many rows must have room for."""
+        each = self.valid * self.spacing
+        return rows // each * each + len(self._inverse) * TOGETHER * self.spacing
+
+    def __call__(self, target: np.ndarray, pixels: np.ndarray, rows: int, columns: int) -> None:
+        """Convolve rows and apply the sigmoid.
 
         Parameters
         ----------
-        image : (rows, cols, channels) float32 array
-            Image, of any memory layout.
-        tile : int
-            Side of the tiles in pixels, at least k.
-
-        Returns
-        -------
-        (1, rows - k + 1, cols - k + 1, maps) float32 array
-            Feature maps.
+        target : (maps, >= self.rows(rows), >= columns) float32 array
+            Overwritten; made by `Memory`.
+        pixels : (channels, rows + (k - 1) spacing, cols) float32 array
+            Made by `Memory`.
+        rows, columns : int
+            Size of the result.
         """
-        rows, cols, channels = image.shape
-        side, maps = len(self.kernel), len(self.bias)
-        valid = tile - side + 1
-        corners = [(row, col) for row in range(0, rows - side + 1, valid) for col in range(0, cols - side + 1, valid)]
-        together = max(1, CACHE_BYTES // (4 * tile**2 * (channels + maps)))
-        result = np.empty((1, rows - side + 1, cols - side + 1, maps), np.float32)
-        for first in range(0, len(corners), together):
-            places = corners[first:first + together]
-            pixels = np.zeros((tile, tile, len(places), channels), np.float32)
-            for number, (row, col) in enumerate(places):
-                part = image[row:row + tile, col:col + tile]
-                pixels[:part.shape[0], :part.shape[1], number] = part
-            convolved = self._convolve_tiles(pixels)
-            for number, (row, col) in enumerate(places):
-                part = result[0, row:row + valid, col:col + valid]
-                part[:] = convolved[:part.shape[0], :part.shape[1], number]
-        return result
+        for top in range(0, rows, self.valid * self.spacing):
+            left_rows = rows - top + (self.side - 1) * self.spacing
+            for left in range(0, columns, COLUMNS):
+                wide = min(COLUMNS, columns - left)
+                spectra = self._transform(pixels[:, top:, left:], left_rows, wide + (self.side - 1) * self.spacing)
+                for number, products in enumerate(self._products):
+                    self._multiply(target[number * 3:number * 3 + 3, top:, left:], spectra, products, wide)
 
-    def _convolve_tiles(self, pixels: np.ndarray) -> np.ndarray:
-        """Convolve tiles (tile, tile, n, channels); the first tile - k + 1 rows and columns are not wrapped around."""
-        tile, _, n, channels = pixels.shape
-        transformed = scipy.fft.rfft2(pixels, axes=(0, 1)).reshape(-1, n, channels)
-        # Complex numbers as pairs of real ones: BLAS multiplies small real matrices without locks.
-        product = np.matmul(transformed.view(np.float32), self._spectrum(tile)).view(np.complex64)
-        product = product.reshape(tile, tile // 2 + 1, n, len(self.bias))
-        product[0, 0] += self.bias * np.float32(tile**2)
-        valid_rows = scipy.fft.ifft(product, axis=0, overwrite_x=True)[:tile - len(self.kernel) + 1]
-        convolved: np.ndarray = scipy.fft.irfft(valid_rows, n=tile, axis=1, overwrite_x=True)
-        return convolved
+    def _transform(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """Spectra of one tile: (channels, coefficients, remainders of the row modulo the spacing, columns)."""
+        spectra = self._memory.maps("spectra", self.channels * len(self._forward) * TOGETHER, self.spacing, columns)
+        spectra = spectra.reshape(self.channels, -1, *spectra.shape[1:])
+        whole, more = divmod(min(rows, self.tile * self.spacing), self.spacing)
+        where = np.arange(whole + 1) * (self.spacing * pixels.strides[1] // 4)
+        for number, forward in enumerate(self._forward):
+            part = spectra[:, number * TOGETHER:(number + 1) * TOGETHER]
+            if more:  # these remainders have one row more than the others
+                forward(part[:, :, :more], pixels, where, columns)
+            if whole:
+                forward(part[:, :, more:], pixels[:, more:], where[:whole], columns)
+        return spectra
 
-    def _spectrum(self, tile: int) -> np.ndarray:
-        """Spectrum of the kernel for tiles of this side, as (frequencies, 2 channels, 2 maps) real numbers."""
-        if tile not in self._spectra:
-            spectrum = scipy.fft.rfft2(self.kernel, (tile, tile), axes=(0, 1)).conj()
-            real, imaginary = spectrum.real, spectrum.imag
-            pairs = np.stack([np.stack([real, imaginary], -1), np.stack([-imaginary, real], -1)], 3)
-            self._spectra[tile] = pairs.reshape(-1, 2 * self.kernel.shape[2], 2 * self.kernel.shape[3])
-        return self._spectra[tile]
+    def _multiply(self, target: np.ndarray, spectra: np.ndarray, products: WeightedSums, columns: int) -> None:
+        """Compute up to three maps of one tile from the spectra."""
+        maps, frequencies = len(target), self.tile // 2 + 1
+        sums = self._memory.maps("sums", frequencies * TOGETHER, self.spacing, columns)
+        sums = sums.reshape(frequencies, TOGETHER, *sums.shape[1:])
+        channel, part = (stride // 4 for stride in spectra.strides[:2])
+        taps = (np.arange(self.side)[:, None, None] * self.spacing + np.arange(self.channels)[:, None] * channel
+                + np.arange(2) * part)
+        products(sums, spectra[0, :2 * frequencies:2], taps.ravel(), columns)
+        where = (np.arange(frequencies)[:, None] * TOGETHER + np.arange(2)).ravel() * (sums.strides[1] // 4)
+        each = TOGETHER * self.spacing
+        for number, inverse in enumerate(self._inverse):
+            rows = target[:, number * each:(number + 1) * each]
+            inverse(rows.reshape(maps, TOGETHER, self.spacing, -1), sums[0, :2 * maps:2], where, columns)
 
 
-def direct(images: Any, shifted_kernels: Any, bias: Any, columns: int) -> Any:
-    """Convolve by adding up products.
-
-    Parameters
-    ----------
-    images : (1, rows, cols, channels) float32 tensor
-        Image; cols - k + 1 must be a multiple of `columns`.
-    shifted_kernels : (k, k + columns - 1, channels, columns * maps) float32 tensor
-        Attribute of a `Convolution`.
-    bias : (maps,) float32 tensor
-        Attribute of a `Convolution`.
-    columns : int
-        Attribute of a `Convolution`.
-
-    Returns
-    -------
-    (1, rows - k + 1, cols - k + 1, maps) float32 tensor
-        Feature maps.
-    """
-    from keras import ops
-
-    convolved = ops.conv(images, shifted_kernels, (1, columns), "valid")
-    n, rows, cols, _ = ops.shape(convolved)
-    return ops.reshape(convolved, (n, rows, cols * columns, bias.shape[0])) + bias
-
-
-def fastest_tile(shape: tuple[int, ...], kernel: tuple[int, ...]) -> int | None:
+def fastest_tile(kernel: tuple[int, ...], spacing: int, rows: int) -> int | None:
     """Choose the tiles of the fastest convolution by Fourier transforms.
 
     Parameters
     ----------
-    shape : tuple of three ints
-        Rows, columns and channels of the image.
     kernel : tuple of four ints
         Shape of the kernel: k, k, channels, maps.
+    spacing : int
+        Distance in pixels between neighbouring samples.
+    rows : int
+        Rows of the result.
 
     Returns
     -------
     int or None
-        Side of the tiles in pixels, one of `TILES`; None if the direct convolution is faster.
+        Samples of a column in a tile; None if the direct convolution is faster.
     """
-    cost = {tile: fourier_ns(shape, kernel, tile) for tile in TILES if tile >= kernel[0]}
+    cost = {tile: products(kernel, spacing, rows, tile) for tile in TILES if tile >= kernel[0]}
     best = min(cost, key=cost.__getitem__, default=None)
-    return None if best is None or direct_ns(shape, kernel) <= cost[best] else best
+    return None if best is None or math.prod(kernel) <= FOURIER_COST * cost[best] else best
 
 
-def direct_ns(shape: tuple[int, ...], kernel: tuple[int, ...]) -> float:
-    """Estimate the time of the direct convolution.
-
-    Parameters
-    ----------
-    shape : tuple of three ints
-        Rows, columns and channels of the image.
-    kernel : tuple of four ints
-        Shape of the kernel: k, k, channels, maps.
-
-    Returns
-    -------
-    float
-        Nanoseconds of one core.
-    """
-    rows, cols, channels = shape
-    side, _, _, maps = kernel
-    columns = columns_together(side, maps)
-    computed = VECTOR * math.ceil(columns * maps / VECTOR) / columns * (side + columns - 1) / side
-    return (rows - side + 1) * (cols - side + 1) * side**2 * channels * computed * DIRECT_NS
-
-
-def fourier_ns(shape: tuple[int, ...], kernel: tuple[int, ...], tile: int) -> float:
-    """Estimate the time of the convolution by Fourier transforms.
+def products(kernel: tuple[int, ...], spacing: int, rows: int, tile: int) -> float:
+    """Count the multiplications that the convolution by Fourier transforms needs.
 
     Parameters
     ----------
-    shape : tuple of three ints
-        Rows, columns and channels of the image.
-    kernel : tuple of four ints
-        Shape of the kernel: k, k, channels, maps.
+    kernel, spacing, rows
+        As for `fastest_tile`.
     tile : int
-        Side of the tiles in pixels, at least k.
+        Samples of a column in a tile.
 
     Returns
     -------
     float
-        Nanoseconds of one core.
+        Number per pixel of the result. The direct convolution needs as many as the kernel has weights.
     """
-    rows, cols, channels = shape
-    side, _, _, maps = kernel
+    side, _, channels, maps = kernel
     valid = tile - side + 1
-    tiles = math.ceil((rows - side + 1) / valid) * math.ceil((cols - side + 1) / valid)
-    per_pixel = (channels + maps) * (TRANSFORM_NS * math.log2(tile) + MOVE_NS) + channels * maps * SPECTRUM_NS
-    return tiles * tile**2 * per_pixel
+    margin = 1 + (side - 1) * spacing / COLUMNS
+    each = 2 * (tile // 2 + 1) * (channels * tile * margin + 2 * side * channels * TOGETHER // 2 * math.ceil(maps / 3)
+                                  + maps * TOGETHER * math.ceil(valid / TOGETHER))
+    return math.ceil(rows / (valid * spacing)) * spacing * each / rows
 
 
-def columns_together(side: int, maps: int) -> int:
-    """Choose how many columns the direct convolution computes together, as additional maps, to fill whole vectors.
-
-    Parameters
-    ----------
-    side : int
-        Side of the kernel in pixels.
-    maps : int
-        Number of feature maps.
-
-    Returns
-    -------
-    int
-        1, 2 or 4; above 1 only if that fills whole vectors and the kernel is at least twice as wide.
-
-    Examples
-    --------
-    >>> columns_together(9, 24), columns_together(9, 12), columns_together(3, 12)
-    (2, 4, 1)
-    """
-    return next((n for n in (1, 2, 4) if n * maps % VECTOR == 0 and 2 * n <= side), 1)
+def _spectra(kernel: np.ndarray, tile: int) -> list[np.ndarray]:
+    """Weights of the products, for three maps each: (frequency; column, channel and part; map and part)."""
+    side, _, channels, maps = kernel.shape
+    padded = np.zeros((side, side, channels, 3 * math.ceil(maps / 3)))
+    padded[..., :maps] = kernel
+    spectrum = np.fft.rfft(padded, tile, axis=0).conj()
+    weights = np.stack([np.stack([spectrum.real, spectrum.imag], -1), np.stack([-spectrum.imag, spectrum.real], -1)],
+                       3)  # (frequency, column, channel, part of the pixels, map, part of the result)
+    return [weights[..., first:first + 3, :].reshape(len(weights), -1, TOGETHER)
+            for first in range(0, padded.shape[3], 3)]

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Mapping
+from concurrent.futures import wait
+from typing import Mapping
 
 import numpy as np
 
+from .. import runtime
 from ..errors import DeepEMError
 from .architecture import build_network, set_weights
 from .geometry import Geometry
+from .kernels import Memory, WeightedSums, positions
 from .stage import Stage
 
 Weights = Mapping[str, np.ndarray]
 
-# Micrographs are scanned in bands of rows, so that the maps of a layer stay below this size.
-BAND_BYTES = 512 * 2**20
+# Rows of the micrograph in a band, and least rows in a strip, in boxes; see `Scanner`.
+BAND_ROWS = 256
+MIN_STRIP_BOXES = 2
 
 
 def scan_shape(shape: tuple[int, int], box: int, step: int) -> tuple[int, int]:
@@ -105,15 +109,14 @@ def score_map_box_by_box(pixels: np.ndarray, geometry: Geometry, networks: Seque
 
 
 class Scanner:
-    """Fast computation of score maps, on the whole micrograph at once.
+    """Fast computation of score maps, on the whole micrograph at once; may be used by several threads.
 
     Scores are those of `score_map_box_by_box` up to rounding, for two reasons:
 
-    - The kernels are rotated instead of the box. The output of the network for a rotated box is that of a network
-      whose kernels are rotated the other way, so that each rotation is one more network.
-    - The cells of the pooling start at the corner of the box, so that boxes share pooled maps only if their corners
-      differ by multiples of the pool. At each pooling, box positions are therefore split into classes of the same
-      remainder, with one pooled map each. If the step is a multiple of all pools there is one class.
+    1. The box is not rotated. The networks are rotated the opposite way, which computes the same sums.
+    2. Boxes that overlap share their feature maps. The cells of the poolings start at the corner of the box, so mean
+       maps hold the means of all cells that any box needs, and the samples that belong to one box are some pixels
+       apart, see `Stage`.
 
     Parameters
     ----------
@@ -133,7 +136,9 @@ class Scanner:
 
     Notes
     -----
-    A scanner reuses its memory from one image to the next: each thread needs its own.
+    The micrograph is divided into one strip of rows per thread, and a strip into bands of rows. All layers of a band
+    are computed before the next one, so that its maps stay in the cache; rows of maps that the next band needs as well
+    are kept.
     """
 
     def __init__(self, geometry: Geometry, networks: Sequence[Weights], step: int, rotations: int = 4) -> None:
@@ -143,17 +148,22 @@ class Scanner:
             raise DeepEMError(f"scan step {step}: expected at least 1 pixel")
         self.geometry = geometry
         self.step = step
-        steps = [step]
-        for pool in geometry.pools:
-            steps.append(steps[-1] // math.gcd(steps[-1], pool))
-        self._last_step = steps[-1]
-        rotated = [_rotated_weights(geometry, weights, turn) for weights in networks for turn in range(rotations)]
-        # One convolution with the first kernels of all networks and rotations is faster than one for each.
-        self._first = Stage(np.concatenate([w["conv1.kernel"] for w in rotated], axis=3),
-                            np.concatenate([w["conv1.bias"] for w in rotated]), geometry.pools[0], steps[0])
-        self._following = [[Stage(w[f"conv{number}.kernel"], w[f"conv{number}.bias"], geometry.pools[number - 1],
-                                  steps[number - 1]) for number in (2, 3)] for w in rotated]
-        self._output = [(w["dense.kernel"], w["dense.bias"]) for w in rotated]
+        rotated = [rotated_weights(geometry, weights, turn) for weights in networks for turn in range(rotations)]
+        # Distance between box positions, in pixels of the maps before each stage and after the last one.
+        self._steps, spacing = [step], 1
+        self._stages = []
+        for number, pool in enumerate(geometry.pools, 1):
+            kernels, biases = ([w[f"conv{number}.{kind}"] for w in rotated] for kind in ("kernel", "bias"))
+            if number == 1:  # all networks and rotations see the same pixels
+                kernels, biases = [np.concatenate(kernels, axis=3)], [np.concatenate(biases)]
+            stride = math.gcd(self._steps[-1], spacing * pool)
+            self._stages.append(Stage(kernels, biases, pool, spacing, stride))
+            self._steps.append(self._steps[-1] // stride)
+            spacing = spacing * pool // stride
+        self._spacing = spacing
+        self._output = [WeightedSums(w["dense.kernel"].reshape(-1, 1), w["dense.bias"], self._steps[-1], sigmoid=True)
+                        for w in rotated]
+        self._memory = Memory()
 
     def scan(self, pixels: np.ndarray) -> np.ndarray:
         """Compute the score map of an image.
@@ -174,56 +184,78 @@ class Scanner:
         DeepEMError
             If the image is smaller than the box.
         """
-        box, step = self.geometry.box, self.step
-        rows, cols = scan_shape((pixels.shape[0], pixels.shape[1]), box, step)
-        scores = np.empty((rows, cols), np.float32)
-        bytes_per_row = 4 * pixels.shape[1] * max(len(self._output) * self.geometry.maps[0], *self.geometry.maps)
-        band = max(1, (BAND_BYTES // bytes_per_row - box) // step + 1)
-        for first in range(0, rows, band):
-            last = min(first + band, rows)
-            scores[first:last] = self._scan_band(pixels[first * step:], (last - first, cols))
+        box = self.geometry.box
+        scores = np.empty(scan_shape((pixels.shape[0], pixels.shape[1]), box, self.step), np.float32)
+        # Neighbouring strips compute the same maps for up to one box.
+        strips = max(1, min(runtime.threads(), len(scores), len(scores) * self.step // (MIN_STRIP_BOXES * box)))
+        bounds = [len(scores) * number // strips for number in range(strips + 1)]
+        running = [runtime.pool().submit(self._scan_strip, pixels, first, scores[first:last])
+                   for first, last in zip(bounds, bounds[1:])]
+        wait(running)  # for all of them even if one fails
+        for strip in running:
+            strip.result()
         return scores
 
-    def _scan_band(self, pixels: np.ndarray, counts: tuple[int, int]) -> np.ndarray:
-        """Scores of the first `counts` box positions along rows and columns."""
-        from keras import ops
+    def _scan_strip(self, pixels: np.ndarray, first_row: int, scores: np.ndarray) -> None:
+        """Compute rows of scores, from row `first_row` on, band by band."""
+        band = min(max(1, BAND_ROWS // self.step), len(scores))
+        columns = self._sides(scores.shape[1])
+        counts = [1, *(len(self._output) * maps for maps in self.geometry.maps)]
+        layers = [_Layer(self._memory.maps(f"layer {number}", *size))
+                  for number, size in enumerate(zip(counts, self._sides(band), columns))]
+        for first in range(0, len(scores), band):
+            part = scores[first:first + band]
+            for number, (layer, side, step) in enumerate(zip(layers, self._sides(len(part)), self._steps)):
+                top = (first_row + first) * step
+                start, new = layer.move(top, top + side)
+                if number == 0:
+                    new[0, :, :columns[0]] = pixels[start:start + new.shape[1], :columns[0]]
+                else:
+                    stage = self._stages[number - 1]
+                    stage(new, layers[number - 1].below(start * stage.stride), columns[number])
+            self._score(part, layers[-1].maps)
 
-        sides = list(zip(*[self._sides(count) for count in counts]))
-        image = np.zeros((*sides[0], 1), np.float32)
-        part = pixels[:sides[0][0], :sides[0][1]]
-        image[:part.shape[0], :part.shape[1], 0] = part
-        maps = self.geometry.maps[0]
-        total: Any = 0.0
-        shared = self._first([image], sides[1])
-        for number, (second, third) in enumerate(self._following):
-            images = [part[..., number * maps:(number + 1) * maps] for part in shared]
-            images = third(second(images, sides[2]), sides[3])
-            kernel, bias = self._output[number]
-            total += ops.sigmoid(ops.conv(np.stack(images), kernel, self._last_step, "valid") + bias)
-        scores = ops.convert_to_numpy(total / len(self._output))[..., 0]
-        classes = [stage.classes for stage in (self._first, *self._following[0])]
-        return _interleaved(scores, classes)[:counts[0], :counts[1]]
+    def _score(self, scores: np.ndarray, maps: np.ndarray) -> None:
+        """Apply the output layers to the pooled maps of the last stage, and average."""
+        rows, columns = scores.shape
+        room = self._memory.maps("scores", 1, rows, columns)[None]
+        each = self.geometry.maps[-1]
+        where = positions(maps[:each], self.geometry.layer_sizes[-1], self._spacing)
+        scores[:] = 0
+        for number, output in enumerate(self._output):
+            output(room, maps[number * each:][:1], where, columns, self._steps[-1])
+            scores += room[0, 0, :, :columns]
+        scores /= len(self._output)
 
     def _sides(self, count: int) -> list[int]:
-        """Sides, along one axis, of the image and of the pooled maps of each stage for this many box positions."""
-        stages = (self._first, *self._following[0])
-        for stage in stages:
-            count = math.ceil(count / stage.classes)  # all classes are as large as the largest
-        sides = [(count - 1) * self._last_step + self.geometry.layer_sizes[-1]]
-        for stage in reversed(stages):
+        """Rows, or columns, of the image and of the pooled maps of each stage for this many box positions."""
+        sides = [(count - 1) * self._steps[-1] + (self.geometry.layer_sizes[-1] - 1) * self._spacing + 1]
+        for stage in reversed(self._stages):
             sides.insert(0, stage.input_side(sides[0]))
         return sides
 
 
-def _interleaved(scores: np.ndarray, classes: list[int]) -> np.ndarray:
-    """Merge scores of all classes (those of the last pooling vary slowest), rows and columns into one score map."""
-    first, second, third = classes
-    rows, cols = scores.shape[1:]
-    split = scores.reshape(third, third, second, second, first, first, rows, cols)
-    return split.transpose(6, 0, 2, 4, 7, 1, 3, 5).reshape(rows * third * second * first, -1)
+class _Layer:
+    """The rows of maps that are in memory: some of the image, or of the pooled maps of a stage."""
+
+    def __init__(self, maps: np.ndarray) -> None:
+        self.maps, self._top, self._end = maps, 0, 0
+
+    def move(self, top: int, end: int) -> tuple[int, np.ndarray]:
+        """Move to the rows from `top` to `end`; return from which row on they are missing, and the place for those."""
+        kept = max(0, self._end - top)
+        if kept:
+            first = top - self._top
+            self.maps[:, :kept] = self.maps[:, first:first + kept]
+        self._top, self._end = top, end
+        return top + kept, self.maps[:, kept:end - top]
+
+    def below(self, row: int) -> np.ndarray:
+        """Return the rows from this one on."""
+        return self.maps[:, row - self._top:]
 
 
-def _rotated_weights(geometry: Geometry, weights: Weights, turn: int) -> dict[str, np.ndarray]:
+def rotated_weights(geometry: Geometry, weights: Weights, turn: int) -> dict[str, np.ndarray]:
     """Weights whose output for a box is that of `weights` for the box rotated by `turn` x 90 degrees."""
     side, maps = geometry.layer_sizes[-1], geometry.maps[-1]
     kernels = {name: value for name, value in weights.items() if name.startswith("conv") and name.endswith("kernel")}

@@ -114,8 +114,9 @@ def _peaks(scores: np.ndarray, coarse: bool) -> np.ndarray:
     high = scores > SCORE_FLOOR
     if not coarse:
         return np.argwhere(high & (scores == maximum_filter(scores, 3, mode="nearest")))
-    at = np.argwhere(high)
-    return at[non_maximum_suppression(at[:, ::-1].astype(float), scores[high].astype(float), _NEIGHBOURS)]
+    at: np.ndarray = np.argwhere(high)
+    best: np.ndarray = at[non_maximum_suppression(at[:, ::-1].astype(float), scores[high].astype(float), _NEIGHBOURS)]
+    return best
 
 
 def local_std(pixels: np.ndarray, corners_rc: np.ndarray, box: int) -> np.ndarray:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +69,7 @@ class Picker:
         self.model, self.rotations = model, rotations
         self.limits = Limits.of_model(model) if limits is None else limits
         self.scan_step = model.scan_step if scan_step is None else scan_step
-        self._of_thread = threading.local()
+        self._scanner = Scanner(model.geometry, model.networks, self.scan_step, rotations)
 
     def candidates(self, micrograph: Micrograph) -> tuple[Candidates, np.ndarray]:
         """Find all candidates of a micrograph.
@@ -94,9 +93,7 @@ class Picker:
         box = self.model.geometry.box
         check_size(micrograph, box)
         padded = pad(micrograph.pixels, box)
-        if not hasattr(self._of_thread, "scanner"):  # each thread has its own, which keeps room for maps
-            self._of_thread.scanner = Scanner(self.model.geometry, self.model.networks, self.scan_step, self.rotations)
-        scores = self._of_thread.scanner.scan(padded)
+        scores = self._scanner.scan(padded)
         return find_candidates(micrograph, padded, scores, box, self.scan_step), scores
 
     def pick(self, micrograph: Micrograph) -> PickedMicrograph:

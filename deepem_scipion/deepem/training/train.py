@@ -17,7 +17,7 @@ from ..errors import DeepEMError
 from ..model.model import Model
 from ..model.paths import ModelFiles
 from ..model.record import Epoch, TrainingRecord
-from ..runtime import ensure_started, versions
+from ..runtime import ensure_keras_started, versions
 from .boxes import collect_boxes
 from .calibration import contrast_of, std_range_of
 from .checkpoint import Checkpoint
@@ -70,7 +70,7 @@ def train_model(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None]
     the paper) on whole validation micrographs, each picked by the networks that were not trained on it.
     """
     check(plan)
-    ensure_started()
+    ensure_keras_started()
     pixel_size = data.pixel_size_angst() if plan.pixel_size_angst is None else plan.pixel_size_angst
     setup = choose_geometry(plan, pixel_size)
     diameter_px = plan.diameter_angst / setup.working_pixel_size_angst
