@@ -98,7 +98,8 @@ def test_summary_star_file_and_progress_have_the_order_of_the_input(paths, picke
     assert [result.as_dict() for _, result in reported] == list(summary["micrographs"].values())
     failed = (tmp_path / "out" / "failed.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[0] for line in failed] == ["short", "absent", "text"]
-    assert list(read_coordinates(tmp_path / "out" / "picks.star")) == ["e", "b", "d", "a", "c"]
+    picks = read_coordinates(tmp_path / "out" / "picks.star")
+    assert [os.path.basename(name) for name in picks] == ["e", "b", "d", "a", "c"]
 
 
 def test_micrographs_are_processed_in_parallel(blobs, picker, monkeypatch, tmp_path):

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DeepEMError
@@ -48,6 +50,8 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     """
     if existing not in EXISTING:
         raise DeepEMError(f"existing={existing!r}: expected one of {', '.join(EXISTING)}")
+    if not os.path.isdir(results.folder):
+        results.make(score_maps)
     files = results.files()
     _check_others(results, paths, files)
     if files and existing == REFUSE:
@@ -62,7 +66,8 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     results.remove(set(files) - {results.path(kind, name) for name in kept for kind in
                                  ("box", "candidates", *["score_map"] * score_maps)})
     results.make(score_maps)
-    results.write_summary(settings, kept)
+    with suppress(DeepEMError):  # reported at the end, when it is written again
+        results.write_summary(settings, kept)
     return kept
 
 

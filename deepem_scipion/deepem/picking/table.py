@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -49,13 +50,16 @@ def append_table(path: str | Path, micrographs: Mapping[str, MicrographResult]) 
     The table is made where it does not exist. The write is not atomic: `read_table` leaves out a truncated line.
     """
     try:
-        with open(path, "a+b") as handle:
-            start = _HEADING
-            if handle.seek(0, os.SEEK_END):
+        with open(path, "a+b", buffering=0) as handle:
+            start, size = _HEADING, handle.seek(0, os.SEEK_END)
+            if size:
                 handle.seek(-1, os.SEEK_END)
                 start = "" if handle.read(1) == b"\n" else "\n"  # a truncated line ends here
             lines = "".join(map(_line, micrographs, micrographs.values()))
-            handle.write((start + lines).encode(errors="surrogateescape"))
+            content = (start + lines).encode(errors="surrogateescape")
+            if handle.write(content) < len(content):
+                handle.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise DeepEMError(f"{path} cannot be written ({error}). Check the folder, its permissions and the space "
                           "left.") from error
