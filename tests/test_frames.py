@@ -15,10 +15,10 @@ from deepem_scipion.deepem import micrographs as m
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.coordinates.star import write_star
-from deepem_scipion.deepem.startables import read_tables
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.micrographs.images import read_pixels
+from deepem_scipion.deepem.startables import read_tables
 
 needs_relion = pytest.mark.skipif(shutil.which("relion_preprocess") is None,
                                   reason="RELION is not installed (Debian: relion)")
