@@ -132,14 +132,14 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     micrographs = find_micrographs(options.micrographs)
     if not started:
         runtime.start(options.threads)
-    if options.model is None:
-        PickingResults(options.output).write_model(model)
     picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as show:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
                                    _Progress(len(micrographs), show), options.tiff_rows, options.force)
+    if options.model is None:
+        PickingResults(options.output).write_model(model)
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
