@@ -139,7 +139,7 @@ def main():
     parser.add_argument("--output", type=Path, default=RESULTS / "general" / "general.deepem")
     parser.add_argument("--maps", type=Path, metavar="FOLDER", help="density maps (*.mrc), protein positive")
     parser.add_argument("--fields", type=int, default=400, help="number of fields to train on")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--network", type=int, nargs=3, default=(12, 24, 24), help="feature maps of the three stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: all")

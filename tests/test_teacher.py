@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def short(monkeypatch):
     """A training of a moment."""
-    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8,
+                                                                later_epochs=1))
 
 
 def labelled(folder, model, particles=NO_MARKS, negatives=NO_MARKS):
@@ -127,8 +128,7 @@ def test_rounds_end_when_nothing_changes(folder, monkeypatch):
     assert len(rounds) == 1
 
 
-def test_auto_trains_on_the_first_micrographs_and_picks_all(folder, tmp_path, short, monkeypatch):
-    monkeypatch.setattr("deepem_scipion.deepem.commands.planning.GENERAL_EPOCHS", 1)
+def test_auto_trains_on_the_first_micrographs_and_picks_all(folder, tmp_path, short):
     assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--train", "1", "--output",
                  str(tmp_path / "picks"), "--quiet"]) == 0
     assert set(read_coordinates(tmp_path / "picks")) == {"mic_001", "mic_002"}

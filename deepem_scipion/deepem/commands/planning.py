@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from ..network.geometry import Geometry
     from ..training.plan import Plan
 
-# A training that starts from the general model has less to learn.
-GENERAL_EPOCHS = 5
-
-
 def make_plan(options: argparse.Namespace) -> Plan:
     """Make the plan of a training from its arguments.
 
@@ -56,8 +52,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     return Plan(
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
-        pixel_size_angst=options.pixel_size, training_preset=options.training_preset,
-        epochs=options.epochs or (GENERAL_EPOCHS if general else None),
+        pixel_size_angst=options.pixel_size, training_preset=options.training_preset, epochs=options.epochs,
         given_negatives_only=options.given_negatives_only, seed=options.seed,
         validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
         error_cutoff=options.error_cutoff,
