@@ -62,7 +62,7 @@ setup(
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
     package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
-                                     "deepem/report/*.j2"]},
+                                     "deepem/report/*.j2", "deepem/model/general.deepem"]},
     install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", *READ],
     extras_require={
         "pick": PICK,

@@ -89,7 +89,8 @@ def test_the_wheel_holds_every_source_and_data_file_of_the_package_and_nothing_e
             and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)}
     assert names == kept
     for name in ("protocols.conf", "deepem_logo.png", "templates/facility.json.template",
-                 "templates/train-and-pick.json.template", "deepem/report/template.html.j2"):
+                 "templates/from-nothing.json.template", "templates/train-and-pick.json.template",
+                 "deepem/report/template.html.j2", "deepem/model/general.deepem"):
         assert f"deepem_scipion/{name}" in names
 
 

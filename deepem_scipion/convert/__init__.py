@@ -20,12 +20,13 @@ from .micrographs import (
     with_unique_names,
     write_micrograph_list,
 )
-from .models import copy_model, model_of_card, read_card, read_model
+from .models import copy_model, general_model, model_of_card, read_card, read_model
 
 __all__ = [
     "coordinates_by_name",
     "copy_model",
     "frame_warnings",
+    "general_model",
     "keys_by_id",
     "micrographs_with_coordinates",
     "model_of_card",

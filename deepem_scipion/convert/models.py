@@ -10,6 +10,24 @@ from ..deepem.atomic import atomic_path
 from ..objects import DeepEMModel
 
 
+def general_model(diameter_angst, contrast):
+    """Model object for the general model of the package and a particle.
+
+    Parameters
+    ----------
+    diameter_angst : float
+        Particle diameter in angstrom.
+    contrast : {"dark", "bright"}
+
+    Returns
+    -------
+    DeepEMModel
+    """
+    from ..deepem.model import general
+
+    return model_of_card(str(general.GENERAL_MODEL), general.general_model(diameter_angst, contrast).card())
+
+
 def copy_model(source, target):
     """Copy a model file atomically; the copy keeps the modification time, which is the day of the training."""
     with atomic_path(target) as aside:
@@ -88,7 +106,9 @@ def _model_of_card(path, card):
     model._boxSize.set(card["geometry"]["box"])
     model._scanStep.set(card["scan_step"])
     model._threshold.set(card["threshold"])
-    model._samplingRate.set(card["training_pixel_size_angst"])
+    # The general model was trained on simulated micrographs at its working pixel size, whatever that is.
+    simulated = card["working_pixel_size_angst"] if card.get("origin") else None
+    model._samplingRate.set(simulated or card["training_pixel_size_angst"])
     training, validation = card["training"], card["validation"]
     names = {*training["names"], *validation.get("names", ())}
     networks = card.get("networks", 1)

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "evaluation.metrics": ["evaluate"],
     "model.model": ["Model"],
     "model.files": ["load_model", "save_model"],
+    "model.general": ["general_model"],
     "picking.picker": ["Picker"],
     "picking.results": ["PickingResults"],
     "picking.run": ["pick_micrographs"],

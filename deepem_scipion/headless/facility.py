@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From micrographs, which may still be arriving in a folder, to 2D classes in a Scipion project without a display.
 
-`python -m deepem_scipion.headless.facility --micrographs FOLDER --pixel-size A --model FILE --project NAME` runs the
-workflow of templates/facility.json.template. After an interruption or a failure the same command resumes it.
+`python -m deepem_scipion.headless.facility --micrographs FOLDER --pixel-size A --diameter A --project NAME` runs the
+workflow of templates/from-nothing.json.template, which picks with the general model; with --model instead of --diameter
+it is that of templates/facility.json.template. After an interruption or a failure the same command resumes it.
 """
 
 import argparse
@@ -60,9 +61,10 @@ def parse(argv):
     add("--micrographs", type=Path, required=True, metavar="FOLDER", help="folder to which the micrographs are written")
     add("--pattern", default="*.mrc", help="names of the micrographs in the folder")
     add("--pixel-size", type=float, required=True, metavar="A", help="of the micrographs, in angstrom")
-    add("--model", type=Path, required=True, metavar="FILE", help="DeepEM model of the particle")
+    add("--diameter", type=float, metavar="A", help="particle diameter in angstrom, to pick with the general model")
+    add("--model", type=Path, metavar="FILE", help="DeepEM model of the particle, instead of the diameter")
     add("--project", required=True, metavar="NAME", help="a new project, or the one to resume")
-    add("--box", type=int, metavar="PX", help="side of the particle boxes; default: 1.5 diameters of the model")
+    add("--box", type=int, metavar="PX", help="side of the particle boxes; default: 1.5 diameters")
     add("--classes", type=int, default=50, help="number of 2D classes")
     add("--iterations", type=int, default=25, help="of the 2D classification")
     add("--timeout", default="12h",
@@ -86,13 +88,19 @@ def values_of(options):
 
     if not options.micrographs.is_dir():
         raise FacilityError(f"--micrographs: there is no folder {options.micrographs}")
+    if (options.model is None) == (options.diameter is None):
+        raise FacilityError("give --diameter to pick with the general model, or --model, one of them")
+    if options.diameter is not None and not options.diameter > 0:
+        raise FacilityError(f"--diameter {options.diameter}: expected angstrom, above 0")
     try:
-        diameter_angst = read_card(options.model)["diameter_angst"]
+        diameter_angst = options.diameter or read_card(options.model)["diameter_angst"]
     except DeepEMError as error:
         raise FacilityError(f"--model: {error}") from error
-    values = {name: value for name, value in vars(options).items() if name not in ("project", "home")}
-    values.update(micrographs=str(options.micrographs.resolve()), model=str(options.model.resolve()),
-                  mask=round(MASK_PER_DIAMETER * diameter_angst))
+    values = {name: value for name, value in vars(options).items()
+              if name not in ("project", "home") and value is not None or name == "box"}
+    values.update(micrographs=str(options.micrographs.resolve()), mask=round(MASK_PER_DIAMETER * diameter_angst))
+    if options.model:
+        values["model"] = str(options.model.resolve())
     if values["box"] is None:
         values["box"] = default_box_px(diameter_angst, options.pixel_size)
     return values
@@ -115,7 +123,7 @@ def run(name, values):
     project = Manager().createProject(name) if new else Manager().loadProject(name)
     os.chdir(project.path)
     if new:
-        workflows.load(project, workflows.fill("facility", values))
+        workflows.load(project, workflows.fill("facility" if "model" in values else "from-nothing", values))
         with atomic_write(OPTIONS_FILE) as file:
             json.dump(values, file, indent=1)
     check_options(project.path, values)

@@ -4,12 +4,15 @@
 
 from pyworkflow.protocol import params
 
+from .. import convert
 from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF, TIFF_ROWS
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from ..deepem.picking.box import default_box_px
 
 # Scipion stores the position, so new choices are added at the end.
 THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
+DARK, BRIGHT = range(2)
+CONTRASTS = ("dark", "bright")
 THRESHOLD_CHOICES = ("auto (best F2)", "best F1", "given precision", "fixed value")
 
 
@@ -28,9 +31,19 @@ class PickForm:
         form.addParallelSection(threads=2, mpi=0, binThreads=4)
 
     def _defineInputParams(self, form):
-        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", important=True,
-                      label="Model", help="Model from *DeepEM training* or *import DeepEM model*, "
-                                          "trained on this particle.")
+        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", important=True, allowsNull=True,
+                      label="Model (empty: general model)",
+                      help="Model from *DeepEM training* or *import DeepEM model*, trained on this "
+                           "particle. Leave it empty to pick with the general model of the plugin, which was trained "
+                           "on simulated micrographs of many shapes and needs nothing but the particle's diameter.")
+        form.addParam("particleDiameter", params.FloatParam, default=0, condition="inputModel is None", important=True,
+                      label="Particle diameter (Å)", validators=[params.GE(0, error="should not be negative")],
+                      help="Longest dimension of the particle, usually 80 to 400 Å. Within 10 % is good enough. The "
+                           "wizard shows a circle of this diameter on a micrograph.")
+        form.addParam("contrast", params.EnumParam, choices=CONTRASTS, default=DARK, condition="inputModel is None",
+                      display=params.EnumParam.DISPLAY_HLIST, label="Particles are",
+                      help="Darker than their surroundings, as in cryo-EM, or brighter, as in micrographs of negative "
+                           "stain or with inverted contrast.")
         form.addParam("boxSize", params.IntParam, default=0, allowsPointers=True, label="Box size (px)",
                       validators=[params.GE(0, error="should not be negative")],
                       help="Side of the box for particle extraction, in pixels of these micrographs. It has no effect "
@@ -100,9 +113,25 @@ class PickForm:
                            "micrograph. *Analyze results* can show it.")
 
     # -------------------------- UTILS functions ------------------------------
+    def isGeneral(self):
+        """Whether no model is given, so that the general one is used."""
+        return self.inputModel.getObjValue() is None
+
+    def getModel(self):
+        """Return the model, given or general; None as long as neither a model nor a diameter is given."""
+        if not self.isGeneral():
+            return self.inputModel.get()
+        diameter = self.particleDiameter.get(0)
+        return convert.general_model(diameter, CONTRASTS[self.contrast.get()]) if diameter > 0 else None
+
+    def _getModelArguments(self):
+        if self.isGeneral():
+            return ["--diameter", f"{self.particleDiameter.get():g}", "--contrast", CONTRASTS[self.contrast.get()]]
+        return ["--model", self.inputModel.get().getFileName()]
+
     def _getBoxSize(self):
         """Box size in pixels of the micrographs."""
-        return self.boxSize.get() or default_box_px(self.inputModel.get().getDiameter(),
+        return self.boxSize.get() or default_box_px(self.getModel().getDiameter(),
                                                     self.getInputMicrographs().getSamplingRate())
 
     def _getThresholdOrigin(self):
@@ -115,7 +144,7 @@ class PickForm:
 
     def _getArguments(self):
         """Arguments of the program that determine the result."""
-        arguments = ["--model", self.inputModel.get().getFileName(),
+        arguments = [*self._getModelArguments(),
                      "--pixel-size", f"{self.getInputMicrographs().getSamplingRate():.6g}",
                      "--tiff-rows", TIFF_ROWS, "--box", str(self._getBoxSize()),
                      "--threshold", {THRESHOLD_AUTO: "auto", THRESHOLD_F1: "F1",

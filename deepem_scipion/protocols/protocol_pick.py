@@ -32,7 +32,7 @@ MAX_LISTED = 5
 
 
 class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMProgram, ProtParticlePickingAuto):
-    """ Picks particles with a trained DeepEM model.
+    """ Picks particles with DeepEM: with its general model, or with one trained on the particle.
 
     A convolutional neural network scans each micrograph and assigns a score from 0 to 1 to each position: its
     confidence that a particle is centred there. Peaks of the score become coordinates if they reach a threshold, keep
@@ -41,10 +41,11 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
 
     *Input*
 
-    Micrographs, which may still be arriving from the microscope, and a model from *DeepEM training* or
-    *import DeepEM model*. Micrographs are resampled to the working pixel size of the model, so their pixel
-    size may differ from that of the training micrographs. Otherwise they should be similar: the same particle, a
-    similar defocus, and contrast of the same sign.
+    Micrographs, which may still be arriving from the microscope, and the diameter of the particle: the general model
+    of the plugin, trained on simulated micrographs, needs nothing else. Or a model from *DeepEM training* or
+    *import DeepEM model*, which finds more particles. Micrographs are resampled to the working pixel size
+    of the model, so their pixel size may differ from that of the training micrographs. For a trained model they
+    should otherwise be similar: the same particle, a similar defocus, and contrast of the same sign.
 
     *Threshold*
 
@@ -163,8 +164,9 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
         write_failures(self._getFailedFile(), failed)
         self.getResults().refresh()
         # Without the queue: it takes seconds and no GPU.
-        done = program.run("report", self.getCoordsDir(), "--model", self.inputModel.get().getFileName(), "--output",
-                           self._getReportFile())
+        model = str(self.getResults().path("model")) if self.isGeneral() else self.inputModel.get().getFileName()
+        done = program.run("report", self.getCoordsDir(), *(["--model", model] if os.path.exists(model) else []),
+                           "--output", self._getReportFile())
         if done.status:
             self.warning(f"The report {self._getReportFile()} could not be made: {done.error}")
         if failed and len(failed) == len(self.micDict):
@@ -175,7 +177,9 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
     # -------------------------- INFO functions -------------------------------
     def _validate(self):
         errors = []
-        model = self.inputModel.get()
+        model = self.getModel()
+        if model is None and self.isGeneral():
+            errors.append("Give the particle diameter for the general model, or choose a model.")
         if model is None or self.getInputMicrographs() is None:
             return errors  # reported by the framework
         if not os.path.exists(model.getFileName()):
@@ -201,7 +205,7 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
 
     def _warnings(self):
         warnings = []
-        micSet, model = self.getInputMicrographs(), self.inputModel.get()
+        micSet, model = self.getInputMicrographs(), self.getModel()
         if micSet is None or model is None:
             return warnings
         pixel, trained = micSet.getSamplingRate(), model.getSamplingRate()
@@ -210,7 +214,7 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
             warnings.append(f"The micrographs have {pixel:.2f} Å/px, coarser than the working pixel size of the model, "
                             f"{working:.2f} Å/px: details that the network has learned are missing. Use less binned "
                             "micrographs.")
-        elif differ(pixel, trained):
+        elif not self.isGeneral() and differ(pixel, trained):
             warnings.append(f"The micrographs have {pixel:.2f} Å/px, those of the training {trained:.2f} Å/px. They "
                             f"will be resampled to {working:.2f} Å/px; check the picks of the first micrographs.")
         failed = self._getFailed()
@@ -222,7 +226,7 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
 
     def _summary(self):
         summary = []
-        micSet, model = self.getInputMicrographs(), self.inputModel.get()
+        micSet, model = self.getInputMicrographs(), self.getModel()
         if micSet is not None and model is not None:
             pixel = micSet.getSamplingRate()
             summary.append(f"Particle diameter: {model.getDiameter():.1f} Å, {model.getDiameter() / pixel:.0f} px of "
@@ -230,7 +234,7 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
             step, working = self.scanStep.get() or model.getScanStep(), model.getWorkingSamplingRate()
             summary.append(f"Network: box {model.getBoxSize()} px at a working pixel size of {working:.2f} Å, scan "
                            f"step {step} px ({step * working:.0f} Å)")
-            others = abs(pixel - model.getSamplingRate()) > 0.01 * pixel
+            others = not self.isGeneral() and abs(pixel - model.getSamplingRate()) > 0.01 * pixel
             summary.append(f"Pixel size: {pixel:.2f} Å, micrographs downsampled by a factor of {working / pixel:.2f}"
                            + f"; training micrographs had {model.getSamplingRate():.2f} Å/px" * others)
             threshold = self._getThreshold()
@@ -252,7 +256,7 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
         return summary
 
     def _methods(self):
-        coords, model, micSet = self._getOutput(), self.inputModel.get(), self.getInputMicrographs()
+        coords, model, micSet = self._getOutput(), self.getModel(), self.getInputMicrographs()
         threshold = self._getThreshold() if model is not None else None
         if coords is None or threshold is None or micSet is None:
             return []
@@ -328,4 +332,4 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
         settings = self._getRunSettings()
         if settings is not None:
             return settings.limits.threshold
-        return self.inputModel.get().getThreshold() if mode == THRESHOLD_AUTO else None
+        return self.getModel().getThreshold() if mode == THRESHOLD_AUTO else None

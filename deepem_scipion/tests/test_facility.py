@@ -86,9 +86,19 @@ class TestTemplates(unittest.TestCase):
         self.assertEqual(set(values), aliases)
         self.assertEqual((values["box"], values["mask"]), (120, 144))
 
+    def test_without_a_model_the_template_from_nothing_is_filled(self):
+        values = facility.values_of(facility.parse(["--micrographs", ".", "--pixel-size", "1.5", "--diameter", "120",
+                                                    "--project", "p"]))
+        text = (TEMPLATES / "from-nothing.json.template").read_text()
+        self.assertEqual(set(values), {alias for _, alias in FIELD.findall(text)})
+        self.assertEqual((values["box"], values["mask"]), (120, 144))
+
     def test_a_missing_folder_or_model_is_reported(self):
         for arguments, message in ((["--micrographs", "nowhere", "--model", __file__], "there is no folder nowhere"),
-                                   (["--micrographs", ".", "--model", __file__], "test_facility.py")):
+                                   (["--micrographs", ".", "--model", __file__], "test_facility.py"),
+                                   (["--micrographs", "."], "give --diameter"),
+                                   (["--micrographs", ".", "--diameter", "-1"], "--diameter -1"),
+                                   (["--micrographs", ".", "--diameter", "9", "--model", "m"], "one of them")):
             with redirect_stdout(StringIO()) as output:
                 self.assertEqual(facility.main([*arguments, "--pixel-size", "1", "--project", "none"]), 2)
             self.assertIn(message, output.getvalue())

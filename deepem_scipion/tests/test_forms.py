@@ -111,6 +111,19 @@ class TestForms(WithWorkflow):
             self.assertEqual(protocol.validate(), [], each.__name__)
             self.assertEqual(protocol.warnings(), [], each.__name__)
 
+    def test_without_a_model_the_diameter_is_asked_for_and_the_general_model_is_used(self):
+        protocol = self.filled(ProtDeepEMPick)
+        self.assertFalse(shown(protocol, "particleDiameter") or shown(protocol, "contrast"))
+        protocol.inputModel.set(None)
+        self.assertTrue(shown(protocol, "particleDiameter") and shown(protocol, "contrast"))
+        self.assertIn("Give the particle diameter", protocol.validate()[0])
+        protocol.particleDiameter.set(120)
+        protocol.contrast.set(1)
+        self.assertEqual((protocol.validate(), protocol.warnings()), ([], []))
+        self.assertEqual(protocol._getArguments()[:4], ["--diameter", "120", "--contrast", "bright"])
+        self.assertEqual(protocol.getModel().getDiameter(), 120)
+        self.assertIn("Particle diameter: 120.0", protocol._summary()[0])
+
     def test_the_diameter_by_default_is_that_of_the_box(self):
         self.assertAlmostEqual(self.filled(ProtDeepEMTrain)._getDiameter(), 66 * 2.5 / BOX_PER_DIAMETER)
 

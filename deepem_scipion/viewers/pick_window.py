@@ -28,7 +28,7 @@ class PickWindow(ReviewWindow):
 
     def __init__(self, protocol, **kwargs):
         self.protocol = protocol
-        mics, model = protocol.getMicrographsByResult(), protocol.inputModel.get()
+        mics, model = protocol.getMicrographsByResult(), protocol.getModel()
         super().__init__(f"DeepEM picks: {protocol.getObjLabel() or protocol.getClassLabel()}",
                          protocol.getCoordsDir(), {name: mic.getFileName() for name, mic in mics.items()},
                          protocol.getInputMicrographs().getSamplingRate(), model.getDiameter(), model.getBoxSize(),

@@ -33,7 +33,7 @@ class LimitsWindow(ReviewWindow):
     def __init__(self, form, folder, mics):
         self.form, self._temporary = form, folder
         protocol = form.protocol
-        model, micSet = protocol.inputModel.get(), protocol.getInputMicrographs()
+        model, micSet = protocol.getModel(), protocol.getInputMicrographs()
         super().__init__(f"Limits of the picks: {len(mics)} of {micSet.getSize()} micrographs",
                          os.path.join(folder.name, "picks"), {name: mic.getFileName() for name, mic in mics.items()},
                          micSet.getSamplingRate(), model.getDiameter(), model.getBoxSize(), masterWindow=form)

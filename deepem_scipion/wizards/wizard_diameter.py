@@ -44,6 +44,25 @@ class DeepEMDiameterWizard(Wizard):
             form.setVar("particleDiameter", chosen.value)
 
 
+class DeepEMPickDiameterWizard(Wizard):
+    """Particle diameter for the general model, on the micrographs."""
+
+    _targets = [(ProtDeepEMPick, ["particleDiameter"])]
+    _environments = [DESKTOP_TKINTER]
+
+    def show(self, form, *params):
+        protocol = form.protocol
+        micSet = protocol.getInputMicrographs()
+        if micSet is None:
+            dialog.showWarning("Particle diameter", "Choose the micrographs first: a circle is drawn on them.",
+                               form.root)
+            return
+        chosen = SizeDialog(form.root, "Particle diameter", [mic.clone() for mic in micSet], micSet.getSamplingRate(),
+                            protocol.particleDiameter.get() or USUAL_DIAMETER_ANGST, "Å")
+        if chosen.resultYes():
+            form.setVar("particleDiameter", chosen.value)
+
+
 class DeepEMBoxSizeWizard(Wizard):
     """Box size of the picks, around a circle of the model's diameter."""
 
@@ -52,10 +71,10 @@ class DeepEMBoxSizeWizard(Wizard):
 
     def show(self, form, *params):
         protocol = form.protocol
-        micSet, model = protocol.getInputMicrographs(), protocol.inputModel.get()
+        micSet, model = protocol.getInputMicrographs(), protocol.getModel()
         if micSet is None or model is None:
-            dialog.showWarning("Box size", "Choose the micrographs and the model first: the box is drawn on the "
-                               "micrographs, around a circle of the model's particle diameter.", form.root)
+            dialog.showWarning("Box size", "Choose the micrographs, and the model or the diameter, first: the box is "
+                               "drawn on the micrographs, around a circle of the particle diameter.", form.root)
             return
         chosen = SizeDialog(form.root, "Box size", [mic.clone() for mic in micSet], micSet.getSamplingRate(),
                             protocol._getBoxSize(), "px", circle_angst=model.getDiameter())

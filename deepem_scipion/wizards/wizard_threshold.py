@@ -31,9 +31,9 @@ class DeepEMThresholdWizard(Wizard):
 
     def show(self, form, *params):
         protocol = form.protocol
-        if protocol.getInputMicrographs() is None or protocol.inputModel.get() is None:
-            dialog.showWarning(TITLE, "Choose the micrographs and the model first: the limits are tried on some of the "
-                               "micrographs, which are picked for this purpose.", form.root)
+        if protocol.getInputMicrographs() is None or protocol.getModel() is None:
+            dialog.showWarning(TITLE, "Choose the micrographs, and the model or the diameter, first: the limits are "
+                               "tried on some of the micrographs, which are picked for this purpose.", form.root)
             return None
         errors = protocol._validate()
         if errors:

@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`deepem pick`: pick micrographs with a model."""
+"""`deepem pick`: pick micrographs with a model, trained or general."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ log = logging.getLogger("deepem")
 # Larger boxes and steps are mistakes: no camera has as many pixels.
 MAX_BOX_PX = 2**15
 
-SUMMARY = "pick micrographs with a model"
-REQUIRED = ("--micrographs MICS ...", "--model MODEL", "--output DIR")
-DESCRIPTION = ("Pick particles in micrographs with a model. The output folder gets a .box file for each micrograph, "
+SUMMARY = "pick micrographs with the general model or a trained one"
+REQUIRED = ("--micrographs MICS ...", "--diameter A | --model MODEL", "--output DIR")
+DESCRIPTION = ("Pick particles in micrographs, with the general model, which needs nothing but their diameter, or with "
+               "a model trained on them. The output folder gets a .box file for each micrograph, "
                "picks.star with the picks of all, the candidates with the reason why each was rejected, and the "
                "figures of the run.")
 EPILOG = """examples:
+  deepem pick --micrographs 'mics/*.mrc' --diameter 150 --output picks
+
+with a trained model:
   deepem pick --micrographs 'mics/*.mrc' --model apoferritin.deepem \\
       --output picks
 
@@ -60,7 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
     add_micrographs(group)
-    group.add_argument("--model", required=True, type=Path, metavar="MODEL", help="model from `deepem train`")
+    group.add_argument("--model", type=Path, metavar="MODEL", help="model from `deepem train` (default: the general "
+                       "model; requires --diameter)")
+    group.add_argument("--diameter", type=float, metavar="A", help="for the general model: particle diameter in "
+                       "angstrom, that of the longest view")
+    group.add_argument("--contrast", choices=("dark", "bright"), help="for the general model: whether particles are "
+                       "dark (default) or bright, as in some images of negative stain")
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
     earlier = group.add_mutually_exclusive_group()
     for name, what in (("overwrite", "replace the results of an earlier run in the output folder"),
@@ -112,12 +121,12 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     from .. import runtime
     from ..coordinates.star import Optics
     from ..micrographs.find import find_micrographs
-    from ..model.files import load_model
     from ..picking.picker import Picker
+    from ..picking.results import PickingResults
     from ..picking.run import pick_micrographs
 
     _check_numbers(options)
-    model = load_model(options.model)
+    model = _model(options)
     limits = _limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
@@ -129,12 +138,29 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
                                    _Progress(len(micrographs), show), options.tiff_rows, options.force)
+    if options.model is None:
+        PickingResults(options.output).write_model(model)
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
     _finish(options, results)
     return console.OK if not n_failed else console.SOME_FAILED if n_failed < len(results) else console.UNUSABLE
+
+
+def _model(options: argparse.Namespace) -> Model:
+    """Return the given model, or the general one for the given diameter."""
+    from ..model.files import load_model
+    from ..model.general import general_model
+
+    if options.model is None:
+        if options.diameter is None:
+            raise DeepEMError("give --diameter (angstrom) to pick with the general model, or --model")
+        return general_model(options.diameter, options.contrast or "dark")
+    for name in ("diameter", "contrast"):
+        if getattr(options, name) is not None:
+            raise DeepEMError(f"--{name} is for the general model; {options.model} has its own: leave out one of them")
+    return load_model(options.model)
 
 
 class _Progress:
@@ -194,7 +220,8 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
         from ..report.picking_report import report_picking
 
         path = report_path(options.output) if options.report == Path() else options.report
-        try_report(path, lambda: report_picking(options.output, path, options.model))
+        model = options.model or PickingResults(options.output).path("model")
+        try_report(path, lambda: report_picking(options.output, path, model))
 
 
 def _limits(options: argparse.Namespace, model: Model) -> Limits:

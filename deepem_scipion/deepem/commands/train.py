@@ -8,19 +8,19 @@ import argparse
 import logging
 import math
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
 from .arguments import COORDINATES, add_micrographs, add_shifts, add_threads
 from .assigning import read_assigned
 from .info import format_card
+from .planning import make_plan
 
 if TYPE_CHECKING:
     from ..model.record import Epoch
-    from ..network.geometry import Geometry
     from ..training.plan import Plan
     from ..training.training_set import TrainingSet
 
@@ -31,12 +31,18 @@ TRAINING_PRESETS = ("default", "paper")
 PRESETS = ("klh", "19s", "26s", "inflammasome")
 
 SUMMARY = "train a model on micrographs with marked particles"
-REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
+REQUIRED = ("--micrographs MICS ...", "[--coordinates PATH]", "--diameter A", "--output MODEL")
 DESCRIPTION = ("Train a model on micrographs with reference coordinates of their particles. Some micrographs are kept "
-               "for validation, on which the best epoch and the threshold are chosen.")
+               "for validation, on which the best epoch and the threshold are chosen. Without coordinates the model "
+               "learns from the confident picks of the general model.")
 EPILOG = """examples:
   deepem train --micrographs 'mics/*.mrc' --coordinates boxes --diameter 120 \\
       --output apoferritin.deepem
+
+with a few clicks on some micrographs, or with none at all:
+  deepem train --micrographs 'mics/*.mrc' --coordinates clicks --incomplete \\
+      --diameter 120 --output few.deepem
+  deepem train --micrographs 'mics/*.mrc' --diameter 120 --output none.deepem
 
 with manually curated picks of that model:
   deepem train --micrographs 'mics/*.mrc' 'more/*.mrc' --coordinates boxes \\
@@ -47,6 +53,14 @@ with manually curated picks of that model:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem train` to its parser."""
     add_training_arguments(parser)
+
+
+def _add_unlabelled(group: Any) -> None:
+    group.add_argument("--incomplete", action="store_true", help="only some of the particles on the micrographs of "
+                       "--coordinates are marked, 5 to 50 for instance; the training starts from the general model, "
+                       "which finds the others and the background")
+    group.add_argument("--contrast", choices=("dark", "bright"), help="where the training starts from the general "
+                       "model: whether particles are dark (default) or bright")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, searched: bool = False) -> None:
@@ -60,16 +74,19 @@ def add_training_arguments(parser: argparse.ArgumentParser, searched: bool = Fal
         Whether the command searches for the network: arguments that conflict with a search are left
         out, and others have the search as their default.
     """
-    _add_files(parser)
+    _add_files(parser, searched)
     _add_network(parser, searched)
     _add_fit(parser, searched)
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
+def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
     group = parser.add_argument_group("files")
     add_micrographs(group)
-    group.add_argument("--coordinates", required=True, metavar="PATH", type=Path,
-                       help=f"reference coordinates of the particles: {COORDINATES}")
+    group.add_argument("--coordinates", required=searched, metavar="PATH", type=Path,
+                       help=f"reference coordinates of the particles: {COORDINATES}"
+                       + ("" if searched else " (default: none are needed, see below)"))
+    if not searched:
+        _add_unlabelled(group)
     group.add_argument("--negatives", metavar="PATH", type=Path,
                        help=f"verified negatives (background and contaminants): {COORDINATES}")
     group.add_argument("--coordinate-scale", type=float, default=1.0, metavar="F", help="multiply --coordinates and "
@@ -137,8 +154,12 @@ def run(options: argparse.Namespace) -> int:
 
     plan = make_plan(options)
     check_writable(options.output)
+    if options.coordinates is None:
+        return run_unlabelled(options, plan)
     data, files = read_training_set(options), ModelFiles(options.output)
     warn_of_problems(data, plan)
+    if options.incomplete:
+        data = with_teacher(data, plan)
     if options.fresh:
         files.checkpoint.unlink(missing_ok=True)
     runtime.start_keras(options.threads)
@@ -157,6 +178,44 @@ def warn_of_problems(data: TrainingSet, plan: Plan) -> None:
 
     for problem in find_problems(data, plan):
         log.warning("warning: %s", problem)
+
+
+def run_unlabelled(options: argparse.Namespace, plan: Plan) -> int:
+    """Train a model without coordinates.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of `deepem train`.
+    plan : Plan
+        With the model from which the training starts.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from .. import runtime
+    from ..micrographs.find import find_micrographs
+    from ..model.files import save_model
+    from ..training.self_training import ROUNDS, self_train
+
+    micrographs = find_micrographs(options.micrographs)
+    runtime.start(options.threads)
+    with console.progress(plan.networks * ROUNDS) as show:
+        model = self_train(micrographs, plan, lambda record: show_epoch(record, show))
+    save_model(options.output, model)
+    console.print_result(format_card(model.card()))
+    console.print_result(f"model written to {options.output}")
+    return console.OK
+
+
+def with_teacher(data: TrainingSet, plan: Plan) -> TrainingSet:
+    """Return the data with the model from which the training starts as the teacher for what is not marked."""
+    from ..training.teacher import TaughtSet
+
+    values = {field.name: getattr(data, field.name) for field in fields(data)}
+    return TaughtSet(**{**values, "incomplete": frozenset(data.names)}, teacher=plan.start)
 
 
 def check_writable(path: Path) -> None:
@@ -222,56 +281,6 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
     return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows)
-
-
-def make_plan(options: argparse.Namespace) -> Plan:
-    """Make the plan of a training from its arguments.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        Arguments of a training.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    DeepEMError
-        Arguments contradict each other, or the model to fine-tune cannot be read.
-    """
-    from ..model.files import load_model
-    from ..network.geometry import MAPS
-    from ..training.plan import Plan
-
-    if options.given_negatives_only and not (options.negatives or options.more_negatives):
-        raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")
-    if options.continue_from and (options.preset or options.box or options.maps or options.working_pixel_size):
-        raise DeepEMError("--continue-from keeps the model's network and working pixel size: leave out --preset, "
-                          "--box, --maps and --working-pixel-size")
-    return Plan(
-        diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
-        maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
-        pixel_size_angst=options.pixel_size, training_preset=options.training_preset, epochs=options.epochs,
-        given_negatives_only=options.given_negatives_only, seed=options.seed,
-        validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
-        error_cutoff=options.error_cutoff,
-        start=load_model(options.continue_from) if options.continue_from else None)
-
-
-def _geometry(options: argparse.Namespace) -> Geometry | None:
-    """Return the geometry of --box, --kernels, --pools and --maps, completed from the preset; None for none."""
-    from ..network.geometry import PRESETS, Geometry
-
-    parts = (options.box, options.kernels, options.pools, options.maps)
-    if not any(parts if options.preset else parts[:3]):
-        return None
-    if not options.preset and not all(parts[:3]):
-        raise DeepEMError("--box, --kernels and --pools need each other: give all three, or a --preset to start from")
-    start = PRESETS[options.preset] if options.preset else Geometry(40, (9, 5, 3), (2, 2, 2))
-    return Geometry(options.box or start.box, *(tuple(given or default) for given, default in zip(
-        parts[1:], (start.kernels, start.pools, start.maps))))
 
 
 def show_epoch(record: Epoch, show: console.ShowProgress) -> None:

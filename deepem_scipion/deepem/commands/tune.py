@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import DeepEMError
 from . import console
 from .info import format_card
-from .train import add_training_arguments, check_writable, make_plan, read_training_set, warn_of_problems
+from .planning import make_plan
+from .train import add_training_arguments, check_writable, read_training_set, warn_of_problems
 
 SUMMARY = "search for the network that picks best"
 REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")
@@ -28,7 +29,7 @@ The same command again resumes the search."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem tune` to its parser."""
-    parser.set_defaults(preset=None, box=None, kernels=None, continue_from=None)
+    parser.set_defaults(preset=None, box=None, kernels=None, continue_from=None, incomplete=False, contrast=None)
     add_training_arguments(parser, searched=True)
     group = parser.add_argument_group("search")
     group.add_argument("--minutes", type=float, default=30.0, metavar="M", help="time limit of this run; the first "

@@ -7,7 +7,8 @@ from ..lazy import attach
 __getattr__, __dir__, __all__ = attach(__name__, {
     "find": ["find_micrographs", "micrograph_name"],
     "images": ["ImageHeader", "read_header", "read_pixels"],
-    "micrograph": ["Micrograph", "clip_outliers", "read_micrograph", "read_pixel_size", "read_shape"],
+    "micrograph": ["Micrograph", "read_micrograph", "read_pixel_size", "read_shape"],
+    "normalisation": ["clip_outliers"],
     "padding": ["padding_margins"],
     "preprocessing": ["Preprocessing"],
     "resampling": ["resample"],

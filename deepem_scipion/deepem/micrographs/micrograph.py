@@ -17,19 +17,13 @@ from ..errors import DeepEMError
 from .find import micrograph_name
 from .images import read_header, read_pixels
 from .limits import MAX_PIXELS
+from .normalisation import clip_outliers, normalise, normalise_boxes
 from .resampling import resample
 
-# Of 10^8 normally distributed pixels none is expected beyond 6 standard deviations. What lies there is neither ice nor
-# particle, but a hot pixel, an X-ray, gold or dirt, and would dominate the mean and the standard deviation.
-CLIP_STDS = 6.0
-# A few hundred thousand pixels give the percentiles to better than 1 % of the standard deviation.
-_PERCENTILE_SAMPLE = 2**18
 # Squares of larger values leave the range of float32. No detector counts that far.
 _MAX_VALUE = 1e18
 # Pixel sizes are rounded in headers: a ratio this close to a whole number is meant to be one.
 _WHOLE_RATIO_TOLERANCE = 1e-4
-# Tiles of a normalised micrograph with a smaller standard deviation are padding.
-_MIN_TILE_STD = 0.01
 _ANISOTROPY_TOLERANCE = 0.01
 
 
@@ -168,11 +162,41 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     if scale != 1.0:
         pixels = resample(pixels, scale)
         clip_outliers(pixels)
-    _normalise(path, pixels)
+    normalise(path, pixels)
     if box_px is not None:
-        _normalise_boxes(pixels, box_px)
+        normalise_boxes(pixels, box_px)
     name = micrograph_name(path) if name is None else name
     return Micrograph(path, name, pixels, input_size * scale, scale, shape, in_header)
+
+
+def prepared_micrograph(pixels: np.ndarray, pixel_size_angst: float, name: str, box_px: int) -> Micrograph:
+    """Make a micrograph of pixels at the working pixel size, clipped and normalised as `read_micrograph` does.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) array
+        Image in any units; it is copied.
+    pixel_size_angst : float
+        Working pixel size in angstrom.
+    name : str
+        Name of the micrograph.
+    box_px : int
+        As for `read_micrograph`.
+
+    Returns
+    -------
+    Micrograph
+
+    Raises
+    ------
+    DeepEMError
+        If all pixels have the same value.
+    """
+    pixels = np.array(pixels, np.float32)
+    clip_outliers(pixels)
+    normalise(Path(name), pixels)
+    normalise_boxes(pixels, box_px)
+    return Micrograph(Path(name), name, pixels, pixel_size_angst, 1.0, (pixels.shape[0], pixels.shape[1]))
 
 
 def read_pixel_size(path: str | Path) -> float | None:
@@ -223,23 +247,6 @@ def read_shape(path: str | Path) -> tuple[int, int]:
     return read_header(Path(path)).shape
 
 
-def clip_outliers(pixels: np.ndarray) -> None:
-    """Clip an image, in place, to the median plus or minus `CLIP_STDS` robust standard deviations.
-
-    The robust standard deviation is half the distance between the 16th and the 84th percentile or, if that is 0 (more
-    than two thirds of the pixels are equal), the standard deviation.
-
-    Parameters
-    ----------
-    pixels : (rows, columns) float array
-        Image, modified in place.
-    """
-    step = max(1, math.isqrt(pixels.size // _PERCENTILE_SAMPLE))
-    low, median, high = np.percentile(pixels[::step, ::step], [16, 50, 84])
-    std = (high - low) / 2 or float(pixels.std(dtype=np.float64))
-    np.clip(pixels, median - CLIP_STDS * std, median + CLIP_STDS * std, out=pixels)
-
-
 def _points(points: np.ndarray) -> np.ndarray:
     return np.asarray(points, dtype=np.float64).reshape(-1, 2)
 
@@ -257,23 +264,3 @@ def _scale(path: Path, shape: tuple[int, int], input_size: float, working_size: 
                           f"to {working_size:g} A. Check both pixel sizes (--pixel-size).")
     whole = max(1, round(ratio))
     return float(whole) if abs(ratio - whole) <= _WHOLE_RATIO_TOLERANCE * whole else ratio
-
-
-def _normalise(path: Path, pixels: np.ndarray) -> None:
-    """Shift and scale the image, in place, to mean 0 and standard deviation 1."""
-    pixels -= pixels.mean(dtype=np.float64)
-    std = math.sqrt(np.square(pixels).mean(dtype=np.float64))
-    if not std > 0:
-        raise DeepEMError(f"{path} is constant once resampled and cleared of outliers. Leave it out.")
-    pixels /= std
-
-
-def _normalise_boxes(pixels: np.ndarray, box_px: int) -> None:
-    """Shift and scale a normalised image, in place, so that the median box has mean 0 and standard deviation 1."""
-    rows, columns = (size // box_px * box_px for size in pixels.shape)
-    tiles = pixels[:rows, :columns].reshape(rows // box_px, box_px, columns // box_px, box_px)
-    means, stds = tiles.mean(axis=(1, 3), dtype=np.float64), tiles.std(axis=(1, 3), dtype=np.float64)
-    image = stds > _MIN_TILE_STD
-    if image.any():
-        pixels -= np.median(means[image])
-        pixels /= np.median(stds[image])

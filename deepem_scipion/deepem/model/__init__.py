@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "record": ["TrainingRecord"],
     "card": ["card_rows"],
     "files": ["load_model", "read_card", "save_model"],
+    "general": ["general_model"],
     "paths": ["ModelFiles"],
 })

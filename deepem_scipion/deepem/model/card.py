@@ -11,6 +11,8 @@ from ..network.geometry import Geometry
 from .record import TrainingRecord, finite
 
 MODEL_FORMAT = 1
+# Number of values by which a candidate is compared with others of its micrograph, see `picking.agreement`.
+AGREEMENT_FEATURES = 10
 
 
 def geometry_of(card: Mapping[str, Any]) -> Geometry:
@@ -32,6 +34,23 @@ def geometry_of(card: Mapping[str, Any]) -> Geometry:
     """
     sizes = card["geometry"]
     return Geometry(sizes["box"], tuple(sizes["kernels"]), tuple(sizes["pools"]), tuple(sizes["maps"]))
+
+
+def agreement_shapes(hidden: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights that compare candidates with each other.
+
+    Parameters
+    ----------
+    hidden : int
+        Number of hidden units.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        By name.
+    """
+    return {"hidden.kernel": (AGREEMENT_FEATURES, hidden), "hidden.bias": (hidden,), "output.kernel": (hidden,),
+            "output.bias": (1,)}
 
 
 def number_of(card: Mapping[str, Any], name: str) -> float:
@@ -86,6 +105,7 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     if (used := record.training).micrographs:
         rows.append(("trained on", f"{used.micrographs} micrographs, {used.particles} particles, "
                                    f"{used.given_negatives} given negatives"))
+    rows += [(f"made {name}", str(value)) for name, value in record.origin.items()]
     if record.training_preset:
         rows.append(("training", f"preset {record.training_preset}, seed {record.seed}"))
     rows += [("warning", str(text)) for text in record.warnings]

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from .card import MODEL_FORMAT, geometry_of, number_of
+from .card import MODEL_FORMAT, agreement_shapes, geometry_of, number_of
 from .model import Model
 from .record import TrainingRecord, finite
 
@@ -42,6 +42,8 @@ def save_model(path: str | Path, model: Model) -> None:
 
     arrays = {_array(name, number): np.ascontiguousarray(value, np.float32)
               for number, weights in enumerate(model.networks) for name, value in weights.items()}
+    arrays.update({f"agreement.{name}": np.ascontiguousarray(value, np.float32)
+                   for name, value in (model.agreement or {}).items()})
     content = save(arrays, metadata={_CARD: json.dumps(model.card(), allow_nan=False)})
     with atomic_write(path, "wb") as handle:
         handle.write(content)
@@ -70,7 +72,7 @@ def load_model(path: str | Path) -> Model:
         working, diameter, threshold = (number_of(card, name) for name in (
             "working_pixel_size_angst", "diameter_angst", "threshold"))
         low, high = (finite(value) for value in card["std_range"])
-        step, count = int(card["scan_step"]), int(card["networks"])
+        step, count, hidden = int(card["scan_step"]), int(card["networks"]), int(card.get("agreement", 0))
         record = TrainingRecord.from_card(card)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
@@ -79,7 +81,9 @@ def load_model(path: str | Path) -> Model:
                           f"deviations from {low} to {high}); train the model again")
     networks = tuple({name: read(_array(name, number), shape) for name, shape in geometry.weight_shapes().items()}
                      for number in range(count))
-    return Model(geometry, networks, working, diameter, step, (low, high), threshold, record)
+    agreement = {name: read(f"agreement.{name}", shape)
+                 for name, shape in agreement_shapes(hidden).items()} if hidden > 0 else None
+    return Model(geometry, networks, working, diameter, step, (low, high), threshold, record, agreement)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

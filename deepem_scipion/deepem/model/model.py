@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ class Model:
         Default minimum score of a pick: the one with the best F2 (eq. 8 of the paper) on the validation micrographs.
     record : TrainingRecord
         How the model was trained and validated.
+    agreement : mapping of str to float32 array, optional
+        Weights by which scores take the other candidates of the micrograph into account, see `picking.agreement`.
     """
 
     geometry: Geometry
@@ -51,6 +55,7 @@ class Model:
     std_range: tuple[float, float]
     threshold: float
     record: TrainingRecord = field(default_factory=TrainingRecord)
+    agreement: Mapping[str, np.ndarray] | None = None
 
     @property
     def diameter_px(self) -> float:
@@ -123,6 +128,34 @@ class Model:
                               f"{curve.precision.max():.3f}")
         return float(curve.thresholds[enough[-1]])
 
+    def for_diameter(self, diameter_angst: float) -> Model:
+        """Return the model for a particle of another diameter, which is as wide in binned pixels.
+
+        Parameters
+        ----------
+        diameter_angst : float
+            Diameter of the particle in angstrom.
+
+        Returns
+        -------
+        Model
+            With another working pixel size.
+
+        Raises
+        ------
+        DeepEMError
+            If the diameter is not a number above 0.
+        """
+        if not 0 < diameter_angst < math.inf:
+            raise DeepEMError(f"particle diameter {diameter_angst}: expected angstrom, above 0")
+        return replace(self, diameter_angst=diameter_angst, working_pixel_size_angst=diameter_angst / self.diameter_px)
+
+    def inverted(self) -> Model:
+        """Return the model for particles of the opposite contrast, which scores the negative of an image alike."""
+        networks = tuple({**weights, "conv1.kernel": -weights["conv1.kernel"]} for weights in self.networks)
+        contrast = {"dark": "bright", "bright": "dark"}.get(self.record.contrast or "")
+        return replace(self, networks=networks, record=replace(self.record, contrast=contrast))
+
     def card(self) -> dict[str, Any]:
         """Return the card: everything but the weights, ready for JSON."""
         return {
@@ -134,5 +167,6 @@ class Model:
             "scan_step": self.scan_step,
             "std_range": list(self.std_range),
             "threshold": self.threshold,
+            **({"agreement": len(self.agreement["hidden.bias"])} if self.agreement else {}),
             **self.record.as_card(),
         }

@@ -197,6 +197,8 @@ class TrainingRecord:
         All rounds of recursive training.
     tuning : dict, optional
         Figures of the search, if there was one.
+    origin : dict of str to str
+        What a model that belongs to the package was made by and of.
     """
 
     contrast: str | None = None
@@ -214,6 +216,7 @@ class TrainingRecord:
     validation: Validation = field(default_factory=Validation)
     rounds: list[Round] = field(default_factory=list)
     tuning: dict[str, Any] | None = None
+    origin: dict[str, str] = field(default_factory=dict)
 
     def as_card(self) -> dict[str, Any]:
         """Return the recorded values, ready for JSON."""
@@ -243,7 +246,8 @@ class TrainingRecord:
             raise TypeError("history holds entries that are no epochs")
         return cls(
             **history, **_found(card, str, "contrast", "preset", "training_preset"), **_found(card, int, "seed"),
-            **_found(card, list, "seeds_used", "best_epochs", "warnings"), **_found(card, dict, "versions", "tuning"),
+            **_found(card, list, "seeds_used", "best_epochs", "warnings"),
+            **_found(card, dict, "versions", "tuning", "origin"),
             **_found(card, (int, float), "training_pixel_size_angst", "annotated_border_angst"),
             training=TrainingData.from_card(card.get("training", {})),
             validation=Validation.from_card(card.get("validation", {})),

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from ..network.scan import Scanner
 from ..runtime import ensure_started
+from .agreement import features, rescore
 from .candidates import Candidates, find_candidates, pad
 from .selection import PICKED, Limits, select
 
@@ -94,7 +95,10 @@ class Picker:
         check_size(micrograph, box)
         padded = pad(micrograph.pixels, box)
         scores = self._scanner.scan(padded)
-        return find_candidates(micrograph, padded, scores, box, self.scan_step), scores
+        found = find_candidates(micrograph, padded, scores, box, self.scan_step)
+        if self.model.agreement is not None:
+            found = compared(found, micrograph, self.model)
+        return found, scores
 
     def pick(self, micrograph: Micrograph) -> PickedMicrograph:
         """Pick a micrograph; parameters and errors as for `candidates`."""
@@ -118,6 +122,30 @@ class Picker:
         found = self.candidates(micrograph)[0] if candidates is None else candidates
         picked = select(found, Limits.of_model(self.model), micrograph.input_pixel_size_angst) == PICKED
         return float(np.square(found.scores[picked]).sum())
+
+
+def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Candidates:
+    """Return candidates with scores that take the others into account, see `agreement`.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        With the scores of the network.
+    micrograph : Micrograph
+    model : Model
+        With weights for the comparison.
+
+    Returns
+    -------
+    Candidates
+        In descending order of the new scores.
+    """
+    assert model.agreement is not None
+    found = features(micrograph.pixels, micrograph.to_binned_rc(candidates.centres_xy), candidates.scores,
+                     candidates.local_stds, model.diameter_px)
+    scores = rescore(model.agreement, found)
+    order = np.lexsort((candidates.centres_xy[:, 0], candidates.centres_xy[:, 1], -scores))
+    return replace(candidates, scores=scores).subset(order)
 
 
 def check_size(micrograph: Micrograph, box: int) -> None:

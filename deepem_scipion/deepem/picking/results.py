@@ -19,6 +19,8 @@ from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
+from ..model.files import save_model
+from ..model.model import Model
 from .candidates import Candidates, read_candidates, write_candidates
 from .scale import scale_warnings
 from .selection import PICKED
@@ -28,7 +30,7 @@ from .table import append_table, read_failures, read_table, write_failures, writ
 
 # The files of a run, and of each micrograph by its name.
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
-          "report": "report.html"}
+          "report": "report.html", "model": "model.deepem"}
 _OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc"}
 
 # summary.json of a run that grows is written again at most once in this many seconds.
@@ -52,7 +54,7 @@ class PickingResults:
 
         Parameters
         ----------
-        kind : {"settings", "table", "failed", "star", "report", "box", "candidates", "score_map"}
+        kind : {"settings", "table", "failed", "star", "report", "model", "box", "candidates", "score_map"}
             The last three belong to a micrograph.
         name : str
             Name of that micrograph; one with slashes is in subfolders.
@@ -116,6 +118,21 @@ class PickingResults:
                 self._folder_of(kind).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DeepEMError(f"{self.folder}: the output folder cannot be made ({error.strerror})") from error
+
+    def write_model(self, model: Model) -> None:
+        """Write the general model as it was used, with its diameter, so that it can be fine-tuned as any other.
+
+        Parameters
+        ----------
+        model : Model
+
+        Raises
+        ------
+        DeepEMError
+            The folder cannot be made, or the file not be written.
+        """
+        self.make()
+        save_model(self.path("model"), model)
 
     def write_micrograph(self, name: str, candidates: Candidates, reasons: np.ndarray, box_px: float) -> None:
         """Write candidates and picks of one micrograph.
@@ -213,7 +230,7 @@ class PickingResults:
         DeepEMError
             A file cannot be read or written.
         """
-        own = {batch.path(kind) for kind in _FILES}
+        own = {batch.path(kind) for kind in _FILES if kind != "model"}
         for folder, _, files in os.walk(batch.folder):
             for source in (Path(folder, file) for file in files):
                 if source not in own:

@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "training_set": ["TrainingSet"],
     "plan": ["Plan"],
     "train": ["train_model"],
+    "teacher": ["TaughtSet"],
+    "self_training": ["self_train"],
     "labels": ["LabelledMicrograph"],
     "presets": ["TRAINING_PRESETS", "TrainingPreset"],
     "examples": ["TrainingExamples", "load_examples"],

@@ -41,6 +41,9 @@ class LabelledMicrograph:
         Centres of what may be unmarked particles: neither particles nor negatives.
     padding_px : int
         Width of the mirror padding on each side in binned pixels (see `mirror_padded`).
+    negative_distance : float
+        Places at least this many diameters from all particles are negatives. With exact centres it may be smaller than
+        by default.
     """
 
     micrograph: Micrograph
@@ -50,6 +53,7 @@ class LabelledMicrograph:
     missed_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     doubtful_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     padding_px: int = 0
+    negative_distance: float = NEGATIVE_DISTANCE
 
     @property
     def name(self) -> str:
@@ -77,13 +81,13 @@ class LabelledMicrograph:
         pixels = np.pad(self.pixels, width_px, mode="symmetric")
         return LabelledMicrograph(replace(self.micrograph, pixels=pixels), self.particles_rc + width_px,
                                   self.negatives_rc + width_px, self.complete, self.missed_rc + width_px,
-                                  self.doubtful_rc + width_px, self.padding_px + width_px)
+                                  self.doubtful_rc + width_px, self.padding_px + width_px, self.negative_distance)
 
 
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
     """Find the places of boxes that are certain to be negatives.
 
-    Their centres are at least `NEGATIVE_DISTANCE` diameters from all particles, marked or doubtful, and outside the
+    Their centres are at least `negative_distance` diameters from all particles, marked or doubtful, and outside the
     border without annotation, and the boxes contain no padding. There are none if not all particles are marked.
 
     Parameters
@@ -103,7 +107,7 @@ def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_p
         By the first row and column of the box.
     """
     taken = np.concatenate([item.particles_rc, item.doubtful_rc])
-    free = _distances(taken, item.pixels.shape, box) >= NEGATIVE_DISTANCE * diameter_px
+    free = _distances(taken, item.pixels.shape, box) >= item.negative_distance * diameter_px
     if not item.complete:
         free[:] = False
     half, mirrored = (box - 1) // 2, item.padding_px

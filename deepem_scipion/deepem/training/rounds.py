@@ -147,7 +147,8 @@ class RoundTrainer:
             training=self._data([part.training for part in splits]),
             validation=Validation(**vars(self._data([part.validation for part in splits]))))
         model = Model(self.setup.geometry, tuple(found.weights for found in fits), self.setup.working_pixel_size_angst,
-                      self.plan.diameter_angst, self.setup.scan_step, self.std_range, _PROVISIONAL_THRESHOLD, record)
+                      self.plan.diameter_angst, self.setup.scan_step, self.std_range, _PROVISIONAL_THRESHOLD, record,
+                      self.plan.start.agreement if self.plan.start else None)
         return with_threshold(model, [part.validation if kept_out else part.training for part in splits],
                               self.border_px, kept_out)
 

@@ -1,0 +1,164 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make the general model of the package from simulated micrographs alone.
+
+    python benchmarks/general_model.py [--output FILE] [--maps FOLDER] [--fields N] [--epochs N] [--network N N N]
+                                       [--seed N] [--threads N]
+
+Fields of view are simulated under random conditions (`simulation/fields.py`), a share of them with particles from the
+density maps in a folder, the others with particles of random shape. A network is trained on most of them with the
+default training preset; on others its candidates are compared with each other (`picking/agreement.py`), and on the rest
+the threshold is chosen, that with the best F0.5, in which precision counts twice: F1 is nearly as high there, and
+fewer picks lie where there are no particles. An interrupted run resumes after its last complete epoch. Another seed
+gives a model that differs as much as chance makes it differ. The card names the commit of the code, and the checksum of
+the maps.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, commit
+
+# Pixels per diameter, as wide as the automatic geometry makes a particle.
+DIAMETER_PX = 27.0
+# Share of the fields with particles from density maps, if there are any.
+MAPS_SHARE = 0.4
+# Fields on which epochs are compared, candidates are compared, and the threshold is chosen.
+VALIDATION, AGREEMENT, THRESHOLD = 25, 250, 60
+# Weight of recall in the choice of the threshold.
+BETA = 0.5
+# The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.
+KEPT, MARGIN = 0.99, 0.1
+
+
+class Source:
+    """Labelled fields by their number.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of all fields.
+    maps : list of Path
+        Density maps.
+    box_px : int
+        Side of the network's box.
+    """
+
+    def __init__(self, seed, maps, box_px):
+        from deepem_scipion.deepem.simulation.volumes import read_volume
+
+        self.seed, self.box_px = seed, box_px
+        self.volumes = [read_volume(path) for path in maps]
+
+    def fields(self, first, number):
+        """Labelled fields number `first` and following."""
+        from deepem_scipion.deepem.simulation.fields import labelled_field, simulate_field
+        from deepem_scipion.deepem.simulation.shapes import shape_of_volume
+
+        found = []
+        for index in range(first, first + number):
+            rng = np.random.default_rng([self.seed, index])
+            shape = None
+            if self.volumes and rng.random() < MAPS_SHARE:
+                shape = shape_of_volume(self.volumes[rng.integers(len(self.volumes))], rng)
+            field = simulate_field(rng, shape, diameter_px=DIAMETER_PX)
+            found.append(labelled_field(field, DIAMETER_PX, self.box_px, f"field{index:05d}"))
+        return found
+
+
+def checksum(paths):
+    """Checksum of files and their names, and their number."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + path.read_bytes())
+    return f"{len(paths)} density maps, SHA-256 {digest.hexdigest()[:16]}" if paths else "random shapes alone"
+
+
+def local_std_range(labelled, box_px):
+    """Range of the local standard deviations of simulated particles."""
+    from deepem_scipion.deepem.training.boxes import collect_boxes
+
+    boxes = collect_boxes(labelled, box_px, DIAMETER_PX, 0.0, 0, np.random.default_rng(0))
+    low, high = np.quantile(boxes.local_stds()[boxes.targets == 1], [(1 - KEPT) / 2, (1 + KEPT) / 2])
+    return float((1 - MARGIN) * low), float((1 + MARGIN) * high)
+
+
+def train(options, maps):
+    """Train the network, fit the comparison of candidates and choose the threshold."""
+    from deepem_scipion.deepem import runtime
+    from deepem_scipion.deepem.evaluation.metrics import curve_from_points, steady_threshold
+    from deepem_scipion.deepem.model.record import TrainingRecord
+    from deepem_scipion.deepem.training.agreement_fit import with_agreement
+    from deepem_scipion.deepem.training.calibration import with_threshold
+    from deepem_scipion.deepem.training.checkpoint import Checkpoint
+    from deepem_scipion.deepem.training.plan import Plan, choose_geometry
+    from deepem_scipion.deepem.training.rounds import RoundTrainer
+    from deepem_scipion.deepem.training.split import Split
+
+    runtime.start(options.threads)
+    plan = Plan(DIAMETER_PX, maps=tuple(options.network), working_pixel_size_angst=1.0, epochs=options.epochs,
+                seed=options.seed)
+    setup = choose_geometry(plan, 1.0)
+    source = Source(options.seed, maps, setup.geometry.box)
+    training, validation, compared, threshold = (
+        source.fields(first, number) for first, number in zip(
+            np.cumsum([0, options.fields, VALIDATION, AGREEMENT]), (options.fields, VALIDATION, AGREEMENT, THRESHOLD)))
+    say(f"{sum(len(item.particles_rc) for item in training)} particles on {len(training)} fields")
+    record = TrainingRecord("dark", None, plan.training_preset, plan.seed, versions=runtime.versions(), origin={
+        "by": f"benchmarks/general_model.py at commit {commit()}", "of": f"simulated fields, {checksum(maps)}"})
+    checkpoint = Checkpoint(options.work / f"{options.output.stem}.checkpoint",
+                            {"options": {name: str(value) for name, value in vars(options).items()}, **record.origin})
+    trainer = RoundTrainer(plan, setup, local_std_range(training, setup.geometry.box), 0.0, record, show, checkpoint)
+    model = trainer.train([Split(training, validation)])
+    model = with_threshold(with_agreement(model, compared, options.seed), [threshold], 0.0, kept_out=True)
+    found = model.record
+    model = replace(model, threshold=steady_threshold(curve_from_points(found.validation.curve), BETA))
+    return replace(model, record=replace(found, training=replace(found.training, names=[]),
+                                         validation=replace(found.validation, names=[])))
+
+
+def show(epoch):
+    """Print the figures of an epoch."""
+    say("epoch {epoch}/{epochs}: loss {loss:.4f}, validation loss {validation_loss:.4f}, average precision of boxes "
+        "{validation_average_precision:.3f}; {seconds_left:.0f} s left".format(**epoch))
+
+
+def say(text):
+    """Print a line with the time."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def main():
+    """Make the model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=RESULTS / "general" / "general.deepem")
+    parser.add_argument("--maps", type=Path, metavar="FOLDER", help="density maps (*.mrc), protein positive")
+    parser.add_argument("--fields", type=int, default=400, help="number of fields to train on")
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--network", type=int, nargs=3, default=(12, 24, 24), help="feature maps of the three stages")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="default: all")
+    options = parser.parse_args()
+    options.work = RESULTS / "general"
+    options.work.mkdir(parents=True, exist_ok=True)
+    maps = sorted(options.maps.glob("*.mrc")) if options.maps else []
+    if options.maps and not maps:
+        parser.error(f"--maps {options.maps}: there are no .mrc files")
+    from deepem_scipion.deepem import save_model
+
+    began = time.process_time()
+    model = train(options, maps)
+    save_model(options.output, model)
+    found = model.record.validation
+    say(f"{options.output}: threshold {model.threshold:.3f}; on simulated fields best F1 {found.best_F1:.3f}, AP "
+        f"{found.AP:.3f}; {time.process_time() - began:.0f} s of processor time")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a training from the arguments of `deepem train` and `deepem tune`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import DeepEMError
+
+if TYPE_CHECKING:
+    from ..network.geometry import Geometry
+    from ..training.plan import Plan
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """Make the plan of a training from its arguments.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of a training.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    DeepEMError
+        Arguments contradict each other, or the model to fine-tune cannot be read.
+    """
+    from ..model.files import load_model
+    from ..model.general import general_model
+    from ..network.geometry import MAPS
+    from ..training.plan import Plan
+
+    general = not options.continue_from and (options.coordinates is None or options.incomplete)
+    if options.coordinates is None:
+        for name in ("negatives", "more_particles", "more_negatives", "incomplete"):
+            if getattr(options, name):
+                raise DeepEMError(f"--{name.replace('_', '-')} needs --coordinates; without them nothing is marked")
+    if options.contrast and not general:
+        raise DeepEMError("--contrast is for trainings that start from the general model: those without --coordinates, "
+                          "or with --incomplete")
+    if options.given_negatives_only and not (options.negatives or options.more_negatives):
+        raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")
+    if (options.continue_from or general) and any((options.preset, options.box, options.maps,
+                                                   options.working_pixel_size)):
+        raise DeepEMError(f"{'the general model' if general else '--continue-from'} determines network and working "
+                          "pixel size: leave out --preset, --box, --maps and --working-pixel-size")
+    return Plan(
+        diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
+        maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
+        pixel_size_angst=options.pixel_size, training_preset=options.training_preset, epochs=options.epochs,
+        given_negatives_only=options.given_negatives_only, seed=options.seed,
+        validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
+        error_cutoff=options.error_cutoff,
+        start=general_model(options.diameter, options.contrast or "dark") if general else
+        load_model(options.continue_from) if options.continue_from else None)
+
+
+def _geometry(options: argparse.Namespace) -> Geometry | None:
+    """Return the geometry of --box, --kernels, --pools and --maps, completed from the preset; None for none."""
+    from ..network.geometry import PRESETS, Geometry
+
+    parts = (options.box, options.kernels, options.pools, options.maps)
+    if not any(parts if options.preset else parts[:3]):
+        return None
+    if not options.preset and not all(parts[:3]):
+        raise DeepEMError("--box, --kernels and --pools need each other: give all three, or a --preset to start from")
+    start = PRESETS[options.preset] if options.preset else Geometry(40, (9, 5, 3), (2, 2, 2))
+    return Geometry(options.box or start.box, *(tuple(given or default) for given, default in zip(
+        parts[1:], (start.kernels, start.pools, start.maps))))

@@ -1,0 +1,76 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Outliers and grey values of images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DeepEMError
+
+# Of 10^8 normally distributed pixels none is expected beyond 6 standard deviations. What lies there is neither ice nor
+# particle, but a hot pixel, an X-ray, gold or dirt, and would dominate the mean and the standard deviation.
+CLIP_STDS = 6.0
+# A few hundred thousand pixels give the percentiles to better than 1 % of the standard deviation.
+_PERCENTILE_SAMPLE = 2**18
+# Tiles of a normalised micrograph with a smaller standard deviation are padding.
+_MIN_TILE_STD = 0.01
+
+
+def clip_outliers(pixels: np.ndarray) -> None:
+    """Clip an image, in place, to the median plus or minus `CLIP_STDS` robust standard deviations.
+
+    The robust standard deviation is half the distance between the 16th and the 84th percentile or, if that is 0 (more
+    than two thirds of the pixels are equal), the standard deviation.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) float array
+        Image, modified in place.
+    """
+    step = max(1, math.isqrt(pixels.size // _PERCENTILE_SAMPLE))
+    low, median, high = np.percentile(pixels[::step, ::step], [16, 50, 84])
+    std = (high - low) / 2 or float(pixels.std(dtype=np.float64))
+    np.clip(pixels, median - CLIP_STDS * std, median + CLIP_STDS * std, out=pixels)
+
+
+def normalise(path: Path, pixels: np.ndarray) -> None:
+    """Shift and scale an image, in place, to mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    path : Path
+        File of the image, for the message.
+    pixels : (rows, columns) float array
+
+    Raises
+    ------
+    DeepEMError
+        If all pixels have the same value.
+    """
+    pixels -= pixels.mean(dtype=np.float64)
+    std = math.sqrt(np.square(pixels).mean(dtype=np.float64))
+    if not std > 0:
+        raise DeepEMError(f"{path} is constant once resampled and cleared of outliers. Leave it out.")
+    pixels /= std
+
+
+def normalise_boxes(pixels: np.ndarray, box_px: int) -> None:
+    """Shift and scale a normalised image, in place, so that the median box has mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) float array
+    box_px : int
+        Side of the boxes.
+    """
+    rows, columns = (size // box_px * box_px for size in pixels.shape)
+    tiles = pixels[:rows, :columns].reshape(rows // box_px, box_px, columns // box_px, box_px)
+    means, stds = tiles.mean(axis=(1, 3), dtype=np.float64), tiles.std(axis=(1, 3), dtype=np.float64)
+    image = stds > _MIN_TILE_STD
+    if image.any():
+        pixels -= np.median(means[image])
+        pixels /= np.median(stds[image])

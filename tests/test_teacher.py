@@ -1,0 +1,135 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Training from few labels or none: what the general model labels, and when its pupil is refused."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+from deepem_scipion.deepem import DeepEMError, general_model, load_model
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.evaluation.metrics import evaluate
+from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.simulation.dataset import write_dataset
+from deepem_scipion.deepem.simulation.scene import Scene
+from deepem_scipion.deepem.training import self_training
+from deepem_scipion.deepem.training.plan import Plan
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
+from deepem_scipion.deepem.training.teacher import TaughtSet
+
+SCENE = Scene(shape=(400, 480), pixel_size_angst=10.0, n_particles=24, snr=0.3, defocus_angst=25000.0, spacing=1.1)
+NO_MARKS = Coordinates(np.empty((0, 2)), np.empty(0), None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    write_dataset(folder, SCENE, 2, seed=3)
+    return folder
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A training of a moment."""
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8,
+                                                                later_epochs=1))
+
+
+def labelled(folder, model, particles=NO_MARKS, negatives=NO_MARKS):
+    paths = {"mic_001": find_micrographs([str(folder / "micrographs")])["mic_001"]}
+    data = TaughtSet(paths, {"mic_001": particles}, {"mic_001": negatives}, frozenset(paths), teacher=model)
+    return data.read(model.preprocessing, model.diameter_px)[0]
+
+
+def distances(points, others):
+    return cKDTree(others).query(points)[0]
+
+
+def test_the_teacher_marks_what_is_not_marked_and_leaves_out_what_is_doubtful(folder):
+    model = general_model(400)
+    truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
+    item = labelled(folder, model)
+    found = item.micrograph.to_input_xy(item.particles_rc)
+    assert item.complete and 20 <= len(found) <= 28
+    assert (distances(found, truth) < 10).mean() > 0.9
+    scores = Picker(model).pick(item.micrograph).picks.scores
+    strict = labelled(folder, replace(model, threshold=float(np.median(scores))))
+    assert len(strict.particles_rc) == (scores >= np.median(scores)).sum()
+    assert len(strict.doubtful_rc) and (distances(strict.doubtful_rc, strict.particles_rc) > 0.5 * 27).all()
+
+
+def test_marks_of_the_user_overrule_the_teacher(folder):
+    model = general_model(400)
+    truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
+    clicked = truth[:3] + [3, -4]
+    item = labelled(folder, model, replace(NO_MARKS, centres_xy=clicked, scores=np.full(3, np.nan)),
+                    replace(NO_MARKS, centres_xy=truth[3:5], scores=np.full(2, np.nan)))
+    particles = item.micrograph.to_input_xy(item.particles_rc)
+    assert distances(clicked, particles).max() < 1e-6
+    assert np.sort(distances(particles, clicked))[3] > 20  # one mark for each of these three
+    assert distances(truth[3:5], particles).min() > 15
+    assert len(item.negatives_rc) == 2
+
+
+def test_too_few_particles_are_an_error(folder):
+    with pytest.raises(DeepEMError, match="only 0 particles are marked, or picked with confidence"):
+        labelled(folder, replace(general_model(400), threshold=1.0))
+
+
+def test_a_model_without_labels_picks_what_the_general_one_picks(folder, tmp_path, short):
+    assert main(["train", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--epochs", "1",
+                 "--output", str(tmp_path / "none.deepem"), "--quiet"]) == 0
+    assert main(["pick", "--micrographs", str(folder / "micrographs"), "--model", str(tmp_path / "none.deepem"),
+                 "--output", str(tmp_path / "picks"), "--quiet", "--contrast-checks", "0"]) == 0
+    found = evaluate(read_coordinates(folder / "boxes"), read_coordinates(tmp_path / "picks"), 20)
+    assert found["overall"]["F1"] > 0.85
+    assert load_model(tmp_path / "none.deepem").record.training.particles > 20
+
+
+def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short):
+    truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
+    (tmp_path / "clicks").mkdir()
+    marks = "".join(f"{x - 24:.0f} {y - 24:.0f} 48 48\n" for x, y in truth[:5])
+    (tmp_path / "clicks" / "mic_001.box").write_text(marks)
+    assert main(["train", "--micrographs", str(folder / "micrographs"), "--coordinates", str(tmp_path / "clicks"),
+                 "--incomplete", "--diameter", "400", "--epochs", "1", "--output", str(tmp_path / "few.deepem"),
+                 "--quiet"]) == 0
+    assert load_model(tmp_path / "few.deepem").diameter_px == pytest.approx(27)
+
+
+def test_a_model_that_drifted_is_refused(folder, caplog, monkeypatch):
+    start = general_model(400)
+    weights = {name: np.full_like(value, -5.0 if name == "dense.bias" else 0.0)
+               for name, value in start.networks[0].items()}
+    picks_nothing = replace(start, networks=(weights,))
+    monkeypatch.setattr(self_training, "train_model", lambda data, plan, progress: picks_nothing)
+    with caplog.at_level(logging.WARNING, "deepem_scipion"):
+        kept = self_training.self_train(find_micrographs([str(folder / "micrographs")]), Plan(400, start=start))
+    assert kept is start
+    assert "refused" in caplog.text and "the general model is kept" in caplog.text
+
+
+def test_rounds_end_when_nothing_changes(folder, monkeypatch):
+    start, rounds = general_model(400), []
+    start = replace(start, threshold=start.threshold_for("F1"))
+
+    def train(data, plan, progress):
+        rounds.append(data.teacher)
+        return start
+
+    monkeypatch.setattr(self_training, "train_model", train)
+    assert self_training.self_train(find_micrographs([str(folder / "micrographs")]), Plan(400, start=start)) is not None
+    assert len(rounds) == 1
+
+
+def test_auto_trains_on_the_first_micrographs_and_picks_all(folder, tmp_path, short):
+    assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--train", "1", "--output",
+                 str(tmp_path / "picks"), "--quiet"]) == 0
+    assert set(read_coordinates(tmp_path / "picks")) == {"mic_001", "mic_002"}
+    assert load_model(tmp_path / "picks" / "model.deepem").record.training.micrographs == 1
