@@ -169,11 +169,6 @@ def write_candidates(path: str | Path, candidates: Candidates, reasons: Sequence
             handle.write(f"{x:.2f}\t{y:.2f}\t{score:.6g}\t{std:.5g}\t{border:.2f}\t{reason}\n")
 
 
-def as_stored(centres_xy: np.ndarray) -> np.ndarray:
-    """Return centres with the digits of a table of candidates, so that they are the same when they are read again."""
-    return np.array([float(f"{value:.2f}") for value in np.ravel(centres_xy)]).reshape(-1, 2)
-
-
 def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
     """Read a table of candidates.
 

@@ -175,7 +175,7 @@ class PickingResults:
         with atomic_path(self._new("score_map", name)) as aside, mrcfile.new(aside, scores) as file:
             file.voxel_size = step_angst
 
-    def write_star(self, picks: Sequence[tuple[str | Path, np.ndarray, np.ndarray]],
+    def write_star(self, picks: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
                    pixel_size_angst: float | Sequence[float], optics: Optics) -> None:
         """Write picks.star; parameters and errors as for `coordinates.write_star`."""
         write_star(self.path("star"), picks, pixel_size_angst, optics)
