@@ -26,8 +26,10 @@ class Variant(NamedTuple):
 
 # By the name for `scipion3 installb`. If several are installed the first is used.
 ENVIRONMENTS = {
-    "deepem_gpu": Variant(("program", "tune"), "tensorflow[and-cuda]", (*PICK_MODULES, *TRAIN_MODULES, "optuna")),
+    "deepem_gpu": Variant(("program", "tune"), "tensorflow[and-cuda]",
+                          (*PICK_MODULES, *TRAIN_MODULES, "optuna")),
     "deepem_cpu": Variant(("program", "tune"), "tensorflow-cpu", (*PICK_MODULES, *TRAIN_MODULES, "optuna")),
+    "deepem_pick": Variant(("pick",), "", PICK_MODULES),  # cannot train
 }
 
 # Choices of the forms. Scipion stores the position, so new choices are added at the end.

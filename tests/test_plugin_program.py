@@ -108,10 +108,10 @@ def test_a_foreign_interpreter_finds_this_package_and_nothing_else_of_ours(monke
     assert done.stdout.split() == ["deepem_scipion.deepem.errors", "None"]
 
 
-def test_an_interpreter_without_tensorflow_is_reported_with_the_way_out(monkeypatch, bare_python):
+def test_an_interpreter_without_the_packages_is_reported_with_the_way_out(monkeypatch, bare_python):
     use_python(monkeypatch, bare_python)
     problem, = Plugin.validateInstallation()
-    assert "tensorflow" in problem and bare_python in problem and "pip install" in problem
+    assert "llvmlite" in problem and bare_python in problem and "pip install" in problem
 
 
 @pytest.mark.parametrize("path", ["/nowhere/python", "/tmp", "/etc/hostname"])
