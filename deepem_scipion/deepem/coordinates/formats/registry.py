@@ -1,0 +1,154 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The formats by name, and which of them a file has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import DeepEMError
+from ..box import read_box
+from ..coordinates import Coordinates
+from ..names import micrograph_of
+from ..star import read_star
+from . import cryolo, cryoppp, cryosparc, eman, napari, relion, topaz, warp, xmipp
+from .base import Infos, MicrographPicks, reading
+
+Read = Callable[[Path, Infos], "dict[str, Coordinates]"]
+Write = Callable[[Path, Sequence[MicrographPicks]], "list[Path]"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of coordinate files.
+
+    Attributes
+    ----------
+    program : str
+        The program, and what it calls the files.
+    extensions : tuple of str
+        Extensions of its files, in lower case; the content decides where several formats have the same.
+    read : callable or None
+        Reads a file, with the sizes of micrographs, to coordinates by name of the micrograph; None if the format is
+        only written.
+    write : callable or None
+        Writes files into a folder and returns them; None if the format is only read.
+    """
+
+    program: str
+    extensions: tuple[str, ...]
+    read: Read | None
+    write: Write | None
+
+
+FORMATS = {
+    "eman": Format("EMAN2 .box", (".box",), lambda path, infos: {micrograph_of(path): read_box(path)},
+                   eman.write_boxes),
+    "eman-json": Format("EMAN2 info/*.json", (".json",), eman.read_json, eman.write_json),
+    "relion": Format("RELION .star", (".star",), lambda path, infos: read_star(path), relion.write_relion),
+    "cryolo": Format("crYOLO .cbox", (".cbox",), cryolo.read_cbox, cryolo.write_cbox),
+    "topaz": Format("Topaz .txt", (".txt", ".tab", ".csv"), topaz.read_table, topaz.write_table),
+    "via": Format("VGG image annotator .csv (Topaz)", (".csv",), topaz.read_via, None),
+    "cryosparc": Format("cryoSPARC .cs", (".cs", ".npy"), cryosparc.read_cs, cryosparc.write_cs),
+    "cryoppp": Format("CryoPPP .csv", (".csv",), cryoppp.read_csv, cryoppp.write_csv),
+    "xmipp": Format("Xmipp .pos, .xmd", (".pos", ".xmd"), xmipp.read_pos, xmipp.write_pos),
+    "napari": Format("napari points .csv", (".csv",), napari.read_points, napari.write_points),
+    "warp": Format("Warp .star", (".star",), lambda path, infos: read_star(path), warp.write_warp),
+    "m": Format("M .star", (".star",), warp.read_m, None),
+}
+EXTENSIONS = tuple(dict.fromkeys(extension for each in FORMATS.values() for extension in each.extensions))
+# Column of the first line that distinguishes the formats of text tables.
+_TABLES = {topaz.COLUMN: "topaz", topaz.VIA_COLUMN: "via", cryoppp.COLUMN: "cryoppp", napari.COLUMN: "napari"}
+
+
+def format_of(path: Path) -> str:
+    """Recognise the format of a file by its extension and, where that is not enough, its content.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    str
+        Key of `FORMATS`.
+
+    Raises
+    ------
+    DeepEMError
+        If the file has none of the formats, or cannot be read.
+    """
+    extension = path.suffix.lower()
+    names = [name for name, each in FORMATS.items() if extension in each.extensions]
+    if extension == ".star":
+        with reading(path) as handle:
+            return "m" if any(line.split()[:1] == [f"_{warp.M_LABELS[0]}"] for line in handle) else "relion"
+    if len(names) == 1 and names != ["topaz"]:
+        return names[0]
+    if names:
+        with reading(path) as handle:
+            first = handle.readline(10_000)
+        labels = [label.strip().strip('"') for label in first.replace("\t", ",").split(",")]
+        for column, name in _TABLES.items():
+            if column in labels:
+                return name
+        raise DeepEMError(f"{path}: the first line names none of the columns {', '.join(_TABLES)}. Expected a table of "
+                          "Topaz, CryoPPP or napari.")
+    raise DeepEMError(f"{path} has none of the formats of coordinates. Expected one of {', '.join(EXTENSIONS)}.")
+
+
+def read_file(path: Path, infos: Infos | None = None, name: str | None = None) -> dict[str, Coordinates]:
+    """Read a file of coordinates of any format.
+
+    Parameters
+    ----------
+    path : Path
+    infos : mapping of str to MicrographInfo, optional
+        Sizes of the micrographs, which some formats need.
+    name : str, optional
+        Key of `FORMATS`; by default the format is recognised.
+
+    Returns
+    -------
+    dict of str to Coordinates
+        Coordinates by name of the micrograph.
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be read, is invalid, or has none of the formats.
+    """
+    read = FORMATS[name or format_of(path)].read
+    if read is None:
+        raise DeepEMError(f"{path}: the format {name} cannot be read.")
+    return read(path, infos or {})
+
+
+def write_files(name: str, folder: str | Path, picks: Sequence[MicrographPicks]) -> list[Path]:
+    """Write picks in a format.
+
+    Parameters
+    ----------
+    name : str
+        Key of `FORMATS`.
+    folder : str or Path
+        Folder for the files; made where it does not exist.
+    picks : sequence of MicrographPicks
+
+    Returns
+    -------
+    list of Path
+        Files written; if one of them lists the others it is the first.
+
+    Raises
+    ------
+    DeepEMError
+        If there is no such format to write, a file cannot be written, or something that the format holds is not known.
+    """
+    write = FORMATS[name].write if name in FORMATS else None
+    if write is None:
+        known = ", ".join(key for key, each in FORMATS.items() if each.write)
+        raise DeepEMError(f"{name!r} is no format that can be written. Expected one of {known}.")
+    return write(Path(folder), picks)
