@@ -130,8 +130,8 @@ def test_files_of_every_program_point_at_the_particle(sample, tmp_path):
     path = tmp_path / file
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert format_of(path) == name
-    ((micrograph, found),) = read_file(path, INFOS).items()
-    assert micrograph == NAME
+    ((micrograph, found),) = read_file(path, infos=INFOS).items()
+    assert micrograph.split("/")[-1] == NAME
     (centre,) = found.centres_xy
     np.testing.assert_allclose(centre, (X, Y), atol=1e-4)
     assert IMAGE[tuple(np.rint(centre[::-1]).astype(int))] == 1
@@ -164,8 +164,8 @@ def read_written(written, picks):
     found = {}
     for path in written:
         if path.suffix != ".csg" and path.name != "autopick.star":
-            found.update(read_file(path, infos))
-    return found
+            found.update(read_file(path, infos=infos))
+    return {name.split("/")[-1]: coordinates for name, coordinates in found.items()}
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -334,7 +334,7 @@ def test_cryosparc_tools_read_the_locations_that_are_written(tmp_path):
     np.testing.assert_allclose(found["pick_stats/ncc_score"], [0.75, 0.5, 0.25])
     assert len(set(found["location/micrograph_uid"])) == 2
     found.save(str(tmp_path / "again.cs"))
-    assert set(read_file(tmp_path / "again.cs")) == {"a", "longer name"}
+    assert set(read_file(tmp_path / "again.cs")) == {"mics/a", "mics/longer name"}
     assert "metafile: '>picks.cs'\n    num_items: 3\n    type: particle.location" in group.read_text()
 
 

@@ -13,7 +13,9 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
-COORDINATES = "a folder of .box or .star files, with its subfolders, or one such file"
+COORDINATES = ("a file of coordinates of any format (.box, .star, .cbox, .cs, ...), or a folder of them, with its "
+               "subfolders")
+FORMAT_NAMES = "eman, eman-json, relion, cryolo, topaz, cryosparc, cryoppp, xmipp, napari, warp"
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import add_micrographs, add_threads
+from .arguments import FORMAT_NAMES, add_micrographs, add_threads
 from .report import report_path, try_report
 
 if TYPE_CHECKING:
     from ..model.model import Model
     from ..picking.selection import Limits
     from ..picking.summary import MicrographResult
+
+EXPORT_FOLDER = "DIR/export/FORMAT"
 
 log = logging.getLogger("deepem")
 
@@ -75,6 +77,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                            "for RELION (default: %(default)s)")
     group.add_argument("--force", action="store_true", help="pick even if the pixel sizes of micrographs and training "
                        "differ by a factor of more than 4, or the particle is wider than half of the micrograph")
+    group.add_argument("--write", metavar="FORMAT", help="also write the picks in formats of other programs, separated "
+                       f"by commas ({EXPORT_FOLDER}): {FORMAT_NAMES}")
     group.add_argument("--score-maps", action="store_true", help="also write the score maps (DIR/scores)")
     group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="also write an HTML report "
                        "(without FILE: DIR/report.html), see `deepem report`")
@@ -110,6 +114,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
         Exit code: 0 all micrographs were picked, 1 some failed, 2 all failed.
     """
     from .. import runtime
+    from ..coordinates.formats.registry import check_formats
     from ..coordinates.star import Optics
     from ..micrographs.find import find_micrographs
     from ..model.files import load_model
@@ -117,6 +122,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     from ..picking.run import pick_micrographs
 
     _check_numbers(options)
+    formats = check_formats(options.write) if options.write else []
     model = load_model(options.model)
     limits = _limits(options, model)
     _warn_of_lengths(options, model)
@@ -133,8 +139,11 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
+    not_written = _export(options.output, formats)
     _finish(options, results)
-    return console.OK if not n_failed else console.SOME_FAILED if n_failed < len(results) else console.UNUSABLE
+    if n_failed == len(results):
+        return console.UNUSABLE
+    return console.SOME_FAILED if n_failed or not_written else console.OK
 
 
 class _Progress:
@@ -161,6 +170,23 @@ def _check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
             raise DeepEMError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
+
+
+def _export(output: Path, formats: Sequence[str]) -> int:
+    """Write the picks in other formats and return how many cannot be written: none costs the picks or the others."""
+    from ..picking.export import export
+    from ..picking.results import PickingResults
+
+    failed = 0
+    for name in formats:
+        try:
+            (folder,) = export(PickingResults(output), [name]).values()
+        except DeepEMError as error:
+            failed += 1
+            log.warning("warning: the picks could not be written for %s: %s", name, error)
+        else:
+            console.print_result(f"picks for {name} written to {folder}")
+    return failed
 
 
 def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from ..atomic import atomic_path, atomic_write
 from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.read import EXPORTS
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
 from .candidates import Candidates, read_candidates, write_candidates
@@ -62,6 +63,10 @@ class PickingResults:
         Path
         """
         return self.folder / (_OF_MICROGRAPH[kind].format(name) if name else _FILES[kind])
+
+    def export_folder(self, name: str) -> Path:
+        """Return the folder for the picks in another format, by the name of the format."""
+        return self.folder / EXPORTS / name
 
     def _folder_of(self, kind: str) -> Path:
         return self.path(kind, "name").parent

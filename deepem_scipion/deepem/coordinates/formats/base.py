@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,12 +106,12 @@ def name_in_file(text: str) -> str:
     Returns
     -------
     str
+        With its folders.
     """
-    name = os.path.basename(text.replace("\\", "/"))
-    for ending in (*IMAGE_ENDINGS, ".mrcs", ".png", ".jpg", ".jpeg"):
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[:-len(ending)]
-    return name
+    for ending in sorted((*IMAGE_ENDINGS, ".mrcs", ".png", ".jpg", ".jpeg"), key=len, reverse=True):
+        if text.lower().endswith(ending) and not text[:-len(ending)].endswith(("/", "\\")) and text.lower() != ending:
+            return text[:-len(ending)]
+    return text
 
 
 def rows_of(infos: Infos, name: str, path: Path, program: str) -> int:

@@ -23,20 +23,23 @@ _COLUMNS = ("CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Dep
             "Confidence", "NumBoxes", "Angle")
 
 
-def read_cbox(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_cbox(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read a .cbox file of one micrograph.
 
     Parameters
     ----------
     path : Path
         NAME.cbox.
+    name : str
+        Name of the micrograph, for files that do not state it.
     infos : mapping
         Not used.
 
     Returns
     -------
     dict of str to Coordinates
-        By the NAME of the file. The score is the confidence; the box size is the one given, not the estimated one.
+        By the name of the micrograph. The score is the confidence, and the box size is that of the boxes, not the
+        estimated one.
 
     Raises
     ------
@@ -48,7 +51,7 @@ def read_cbox(path: Path, infos: Infos) -> dict[str, Coordinates]:
     boxes = _star_boxes(path) if is_star else _plain_boxes(path)
     sizes = {(width, height) for _, _, width, height, _ in boxes}
     width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
-    return {path.stem: gather([(x + width / 2, y + height / 2, score) for x, y, width, height, score in boxes],
+    return {name: gather([(x + width / 2, y + height / 2, score) for x, y, width, height, score in boxes],
                               width if width == height and width > 0 else None)}
 
 

@@ -21,14 +21,15 @@ COLUMN = "X-Coordinate"
 _MICROGRAPH, _DIAMETER = "Micrographs Filename", "Diameter"
 
 
-def read_csv(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_csv(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read a table of CryoPPP.
 
     Parameters
     ----------
     path : Path
-        Columns X-Coordinate, Y-Coordinate and, optionally, Micrographs Filename and Diameter. Without names of
-        micrographs the name of the file is that of its micrograph.
+        Columns X-Coordinate, Y-Coordinate and, optionally, Micrographs Filename and Diameter. see `name`.
+    name : str
+        Name of the micrograph, for files that do not state it.
     infos : mapping of str to MicrographInfo
         Sizes of the micrographs.
 
@@ -49,11 +50,12 @@ def read_csv(path: Path, infos: Infos) -> dict[str, Coordinates]:
     box = parse_number(path, rows[0][0], diameters.pop()) if len(diameters) == 1 else None
     particles = []
     for number, fields in rows:
-        name = path.stem if named is None else name_in_file(fields[named])
-        particles.append((name, (parse_number(path, number, fields[x]), rows_of(infos, name, path, "CryoPPP")
-                                 - parse_number(path, number, fields[y]), math.nan)))
+        micrograph = name if named is None else name_in_file(fields[named])
+        n_rows = rows_of(infos, micrograph, path, "CryoPPP")
+        particles.append((micrograph, (parse_number(path, number, fields[x]),
+                                       n_rows - parse_number(path, number, fields[y]), math.nan)))
     found = by_micrograph(particles, box)
-    return found if named is not None or rows else {path.stem: gather([], None)}
+    return found if named is not None or rows else {name: gather([], None)}
 
 
 def write_csv(folder: Path, picks: Sequence[MicrographPicks]) -> list[Path]:

@@ -37,20 +37,20 @@ _MAX_PIXELS = 10**6
 _EXPOSURE = re.compile(r"(\d{21})_")
 
 
-def read_cs(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_cs(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read the locations of particles from a .cs file.
 
     Parameters
     ----------
     path : Path
         Particles or "passthrough" particles of a job.
-    infos : mapping
+    name, infos
         Not used: the shape of each micrograph is in the file.
 
     Returns
     -------
     dict of str to Coordinates
-        By the file name of the micrograph. The score is pick_stats/ncc_score, where there is one.
+        By the path of the micrograph. The score is pick_stats/ncc_score, where there is one.
 
     Raises
     ------

@@ -23,20 +23,22 @@ from .base import Infos, MicrographPicks, make_folder, reading, write_lines
 JSON_SUFFIX = "_info"
 
 
-def read_json(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_json(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read an EMAN2 info file.
 
     Parameters
     ----------
     path : Path
         NAME_info.json.
+    name : str
+        Name of the micrograph, perhaps with the final _info of the file.
     infos : mapping
         Not used.
 
     Returns
     -------
     dict of str to Coordinates
-        Centres and scores of "boxes", or of "boxes_rct" (tilt pairs), by the NAME in the file's name.
+        Centres and scores of "boxes", or of "boxes_rct" (tilt pairs), by the name of the micrograph.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def read_json(path: Path, infos: Infos) -> dict[str, Coordinates]:
     boxes = content.get("boxes", content.get("boxes_rct")) if isinstance(content, dict) else None
     if not isinstance(boxes, list):
         raise DeepEMError(f"{path}: expected a list 'boxes', as in info/NAME_info.json of EMAN2.")
-    name = path.stem[:-len(JSON_SUFFIX)] if path.stem.endswith(JSON_SUFFIX) else path.stem
+    name = name[:-len(JSON_SUFFIX)] if name.endswith(JSON_SUFFIX) else name
     return {name: gather([_particle(path, number, box) for number, box in enumerate(boxes, 1)], None)}
 
 

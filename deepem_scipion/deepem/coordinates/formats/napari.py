@@ -21,20 +21,22 @@ from .base import Infos, MicrographPicks, column_of, parse_score, read_columns, 
 COLUMN = "axis-0"
 
 
-def read_points(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_points(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read a points layer.
 
     Parameters
     ----------
     path : Path
         Columns axis-0, axis-1 and, optionally, score.
+    name : str
+        Name of the micrograph, for files that do not state it.
     infos : mapping
         Not used.
 
     Returns
     -------
     dict of str to Coordinates
-        By the name of the file.
+        By the name of the micrograph.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def read_points(path: Path, infos: Infos) -> dict[str, Coordinates]:
                           "a points layer of one micrograph, with the axes 0 and 1.")
     y, x = column_of(path, labels, COLUMN), column_of(path, labels, "axis-1")
     score = labels.index("score") if "score" in labels else None
-    return {path.stem: gather([(
+    return {name: gather([(
         parse_number(path, number, fields[x]), parse_number(path, number, fields[y]),
         math.nan if score is None else parse_score(path, number, fields[score])) for number, fields in rows], None)}
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ..star import read_star
 from . import cryolo, cryoppp, cryosparc, eman, napari, relion, topaz, warp, xmipp
 from .base import Infos, MicrographPicks, reading
 
-Read = Callable[[Path, Infos], "dict[str, Coordinates]"]
+Read = Callable[[Path, str, Infos], "dict[str, Coordinates]"]
 Write = Callable[[Path, Sequence[MicrographPicks]], "list[Path]"]
 
 
@@ -30,24 +31,23 @@ class Format:
         The program, and what it calls the files.
     extensions : tuple of str
         Extensions of its files, in lower case; the content decides where several formats have the same.
-    read : callable or None
-        Reads a file, with the sizes of micrographs, to coordinates by name of the micrograph; None if the format is
-        only written.
+    read : callable
+        Reads a file to coordinates by name of the micrograph. Called with the file, the name of the micrograph for
+        files that do not state it, and the sizes of micrographs.
     write : callable or None
         Writes files into a folder and returns them; None if the format is only read.
     """
 
     program: str
     extensions: tuple[str, ...]
-    read: Read | None
+    read: Read
     write: Write | None
 
 
 FORMATS = {
-    "eman": Format("EMAN2 .box", (".box",), lambda path, infos: {micrograph_of(path): read_box(path)},
-                   eman.write_boxes),
+    "eman": Format("EMAN2 .box", (".box",), lambda path, name, infos: {name: read_box(path)}, eman.write_boxes),
     "eman-json": Format("EMAN2 info/*.json", (".json",), eman.read_json, eman.write_json),
-    "relion": Format("RELION .star", (".star",), lambda path, infos: read_star(path), relion.write_relion),
+    "relion": Format("RELION .star", (".star",), lambda path, name, infos: read_star(path), relion.write_relion),
     "cryolo": Format("crYOLO .cbox", (".cbox",), cryolo.read_cbox, cryolo.write_cbox),
     "topaz": Format("Topaz .txt", (".txt", ".tab", ".csv"), topaz.read_table, topaz.write_table),
     "via": Format("VGG image annotator .csv (Topaz)", (".csv",), topaz.read_via, None),
@@ -55,7 +55,7 @@ FORMATS = {
     "cryoppp": Format("CryoPPP .csv", (".csv",), cryoppp.read_csv, cryoppp.write_csv),
     "xmipp": Format("Xmipp .pos, .xmd", (".pos", ".xmd"), xmipp.read_pos, xmipp.write_pos),
     "napari": Format("napari points .csv", (".csv",), napari.read_points, napari.write_points),
-    "warp": Format("Warp .star", (".star",), lambda path, infos: read_star(path), warp.write_warp),
+    "warp": Format("Warp .star", (".star",), lambda path, name, infos: read_star(path), warp.write_warp),
     "m": Format("M .star", (".star",), warp.read_m, None),
 }
 EXTENSIONS = tuple(dict.fromkeys(extension for each in FORMATS.values() for extension in each.extensions))
@@ -99,16 +99,36 @@ def format_of(path: Path) -> str:
     raise DeepEMError(f"{path} has none of the formats of coordinates. Expected one of {', '.join(EXTENSIONS)}.")
 
 
-def read_file(path: Path, infos: Infos | None = None, name: str | None = None) -> dict[str, Coordinates]:
+def files_of_one_format(files: Iterable[Path]) -> list[Path]:
+    """Return those files of a folder that have the format of the first one that has any.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Other files may be among them.
+
+    Returns
+    -------
+    list of Path
+    """
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        if file.suffix.lower() in EXTENSIONS:
+            with suppress(DeepEMError):
+                found.setdefault(format_of(file), []).append(file)
+    return next(iter(found.values()), [])
+
+
+def read_file(path: Path, name: str | None = None, infos: Infos | None = None) -> dict[str, Coordinates]:
     """Read a file of coordinates of any format.
 
     Parameters
     ----------
     path : Path
+    name : str, optional
+        Name of the micrograph for files that do not state it; by default that of the file.
     infos : mapping of str to MicrographInfo, optional
         Sizes of the micrographs, which some formats need.
-    name : str, optional
-        Key of `FORMATS`; by default the format is recognised.
 
     Returns
     -------
@@ -120,10 +140,7 @@ def read_file(path: Path, infos: Infos | None = None, name: str | None = None) -
     DeepEMError
         If the file cannot be read, is invalid, or has none of the formats.
     """
-    read = FORMATS[name or format_of(path)].read
-    if read is None:
-        raise DeepEMError(f"{path}: the format {name} cannot be read.")
-    return read(path, infos or {})
+    return FORMATS[format_of(path)].read(path, micrograph_of(path) if name is None else name, infos or {})
 
 
 def write_files(name: str, folder: str | Path, picks: Sequence[MicrographPicks]) -> list[Path]:
@@ -147,8 +164,27 @@ def write_files(name: str, folder: str | Path, picks: Sequence[MicrographPicks])
     DeepEMError
         If there is no such format to write, a file cannot be written, or something that the format holds is not known.
     """
-    write = FORMATS[name].write if name in FORMATS else None
-    if write is None:
-        known = ", ".join(key for key, each in FORMATS.items() if each.write)
-        raise DeepEMError(f"{name!r} is no format that can be written. Expected one of {known}.")
+    check_formats(name)
+    write = FORMATS[name].write
+    assert write is not None
     return write(Path(folder), picks)
+
+
+def check_formats(text: str) -> list[str]:
+    """Return the names of formats that are separated by commas; raises DeepEMError if one of them is not written.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    list of str
+        Keys of `FORMATS`.
+    """
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    known = [name for name, each in FORMATS.items() if each.write]
+    for name in names:
+        if name not in known:
+            raise DeepEMError(f"{name!r} is no format that can be written. Expected one of {', '.join(known)}.")
+    return names

@@ -23,14 +23,14 @@ COLUMN = "image_name"
 VIA_COLUMN = "region_shape_attributes"
 
 
-def read_table(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_table(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read a Topaz table.
 
     Parameters
     ----------
     path : Path
         Columns image_name, x_coord, y_coord and, optionally, score, separated by tabs or commas.
-    infos : mapping
+    name, infos
         Not used.
 
     Returns
@@ -46,16 +46,16 @@ def read_table(path: Path, infos: Infos) -> dict[str, Coordinates]:
     labels, rows = read_columns(path, "\t")
     if len(labels) == 1:
         labels, rows = read_columns(path, ",")
-    name, x, y = (column_of(path, labels, label) for label in (COLUMN, "x_coord", "y_coord"))
+    column, x, y = (column_of(path, labels, label) for label in (COLUMN, "x_coord", "y_coord"))
     if "z_coord" in labels:
         raise DeepEMError(f"{path} has a column z_coord. Expected coordinates of micrographs, not of tomograms.")
     score = labels.index("score") if "score" in labels else None
-    return by_micrograph((name_in_file(fields[name]), (
+    return by_micrograph((name_in_file(fields[column]), (
         parse_number(path, number, fields[x]), parse_number(path, number, fields[y]),
         math.nan if score is None else parse_score(path, number, fields[score]))) for number, fields in rows)
 
 
-def read_via(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_via(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read a table of points of the VGG image annotator, which Topaz calls csv.
 
     Parameters
@@ -63,7 +63,7 @@ def read_via(path: Path, infos: Infos) -> dict[str, Coordinates]:
     path : Path
         Columns filename, region_shape_attributes (JSON with cx and cy) and, optionally, region_attributes (JSON with
         score).
-    infos : mapping
+    name, infos
         Not used.
 
     Returns
@@ -77,12 +77,12 @@ def read_via(path: Path, infos: Infos) -> dict[str, Coordinates]:
         If the file cannot be read, a line is invalid, or a column is missing.
     """
     labels, rows = read_columns(path, ",")
-    name, shape = column_of(path, labels, "filename"), column_of(path, labels, VIA_COLUMN)
+    column, shape = column_of(path, labels, "filename"), column_of(path, labels, VIA_COLUMN)
     more = labels.index("region_attributes") if "region_attributes" in labels else None
     particles = []
     names: dict[str, None] = {}
     for number, fields in rows:
-        names[name_in_file(fields[name])] = None
+        names[name_in_file(fields[column])] = None
         region = _attributes(path, number, fields[shape])
         if not region:
             continue
@@ -90,7 +90,7 @@ def read_via(path: Path, infos: Infos) -> dict[str, Coordinates]:
             raise DeepEMError(f"{path}, line {number}: expected a point or a circle with cx and cy, found "
                               f"{fields[shape][:80]!r}.")
         score = _attributes(path, number, fields[more]).get("score", "") if more is not None else ""
-        particles.append((name_in_file(fields[name]), (
+        particles.append((name_in_file(fields[column]), (
             parse_number(path, number, str(region["cx"])), parse_number(path, number, str(region["cy"])),
             parse_score(path, number, str(score)))))
     found = by_micrograph(particles)

@@ -22,13 +22,15 @@ M_LABELS = ("wrpCoordinateX1", "wrpCoordinateY1", "wrpSourceName")
 SUFFIX = "_deepem"
 
 
-def read_m(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_m(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read particles of a species of M.
 
     Parameters
     ----------
     path : Path
         A STAR file with wrpCoordinateX1, wrpCoordinateY1 and wrpSourceName.
+    name : str
+        Not used.
     infos : mapping of str to MicrographInfo
         Pixel sizes of the micrographs.
 

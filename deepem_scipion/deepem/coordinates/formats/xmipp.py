@@ -22,20 +22,22 @@ _X, _Y, _COST, _ENABLED, _MICROGRAPH = "xcoor", "ycoor", "cost", "enabled", "mic
 _DISABLED = "-1"
 
 
-def read_pos(path: Path, infos: Infos) -> dict[str, Coordinates]:
+def read_pos(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     """Read coordinates from a .pos or .xmd file.
 
     Parameters
     ----------
     path : Path
         Tables with xcoor and ycoor and, optionally, cost, which is the score, enabled and micrograph.
+    name : str
+        Name of the micrograph, for files that do not state it.
     infos : mapping
         Not used.
 
     Returns
     -------
     dict of str to Coordinates
-        By the name of the micrograph, or of the file where there is none.
+        By the name of the micrograph.
 
     Raises
     ------
@@ -45,15 +47,15 @@ def read_pos(path: Path, infos: Infos) -> dict[str, Coordinates]:
     tables = [table for table in read_tables(path) if {_X, _Y} <= set(table.labels)]
     if not tables:
         raise DeepEMError(f"{path}: no table has _{_X} and _{_Y}. Expected coordinates of Xmipp.")
-    found = by_micrograph(particle for table in tables for particle in _particles(path, table))
-    return found or {path.stem: gather([], None)}
+    found = by_micrograph(particle for table in tables for particle in _particles(path, name, table))
+    return found or {name: gather([], None)}
 
 
-def _particles(path: Path, table: StarTable) -> Iterator[tuple[str, tuple[float, float, float]]]:
+def _particles(path: Path, name: str, table: StarTable) -> Iterator[tuple[str, tuple[float, float, float]]]:
     columns = zip(table.rows, *(star_column(table, label) for label in (_X, _Y, _COST, _ENABLED, _MICROGRAPH)))
     for (number, _), x, y, cost, enabled, micrograph in columns:
         if enabled != _DISABLED:
-            yield path.stem if micrograph is None else name_in_file(micrograph), (
+            yield name if micrograph is None else name_in_file(micrograph), (
                 parse_number(path, number, x or ""), parse_number(path, number, y or ""),
                 math.nan if cost is None else parse_score(path, number, cost))
 
