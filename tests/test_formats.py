@@ -314,7 +314,7 @@ def test_an_empty_cs_file_holds_no_picks(tmp_path):
 
 
 def test_numbers_of_exposures_are_those_in_the_names_of_cryosparc():
-    name = "J2/motioncorrected/003324361586894234611_grid_a_patch_aligned_doseweighted.mrc"
+    name = "J2/motioncorrected/003324361586894234611_grid_a_doseweighted.mrc"
     assert exposure_uid(name) == 3324361586894234611
     assert exposure_uid("mics/a.mrc") == exposure_uid("mics/a.mrc") != exposure_uid("other/a.mrc")
     assert 0 < exposure_uid("999999999999999999999_a.mrc") < 2**64
