@@ -16,8 +16,8 @@ from deepem_scipion.deepem.commands.train import read_training_set
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_file
 from deepem_scipion.deepem.coordinates.read import read_coordinates
-from deepem_scipion.deepem.coordinates.startables import read_tables
 from deepem_scipion.deepem.picking.candidates import read_candidates
+from deepem_scipion.deepem.startables import read_tables
 
 needs_relion = pytest.mark.skipif(shutil.which("relion_preprocess") is None,
                                   reason="RELION is not installed (Debian: relion)")

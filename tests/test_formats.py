@@ -21,9 +21,9 @@ from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.formats.base import MicrographInfo, MicrographPicks
 from deepem_scipion.deepem.coordinates.formats.cryosparc import exposure_uid
 from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, format_of, read_file, write_files
-from deepem_scipion.deepem.coordinates.formats.relion import parent_in_project
-from deepem_scipion.deepem.coordinates.startables import read_tables
+from deepem_scipion.deepem.coordinates.formats.relion import name_in_project
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.startables import read_tables
 
 ROWS, COLUMNS, X, Y = 90, 140, 30, 12
 IMAGE = np.zeros((ROWS, COLUMNS))
@@ -355,11 +355,11 @@ def test_other_readers_understand_the_tables_that_are_written(tmp_path):
     assert json.loads(info.read_text())["boxes"] == [[X, Y, "auto_deepem", 0.75]]
 
 
-@pytest.mark.parametrize("path, parent", [
-    ("MotionCorr/job002/Movies/a.mrc", "Movies"), ("mics/sub/a.mrc", "mics/sub"), ("a.mrc", "."), ("/data/a.mrc", "."),
-    ("../data/a.mrc", "."), ("MotionCorr/job002/a.mrc", ".")])
-def test_picks_for_relion_lie_where_relion_looks_for_them(path, parent):
-    assert str(parent_in_project(path)) == parent
+@pytest.mark.parametrize("path, name", [
+    ("MotionCorr/job002/Movies/a.b.mrc", "Movies/a.b"), ("mics/sub/a.mrc", "mics/sub/a"), ("a.mrc", "a"),
+    ("/data/a.mrc", "own"), ("../data/a.mrc", "own"), ("MotionCorr/job002/a.mrc", "a")])
+def test_picks_for_relion_lie_where_relion_looks_for_them(path, name):
+    assert name_in_project(MicrographPicks("own", path, Coordinates(np.zeros((0, 2)), np.zeros(0), None))) == name
 
 
 def test_the_list_for_relion_names_each_micrograph_and_its_picks(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, FORMAT_NAMES
+from .arguments import COORDINATES, FORMAT_NAMES, add_shifts
+from .assigning import read_assigned
 
 if TYPE_CHECKING:
     from ..coordinates.formats.base import MicrographPicks
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
     group.add_argument("--box", type=float, metavar="PX", help="side of the boxes in pixels (default: that of IN)")
+    add_shifts(group)
     group.add_argument("--flip-y", action="store_true", help="count y from the other side, for coordinates of "
                        "micrographs that another program holds upside down")
 
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     from ..coordinates.formats.base import MicrographPicks
     from ..coordinates.formats.headers import MicrographHeaders
-    from ..coordinates.read import read_coordinates
+    from ..coordinates.names import short_names
     from ..micrographs.find import find_micrographs
     from ..picking.export import picks_of_run
     from ..picking.results import PickingResults
@@ -78,8 +80,9 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     if PickingResults(options.input).exists():
         return picks_of_run(PickingResults(options.input), paths)
     headers = MicrographHeaders(paths, options.pixel_size)
-    found = read_coordinates(options.input, infos=headers)
-    return [MicrographPicks(name, str(paths.get(name, f"{name}.mrc")), coordinates, headers.get(name))
+    found = read_assigned(options.input, paths, options.apply_shifts, options.pixel_size)
+    short = short_names(found)
+    return [MicrographPicks(short[name], str(paths.get(name, f"{name}.mrc")), coordinates, headers.get(name))
             for name, coordinates in found.items()]
 
 

@@ -69,14 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a JSON file")
     group.add_argument("--plot", type=Path, metavar="FILE", help="draw the precision-recall curve as PNG, PDF or SVG")
     group.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
-    group.add_argument("--micrographs", nargs="+", metavar="MICS", help="micrographs shown in the report (default: "
-                       "those that were picked, if --picks is an output folder of `deepem pick`)")
+    group.add_argument("--micrographs", nargs="+", metavar="MICS", help="micrographs shown in the report, and "
+                       "needed for formats that count y from the last row (default: those that were picked, if --picks "
+                       "is an output folder of `deepem pick`)")
     add_tiff_rows(group)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem evaluate`; returns the exit code."""
     from ..atomic import atomic_write
+    from ..coordinates.formats.headers import MicrographHeaders
     from ..evaluation.matching import match_all, pool
     from ..evaluation.metrics import curve, summarise
 
@@ -85,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.min_distance >= 0:
         raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
     threshold = _threshold(options.threshold)
-    compared = read_compared(options.truth, options.picks, options.apply_shifts)
+    compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(_files(options)))
     _check_lengths(options, compared.truth, compared.picks)
     regions = _regions(options, compared)
     matches = match_all(compared.truth, compared.picks, options.distance, regions, options.min_distance)
@@ -134,19 +136,26 @@ def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Map
 
 
 def _shown_micrographs(options: argparse.Namespace, compared: Compared) -> dict[str, Path]:
-    """Return the micrographs for the report: those given, or those of the picking run."""
+    """Return the micrographs for the report by the names of the reference."""
     from ..coordinates.names import by_micrograph
+
+    files = _files(options)
+    if not files:
+        return {}
+    assigned, _ = by_micrograph(files, {full: name for name, full in compared.full_names.items()}, options.truth)
+    return {name: files[file] for file, name in assigned.items()}
+
+
+def _files(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the micrographs: those given, or those of the picking run."""
     from ..micrographs.find import find_micrographs
     from ..picking.results import PickingResults
 
     if options.micrographs:
-        files = find_micrographs(options.micrographs)
-    elif options.picks.is_dir():
-        files = {name: Path(found.path) for name, found in PickingResults(options.picks).read_micrographs().items()}
-    else:
+        return find_micrographs(options.micrographs)
+    if not options.picks.is_dir():
         return {}
-    assigned, _ = by_micrograph(files, {full: name for name, full in compared.full_names.items()}, options.truth)
-    return {name: files[file] for file, name in assigned.items()}
+    return {name: Path(found.path) for name, found in PickingResults(options.picks).read_micrographs().items()}
 
 
 def _threshold(text: str | None) -> float | str | None:

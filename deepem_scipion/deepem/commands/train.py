@@ -209,15 +209,16 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     if not 0 < scale < math.inf:
         raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
                           "micrographs binned by 2")
-    complete, *others = (read_assigned(path, micrographs, options.apply_shifts)
+    complete, *others = (read_assigned(path, micrographs, options.apply_shifts, options.pixel_size)
                          for path in (options.coordinates, *options.more_particles))
     complete = scaled(complete, scale)
     particles = merge([complete, *others])
     if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
         raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
                           "Expected coordinates of particles.")
-    given_negatives, more_negatives = ([read_assigned(path, micrographs, options.apply_shifts) for path in paths]
-                                       for paths in (filter(None, [options.negatives]), options.more_negatives))
+    given_negatives, more_negatives = (
+        [read_assigned(path, micrographs, options.apply_shifts, options.pixel_size) for path in paths]
+        for paths in (filter(None, [options.negatives]), options.more_negatives))
     negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))

@@ -8,16 +8,19 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DeepEMError
 from .coordinates import Coordinates, together
-from .formats.base import Infos
 from .formats.registry import files_of_one_format, format_of, read_file
 from .names import match_names, micrograph_of
 from .parse import gather
 from .star import read_index, read_star
+
+if TYPE_CHECKING:
+    from .formats.base import Infos
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +28,9 @@ log = logging.getLogger(__name__)
 JOINT_FILE = "picks.star"
 # Folder in that of a picking run for its picks in other formats; they are not read once more.
 EXPORTS = "export"
-# STAR files that RELION writes into the folder of every job, without coordinates.
+# Files of other formats of a folder are read only if it has none of these.
 _MAIN_KINDS = (".box", ".star")
+# STAR files that RELION writes into the folder of every job, without coordinates.
 _JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star")
 # Centres of the same picks in a .box and a .star file differ at most by this along x and y: corners are whole pixels.
 _ROUNDING_PX = 1.0

@@ -10,19 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from ...atomic import atomic_write
 from ...errors import DeepEMError
 from ...micrographs.find import IMAGE_ENDINGS
+from ...startables import StarTable
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from ..startables import StarTable
-
-# How programs write that there is no value.
-MISSING = frozenset(("<NA>", "NA", "None", "none", ""))
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,9 @@ class MicrographPicks:
         return self.coordinates.box_px
 
 
-# Size of a micrograph by its name, for formats that need it to be read.
-Infos = Mapping[str, MicrographInfo]
+if TYPE_CHECKING:
+    # Size of a micrograph by its name, for formats that need it to be read.
+    Infos = Mapping[str, MicrographInfo]
 
 
 def name_in_file(text: str) -> str:
@@ -144,7 +142,7 @@ def rows_of(infos: Infos, name: str, path: Path, program: str) -> int:
 
 def parse_score(path: Path, line: int, text: str) -> float:
     """Convert a field to a score, NaN if it states that there is none; raises DeepEMError if it is not a number."""
-    return math.nan if text.strip() in MISSING else parse_number(path, line, text, missing=True)
+    return math.nan if not text.strip() else parse_number(path, line, text, missing=True)
 
 
 def star_column(table: StarTable, label: str) -> list[str | None]:

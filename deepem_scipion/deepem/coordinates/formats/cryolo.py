@@ -12,12 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
+from ...startables import StarTable, read_tables
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from ..startables import StarTable, read_tables
-from .base import Infos, MicrographPicks, parse_score, reading, star_column, write_lines
+from .base import MicrographPicks, parse_score, reading, star_column, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 _COLUMNS = ("CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Depth", "EstWidth", "EstHeight",
             "Confidence", "NumBoxes", "Angle")

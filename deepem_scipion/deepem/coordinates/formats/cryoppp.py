@@ -11,11 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from .base import Infos, MicrographPicks, by_micrograph, column_of, name_in_file, read_columns, rows_of, write_lines
+from .base import MicrographPicks, by_micrograph, column_of, name_in_file, read_columns, rows_of, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 COLUMN = "X-Coordinate"
 _MICROGRAPH, _DIAMETER = "Micrographs Filename", "Diameter"

@@ -17,14 +17,17 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...atomic import atomic_write
 from ...errors import DeepEMError
 from ..coordinates import Coordinates
-from .base import Infos, MicrographInfo, MicrographPicks, make_folder, name_in_file, write_lines
+from .base import MicrographInfo, MicrographPicks, make_folder, name_in_file, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 NUMPY_MAGIC, COMPRESSED_MAGIC = b"\x93NUMPY", b"\x95CSDAT"
 _MAX_HEADER_BYTES = 2**18

@@ -13,12 +13,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
 from ..box import write_box
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from .base import Infos, MicrographPicks, make_folder, reading, write_lines
+from .base import MicrographPicks, make_folder, reading, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 JSON_SUFFIX = "_info"
 
@@ -78,10 +82,10 @@ def write_json(folder: Path, picks: Sequence[MicrographPicks]) -> list[Path]:
 
 def write_boxes(folder: Path, picks: Sequence[MicrographPicks]) -> list[Path]:
     """Write NAME.box of each micrograph; returns the files, raises DeepEMError if one cannot be written."""
-    make_folder(folder)
     written = []
     for each in picks:
         path = folder / f"{each.name}.box"
+        make_folder(path.parent)
         write_box(path, each.coordinates.centres_xy, each.coordinates.scores, each.box_px("EMAN2"))
         written.append(path)
     return written

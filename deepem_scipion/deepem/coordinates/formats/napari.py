@@ -12,11 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from .base import Infos, MicrographPicks, column_of, parse_score, read_columns, write_lines
+from .base import MicrographPicks, column_of, parse_score, read_columns, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 COLUMN = "axis-0"
 

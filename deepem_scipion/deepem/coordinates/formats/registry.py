@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
 from ..box import read_box
@@ -15,10 +16,13 @@ from ..coordinates import Coordinates
 from ..names import micrograph_of
 from ..star import read_star
 from . import cryolo, cryoppp, cryosparc, eman, napari, relion, topaz, warp, xmipp
-from .base import Infos, MicrographPicks, reading
+from .base import MicrographPicks, reading
 
-Read = Callable[[Path, str, Infos], "dict[str, Coordinates]"]
-Write = Callable[[Path, Sequence[MicrographPicks]], "list[Path]"]
+if TYPE_CHECKING:
+    from .base import Infos
+
+    Read = Callable[[Path, str, Infos], dict[str, Coordinates]]
+    Write = Callable[[Path, Sequence[MicrographPicks]], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Format:
 FORMATS = {
     "eman": Format("EMAN2 .box", (".box",), lambda path, name, infos: {name: read_box(path)}, eman.write_boxes),
     "eman-json": Format("EMAN2 info/*.json", (".json",), eman.read_json, eman.write_json),
-    "relion": Format("RELION .star", (".star",), lambda path, name, infos: read_star(path), relion.write_relion),
+    "relion": Format("RELION .star", (".star",), lambda path, name, infos: read_star(path, name), relion.write_relion),
     "cryolo": Format("crYOLO .cbox", (".cbox",), cryolo.read_cbox, cryolo.write_cbox),
     "topaz": Format("Topaz .txt", (".txt", ".tab", ".csv"), topaz.read_table, topaz.write_table),
     "via": Format("VGG image annotator .csv (Topaz)", (".csv",), topaz.read_via, None),
@@ -55,7 +59,7 @@ FORMATS = {
     "cryoppp": Format("CryoPPP .csv", (".csv",), cryoppp.read_csv, cryoppp.write_csv),
     "xmipp": Format("Xmipp .pos, .xmd", (".pos", ".xmd"), xmipp.read_pos, xmipp.write_pos),
     "napari": Format("napari points .csv", (".csv",), napari.read_points, napari.write_points),
-    "warp": Format("Warp .star", (".star",), lambda path, name, infos: read_star(path), warp.write_warp),
+    "warp": Format("Warp .star", (".star",), lambda path, name, infos: read_star(path, name), warp.write_warp),
     "m": Format("M .star", (".star",), warp.read_m, None),
 }
 EXTENSIONS = tuple(dict.fromkeys(extension for each in FORMATS.values() for extension in each.extensions))
@@ -140,7 +144,7 @@ def read_file(path: Path, name: str | None = None, infos: Infos | None = None) -
     DeepEMError
         If the file cannot be read, is invalid, or has none of the formats.
     """
-    return FORMATS[format_of(path)].read(path, micrograph_of(path) if name is None else name, infos or {})
+    return FORMATS[format_of(path)].read(path, micrograph_of(Path(path.name)) if name is None else name, infos or {})
 
 
 def write_files(name: str, folder: str | Path, picks: Sequence[MicrographPicks]) -> list[Path]:

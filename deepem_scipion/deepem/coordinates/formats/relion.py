@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ..startables import quote
+from ...startables import quote
 from .base import MicrographPicks, write_lines
 
 SUFFIX = "_autopick"
@@ -41,28 +41,27 @@ def write_relion(folder: Path, picks: Sequence[MicrographPicks]) -> list[Path]:
     DeepEMError
         If a file cannot be written, or a path cannot be expressed in it.
     """
-    files = [write_lines(folder / parent_in_project(each.path) / f"{each.name}{SUFFIX}.star", _lines(each))
-             for each in picks]
+    files = [write_lines(folder / f"{name_in_project(each)}{SUFFIX}.star", _lines(each)) for each in picks]
     header = _header("coordinate_files", ("rlnMicrographName", "rlnMicrographCoordinates"))
     rows = [f"{quote(each.path)} {quote(str(file))}" for each, file in zip(picks, files)]
     return [write_lines(folder / LIST, [*header, *rows, ""]), *files]
 
 
-def parent_in_project(path: str) -> PurePosixPath:
-    """Return the folder, below that of the picking job, in which RELION 3 looks for the picks of a micrograph.
+def name_in_project(picks: MicrographPicks) -> str:
+    """Return the name, below the folder of the picking job, by which RELION 3 looks for the picks of a micrograph.
 
     Parameters
     ----------
-    path : str
-        The micrograph as RELION knows it.
+    picks : MicrographPicks
+        Its path is that by which RELION knows the micrograph.
 
     Returns
     -------
-    PurePosixPath
-        Without the folder of the job; "." for a micrograph outside of the project.
+    str
+        The path without extension and without the folder of the job; for a micrograph outside of the project, its name.
     """
-    parent = PurePosixPath(_JOB.sub("", path)).parent
-    return PurePosixPath(".") if parent.is_absolute() or ".." in parent.parts else parent
+    path = PurePosixPath(_JOB.sub("", picks.path))
+    return picks.name if path.is_absolute() or ".." in path.parts else str(path.with_suffix(""))
 
 
 def _lines(picks: MicrographPicks) -> list[str]:

@@ -13,11 +13,15 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from .base import Infos, MicrographPicks, by_micrograph, column_of, name_in_file, parse_score, read_columns, write_lines
+from .base import MicrographPicks, by_micrograph, column_of, name_in_file, parse_score, read_columns, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 COLUMN = "image_name"
 VIA_COLUMN = "region_shape_attributes"

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
+from ...startables import quote, read_tables
 from ..coordinates import Coordinates
 from ..parse import parse_number
-from ..startables import quote, read_tables
-from .base import Infos, MicrographPicks, by_micrograph, name_in_file, star_column, write_lines
+from .base import MicrographPicks, by_micrograph, name_in_file, star_column, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 M_LABELS = ("wrpCoordinateX1", "wrpCoordinateY1", "wrpSourceName")
 SUFFIX = "_deepem"

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import DeepEMError
+from ...startables import StarTable, read_tables
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
-from ..startables import StarTable, read_tables
-from .base import Infos, MicrographPicks, by_micrograph, name_in_file, parse_score, star_column, write_lines
+from .base import MicrographPicks, by_micrograph, name_in_file, parse_score, star_column, write_lines
+
+if TYPE_CHECKING:
+    from .base import Infos
 
 _X, _Y, _COST, _ENABLED, _MICROGRAPH = "xcoor", "ycoor", "cost", "enabled", "micrograph"
 _DISABLED = "-1"
