@@ -57,6 +57,8 @@ def test_picks_are_written_in_every_format_with_their_decimals(picked):
         np.testing.assert_allclose(found["d"].centres_xy, exact(picked, "d"), atol=0.01)
         assert 0 < found["d"].scores.min() < found["d"].scores.max() <= 1
     assert set(read_coordinates(picked / "picks")) == {"d", "e"}
+    assert main(["evaluate", "--truth", str(export / "cryolo"), "--picks", str(picked / "picks"), "--distance",
+                 "2"]) == 0
 
 
 def extracted(project, arguments, monkeypatch):

@@ -88,11 +88,13 @@ class PickingResults:
             found += written
             names.update(path.relative_to(folder).as_posix()[:-len(ending)] for path in written)
         found += [self.path("box", name) for name in sorted(names)]
+        found += sorted((self.folder / EXPORTS).rglob("*"))
         return [path for path in found if path.is_file()]
 
     def boxes(self) -> list[Path]:
-        """Return all .box files in the folder and its subfolders, whatever they are from."""
-        return sorted(path for path in self.folder.rglob("*.box") if path.is_file())
+        """Return all .box files here and in subfolders, whatever they are from, but those written for other programs."""
+        exports = self.folder / EXPORTS
+        return sorted(path for path in self.folder.rglob("*.box") if path.is_file() and exports not in path.parents)
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""
