@@ -92,7 +92,7 @@ class PickingResults:
         return [path for path in found if path.is_file()]
 
     def boxes(self) -> list[Path]:
-        """Return all .box files here and in subfolders, whatever they are from, but those written for other programs."""
+        """Return all .box files here and in subfolders, whatever they are from, but those for other programs."""
         exports = self.folder / EXPORTS
         return sorted(path for path in self.folder.rglob("*.box") if path.is_file() and exports not in path.parents)
 
