@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
@@ -108,6 +109,21 @@ def add_tiff_rows(group: Any) -> None:
     """
     group.add_argument("--tiff-rows", choices=("bottom", "top"), default="bottom", help="the row of TIFF files with "
                        "y = 0: `bottom`, the last one, as in RELION and EMAN2 (default), or `top`, the first one")
+
+
+def add_masks(group: Any) -> None:
+    """Add the options for masks.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
+    group.add_argument("--masks", type=Path, metavar="DIR", help="masks of carbon film, ice or other contamination "
+                       "(MRC, TIFF or PNG of any size, named like the micrographs): 1 or white where nothing is to be "
+                       "used, 0 elsewhere, or a probability")
+    group.add_argument("--max-mask", type=float, default=0.5, metavar="P", help="use nothing where the mask is above "
+                       "this value, from 0 to 1 (default: %(default)s)")
 
 
 def add_shifts(group: Any) -> None:

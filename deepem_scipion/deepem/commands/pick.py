@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import FORMAT_NAMES, add_micrographs, add_threads
+from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
+from .assigning import read_masks
 from .report import report_path, try_report
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
                        "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
                        "(default): the model's, `off`: no limits")
+    add_masks(group)
     group.add_argument("--border", type=float, default=0.0, metavar="A", help="minimum distance of a pick from the "
                        "border of the micrograph in angstrom (default: %(default)s)")
 
@@ -127,6 +129,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     limits = _limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
+    masks = read_masks(options.masks, micrographs)
     if not started:
         runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)
@@ -134,7 +137,8 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
-                                   _Progress(len(micrographs), show), options.tiff_rows, options.force)
+                                   _Progress(len(micrographs), show), options.tiff_rows, options.force,
+                                   masks)
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
@@ -230,7 +234,7 @@ def _limits(options: argparse.Namespace, model: Model) -> Limits:
     limits = Limits.of_model(model)
     return Limits(_threshold(options.threshold, model),
                   limits.min_distance_angst if options.min_distance is None else options.min_distance,
-                  _std_range(options.std_range, model), options.border)
+                  _std_range(options.std_range, model), options.border, options.max_mask)
 
 
 def _threshold(text: str, model: Model) -> float:

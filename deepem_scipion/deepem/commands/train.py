@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_micrographs, add_shifts, add_threads
-from .assigning import read_assigned
+from .arguments import COORDINATES, add_masks, add_micrographs, add_shifts, add_threads
+from .assigning import read_assigned, read_masks
 from .info import format_card
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                            help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
                            "--coordinates count as incompletely annotated, and only what is given is used for training")
     add_shifts(group)
+    add_masks(group)
     group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
 
 
@@ -222,7 +223,8 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
-    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows)
+    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
+                       read_masks(options.masks, micrographs), options.max_mask)
 
 
 def make_plan(options: argparse.Namespace) -> Plan:

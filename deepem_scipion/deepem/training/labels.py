@@ -41,6 +41,8 @@ class LabelledMicrograph:
         Centres of what may be unmarked particles: neither particles nor negatives.
     padding_px : int
         Width of the mirror padding on each side in binned pixels (see `mirror_padded`).
+    masked : (rows, columns) bool array or None
+        Binned pixels with contamination, which hold no negatives unless they are given; None without a mask.
     """
 
     micrograph: Micrograph
@@ -50,6 +52,7 @@ class LabelledMicrograph:
     missed_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     doubtful_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     padding_px: int = 0
+    masked: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -60,6 +63,14 @@ class LabelledMicrograph:
     def pixels(self) -> np.ndarray:
         """Normalised pixels, (rows, columns) float32."""
         return self.micrograph.pixels
+
+    def in_mask(self, points_rc: np.ndarray) -> np.ndarray:
+        """Return which points, (n, 2) row and column in binned pixels, are in the mask, as (n,) bool array."""
+        if self.masked is None:
+            return np.zeros(len(points_rc), bool)
+        rows, columns = np.clip(np.rint(points_rc).astype(int), 0, np.array(self.masked.shape) - 1).T
+        inside: np.ndarray = self.masked[rows, columns]
+        return inside
 
     def mirror_padded(self, width_px: int) -> LabelledMicrograph:
         """Return the micrograph mirror-padded on each side, as it is for the scan.
@@ -77,14 +88,16 @@ class LabelledMicrograph:
         pixels = np.pad(self.pixels, width_px, mode="symmetric")
         return LabelledMicrograph(replace(self.micrograph, pixels=pixels), self.particles_rc + width_px,
                                   self.negatives_rc + width_px, self.complete, self.missed_rc + width_px,
-                                  self.doubtful_rc + width_px, self.padding_px + width_px)
+                                  self.doubtful_rc + width_px, self.padding_px + width_px,
+                                  None if self.masked is None else np.pad(self.masked, width_px, mode="symmetric"))
 
 
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
     """Find the places of boxes that are certain to be negatives.
 
     Their centres are at least `NEGATIVE_DISTANCE` diameters from all particles, marked or doubtful, and outside the
-    border without annotation, and the boxes contain no padding. There are none if not all particles are marked.
+    border without annotation and outside the mask, and the boxes contain no padding. There are none if not all
+    particles are marked.
 
     Parameters
     ----------
@@ -107,6 +120,8 @@ def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_p
     if not item.complete:
         free[:] = False
     half, mirrored = (box - 1) // 2, item.padding_px
+    if item.masked is not None:
+        free &= ~item.masked[half:half + free.shape[0], half:half + free.shape[1]]
     inner = item.pixels[mirrored:item.pixels.shape[0] - mirrored, mirrored:item.pixels.shape[1] - mirrored]
     top, bottom, left, right = (max(0, padding and padding + mirrored, int(np.ceil(border_px)) + mirrored - half)
                                 for padding in padding_margins(inner, MIN_PADDING if mirrored else 1))
