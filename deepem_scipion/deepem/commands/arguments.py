@@ -122,6 +122,16 @@ def add_masks(group: Any) -> None:
     group.add_argument("--masks", type=Path, metavar="DIR", help="masks of carbon film, ice or other contamination "
                        "(MRC, TIFF or PNG of any size, named like the micrographs): 1 or white where nothing is to be "
                        "used, 0 elsewhere, or a probability")
+
+
+def add_max_mask(group: Any) -> None:
+    """Add the option for the limit of masks.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
     group.add_argument("--max-mask", type=float, default=0.5, metavar="P", help="use nothing where the mask is above "
                        "this value, from 0 to 1 (default: %(default)s)")
 

@@ -9,11 +9,11 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
+from .arguments import FORMAT_NAMES, add_masks, add_max_mask, add_micrographs, add_threads
 from .assigning import read_masks
 from .report import report_path, try_report
 
@@ -48,16 +48,21 @@ The exit code is 0 if all micrographs were picked, 1 if some failed, 2 if nothin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem pick` to its parser."""
     _add_files(parser)
-    _add_limits(parser)
+    add_limits(parser)
     group = parser.add_argument_group("scan")
-    group.add_argument("--scan-step", type=int, metavar="PX", help="step of the scan in binned pixels (default: the "
-                       "model's)")
-    group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="number of rotations of the box over "
-                       "which the score is averaged (default: %(default)s)")
+    add_scan(group)
     group.add_argument("--contrast-checks", type=int, default=3, metavar="N", help="also scan the contrast-inverted "
                        "first N micrographs, and warn if they look more like the particles of the training; 0: none "
                        "(default: %(default)s)")
     add_threads(group)
+
+
+def add_scan(group: Any) -> None:
+    """Add the options of the scan to a group of options."""
+    group.add_argument("--scan-step", type=int, metavar="PX", help="step of the scan in binned pixels (default: the "
+                       "model's)")
+    group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="number of rotations of the box over "
+                       "which the score is averaged (default: %(default)s)")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -80,12 +85,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                        "differ by a factor of more than 4, or the particle is wider than half of the micrograph")
     group.add_argument("--write", metavar="FORMAT", help="also write the picks in formats of other programs, separated "
                        f"by commas ({EXPORT_FOLDER}): {FORMAT_NAMES}")
+    add_masks(group)
     group.add_argument("--score-maps", action="store_true", help="also write the score maps (DIR/scores)")
     group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="also write an HTML report "
                        "(without FILE: DIR/report.html), see `deepem report`")
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that limit the picks to a parser."""
     group = parser.add_argument_group("selection of picks")
     group.add_argument("--threshold", default="auto", metavar="T", help="minimum score: `auto` (default) or `F1`, the "
                        "threshold with the best F2 or F1 in the model's validation; `precision=P`, the lowest with a "
@@ -95,7 +102,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
                        "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
                        "(default): the model's, `off`: no limits")
-    add_masks(group)
+    add_max_mask(group)
+    group.add_argument("--keep-best", type=float, default=1.0, metavar="FRACTION", help="of the picks of each "
+                       "micrograph keep this share, those with the highest scores (default: all)")
+    group.add_argument("--at-least", type=int, default=0, metavar="N", help="keep N picks of each micrograph whatever "
+                       "--keep-best leaves, if it has as many (default: %(default)s)")
     group.add_argument("--border", type=float, default=0.0, metavar="A", help="minimum distance of a pick from the "
                        "border of the micrograph in angstrom (default: %(default)s)")
 
@@ -126,7 +137,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     _check_numbers(options)
     formats = check_formats(options.write) if options.write else []
     model = load_model(options.model)
-    limits = _limits(options, model)
+    limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
     masks = read_masks(options.masks, micrographs)
@@ -227,14 +238,15 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
         try_report(path, lambda: report_picking(options.output, path, options.model))
 
 
-def _limits(options: argparse.Namespace, model: Model) -> Limits:
+def chosen_limits(options: argparse.Namespace, model: Model) -> Limits:
     """Return the limits of the picks: the model's, replaced by those given."""
     from ..picking.selection import Limits
 
     limits = Limits.of_model(model)
     return Limits(_threshold(options.threshold, model),
                   limits.min_distance_angst if options.min_distance is None else options.min_distance,
-                  _std_range(options.std_range, model), options.border, options.max_mask)
+                  _std_range(options.std_range, model), options.border, options.max_mask,
+                  options.keep_best, options.at_least)
 
 
 def _threshold(text: str, model: Model) -> float:

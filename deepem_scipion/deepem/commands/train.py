@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_masks, add_micrographs, add_shifts, add_threads
+from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads
 from .assigning import read_assigned, read_masks
 from .info import format_card
 
@@ -80,6 +80,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                            "--coordinates count as incompletely annotated, and only what is given is used for training")
     add_shifts(group)
     add_masks(group)
+    add_max_mask(group)
     group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
 
 

@@ -85,7 +85,8 @@ class RunSettings:
         std_range = plain["std_range"]
         limits = Limits(float(plain["threshold"]), float(plain["min_distance_angst"]),
                         None if std_range is None else (float(std_range[0]), float(std_range[1])),
-                        float(plain["border_angst"]), float(plain.get("max_mask", MAX_MASK)))
+                        float(plain["border_angst"]), float(plain.get("max_mask", MAX_MASK)),
+                        float(plain.get("keep_best", 1)), int(plain.get("at_least", 0)))
         pixel_size, written = plain.get("pixel_size_angst"), plain.get("written_box_px")
         trained = plain.get("training_pixel_size_angst")
         return cls(limits, int(plain["scan_step"]), int(plain["rotations"]), int(plain["box"]),
