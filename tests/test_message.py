@@ -58,7 +58,8 @@ def test_a_worker_answers_request_after_request(blobs, blob_model, tmp_path):
     lines = "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in requests)
     # The worker ends with its input, so that this stays open until all is answered.
     with subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "worker", "--model", str(blob_model),
-                           "--quiet", "--threads", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+                           "--quiet", "--threads", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as worker:
         worker.stdin.write(lines)
         worker.stdin.flush()
         answers = [json.loads(worker.stdout.readline()) for _ in requests]
