@@ -74,6 +74,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     for name, what in (("overwrite", "replace the results of an earlier run in the output folder"),
                        ("resume", "keep the results of an earlier run with the same settings, and pick the rest")):
         earlier.add_argument(f"--{name}", dest="existing", action="store_const", const=name, help=what)
+    group.add_argument("--part", metavar="I/N", help="pick only part I of N, every N-th micrograph, for several "
+                       "processes; `deepem merge` puts their folders together")
     group.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
                        "(default: 1.5 particle diameters)")
     for name, default, what in (("voltage", 300.0, "acceleration voltage in kV"),
@@ -131,6 +133,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     from ..coordinates.star import Optics
     from ..micrographs.find import find_micrographs
     from ..model.files import load_model
+    from ..picking.merge import part_of
     from ..picking.picker import Picker
     from ..picking.run import pick_micrographs
 
@@ -140,6 +143,8 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
+    if options.part is not None:
+        micrographs = part_of(micrographs, options.part)
     masks = read_masks(options.masks, micrographs)
     if not started:
         runtime.start(options.threads)
@@ -156,7 +161,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
                          f"{options.output}")
     not_written = _export(options.output, formats)
     _finish(options, results)
-    if n_failed == len(results):
+    if results and n_failed == len(results):
         return console.UNUSABLE
     return console.SOME_FAILED if n_failed or not_written else console.OK
 
