@@ -38,7 +38,7 @@ def export(results: PickingResults, formats: Iterable[str]) -> dict[str, Path]:
         If there is no run, there is no such format, or a file cannot be read or written.
     """
     picks = picks_of_run(results)
-    folders = {name: results.export_folder(name) for name in formats}
+    folders = {name: results.path("export", name) for name in formats}
     for name, folder in folders.items():
         write_files(name, folder, picks)
     return folders

@@ -166,7 +166,7 @@ def _write_star(results: PickingResults, settings: RunSettings, micrographs: Map
             picks = candidates.subset(reasons == PICKED)
             entries.append((found.path, picks.centres_xy, picks.scores))
             sizes.append(_pixel_size(found.path, settings))
-    results.write_star(entries, (sizes or [settings.working_pixel_size_angst])[0], _optics(parts))
+    results.write_star(entries, sizes or settings.working_pixel_size_angst, _optics(parts))
 
 
 def _pixel_size(path: str, settings: RunSettings) -> float:

@@ -30,7 +30,8 @@ from .table import append_table, read_failures, read_table, write_failures, writ
 # The files of a run, and of each micrograph by its name.
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
           "report": "report.html"}
-_OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc"}
+_OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
+                  "export": EXPORTS + "/{}"}
 
 # summary.json of a run that grows is written again at most once in this many seconds.
 SUMMARY_SECONDS = 60
@@ -53,20 +54,17 @@ class PickingResults:
 
         Parameters
         ----------
-        kind : {"settings", "table", "failed", "star", "report", "box", "candidates", "score_map"}
-            The last three belong to a micrograph.
+        kind : {"settings", "table", "failed", "star", "report", "box", "candidates", "score_map",
+               "export"}
+            "box", "candidates" and "score_map" belong to a micrograph, "export" to a format of other programs.
         name : str
-            Name of that micrograph; one with slashes is in subfolders.
+            Name of that micrograph, one with slashes is in subfolders; or of the format.
 
         Returns
         -------
         Path
         """
         return self.folder / (_OF_MICROGRAPH[kind].format(name) if name else _FILES[kind])
-
-    def export_folder(self, name: str) -> Path:
-        """Return the folder for the picks in another format, by the name of the format."""
-        return self.folder / EXPORTS / name
 
     def _folder_of(self, kind: str) -> Path:
         return self.path(kind, "name").parent
@@ -93,8 +91,8 @@ class PickingResults:
 
     def boxes(self) -> list[Path]:
         """Return all .box files here and in subfolders, whatever they are from, but those for other programs."""
-        exports = self.folder / EXPORTS
-        return sorted(path for path in self.folder.rglob("*.box") if path.is_file() and exports not in path.parents)
+        found = (path for path in self.folder.rglob("*.box") if self.folder / EXPORTS not in path.parents)
+        return sorted(path for path in found if path.is_file())
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""
