@@ -56,13 +56,9 @@ def test_a_worker_answers_request_after_request(blobs, blob_model, tmp_path):
     requests = [{"micrograph": path, "name": "first"}, {"micrograph": "none.mrc"}, {"picture": "a.jpg"}, "no JSON",
                 {"micrograph": path, "pixel_size": 4.0}]
     lines = "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in requests)
-    # The worker ends with its input, so that this stays open until all is answered.
-    with subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "worker", "--model", str(blob_model),
-                           "--quiet", "--threads", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as worker:
-        worker.stdin.write(lines)
-        worker.stdin.flush()
-        answers = [json.loads(worker.stdout.readline()) for _ in requests]
+    done = subprocess.run([sys.executable, "-m", "deepem_scipion.deepem", "worker", "--model", str(blob_model),
+                           "--quiet", "--threads", "1"], input=lines, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["status"] for each in answers] == ["ok", "failed", "failed", "failed", "ok"]
     assert answers[0]["name"] == "first" and answers[0]["picks"] == answers[4]["picks"] != []
     assert "none.mrc" in answers[1]["reason"] and "expected a JSON object" in answers[2]["reason"]

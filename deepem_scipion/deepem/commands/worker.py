@@ -37,7 +37,8 @@ DESCRIPTION = (
     "even while a batch is being picked: wait for the answer. With --model a request is one micrograph instead, as a "
     "JSON object: `micrograph`, the file, and optionally `pixel_size` in angstrom, `name`, `picture`, a JPEG file to "
     "write, and `mask`. The answer is a JSON object with `status` (`ok`, also without a pick, or `failed`), `picks`, "
-    "`scores`, `diameter_angst`, `box_px`, `picture` and others.")
+    "`scores`, `diameter_angst`, `box_px`, `picture` and others. Requests that came before the end of the input are "
+    "then still answered.")
 EPILOG = """examples:
   echo '{"micrograph": "mics/a.mrc", "picture": "a.jpg"}' |
       deepem worker --model apoferritin.deepem"""
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> NoReturn:
     limits = pick.chosen_limits(options, model)
     runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)
-    serve(lambda request: pick_one(picker, request))
+    serve(lambda request: pick_one(picker, request), to_the_end=True)
 
 
 def pick_one(picker: Picker, request: bytes) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def run_pick(arguments: Sequence[str]) -> tuple[int, str]:
         return console.SOME_FAILED, f"{type(error).__name__}: {error}"
 
 
-def serve(answer: Callable[[bytes], Mapping[str, Any]]) -> NoReturn:
+def serve(answer: Callable[[bytes], Mapping[str, Any]], to_the_end: bool = False) -> NoReturn:
     """Answer requests from standard input, and exit as soon as it ends, even while a batch is being picked.
 
     The input also ends when the calling process is killed, and then nobody needs the rest of the batch. Standard
@@ -144,6 +145,8 @@ def serve(answer: Callable[[bytes], Mapping[str, Any]]) -> NoReturn:
     ----------
     answer : callable
         Called with a request; returns what is written as a JSON object.
+    to_the_end : bool
+        Whether requests that came before the end of the input are still answered.
 
     Raises
     ------
@@ -152,10 +155,11 @@ def serve(answer: Callable[[bytes], Mapping[str, Any]]) -> NoReturn:
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    requests: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
-    while True:
-        print(json.dumps(answer(requests.get())), file=answers, flush=True)
+    requests: SimpleQueue[bytes | None] = SimpleQueue()
+    threading.Thread(target=_receive, args=(requests, to_the_end), daemon=True).start()
+    while (request := requests.get()) is not None:
+        print(json.dumps(answer(request)), file=answers, flush=True)
+    os._exit(0)
 
 
 def parse_request(request: bytes) -> list[str]:
@@ -181,9 +185,11 @@ def parse_request(request: bytes) -> list[str]:
     return found
 
 
-def _receive(requests: SimpleQueue[bytes]) -> None:
+def _receive(requests: SimpleQueue[bytes | None], to_the_end: bool) -> None:
     # Not sys.stdin: a thread that waits for it would keep Python from shutting down.
     with open(0, "rb", buffering=0, closefd=False) as lines:
         for line in lines:
             requests.put(line)
-    os._exit(0)
+    if not to_the_end:
+        os._exit(0)
+    requests.put(None)
