@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_micrographs, add_shifts, add_threads
-from .assigning import read_assigned
+from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads
+from .assigning import read_assigned, read_masks
 from .info import format_card
 from .planning import make_plan
 
@@ -96,6 +96,8 @@ def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
                            help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
                            "--coordinates count as incompletely annotated, and only what is given is used for training")
     add_shifts(group)
+    add_masks(group)
+    add_max_mask(group)
     group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
 
 
@@ -268,19 +270,21 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     if not 0 < scale < math.inf:
         raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
                           "micrographs binned by 2")
-    complete, *others = (read_assigned(path, micrographs, options.apply_shifts)
+    complete, *others = (read_assigned(path, micrographs, options.apply_shifts, options.pixel_size)
                          for path in (options.coordinates, *options.more_particles))
     complete = scaled(complete, scale)
     particles = merge([complete, *others])
     if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
         raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
                           "Expected coordinates of particles.")
-    given_negatives, more_negatives = ([read_assigned(path, micrographs, options.apply_shifts) for path in paths]
-                                       for paths in (filter(None, [options.negatives]), options.more_negatives))
+    given_negatives, more_negatives = (
+        [read_assigned(path, micrographs, options.apply_shifts, options.pixel_size) for path in paths]
+        for paths in (filter(None, [options.negatives]), options.more_negatives))
     negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
-    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows)
+    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
+                       read_masks(options.masks, micrographs), options.max_mask)
 
 
 def show_epoch(record: Epoch, show: console.ShowProgress) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from ..atomic import atomic_path, atomic_write
 from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.read import EXPORTS
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
 from ..model.files import save_model
@@ -31,7 +32,8 @@ from .table import append_table, read_failures, read_table, write_failures, writ
 # The files of a run, and of each micrograph by its name.
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
           "report": "report.html", "model": "model.deepem"}
-_OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc"}
+_OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
+                  "export": EXPORTS + "/{}"}
 
 # summary.json of a run that grows is written again at most once in this many seconds.
 SUMMARY_SECONDS = 60
@@ -54,10 +56,10 @@ class PickingResults:
 
         Parameters
         ----------
-        kind : {"settings", "table", "failed", "star", "report", "model", "box", "candidates", "score_map"}
-            The last three belong to a micrograph.
+        kind : {"settings", "table", "failed", "star", "report", "model", "box", "candidates", "score_map", "export"}
+            "box", "candidates" and "score_map" belong to a micrograph, "export" to a format of other programs.
         name : str
-            Name of that micrograph; one with slashes is in subfolders.
+            Name of that micrograph, one with slashes is in subfolders; or of the format.
 
         Returns
         -------
@@ -85,11 +87,13 @@ class PickingResults:
             found += written
             names.update(path.relative_to(folder).as_posix()[:-len(ending)] for path in written)
         found += [self.path("box", name) for name in sorted(names)]
+        found += sorted((self.folder / EXPORTS).rglob("*"))
         return [path for path in found if path.is_file()]
 
     def boxes(self) -> list[Path]:
-        """Return all .box files in the folder and its subfolders, whatever they are from."""
-        return sorted(path for path in self.folder.rglob("*.box") if path.is_file())
+        """Return all .box files here and in subfolders, whatever they are from, but those for other programs."""
+        found = (path for path in self.folder.rglob("*.box") if self.folder / EXPORTS not in path.parents)
+        return sorted(path for path in found if path.is_file())
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""

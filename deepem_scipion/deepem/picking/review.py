@@ -71,7 +71,8 @@ class Review:
         if limits == self.limits:
             # Files have fewer digits than the run had: at its own limits a candidate in thousands might change sides.
             return self.reasons
-        return select(self.candidates, limits, self.pixel_size_angst, self.near)
+        parts = [slice(*ends) for ends in zip(self.first[:-1].tolist(), self.first[1:].tolist())]
+        return select(self.candidates, limits, self.pixel_size_angst, self.near, parts)
 
     def part(self, name: str) -> slice:
         """Return the slice of the candidates of a micrograph; an empty one where it has none."""

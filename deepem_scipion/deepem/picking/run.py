@@ -19,6 +19,7 @@ from typing import Callable
 import numpy as np
 
 from .. import runtime
+from ..coordinates.masks import read_mask
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
 from ..model.model import Model
@@ -43,7 +44,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
                      pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
                      contrast_checks: int = 0, existing: str = REFUSE,
                      progress: Progress = lambda name, result: None, tiff_rows: str = "bottom",
-                     any_scale: bool = False) -> dict[str, MicrographResult]:
+                     any_scale: bool = False, masks: Mapping[str, Path] | None = None) -> dict[str, MicrographResult]:
     """Pick micrographs and write everything into a results folder.
 
     Parameters
@@ -73,6 +74,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         Whether y is counted from the last or from the first row of TIFF files.
     any_scale : bool
         Whether to pick micrographs whose pixel size makes the particle improbable as well, see `scale.check_scale`.
+    masks : mapping of str to Path, optional
+        Mask of contamination by name of the micrograph; the others have none.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         The folder cannot be made or written, or has results of an earlier run, see `earlier.prepare`.
     """
     run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks],
-               tiff_rows, any_scale)
+               tiff_rows, any_scale, masks or {})
     run.kept = prepare(run.results, paths, run.settings, existing, score_maps, run.checked)
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     waiting: Iterator[tuple[str, Path]] = iter(paths.items())
@@ -133,6 +136,7 @@ class _Run:
     checked: Collection[str]
     tiff_rows: str
     any_scale: bool
+    masks: Mapping[str, Path]
     kept: Mapping[str, MicrographResult] = field(default_factory=dict)
     micrographs: dict[str, MicrographResult] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -144,7 +148,8 @@ class _Run:
         return RunSettings(
             self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
             model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
-            _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst)
+            _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst,
+            {name: str(path) for name, path in self.masks.items()})
 
     def pick(self, name: str, path: Path) -> MicrographResult:
         """Pick one micrograph and write its files, unless an earlier run did it."""
@@ -154,7 +159,10 @@ class _Run:
         micrograph = self.picker.model.read_micrograph(path, self.pixel_size_angst, name, self.tiff_rows)
         if not self.any_scale:
             check_scale(micrograph, self.picker.model)
-        found = self.picker.pick(micrograph)
+        mask = None
+        if name in self.masks:
+            mask = read_mask(self.masks[name], micrograph.input_shape, self.tiff_rows)
+        found = self.picker.pick(micrograph, mask)
         pixel_size = micrograph.input_pixel_size_angst
         self.results.write_micrograph(name, found.candidates, found.reasons, self._box_px(pixel_size))
         if self.score_maps:
@@ -162,7 +170,7 @@ class _Run:
         evidence = negative = None
         if name in self.checked:
             evidence = round(self.picker.evidence(micrograph, found.candidates), 3)
-            negative = round(self.picker.evidence(replace(micrograph, pixels=-micrograph.pixels)), 3)
+            negative = round(self.picker.evidence(replace(micrograph, pixels=-micrograph.pixels), mask=mask), 3)
         return MicrographResult.of(
             str(path), found.candidates, found.reasons, seconds=round(time.perf_counter() - began, 4),
             finished=round(time.time(), 2), evidence=evidence, negative_evidence=negative,

@@ -118,11 +118,12 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
 
 
 def _compare(picker: Picker, item: LabelledMicrograph, border_px: float) -> Matches:
-    """Match all candidates of a micrograph with its particles."""
+    """Match all candidates of a micrograph, without those in the mask, with its particles."""
     micrograph = item.micrograph
     picks = picker.pick(micrograph).picks
+    used = ~item.in_mask(micrograph.to_binned_rc(picks.centres_xy))
     rows, cols = micrograph.pixels.shape
     border = border_px * micrograph.scale - 1e-6
     region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
-    return match(picks.centres_xy, picks.scores, micrograph.to_input_xy(item.particles_rc),
+    return match(picks.centres_xy[used], picks.scores[used], micrograph.to_input_xy(item.particles_rc),
                  MATCH_DISTANCE * picker.model.diameter_px * micrograph.scale, region)
