@@ -12,7 +12,7 @@ import pytest
 from deepem_scipion.deepem.commands.arguments import FORMAT_NAMES
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.commands.parser import parse_arguments
-from deepem_scipion.deepem.commands.train import read_training_set
+from deepem_scipion.deepem.commands.planning import read_training_set
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_file
 from deepem_scipion.deepem.coordinates.read import read_coordinates

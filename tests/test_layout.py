@@ -25,6 +25,7 @@ LONG = {
     "deepem_scipion.protocols.form_pick:_defineSearchParams": "a list of parameters, without a branch",
     "deepem_scipion.protocols.form_train:_defineTrainingParams": "a list of parameters, without a branch",
     "deepem_scipion.protocols.form_evaluate:_defineInputParams": "a list of parameters, without a branch",
+    "deepem_scipion.deepem.picking.results": "the one class that knows the files of a results folder",
     **dict.fromkeys((f"deepem_scipion.protocols.protocol_{name}" for name in ("evaluate", "pick", "train")),
                     "the user's manual of the protocol, its class docstring, takes 50 to 70 lines"),
 }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import DeepEMError
 from . import console, pick
 from .arguments import Parser, add_threads, add_verbosity, protect_files
+from .limits import add_limits, chosen_limits
 
 if TYPE_CHECKING:
     from ..picking.picker import Picker
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("micrograph by micrograph")
     group.add_argument("--model", type=Path, metavar="MODEL", help="pick one micrograph for each request with this "
                        "model")
-    pick.add_limits(parser)
+    add_limits(parser)
     pick.add_scan(parser.add_argument_group("scan"))
 
 
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> NoReturn:
     from ..picking.picker import Picker
 
     model = load_model(options.model)
-    limits = pick.chosen_limits(options, model)
+    limits = chosen_limits(options, model)
     runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)
     serve(lambda request: pick_one(picker, request), to_the_end=True)
