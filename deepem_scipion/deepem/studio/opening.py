@@ -1,0 +1,140 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a session shows, from micrographs, a results folder or a folder saved before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import DeepEMError
+from ..micrographs.find import find_micrographs
+from ..micrographs.micrograph import read_pixel_size
+from ..model.files import load_model
+from ..picking.results import PickingResults
+from ..picking.selection import Limits
+from .project import StudioProject, StudioSettings
+from .suggestions import default_limits
+
+# In angstrom, until somebody gives another one.
+USUAL_DIAMETER = 150.0
+DEFAULT_FOLDER = "deepem-studio"
+# Headers that are read to find the pixel size.
+_TRIED = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a session is to show; what is not given is found in the files.
+
+    Attributes
+    ----------
+    sources : sequence of str or Path
+        Micrographs as for `find_micrographs`, or one results folder; none to resume a session.
+    project : Path, optional
+        Folder of the session. Default: `studio` in the results folder, or `deepem-studio` in the current folder.
+    model : Path, optional
+    pixel_size_angst, diameter_angst : float, optional
+    reference : Path, optional
+        Reference coordinates.
+    bright : bool
+        Whether particles are brighter than the background.
+    """
+
+    sources: Sequence[str | Path] = ()
+    project: Path | None = None
+    model: Path | None = None
+    pixel_size_angst: float | None = None
+    diameter_angst: float | None = None
+    reference: Path | None = None
+    bright: bool = False
+
+
+def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
+    """Open the folder of a session and find out what it shows.
+
+    Parameters
+    ----------
+    wanted : Wanted
+
+    Returns
+    -------
+    project : StudioProject
+        Open; whoever called closes it.
+    settings : StudioSettings
+
+    Raises
+    ------
+    DeepEMError
+        Nothing is given that could be shown, a file cannot be read, or the session is open elsewhere.
+    """
+    results = _results(wanted.sources)
+    folder = wanted.project or (results.folder / "studio" if results else Path(DEFAULT_FOLDER))
+    project = StudioProject(folder)
+    if not wanted.sources and not project.exists():
+        raise DeepEMError(f"{folder} holds no session. Give micrographs, or the output folder of `deepem pick`.")
+    project.open()
+    try:
+        if not wanted.sources:
+            settings = _changed(project.read(), wanted)
+        else:
+            new = _of_results(results, wanted) if results else _of_micrographs(wanted)
+            settings = _changed(project.resume(new), wanted)
+    except BaseException:
+        project.close()
+        raise
+    return project, settings
+
+
+def _results(sources: Sequence[str | Path]) -> PickingResults | None:
+    """The results folder among the sources, if that is what they are."""
+    if len(sources) == 1 and Path(sources[0]).is_dir():
+        found = PickingResults(Path(sources[0]).absolute())
+        if found.exists():
+            return found
+    return None
+
+
+def _of_micrographs(wanted: Wanted) -> StudioSettings:
+    paths = {name: os.path.abspath(path) for name, path in find_micrographs(wanted.sources).items()}
+    model = load_model(wanted.model) if wanted.model else None
+    diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
+    limits = Limits.of_model(model) if model else default_limits(diameter)
+    return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
+                          str(wanted.model.absolute()) if wanted.model else None)
+
+
+def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
+    run = results.read_settings()
+    paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
+    if not paths:
+        raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
+    return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
+                          wanted.diameter_angst or run.diameter_angst, run.limits,
+                          str(wanted.model.absolute()) if wanted.model else None, str(results.folder))
+
+
+def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
+    """Settings with what is given now."""
+    given: Mapping[str, object] = {
+        "pixel_size_angst": wanted.pixel_size_angst, "diameter_angst": wanted.diameter_angst,
+        "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None}
+    return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _pixel_size(paths: Iterable[str], given: float | None) -> float:
+    """The pixel size given, or that of the first micrograph whose header has one."""
+    if given is not None:
+        return given
+    problem = ""
+    for path in list(paths)[:_TRIED]:
+        try:
+            size = read_pixel_size(path)
+        except DeepEMError as error:
+            problem = problem or str(error)
+        else:
+            if size is not None:
+                return size
+    raise DeepEMError(problem or "the micrographs do not give their pixel size. Give it with --pixel-size (angstrom).")
