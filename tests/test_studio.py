@@ -97,7 +97,8 @@ def test_a_line_truncated_by_a_crash_is_left_out_and_others_follow(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"a": 1}', '["a", [], [["particle", 1]]]', '["a", [], [["circle", 1, 2, 3]]]',
-                                  "nonsense", '["a", [], [["particle", 1e999, 0, 1]]]', '[1, [], []]', "[" * 5000, '"undo"'])
+                                  "nonsense", '["a", [], [["particle", 1e999, 0, 1]]]', '[1, [], []]', "[" * 5000,
+                                  '"undo"'])
 def test_a_damaged_line_is_named(tmp_path, line):
     (tmp_path / "edits.jsonl").write_text('["a", [], [["done"]]]\n"undo"\n' + line + "\n")
     with pytest.raises(DeepEMError, match="edits.jsonl, line 3: expected an edit"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Tuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .summary import REJECTED, MicrographResult
 
 HISTOGRAM_BINS = 50
 _Arrays = TypeVar("_Arrays", Candidates, Neighbours)
-Part = tuple[Candidates, np.ndarray, Neighbours]
+Part = Tuple[Candidates, np.ndarray, Neighbours]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, List, Tuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ SNAP = 0.25
 MARKED = "marked"
 MAX_STROKE_POINTS = 10_000
 
-Change = tuple[list[Mark], list[Mark]]
+Change = Tuple[List[Mark], List[Mark]]
 
 
 @dataclass(frozen=True)

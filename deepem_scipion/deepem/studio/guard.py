@@ -77,8 +77,8 @@ class Guard:
             return 400, "wrong length"
         if length > MAX_BODY or headers.get("transfer-encoding"):
             return 413, "too long"
-        sent = headers.get("authorization", "").removeprefix("Bearer ")
-        if private and not hmac.compare_digest(sent.encode(), self._token.encode()):
+        sent = headers.get("authorization", "").encode()
+        if private and not hmac.compare_digest(sent, f"Bearer {self._token}".encode()):
             return 401, "open the address that the studio printed"
         return None
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from functools import partial
+from typing import Callable
 
 from ..errors import DeepEMError
 from .session import Session
@@ -32,7 +32,8 @@ class Queue:
 
     def __init__(self, session: Session, worker: Worker) -> None:
         self._session, self._worker = session, worker
-        self._view, self._jobs, self._closed = "", list[Job](), False
+        self._jobs: list[Job] = []
+        self._view, self._closed = "", False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
