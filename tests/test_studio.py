@@ -34,14 +34,18 @@ from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.studio.collection import Collection
 from deepem_scipion.deepem.studio.editing import Shown, change
+from deepem_scipion.deepem.studio.learning import Course, Lesson, learn
 from deepem_scipion.deepem.studio.marks import DONE, NEGATIVE, PARTICLE, REGION, EditLog, Mark
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.pictures import TILE_PX, Look, Pictures
 from deepem_scipion.deepem.studio.project import StudioProject, StudioSettings
+from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.serving import Address, open_browser
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.suggestions import DEFAULT_THRESHOLD, suggest
+from deepem_scipion.deepem.studio.teacher import Teacher
 from deepem_scipion.deepem.studio.views import Views
+from deepem_scipion.deepem.studio.worker import Worker, WorkerState, read_stored
 
 LIMITS = Limits(0.5, 40.0)
 
@@ -333,17 +337,76 @@ def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_pa
     project, settings = open_session(Wanted([tmp_path / "picks"]))
     session = Session(project, settings)
     assert settings.diameter_angst == 64.0 and settings.limits == limits
-    from deepem_scipion.deepem.studio.worker import read_stored
-
     for found, names in session.stored():
         session.put_stored(found, read_stored(None, found, names, session.max_distance_px))
     session.all_read()
-    view = Views(session)
+    view = Views(session, Teacher(session, Queue(session, Worker())))
     assert view.micrograph(0)["x"] == pytest.approx(candidates.centres_xy[:, 0], abs=0.01)
     assert view.summary()["picks"] == [int((reasons == PICKED).sum()), 0]
     assert view.micrograph(1)["failure"] == "damaged" and view.summary()["status"] == [1, 2]
     session.close()
     project.close()
+
+
+# ---------------------------------------------------------------- learning
+
+def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session, lessons = Session(project, settings), []
+
+    class Recorder:
+        def call(self, function, given, course, progress):
+            lessons.append((given, course))
+            raise DeepEMError("enough")
+
+    queue = Queue(session, Worker())
+    teacher = Teacher(session, queue)
+    for name in "ab":
+        session.put(name, suggest(micrographs / f"{name}.mrc", 64.0), settings)
+    picks = session.picks("a").centres_xy
+    session.edit(0, {"action": "add", "x": picks[0, 0], "y": picks[0, 1]})
+    session.edit(0, {"action": "remove", "x": picks[1, 0], "y": picks[1, 1]})
+    teacher.learn()
+    with pytest.raises(DeepEMError, match="learning already"):
+        teacher.learn()
+    with pytest.raises(DeepEMError, match="enough"):
+        teacher._learn(Recorder())
+    assert not teacher.busy
+    ((first, second), course) = lessons[0]
+    assert (first.name, second.name) == ("a", "b") and second.marks == 0  # few have marks: others help
+    assert first.particles_xy == pytest.approx(picks[:1]) and first.negatives_xy == pytest.approx(picks[1:2])
+    assert len(first.picks_xy) == len(picks) - 2 and not first.done
+    assert course.output == str(project.model(1)) and course.model is None and not course.final
+    assert teacher.view()["marks"] == 2 and teacher.view()["next"] == 1
+    session.close()
+    project.close()
+
+
+def test_regions_and_done_micrographs_leave_nothing_unknown():
+    places = np.array([[5.0, 5], [50, 50]])
+    lesson = Lesson("a.mrc", "a", places, places, places, np.ones(2), places, [(0, 0, 10, 10)], False)
+    assert lesson.unmarked(places).tolist() == [False, True]
+    assert replace(lesson, done=True).unmarked(places).tolist() == [False, False]
+
+
+def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_seen(blobs, blob_model, tmp_path):
+    folder, centres = blobs
+    path, none = str(folder / "micrographs" / "d.mrc"), np.zeros((0, 2))
+    free = np.array([[x, y] for x in range(20, 190, 20) for y in range(20, 130, 20)
+                     if np.hypot(*(centres["d"] - (x, y)).T).min() > 14], float)[:6]
+    lesson = Lesson(path, "d", centres["d"], free, none, np.zeros(0), none, [], False)
+    shares = []
+    state = WorkerState(1, shares.append)
+    found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), str(tmp_path / "m" / "new.deepem")))
+    assert found.held_out and found.marks == (len(centres["d"]) + len(free)) // 5
+    assert found.after >= found.marks - 1 and not found.worse
+    assert shares[-1] == 1 and shares == sorted(shares)
+    picker = state.picker(found.path)
+    picks = picker.pick(picker.model.read_micrograph(folder / "micrographs" / "e.mrc", 4.0)).picks.centres_xy
+    assert (np.hypot(*(centres["e"][:, None] - picks[None]).transpose(2, 0, 1)).min(axis=1) < 4).mean() > 0.8
+    nothing = replace(lesson, particles_xy=none)
+    with pytest.raises(DeepEMError, match="no particle to learn from"):
+        learn(state, [nothing], Course(64.0, 4.0, str(blob_model), str(tmp_path / "m" / "new.deepem")))
 
 
 # ---------------------------------------------------------------- who may talk to the server

@@ -456,3 +456,35 @@ def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browse
         near = np.hypot(*(centres[:, None] - places[None]).transpose(2, 0, 1)).min(axis=1) < 5
         assert near.mean() > 0.8
     assert found.console == []
+
+
+def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, blob_model, tmp_path):
+    found = Studio(browser, blobs[0] / "micrographs", "--model", blob_model, "--project", tmp_path / "session")
+    with contextlib.closing(found):
+        found.until(lambda: all(found.api("session")["status"]), 300)
+        before = found.found()
+        found.page.keyboard.press("a")
+        found.until(lambda: found.found()["done"])
+        found.page.keyboard.press("n")
+        found.until(lambda: not found.text("#title").startswith("a"))
+        found.page.click("#learn")
+        found.until(lambda: found.page.is_disabled("#learn"))
+        found.until(lambda: found.page.is_enabled("#learn"), 600)
+        found.until(lambda: "the new model gets" in found.text("#lesson"))
+        session = found.api("session")
+        if session["teaching"]["offer"]:
+            found.page.click("#take")
+        found.until(lambda: found.api("session")["turn"] == 1)
+        found.until(lambda: all(found.api("session")["status"]), 300)
+        assert found.found()["score"] != before["score"] and found.api("session")["model"] == "model-1.deepem"
+        assert len(found.found()["particle"]) == sum(code == 0 for code in before["reason"])
+        found.screenshot("studio-learnt")
+        found.page.click("#save")
+        found.until(lambda: (tmp_path / "session/output/model.deepem").exists())
+        star = (tmp_path / "session/output/picks.star").read_text()
+        assert all(f"{name}.mrc" in star for name in "abcde")
+        found.page.click("#back")
+        found.until(lambda: found.api("session")["turn"] == 0)
+        found.until(lambda: found.found()["score"] == before["score"])
+        assert found.api("session")["limits"]["threshold"] != session["limits"]["threshold"] or session["turn"] == 0
+    assert found.console == []

@@ -94,6 +94,18 @@ class Collection:
         result = self._results.get(name)
         return WAITING if result is None else FOUND if result.ok else FAILED
 
+    def found(self, name: str) -> bool:
+        """Whether the candidates of a micrograph are there."""
+        return name in self._parts
+
+    def uncertain(self, distance: float) -> list[float]:
+        """Return the number of candidates of each micrograph whose score is closer to the threshold than a distance."""
+        review, _ = self._selected()
+        near = np.abs(review.candidates.scores - self.limits.threshold) < distance
+        of = np.repeat(np.arange(len(review.names)), np.diff(review.first))
+        found = dict(zip(review.names, np.bincount(of, near, len(review.names)).tolist()))
+        return [found.get(name, 0.0) for name in self.names]
+
     def result(self, name: str) -> MicrographResult:
         """Return what became of a micrograph; raises KeyError where its candidates are still to be found."""
         return self._results[name]

@@ -119,6 +119,19 @@ class StudioProject:
         """Candidates that the model of a turn found."""
         return PickingResults(self.folder / "picks" / f"{turn}")
 
+    @property
+    def output(self) -> PickingResults:
+        """Picks and model as they are saved at the end."""
+        return PickingResults(self.folder / "output")
+
+    def write_turn(self, settings: StudioSettings) -> None:
+        """Keep what a turn shows, without the list of micrographs; raises DeepEMError where this is impossible."""
+        self._write(self.folder / "turns" / f"{settings.turn}.json", replace(settings, micrographs={}))
+
+    def read_turn(self, turn: int) -> StudioSettings:
+        """Read what a turn showed; raises DeepEMError where this is impossible."""
+        return self._read(self.folder / "turns" / f"{turn}.json")
+
     def exists(self) -> bool:
         """Whether a session was saved here."""
         return self._settings.exists()
@@ -173,18 +186,27 @@ class StudioProject:
         DeepEMError
             There are none, or they are damaged.
         """
+        return self._read(self._settings)
+
+    @staticmethod
+    def _read(path: Path) -> StudioSettings:
         try:
-            plain = json.loads(self._settings.read_text(encoding="utf-8"))
+            plain = json.loads(path.read_text(encoding="utf-8"))
             if plain["format"] != FORMAT:
                 raise ValueError(f"format {plain['format']}, expected {FORMAT}")
             return StudioSettings.from_dict(plain)
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-            raise DeepEMError(f"{self._settings}: expected the settings of a session as written by `deepem studio` "
+            raise DeepEMError(f"{path}: expected the settings of a session as written by `deepem studio` "
                               f"({type(error).__name__}: {error})") from error
 
     def write(self, settings: StudioSettings) -> None:
         """Write the settings; raises DeepEMError where they cannot be written."""
-        with atomic_write(self._settings) as handle:
+        self._write(self._settings, settings)
+
+    @staticmethod
+    def _write(path: Path, settings: StudioSettings) -> None:
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as handle:
             json.dump({"format": FORMAT, **asdict(settings)}, handle, indent=1)
 
     def resume(self, wanted: StudioSettings) -> StudioSettings:

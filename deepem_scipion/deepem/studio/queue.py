@@ -28,12 +28,18 @@ class Queue:
     ----------
     session : Session
     worker : Worker
+
+    Attributes
+    ----------
+    when_idle : callable
+        Called with the worker when there is nothing left to do.
     """
 
     def __init__(self, session: Session, worker: Worker) -> None:
         self._session, self._worker = session, worker
         self._jobs: list[Job] = []
         self._view, self._closed = "", False
+        self.when_idle: Job = lambda worker: None
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -50,6 +56,10 @@ class Queue:
     def wake(self) -> None:
         """Look for micrographs without candidates again."""
         self.view(self._view)
+
+    def reload(self) -> None:
+        """Read the candidates that are stored again."""
+        self.add(lambda worker: self._load())
 
     def add(self, job: Job) -> None:
         """Run a job before any further micrograph; it is called with the worker."""
@@ -78,9 +88,12 @@ class Queue:
             with self._wake:
                 job = self._jobs.pop(0) if self._jobs else None
                 name = "" if job else self._session.waiting(self._view)
-                if not job and not name:
-                    self._wake.wait()
-                    continue
+            if not job and not name:
+                self._try(partial(self.when_idle, self._worker))
+                with self._wake:
+                    if not self._jobs and not self._session.waiting() and not self._closed:
+                        self._wake.wait()
+                continue
             self._try(partial(job, self._worker) if job else partial(self._find, name))
 
     def _try(self, work: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ from .guard import Guard
 from .pictures import Look, Pictures
 from .queue import Queue
 from .session import Session
+from .teacher import Teacher
 from .views import Views
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ class Api:
 
     def __init__(self, session: Session, queue: Queue, close: Callable[[], None]) -> None:
         self.session, self.queue, self._close = session, queue, close
-        self.views, self.pictures = Views(session), Pictures()
+        self.teacher, self.pictures = Teacher(session, queue), Pictures()
+        self.views = Views(session, self.teacher)
+        queue.when_idle = lambda worker: self.teacher.when_all_found()
 
     def app(self, token: str, host: str = "127.0.0.1") -> Guard:
         """Return the ASGI application; see `Guard` for the parameters."""
@@ -52,7 +55,8 @@ class Api:
             "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map}
         actions: Mapping[str, Callable[..., Any]] = {
             "limits": self.limits, "edit/{number:int}": self.edit, "undo": self.undo, "redo": self.redo,
-            "settings": self.settings, "close": self.close}
+            "settings": self.settings, "learn": self.learn, "take": self.take, "back": self.back, "save": self.save,
+            "close": self.close}
         routes = [Route("/", _static_file), Route("/static/{name}", _static_file)]
         routes += [Route(f"/api/{path}", _answer(function)) for path, function in answers.items()]
         routes += [Route(f"/api/{path}", _answer(function), methods=["POST"]) for path, function in actions.items()]
@@ -120,6 +124,25 @@ class Api:
         self.session.update(**changes)
         self.queue.wake()
         return self._both(_whole(request, "number"))
+
+    def learn(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Learn from the marks; with `final` longer, and then pick and save everything."""
+        self.teacher.learn(request.get("final") is True)
+        return self._both(-1)
+
+    def take(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the model that was worse."""
+        self.teacher.take()
+        return self._both(-1)
+
+    def back(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return to the model before."""
+        self.teacher.back()
+        return self._both(-1)
+
+    def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Write picks and model; returns the folder."""
+        return {"folder": str(self.teacher.save())}
 
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """End the server; everything is saved."""

@@ -225,11 +225,15 @@ class Session:
             if changes.keys() != {"limits"} or time.monotonic() - self._saved > SAVE_SECONDS:
                 self.save()
             if _source(before) != _source(self.settings):
-                if before.turn == self.settings.turn:
-                    shutil.rmtree(self.project.results(before.turn).folder, ignore_errors=True)
+                if before.turn <= self.settings.turn:  # otherwise to be read again
+                    shutil.rmtree(self.project.results(self.settings.turn).folder, ignore_errors=True)
                 self.collection = self._new_collection()
             self.collection.limits = self.settings.limits
             self.touch()
+
+    def remember(self, settings: StudioSettings) -> None:
+        """Keep model and limits of a turn, to which `back` may return."""
+        self.project.write_turn(settings)
 
     def save(self) -> None:
         """Write the settings; raises DeepEMError where this is impossible."""

@@ -18,6 +18,7 @@ from ..report.pictures import read_score_map
 from .editing import SAME_PLACE
 from .marks import DONE, NEGATIVE, PARTICLE, REGION
 from .session import Session
+from .teacher import Teacher
 
 
 class Views:
@@ -26,10 +27,11 @@ class Views:
     Parameters
     ----------
     session : Session
+    teacher : Teacher
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, teacher: Teacher) -> None:
+        self._session, self._teacher = session, teacher
         self._summary: dict[str, Any] = {}
         self._shapes: dict[int, tuple[int, int]] = {}
 
@@ -57,7 +59,7 @@ class Views:
                            "high": high, "ranged": limits.std_range is not None},
                 "ranges": ranges, "diameter": settings.diameter_angst, "bright": settings.bright,
                 "model": settings.model and Path(settings.model).name, "turn": settings.turn,
-                "state": session.state, "problem": session.problem,
+                "teaching": self._teacher.view(), "state": session.state, "problem": session.problem,
                 "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
 
     def micrograph(self, number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import { listenToKeys, listKeys } from "./keys.js";
 import { List } from "./list.js";
 import { circles, drawMarks } from "./marks.js";
 import { Display, Legend, Limits } from "./panel.js";
+import { Teach } from "./teach.js";
 import { Tools } from "./tools.js";
 import { Viewer } from "./viewer.js";
 
@@ -13,7 +14,7 @@ const $ = id => document.getElementById(id);
 const REJECTED = ["threshold", "distance", "local_std", "border"];
 const NARROW = matchMedia("(max-width: 760px)");
 const state = { session: null, summary: null, found: null, circles: [], number: -1, hidden: false, pointed: null };
-let display, legend, limits, list, tools;
+let display, legend, limits, list, teach, tools;
 
 const viewer = new Viewer($("picture"), () => draw(), problem => note(problem.message));
 
@@ -73,6 +74,7 @@ function showSummary(summary) {
   $("progress").value = known / n;
   $("progress").title = `candidates found on ${known} of ${n} micrographs`;
   $("undo").disabled = !summary.can_undo;
+  teach.update(summary);
   $("redo").disabled = !summary.can_redo;
   if (document.activeElement !== $("diameter")) $("diameter").value = +summary.diameter.toFixed(1);
   $("bright").checked = summary.bright;
@@ -100,8 +102,8 @@ function showMicrograph(found) {
   for (const [text, name] of [[odd, ""], [found.done && "done", "good"], [!found.failure && found.status === 0 && "finding candidates …", ""],
     [found.reference && `${found.reference.true} true positives, ${found.reference.false.length} false positives, ${found.reference.missed.length} missed`, ""]])
     if (text) title.append(Object.assign(document.createElement("small"), { textContent: text, className: name }));
-  for (const kind of ["particle", "negative", "missed", "false", "gained", "lost", ...Object.keys(state.session.labels)])
-    if (legend.lines[kind]) legend.lines[kind].here.textContent = here(kind) ?? "";
+  for (const kind of Object.keys(legend.lines)) legend.lines[kind].here.textContent = here(kind) ?? "";
+  for (const kind of ["gained", "lost"]) legend.show(kind, state.summary.turn > 0);
   if (changed) showScoreMap();
   arrange();
 }
@@ -222,7 +224,7 @@ function wire() {
     z: () => undo(false), y: () => undo(true), f: () => viewer.fit(), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
     h: () => hide(), c: () => hide(REJECTED), i: () => display.set("inverted", !display.values.inverted),
     s: () => display.set("scoreMap", !display.values.scoreMap), "[": () => tools.resizeBrush(1 / 1.15), "]": () => tools.resizeBrush(1.15),
-    "/": () => $("search").focus(), "?": help, escape: () => tools.select("point") });
+    l: () => teach.learn(), n: () => teach.unsure(), "/": () => $("search").focus(), "?": help, escape: () => tools.select("point") });
   listKeys($("shortcuts"));
 }
 
@@ -256,11 +258,16 @@ async function start() {
     const both = await attempt(() => post("limits", { ...values, number: state.number }));
     if (both) showBoth(both);
   });
-  legend = new Legend($("kinds"), ["particle", "picked", ...REJECTED, "negative", ...(session.has_reference ? ["missed", "false"] : [])], session.labels, arrange);
+  legend = new Legend($("kinds"), ["particle", "picked", ...REJECTED, "negative", ...(session.has_reference ? ["missed", "false"] : []), "gained", "lost"], session.labels, arrange);
   display = new Display($("looks"), session.has_score_maps, session.diameter, look);
   look("lowPass");
   tools = new Tools($("marks"), viewer, { act, measure: pixels => setDiameter(pixels * session.pixel_size), hover: point, at: movable,
     redraw: draw, diameter: () => state.found?.diameter_px ?? 1, editable: () => !NARROW.matches && Boolean(state.found) && !state.found.failure });
+  teach = new Teach({ select, toast, ask: async (path, values) => {
+    const answer = await attempt(() => post(path, values));
+    if (answer) showBoth(answer);
+    return answer;
+  } });
   tools.select("point");
   wire();
   showSummary(session);

@@ -9,7 +9,7 @@ export const SHORTCUTS = [
   [["drag"], "move the micrograph"], [["wheel", "+", "-"], "zoom"], [["F"], "whole micrograph"],
   [["Z"], "undo"], [["Shift+Z", "Y"], "redo"], [["1 … 5"], "tools"], [["[", "]"], "size of the brush"],
   [["H"], "hide or show everything"], [["C"], "hide or show rejected candidates"], [["I"], "invert"],
-  [["S"], "score map"], [["L"], "learn"], [["/"], "search"], [["?"], "this list"],
+  [["S"], "score map"], [["L"], "learn"], [["N"], "next to check"], [["/"], "search"], [["?"], "this list"],
 ];
 
 export function listKeys(place) {

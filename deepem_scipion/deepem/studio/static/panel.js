@@ -148,7 +148,9 @@ export class Legend {
       this.shown[kind] = true;
       box.addEventListener("change", () => { this.shown[kind] = box.checked; onChange(); });
       this.lines[kind] = { here, all, box };
-      place.append(element("label", { className: "kind", title: titles[kind] ?? "" }, box, sample, element("span", { textContent: KINDS[kind].label }), here, all));
+      this.lines[kind].line = element("label", { className: "kind", title: titles[kind] ?? "" }, box, sample,
+        element("span", { textContent: KINDS[kind].label }), here, all);
+      place.append(this.lines[kind].line);
     }
   }
 
@@ -156,6 +158,8 @@ export class Legend {
     const on = !kinds.some(kind => this.shown[kind]);
     for (const kind of kinds) if (this.lines[kind]) this.shown[kind] = this.lines[kind].box.checked = on;
   }
+
+  show(kind, on) { this.lines[kind].line.hidden = !on; }
 
   count(kind, here, all = null) {
     if (!this.lines[kind]) return;
