@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import write_blobs
-from deepem_scipion.deepem.coordinates.box import read_box
+from deepem_scipion.deepem.coordinates.box import read_box, write_box
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.results import PickingResults
@@ -322,6 +322,31 @@ def test_edits_of_micrographs_that_are_not_shown_are_written_nowhere(micrographs
     session.close()
     project.close()
     assert not list(tmp_path.rglob("*.box*/../x*")) and not (tmp_path / "x.box").exists()
+
+
+def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrographs, tmp_path):
+    (tmp_path / "picked").mkdir()
+    write_box(tmp_path / "picked" / "a.box", [[30, 40], [80, 60], [120, 90]], np.array([-4.0, 0.5, 6.0]), 24)
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0,
+                                            coordinates=tmp_path / "picked"))
+    session = Session(project, settings)
+    for found, names in session.stored():
+        session.put_stored(found, read_stored(None, found, names, session.max_distance_px))
+    session.all_read()
+    assert session.waiting() == ""  # nothing is suggested beside them
+    assert sorted(session.picks("a").scores) == pytest.approx([-4, 0.5, 6], abs=1e-4)
+    assert len(session.picks("b").scores) == 0
+    session.set_limits(0.3, 0.0, None)
+    session.edit(0, {"action": "remove", "x": 120, "y": 90})
+    session.edit(1, {"action": "add", "x": 33, "y": 44})
+    folder = Teacher(session, Queue(session, Worker())).save()
+    assert read_box(folder / "a.box").scores == pytest.approx([0.5], abs=1e-4)
+    assert read_box(folder / "b.box").centres_xy.tolist() == [[33, 44]]
+    session.close()
+    project.close()
+    assert read_box(tmp_path / "session/negatives/a.box").centres_xy.tolist() == [[120, 90]]
+    with pytest.raises(DeepEMError, match="none of the 1 micrographs has coordinates"):
+        open_session(Wanted([micrographs / "a.mrc"], tmp_path / "other", coordinates=tmp_path / "boxes" / "b.box"))
 
 
 def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_path):

@@ -25,6 +25,7 @@ EPILOG = """examples:
   deepem studio mics --diameter 120
   deepem studio mics --model apoferritin.deepem
   deepem studio picks
+  deepem studio mics --coordinates topaz.star
   deepem studio --project deepem-studio
 
 Particles and negatives that were marked are written to the folders `particles` and `negatives` of the session, as .box
@@ -44,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
                         "(default: from their headers)")
     parser.add_argument("--bright", action="store_true", help="particles are brighter than the background")
+    parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: a "
+                        "folder of .box or .star files, or one such file")
     parser.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates to compare with, a "
                         "folder of .box or .star files, or one such file")
+    parser.add_argument("--save", action="store_true", help="save the picks of all micrographs at the end, like the "
+                        "button *Save picks*")
     group = parser.add_argument_group("page")
     group.add_argument("--no-browser", action="store_true", help="print the address only")
     group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 8642 on)")
@@ -63,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
         raise DeepEMError(f"the studio needs a package that is missing ({error.name}); install it with: pip install "
                           "starlette uvicorn") from error
     project, settings = open_session(Wanted(
-        options.sources, options.project, options.model, options.pixel_size, options.diameter, options.reference,
-        options.bright))
+        options.sources, options.project, options.model, options.pixel_size, options.diameter,
+        options.coordinates, options.reference, options.bright))
 
     def ready(address: Address) -> None:
         console.print_result(f"studio: {address.url}")
@@ -73,6 +78,6 @@ def run(options: argparse.Namespace) -> int:
                      address.port, getpass.getuser(), socket.gethostname())
         log.info("%d micrographs; saved in %s; end with Ctrl+C", len(settings.micrographs), project.folder)
 
-    serve(project, settings, options.host, options.port, options.threads, ready)
+    serve(project, settings, options.host, options.port, options.threads, options.save, ready)
     log.info("the session is saved in %s", project.folder)
     return console.OK

@@ -9,18 +9,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from ..coordinates.coordinates import Coordinates
+from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
 from ..micrographs.micrograph import read_pixel_size
 from ..model.files import load_model
+from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
-from ..picking.selection import Limits
+from ..picking.selection import PICKED, Limits
+from ..picking.settings import RunSettings
+from ..picking.summary import MicrographResult
 from .project import StudioProject, StudioSettings
 from .suggestions import default_limits
 
 # In angstrom, until somebody gives another one.
 USUAL_DIAMETER = 150.0
 DEFAULT_FOLDER = "deepem-studio"
+# Distance from the border of coordinates, for which it does not count.
+FAR_PX = 1e6
 # Headers that are read to find the pixel size.
 _TRIED = 5
 
@@ -37,6 +46,8 @@ class Wanted:
         Folder of the session. Default: `studio` in the results folder, or `deepem-studio` in the current folder.
     model : Path, optional
     pixel_size_angst, diameter_angst : float, optional
+    coordinates : Path, optional
+        Coordinates to correct, of any picker.
     reference : Path, optional
         Reference coordinates.
     bright : bool
@@ -48,6 +59,7 @@ class Wanted:
     model: Path | None = None
     pixel_size_angst: float | None = None
     diameter_angst: float | None = None
+    coordinates: Path | None = None
     reference: Path | None = None
     bright: bool = False
 
@@ -81,6 +93,8 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
             settings = _changed(project.read(), wanted)
         else:
             new = _of_results(results, wanted) if results else _of_micrographs(wanted)
+            if wanted.coordinates and not project.exists():
+                new = _with_coordinates(project, new, read_coordinates(wanted.coordinates))
             settings = _changed(project.resume(new), wanted)
     except BaseException:
         project.close()
@@ -104,6 +118,31 @@ def _of_micrographs(wanted: Wanted) -> StudioSettings:
     limits = Limits.of_model(model) if model else default_limits(diameter)
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
                           str(wanted.model.absolute()) if wanted.model else None)
+
+
+def _with_coordinates(project: StudioProject, settings: StudioSettings, found: Mapping[str, Coordinates],
+                      ) -> StudioSettings:
+    """Write coordinates as candidates, all of them picked; returns settings that show them."""
+    known = {name: found[name] for name in settings.micrographs if name in found}
+    if not known:
+        raise DeepEMError(f"none of the {len(settings.micrographs)} micrographs has coordinates; there are coordinates "
+                          f"of {', '.join(sorted(found)[:3]) or 'no micrograph'} ... They are matched by file name.")
+    scores = np.concatenate([each.scores for each in known.values()])
+    low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
+    low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
+    limits = Limits(0.0, 0.0)
+    results, listed = project.start, {}
+    results.make()
+    for name, path in settings.micrographs.items():
+        each = known.get(name)
+        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
+        candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
+                                np.full(len(shown), FAR_PX))
+        reasons = np.full(len(shown), PICKED, dtype="U9")
+        results.write_micrograph(name, candidates, reasons, 2)
+        listed[name] = MicrographResult.of(path, candidates, reasons)
+    results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
+    return replace(settings, limits=limits, results=str(results.folder.absolute()), score_range=(low, high))
 
 
 def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:

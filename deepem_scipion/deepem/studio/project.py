@@ -50,6 +50,8 @@ class StudioSettings:
         Whether particles are brighter than the background, for suggestions.
     turn : int
         How many times a model was learnt.
+    score_range : tuple of (float, float)
+        Scores of the coordinates that the session began with which are shown as 0 and 1.
     """
 
     micrographs: Mapping[str, str]
@@ -61,6 +63,7 @@ class StudioSettings:
     reference: str | None = None
     bright: bool = False
     turn: int = 0
+    score_range: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         for name in self.micrographs:
@@ -80,7 +83,8 @@ class StudioSettings:
         return cls(names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), Limits(
             float(limits["threshold"]), float(limits["min_distance_angst"]),
             None if std_range is None else (float(std_range[0]), float(std_range[1])), float(limits["border_angst"])),
-            **texts, bright=bool(plain.get("bright")), turn=int(plain.get("turn", 0)))
+            **texts, bright=bool(plain.get("bright")), turn=int(plain.get("turn", 0)),
+            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
 
 
 @dataclass
@@ -114,6 +118,11 @@ class StudioProject:
     def model(self, turn: int) -> Path:
         """Path of the model that was learnt in a turn."""
         return self.folder / "models" / f"model-{turn}.deepem"
+
+    @property
+    def start(self) -> PickingResults:
+        """Coordinates that a session began with, as candidates."""
+        return PickingResults(self.folder / "start")
 
     def results(self, turn: int) -> PickingResults:
         """Candidates that the model of a turn found."""

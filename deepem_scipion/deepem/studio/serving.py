@@ -52,7 +52,8 @@ class Address:
 
 
 def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0.1", port: int | None = None,
-          threads: int | None = None, ready: Callable[[Address], None] = lambda address: None) -> None:
+          threads: int | None = None, save: bool = False,
+          ready: Callable[[Address], None] = lambda address: None) -> None:
     """Serve a session until it is closed, interrupted, or the process that started this one ends.
 
     Parameters
@@ -66,6 +67,8 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         Default: the first free one from `FIRST_PORT` on.
     threads : int, optional
         Number of CPU threads that find particles; default: all.
+    save : bool
+        Whether to save all picks at the end.
     ready : callable
         Called with the address once it can be opened.
 
@@ -89,8 +92,9 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
             server.should_exit = True
             session.touch()  # pages that wait for a change are answered
 
+        api = Api(session, queue, stop)
         server = uvicorn.Server(uvicorn.Config(
-            Api(session, queue, stop).app(address.token, host), log_level="error", access_log=False, lifespan="off",
+            api.app(address.token, host), log_level="error", access_log=False, lifespan="off",
             ws="none", http="h11", server_header=False, proxy_headers=False, timeout_graceful_shutdown=2))
         ended = threading.Event()  # a signal that interrupts join() would make Python take the thread for ended
 
@@ -111,6 +115,8 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         with contextlib.suppress(KeyboardInterrupt):
             while os.getppid() == parent and not ended.wait(WATCH_SECONDS):
                 pass
+        if save:
+            api.teacher.save()
 
 
 def open_browser(address: Address, folder: Path) -> bool:

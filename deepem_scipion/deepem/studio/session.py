@@ -289,7 +289,8 @@ class Session:
         shown = self.shown(name)
         every = [mark.values for mark in [*shown.of(PARTICLE), *shown.picks]]
         values = np.array(every, dtype=np.float64).reshape(-1, 3)
-        return Coordinates(values[:, :2], values[:, 2], self.box_px)
+        low, high = (0.0, 1.0) if self.settings.turn else self.settings.score_range
+        return Coordinates(values[:, :2], low + (high - low) * values[:, 2], self.box_px)
 
 
 

@@ -209,7 +209,7 @@ function wire() {
   const step = lines => select(list.neighbour(lines)), zoom = factor => viewer.zoomAt(factor, viewer.width / 2, viewer.height / 2);
   const accept = () => act({ action: "accept_all" }), help = () => $("keys").showModal();
   const clicks = { undo: () => undo(false), redo: () => undo(true), accept, fit: () => viewer.fit(), help, next: () => step(1), previous: () => step(-1),
-    reset: () => limits.reset(), menu: () => { $("list").classList.toggle("open"); $("panel").classList.remove("open"); list.draw(); },
+    reset: () => limits.reset(), close, menu: () => { $("list").classList.toggle("open"); $("panel").classList.remove("open"); list.draw(); },
     side: () => { if (NARROW.matches) { $("panel").classList.toggle("open"); $("list").classList.remove("open"); limits.show(); } else document.querySelector("main").classList.toggle("wide"); } };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => tools.select(button.dataset.tool));
@@ -228,8 +228,18 @@ function wire() {
   listKeys($("shortcuts"));
 }
 
+async function close() {
+  if (!await attempt(() => post("close"))) return;
+  state.closed = true;
+  viewer.clear();
+  state.found = null;
+  draw();
+  document.body.classList.add("closed");
+  note("The studio is closed and everything is saved.\nYou may close this page.");
+}
+
 async function follow() {
-  for (;;) {
+  while (!state.closed) {
     try {
       const summary = await get("changes", { since: state.summary.version });
       const changed = summary.version !== state.summary.version;
@@ -240,6 +250,7 @@ async function follow() {
       }
       await new Promise(done => setTimeout(done, 250));
     } catch (problem) {
+      if (state.closed) return;
       $("state").textContent = "The studio does not answer. Everything is saved.";
       $("state").classList.add("bad");
       await new Promise(done => setTimeout(done, 3000));
