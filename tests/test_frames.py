@@ -10,6 +10,7 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from deepem_scipion.deepem.coordinates.startables import read_tables
 
 from deepem_scipion.deepem import micrographs as m
 from deepem_scipion.deepem.commands.main import main

@@ -282,7 +282,8 @@ def test_a_session_of_other_micrographs_is_refused_and_so_is_none(micrographs, t
     with pytest.raises(DeepEMError, match="holds no session"):
         open_session(Wanted([], tmp_path / "nothing"))
     with pytest.raises(DeepEMError, match="no such file or folder"):
-        open_session(Wanted([tmp_path / "nothing"]))
+        open_session(Wanted([tmp_path / "nothing"], tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_session_is_open_only_once(tmp_path):

@@ -90,9 +90,13 @@ class Collection:
         self._review = self._reasons = None
 
     def status(self, name: str) -> int:
-        """Return whether the candidates of a micrograph are still to be found, are found, or cannot be found."""
+        """Return whether the candidates of a micrograph are to be found or read, are there, or cannot be found."""
         result = self._results.get(name)
-        return WAITING if result is None else FOUND if result.ok else FAILED
+        return FAILED if result is not None and not result.ok else FOUND if name in self._parts else WAITING
+
+    def is_expected(self, name: str) -> bool:
+        """Whether the candidates of a micrograph are there, are about to be read, or cannot be found."""
+        return name in self._results
 
     def found(self, name: str) -> bool:
         """Whether the candidates of a micrograph are there."""

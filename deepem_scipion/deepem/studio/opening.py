@@ -87,12 +87,12 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
     project = StudioProject(folder)
     if not wanted.sources and not project.exists():
         raise DeepEMError(f"{folder} holds no session. Give micrographs, or the output folder of `deepem pick`.")
+    new = _of_results(results, wanted) if results else _of_micrographs(wanted) if wanted.sources else None
     project.open()
     try:
-        if not wanted.sources:
+        if new is None:
             settings = _changed(project.read(), wanted)
         else:
-            new = _of_results(results, wanted) if results else _of_micrographs(wanted)
             if wanted.coordinates and not project.exists():
                 new = _with_coordinates(project, new, read_coordinates(wanted.coordinates))
             settings = _changed(project.resume(new), wanted)

@@ -33,18 +33,23 @@ class Queue:
     ----------
     when_idle : callable
         Called with the worker when there is nothing left to do.
+    loaded : threading.Event
+        Set unless stored candidates are being read.
     """
 
     def __init__(self, session: Session, worker: Worker) -> None:
         self._session, self._worker = session, worker
         self._jobs: list[Job] = []
         self._view, self._closed = "", False
+        self.loaded = threading.Event()
+        self.loaded.set()
         self.when_idle: Job = lambda worker: None
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
         """Begin."""
+        self.loaded.clear()
         self._thread.start()
 
     def view(self, name: str) -> None:
@@ -59,6 +64,7 @@ class Queue:
 
     def reload(self) -> None:
         """Read the candidates that are stored again."""
+        self.loaded.clear()
         self.add(lambda worker: self._load())
 
     def add(self, job: Job) -> None:
@@ -76,6 +82,13 @@ class Queue:
 
     def _load(self) -> None:
         """Show the candidates that are stored."""
+        self.loaded.clear()
+        try:
+            self._read()
+        finally:
+            self.loaded.set()
+
+    def _read(self) -> None:
         for results, names in self._session.stored():
             for first in range(0, len(names), READ_AT_ONCE):
                 self._session.put_stored(results, self._worker.call(

@@ -77,8 +77,6 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
     DeepEMError
         There is no free port, or a file of the session cannot be read.
     """
-    import uvicorn
-
     with contextlib.ExitStack() as last:
         last.callback(project.close)
         listening = last.enter_context(_listen(host, port))
@@ -88,25 +86,11 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         last.callback(queue.close)
         address = Address(host, listening.getsockname()[1], secrets.token_urlsafe(24))
 
-        def stop() -> None:
-            server.should_exit = True
-            session.touch()  # pages that wait for a change are answered
-
-        api = Api(session, queue, stop)
-        server = uvicorn.Server(uvicorn.Config(
-            api.app(address.token, host), log_level="error", access_log=False, lifespan="off",
-            ws="none", http="h11", server_header=False, proxy_headers=False, timeout_graceful_shutdown=2))
-        ended = threading.Event()  # a signal that interrupts join() would make Python take the thread for ended
-
-        def run() -> None:
-            try:
-                server.run([listening])
-            finally:
-                ended.set()
-
+        ended = threading.Event()
+        server = _Server(session, queue, address, ended)
         last.callback(ended.wait)
-        last.callback(stop)
-        threading.Thread(target=run, daemon=True).start()  # here signals are for the program
+        last.callback(server.stop)
+        server.start(listening)
         queue.start()
         while not server.started and not ended.wait(0.02):
             pass
@@ -116,7 +100,40 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
             while os.getppid() == parent and not ended.wait(WATCH_SECONDS):
                 pass
         if save:
-            api.teacher.save()
+            server.api.teacher.save()
+
+
+class _Server:
+    """Uvicorn in a thread, because here signals are for the program."""
+
+    def __init__(self, session: Session, queue: Queue, address: Address, ended: threading.Event) -> None:
+        import uvicorn
+
+        self._session, self._ended = session, ended
+        self.api = Api(session, queue, self.stop)
+        self._server = uvicorn.Server(uvicorn.Config(
+            self.api.app(address.token, address.host), log_level="error", access_log=False, lifespan="off", ws="none",
+            http="h11", server_header=False, proxy_headers=False, timeout_graceful_shutdown=2))
+
+    @property
+    def started(self) -> bool:
+        """Whether the page can be opened."""
+        return bool(self._server.started)
+
+    def start(self, listening: socket.socket) -> None:
+        """Begin; the event is set at the end: a signal that interrupts join() would make Python forget the thread."""
+        threading.Thread(target=self._run, args=(listening,), daemon=True).start()
+
+    def stop(self) -> None:
+        """End, and answer pages that wait for a change."""
+        self._server.should_exit = True
+        self._session.touch()
+
+    def _run(self, listening: socket.socket) -> None:
+        try:
+            self._server.run([listening])
+        finally:
+            self._ended.set()
 
 
 def open_browser(address: Address, folder: Path) -> bool:

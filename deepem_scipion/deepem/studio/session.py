@@ -140,7 +140,7 @@ class Session:
         with self.changed:
             if _source(settings) != _source(self.settings):
                 return
-            before = self.shown(name).picks if self.collection.status(name) else None
+            before = self.shown(name).picks if self.collection.found(name) else None
             self.collection.put(name, path, candidates)
             shown = self.shown(name)
             if before is not None:
@@ -162,7 +162,7 @@ class Session:
         with self.changed:
             start = self.names.index(first) if first in self.settings.micrographs else 0
             for name in self.names[start:] + self.names[:start]:
-                if not self.collection.status(name):
+                if not self.collection.is_expected(name):
                     return name
         return ""
 

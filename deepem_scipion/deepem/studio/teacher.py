@@ -89,6 +89,7 @@ class Teacher:
         DeepEMError
             A file cannot be written.
         """
+        self._queue.loaded.wait()
         session, settings = self._session, self._session.settings
         results = session.project.output
         results.make()
