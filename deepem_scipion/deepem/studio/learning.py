@@ -148,9 +148,11 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
         There is nothing to learn from, or the training failed.
     """
     from ..model.files import save_model
+    from ..runtime import ensure_keras_started
     from ..training.plan import Plan, check, choose_geometry
 
     state.start()
+    ensure_keras_started()
     start = None if course.model is None else state.picker(course.model).model
     plan = Plan(course.diameter_angst, pixel_size_angst=course.pixel_size_angst, start=start)
     check(plan)
