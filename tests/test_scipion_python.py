@@ -30,7 +30,8 @@ SEPARATE = PYTHON == "3.8"
 PLUGINS = ("appion", "cistem", "cryoassess", "cryodrgn", "cryosparc2", "eman2", "facilities", "gautomatch",
            "gctf", "localrec", "miffi", "motioncorr", "relion", "repic", "spider", "sphire", "tomo", "topaz", "xmipp")
 # Packages of the program alone: what trains or scans may import them, and Scipion never imports that.
-OF_THE_PROGRAM = ("keras", "tensorflow", "optuna", "llvmlite", "threadpoolctl", "jinja2", "rich")
+OF_THE_PROGRAM = ("keras", "tensorflow", "optuna", "llvmlite", "threadpoolctl", "jinja2", "rich",
+                  "starlette", "uvicorn")
 IMPORT_ALL = """
 import importlib, json, pkgutil
 import deepem_scipion
