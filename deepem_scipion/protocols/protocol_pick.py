@@ -302,8 +302,9 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
                             (found.micrographs_per_minute, "{:.1f} per minute")):
             if value is not None:
                 words.append(text.format(value))
-        lines = [", ".join(words), "Candidates not picked: " + ", ".join(
-            f"{100 * share:.1f} % {REASON_LABELS[reason]}" for reason, share in found.rejected_share.items())]
+        rejected = [f"{100 * share:.1f} % {REASON_LABELS[reason]}" for reason, share in found.rejected_share.items()
+                    if share]
+        lines = [", ".join(words), "Candidates not picked: " + (", ".join(rejected) or "none")]
         odd = found.outliers
         if odd:
             lines.append(f"*{len(odd)} micrographs are outliers:* "
