@@ -8,8 +8,7 @@
 Fields of view are simulated under random conditions (`simulation/fields.py`), a share of them with particles from the
 density maps in a folder, the others with particles of random shape. A network is trained on most of them with the
 default training preset; on others its candidates are compared with each other (`picking/agreement.py`), and on the rest
-the threshold is chosen, that with the best F0.5, in which precision counts twice: F1 is nearly as high there, and
-fewer picks lie where there are no particles. An interrupted run resumes after its last complete epoch. Another seed
+the threshold is chosen, that with the best F1. An interrupted run resumes after its last complete epoch. Another seed
 gives a model that differs as much as chance makes it differ. The card names the commit of the code, and the checksum of
 the maps.
 """
@@ -30,8 +29,6 @@ DIAMETER_PX = 27.0
 MAPS_SHARE = 0.4
 # Fields on which epochs are compared, candidates are compared, and the threshold is chosen.
 VALIDATION, AGREEMENT, THRESHOLD = 25, 250, 60
-# Weight of recall in the choice of the threshold.
-BETA = 0.5
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.
 KEPT, MARGIN = 0.99, 0.1
 
@@ -91,7 +88,6 @@ def local_std_range(labelled, box_px):
 def train(options, maps):
     """Train the network, fit the comparison of candidates and choose the threshold."""
     from deepem_scipion.deepem import runtime
-    from deepem_scipion.deepem.evaluation.metrics import curve_from_points, steady_threshold
     from deepem_scipion.deepem.model.record import TrainingRecord
     from deepem_scipion.deepem.training.agreement_fit import with_agreement
     from deepem_scipion.deepem.training.calibration import with_threshold
@@ -116,8 +112,8 @@ def train(options, maps):
     trainer = RoundTrainer(plan, setup, local_std_range(training, setup.geometry.box), 0.0, record, show, checkpoint)
     model = trainer.train([Split(training, validation)])
     model = with_threshold(with_agreement(model, compared, options.seed), [threshold], 0.0, kept_out=True)
+    model = replace(model, threshold=model.threshold_for("F1"))
     found = model.record
-    model = replace(model, threshold=steady_threshold(curve_from_points(found.validation.curve), BETA))
     return replace(model, record=replace(found, training=replace(found.training, names=[]),
                                          validation=replace(found.validation, names=[])))
 
