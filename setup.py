@@ -20,7 +20,8 @@ READ = [
     "imagecodecs>=2024.6.1,<2026; python_version >= '3.12'",
     "safetensors>=0.4.4",
 ]
-PICK = [*READ, "llvmlite>=0.41", "threadpoolctl>=3", "jinja2>=3.1", "rich>=13"]
+PICK = [*READ, "llvmlite>=0.41", "threadpoolctl>=3", "jinja2>=3.1", "rich>=13", "starlette>=0.40",
+        "uvicorn>=0.30"]
 PROGRAM = [*PICK, "keras>=3.7", "tensorflow>=2.17,<3"]  # for Python 3.10 and newer
 TUNE = "optuna>=4"
 REPOSITORY = "https://github.com/scipion-em/scipion-em-deepem"
@@ -62,7 +63,7 @@ setup(
     python_requires=">=3.8,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
     package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
-                                     "deepem/report/*.j2", "deepem/model/general.deepem"]},
+                                     "deepem/report/*.j2", "deepem/model/general.deepem", "deepem/studio/static/*"]},
     install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", *READ],
     extras_require={
         "pick": PICK,
@@ -72,8 +73,8 @@ setup(
         "onnx": [ONNX],
         "dev": [*PROGRAM, TUNE, ONNX, "onnxruntime>=1.16", "pytest>=7.4", "hypothesis>=6.80", "ruff>=0.10", "mypy>=1.8",
                 "vermin>=1.6", "starfile", "emtable", "scipion-app>=3.8", "scipion-em-relion>=5.0.2,<6",
-                "pytest-cov>=5", "pytest-xdist>=3.7", "mutmut>=3.8", "nox>=2024.4.15", "uv>=0.4", "build>=1",
-                "twine>=6",
+                "pytest-cov>=5", "pytest-xdist>=3.7", "mutmut>=3.8", "playwright>=1.40", "nox>=2024.4.15", "uv>=0.4",
+                "build>=1", "twine>=6",
                 "atheris>=3; sys_platform == 'linux' and python_version >= '3.11'",
                 "sphinx>=8.1", "myst-parser>=4", "sphinx-argparse>=0.5", "furo"],
     },

@@ -12,7 +12,7 @@ VERSIONS = [V1_0]
 VERSION = V1_0
 
 PICK_MODULES = ("numpy", "scipy", "mrcfile", "tifffile", "imagecodecs", "PIL", "matplotlib", "jinja2", "rich",
-                "safetensors", "threadpoolctl", "tensorflow", "keras")
+                "safetensors", "threadpoolctl", "llvmlite")
 TRAIN_MODULES = ("tensorflow", "keras")
 
 
@@ -26,8 +26,10 @@ class Variant(NamedTuple):
 
 # By the name for `scipion3 installb`. If several are installed the first is used.
 ENVIRONMENTS = {
-    "deepem_gpu": Variant(("program", "tune"), "tensorflow[and-cuda]", (*PICK_MODULES, "optuna")),
-    "deepem_cpu": Variant(("program", "tune"), "tensorflow-cpu", (*PICK_MODULES, "optuna")),
+    "deepem_gpu": Variant(("program", "tune"), "tensorflow[and-cuda]",
+                          (*PICK_MODULES, *TRAIN_MODULES, "optuna")),
+    "deepem_cpu": Variant(("program", "tune"), "tensorflow-cpu", (*PICK_MODULES, *TRAIN_MODULES, "optuna")),
+    "deepem_pick": Variant(("pick",), "", PICK_MODULES),  # cannot train
 }
 
 # Choices of the forms. Scipion stores the position, so new choices are added at the end.

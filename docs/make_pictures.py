@@ -8,7 +8,10 @@ the folder are not computed again.
 """
 
 import argparse
+import io
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +36,7 @@ def main():
         draw_picks(work, runs["pick"])
         draw_classes(runs["classify"])
         photograph_windows(project, runs)
+        photograph_studio(work / "studio")
     for path in sorted(PICTURES.glob("*.png")):
         sys.stdout.write(f"{path.name}: {path.stat().st_size // 1000} kB\n")
 
@@ -189,6 +193,48 @@ def photograph_results(project, run, label):
         notebook.select(tab)
         photograph(window, f"results-{label}-{notebook.tab(tab, 'text').lower()}", close=False)
     window.root.destroy()
+
+
+def photograph_studio(work):
+    """Capture the studio with suggested picks, some of which are corrected, and after it has learnt from them."""
+    from playwright.sync_api import sync_playwright
+
+    from deepem_scipion.deepem.simulation import Scene, write_dataset
+
+    scene = Scene(shape=(800, 900), pixel_size_angst=6.0, n_particles=60, snr=0.1, ice=5, gradient=0.5)
+    write_dataset(work, scene, 8, 1, n_views=12, prefix="mic")
+    studio = subprocess.Popen(
+        [sys.executable, "-m", "deepem_scipion.deepem", "studio", str(work / "micrographs"), "--diameter",
+         str(scene.diameter_angst), "--project", str(work / "session"), "--reference", str(work / "boxes"),
+         "--no-browser"], stdout=subprocess.PIPE, text=True)
+    with studio, sync_playwright() as playwright:
+        address = studio.stdout.readline().split("studio: ")[1].strip()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 880})
+        page.goto(address)
+        page.wait_for_selector("#progress", state="hidden", timeout=300_000)
+        page.keyboard.press("a")
+        page.wait_for_selector("#sheet .row.done")
+        page.keyboard.press("j")
+        page.wait_for_timeout(3000)
+        keep_photo(page.screenshot(), "studio")
+        page.keyboard.press("l")
+        page.wait_for_selector("#learn:disabled")
+        page.wait_for_selector("#learn:enabled", timeout=600_000)
+        page.wait_for_selector("#progress", state="hidden", timeout=300_000)
+        page.wait_for_timeout(3000)
+        keep_photo(page.screenshot(), "studio-learnt")
+        browser.close()
+        studio.terminate()
+
+
+def keep_photo(content, name):
+    """Store a picture with the noise of a micrograph."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.LANCZOS).save(
+        PICTURES / f"{name}.jpg", quality=72, optimize=True)
 
 
 def photograph(window, name, close=True, size=(900, 800)):

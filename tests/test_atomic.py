@@ -232,7 +232,8 @@ def picker():
 @pytest.mark.parametrize("error", [Killed, DiskFull])
 def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(micrographs, picker, tmp_path, error):
     def run(folder):
-        return pick_micrographs({name: micrographs[name] for name in ("mic0", "mic1")}, picker, folder, score_maps=True)
+        return pick_micrographs({name: micrographs[name] for name in ("mic0", "mic1")}, picker, folder, score_maps=True,
+                                existing="resume")
 
     run(tmp_path / "clean")
     clean = tree(tmp_path / "clean")

@@ -240,7 +240,7 @@ def test_damaged_lists_of_micrographs_are_read_or_refused(place, content):
 
 @pytest.fixture(scope="module")
 def summary(place):
-    counts = {"border": 1, "local_std": 0, "threshold": 3, "distance": 0}
+    counts = {"border": 1, "mask": 0, "local_std": 0, "threshold": 3, "distance": 0, "rank": 0}
     results = {str(number): MicrographResult("m/a b.mrc", "", 9, number, 0.5, counts, 0.25, 7.0 + number, 2.0, 3.0)
                for number in range(11)}
     write_table(place / "t.tsv", {**results, "bad": MicrographResult("b", "no", finished=3.0)})

@@ -108,10 +108,10 @@ def test_a_foreign_interpreter_finds_this_package_and_nothing_else_of_ours(monke
     assert done.stdout.split() == ["deepem_scipion.deepem.errors", "None"]
 
 
-def test_an_interpreter_without_tensorflow_is_reported_with_the_way_out(monkeypatch, bare_python):
+def test_an_interpreter_without_the_packages_is_reported_with_the_way_out(monkeypatch, bare_python):
     use_python(monkeypatch, bare_python)
     problem, = Plugin.validateInstallation()
-    assert "tensorflow" in problem and bare_python in problem and "pip install" in problem
+    assert "llvmlite" in problem and bare_python in problem and "pip install" in problem
 
 
 @pytest.mark.parametrize("path", ["/nowhere/python", "/tmp", "/etc/hostname"])
@@ -342,7 +342,7 @@ def write_results(folder, **micrographs):
 def test_progress_and_outliers_are_reported_while_micrographs_are_picked(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch)
     assert "Micrographs" not in "\n".join(protocol.summary())
-    rejected = {"border": 0, "local_std": 0, "threshold": 90, "distance": 10}
+    rejected = {"border": 0, "mask": 0, "local_std": 0, "threshold": 90, "distance": 10, "rank": 0}
     micrographs = {f"mic{n}": MicrographResult("m", "", 200, 100, 0.8, rejected, finished=10.0 * n) for n in range(12)}
     micrographs["empty"] = MicrographResult("m", "", 200, 0, None, rejected, finished=0.0, evidence=0.0,
                                             negative_evidence=90.0)

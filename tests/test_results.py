@@ -15,7 +15,7 @@ from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.picking.table import append_table, read_failures, read_table, write_failures, write_table
 
-COUNTS = {"border": 10, "local_std": 0, "threshold": 30, "distance": 0}
+COUNTS = {"border": 10, "mask": 0, "local_std": 0, "threshold": 30, "distance": 0, "rank": 0}
 PICKED = MicrographResult("mics/a b.mrc", "", 140, 100, 0.9, COUNTS, 0.25, 0.0)
 FAILED = MicrographResult("mics/bad.mrc", "not an\tMRC file\nat all", finished=7.5)
 SETTINGS = RunSettings(Limits(0.4, 50.0, (0.5, 1.5), 10.0), 4, 4, 40, 6.0, 100.0, 2.0, "dark", {"numpy": "2"})

@@ -169,3 +169,22 @@ def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, mon
     listed = json.loads((tmp_path / "summary.json").read_text())
     assert set(listed["micrographs"]) == boxes and listed["failed"] == 0
     assert {os.path.basename(name) for name in read_coordinates(tmp_path / "picks.star")} == boxes
+
+
+def test_few_micrographs_are_begun_before_earlier_ones_are_done(monkeypatch, paths, picker, tmp_path):
+    begun, done, ahead = [], [], []
+    begin = run._Run.pick
+
+    def counted(self, name, path):
+        begun.append(name)
+        return begin(self, name, path)
+
+    def progress(name, result):
+        done.append(name)
+        ahead.append(len(begun) - len(done))
+
+    monkeypatch.setattr(run._Run, "pick", counted)
+    many = {f"{name}-{number}": path for number in range(3) for name, path in paths.items()}
+    pick(monkeypatch, 1, many, picker, tmp_path / "few", progress=progress)
+    assert done == begun == list(many) and max(ahead) <= 2
+    assert set(read_coordinates(tmp_path / "few" / "picks.star"))

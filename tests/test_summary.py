@@ -23,7 +23,7 @@ from deepem_scipion.deepem.picking.summary import (
 
 
 def result(picks=100, mean_score=0.9, finished=0.0, **more):
-    counts = {"border": 10, "local_std": 0, "threshold": 30, "distance": 0}
+    counts = {"border": 10, "mask": 0, "local_std": 0, "threshold": 30, "distance": 0, "rank": 0}
     return MicrographResult("mics/a b.mrc", "", picks + 40, picks, mean_score if picks else None, counts, 0.25,
                             finished, **more)
 
@@ -48,7 +48,8 @@ def test_figures_of_a_run_are_means_over_its_micrographs_and_their_candidates():
     found = summarise_run({"a": result(100, 0.9, 10.0), "b": result(60, 0.5, 16.0), "bad": FAILED})
     assert (found.picked, found.failed, found.picks, found.picks_per_micrograph) == (2, 1, 160, 80)
     assert found.mean_score == pytest.approx((100 * 0.9 + 60 * 0.5) / 160)
-    assert found.rejected_share == {"border": round(20 / 240, 4), "local_std": 0, "threshold": 0.25, "distance": 0}
+    assert found.rejected_share == {"border": round(20 / 240, 4), "mask": 0, "local_std": 0, "threshold": 0.25,
+                                    "distance": 0, "rank": 0}
     assert found.seconds == 0.25
     assert found.micrographs_per_minute == pytest.approx(60 * 2 / 8.5, abs=0.1)
 

@@ -102,14 +102,15 @@ def test_the_wheel_says_what_it_is_and_how_it_is_found(wheel):
         entries.read_string(archive.read(f"{folder}/entry_points.txt").decode())
     version, = re.findall(r'__version__ = "(.*)"', (ROOT / "deepem_scipion" / "__init__.py").read_text())
     assert f"\nName: scipion-em-deepem\nVersion: {version}\n" in metadata
-    assert "\nRequires-Python: <3.13,>=3.8\n" in metadata and "\nRequires-Dist: scipion-em>=" in metadata
+    assert re.search(r"^Requires-Python: (?=.*>=3\.8\b)(?=.*<3\.13\b)", metadata, re.M)
+    assert "\nRequires-Dist: scipion-em>=" in metadata
     assert dict(entries["console_scripts"]) == {"deepem": "deepem_scipion.deepem.commands.main:main"}
     assert dict(entries["pyworkflow.plugin"]) == {"deepem_scipion": "deepem_scipion"}
 
 
 def test_the_distributions_can_be_uploaded(wheel):
-    distributions = sorted(wheel.parent.iterdir())
-    assert [path.suffix for path in distributions] == [".whl", ".gz"]
+    distributions = list(wheel.parent.iterdir())
+    assert sorted(path.suffix for path in distributions) == [".gz", ".whl"]
     run(sys.executable, "-m", "twine", "check", "--strict", *distributions)
 
 
@@ -122,7 +123,7 @@ def test_the_wheel_can_be_installed_in_every_supported_python(wheel, tmp_path, v
     words = (sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--python", base, "--target", tmp_path)
     subprocess.run([*map(str, words), str(wheel)], check=True)
     program = subprocess.run([*map(str, words), f"{wheel}[program,tune]"], capture_output=True, text=True)
-    assert (program.returncode == 0) == (version not in ("3.8", "3.9")), program.stderr
+    assert (program.returncode == 0) == (version != "3.8"), program.stderr
 
 
 def test_without_its_packages_the_program_says_in_one_sentence_what_to_install(wheel, tmp_path):

@@ -191,6 +191,7 @@ def read_picks(path, mic):
         for (x, y), score in zip(centres_xy.tolist(), picks.scores.tolist()):
             item = Coordinate(x=x, y=y)
             item.setMicrograph(mic)
+            score = 1.0 if np.isnan(score) else score  # set by hand
             item._deepemScore = Float(score)
             item._rlnAutopickFigureOfMerit = Float(score)
             item._rlnClassNumber = Integer(1)

@@ -6,6 +6,8 @@ from .protocol_evaluate import ProtDeepEMEvaluate
 from .protocol_export_model import ProtDeepEMExportModel
 from .protocol_import_model import ProtDeepEMImportModel
 from .protocol_pick import ProtDeepEMPick
+from .protocol_studio import ProtDeepEMStudio
 from .protocol_train import ProtDeepEMTrain
 
-__all__ = ["ProtDeepEMEvaluate", "ProtDeepEMExportModel", "ProtDeepEMImportModel", "ProtDeepEMPick", "ProtDeepEMTrain"]
+__all__ = ["ProtDeepEMEvaluate", "ProtDeepEMExportModel", "ProtDeepEMImportModel", "ProtDeepEMPick", "ProtDeepEMStudio",
+           "ProtDeepEMTrain"]

@@ -24,7 +24,7 @@ from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.convert import read_json
 from deepem_scipion.deepem.commands.parser import build_parser
-from deepem_scipion.deepem.commands.train import read_training_set
+from deepem_scipion.deepem.commands.planning import read_training_set
 from deepem_scipion.deepem.coordinates.star import write_star
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene

@@ -4,4 +4,5 @@
 
 from .viewer_evaluate import DeepEMEvaluateViewer  # noqa: F401
 from .viewer_pick import DeepEMPickViewer  # noqa: F401
+from .viewer_studio import DeepEMStudioViewer  # noqa: F401
 from .viewer_train import DeepEMTrainViewer  # noqa: F401

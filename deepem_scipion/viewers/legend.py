@@ -5,11 +5,11 @@
 import tkinter as tk
 from tkinter import ttk
 
-from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, PICKED, REASON_LABELS, THRESHOLD
+from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, MASK, PICKED, RANK, REASON_LABELS, THRESHOLD
 from .micrograph_canvas import REASON_COLOURS, score_colour
 
 # From the most to the least interesting.
-ORDER = (PICKED, THRESHOLD, DISTANCE, LOCAL_STD, BORDER)
+ORDER = (PICKED, RANK, THRESHOLD, DISTANCE, LOCAL_STD, MASK, BORDER)
 NOTE_COLOUR = "#505050"
 
 

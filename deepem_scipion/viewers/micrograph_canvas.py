@@ -7,11 +7,11 @@ import tkinter as tk
 import numpy as np
 from PIL import Image, ImageTk
 
-from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, THRESHOLD
-from ..deepem.report.axes import BLUE, GREEN, SKY
+from ..deepem.picking.selection import BORDER, DISTANCE, LOCAL_STD, MASK, RANK, THRESHOLD
+from ..deepem.report.axes import BLUE, GREEN, ORANGE, SKY, VERMILION
 
 PURPLE = "#CC79A7"  # the reddish purple of Okabe and Ito
-REASON_COLOURS = {BORDER: BLUE, LOCAL_STD: PURPLE, THRESHOLD: SKY, DISTANCE: GREEN}
+REASON_COLOURS = {BORDER: BLUE, MASK: VERMILION, RANK: ORANGE, LOCAL_STD: PURPLE, THRESHOLD: SKY, DISTANCE: GREEN}
 # For scores 0, 1/2 and 1, interpolated between them; distinct from all other colours.
 SCORE_COLOURS = np.array([(0x8C, 0x2D, 0x04), (0xF1, 0x6A, 0x13), (0xFF, 0xF0, 0x80)])
 BACKGROUND = "#303030"

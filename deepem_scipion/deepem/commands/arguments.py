@@ -10,10 +10,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
-COORDINATES = "a folder of .box or .star files, with its subfolders, or one such file"
+COORDINATES = ("a file of coordinates of any format (.box, .star, .cbox, .cs, ...), or a folder of them, with its "
+               "subfolders")
+FORMAT_NAMES = "eman, eman-json, relion, cryolo, topaz, cryosparc, cryoppp, xmipp, napari, warp"
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,6 +109,31 @@ def add_tiff_rows(group: Any) -> None:
     """
     group.add_argument("--tiff-rows", choices=("bottom", "top"), default="bottom", help="the row of TIFF files with "
                        "y = 0: `bottom`, the last one, as in RELION and EMAN2 (default), or `top`, the first one")
+
+
+def add_masks(group: Any) -> None:
+    """Add the options for masks.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add them.
+    """
+    group.add_argument("--masks", type=Path, metavar="DIR", help="masks of carbon film, ice or other contamination "
+                       "(MRC, TIFF or PNG of any size, named like the micrographs): 1 or white where nothing is to be "
+                       "used, 0 elsewhere, or a probability")
+
+
+def add_max_mask(group: Any) -> None:
+    """Add the option for the limit of masks.
+
+    Parameters
+    ----------
+    group : argparse.ArgumentParser or argument group
+        Where to add it.
+    """
+    group.add_argument("--max-mask", type=float, default=0.5, metavar="P", help="use nothing where the mask is above "
+                       "this value, from 0 to 1 (default: %(default)s)")
 
 
 def add_shifts(group: Any) -> None:

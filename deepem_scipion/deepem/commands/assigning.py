@@ -14,11 +14,13 @@ from ..errors import DeepEMError
 
 if TYPE_CHECKING:
     from ..coordinates.coordinates import Coordinates
+    from ..coordinates.formats.base import Infos
 
 log = logging.getLogger("deepem")
 
 
-def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool) -> dict[str, Coordinates]:
+def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool,
+                  pixel_size_angst: float | None = None) -> dict[str, Coordinates]:
     """Read coordinates and assign them to micrographs.
 
     Parameters
@@ -29,6 +31,8 @@ def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool) -> 
         Files by name, from `find_micrographs`.
     shifts : bool
         Whether to subtract the shifts of an alignment.
+    pixel_size_angst : float, optional
+        Pixel size of the micrographs; default: from their headers.
 
     Returns
     -------
@@ -40,13 +44,47 @@ def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool) -> 
     DeepEMError
         If the file cannot be used, or it is not clear to which micrographs it belongs.
     """
+    from ..coordinates.formats.headers import MicrographHeaders
     from ..coordinates.names import by_micrograph
 
-    found = _read(path, shifts)
+    found = _read(path, shifts, MicrographHeaders(micrographs, pixel_size_angst))
     assigned, match = by_micrograph(micrographs, found, path)
     if match.pairs:
         log.info("%s: %s", path, match.describe())
     return {**{name: found[name] for name in match.only_second if name not in assigned}, **assigned}
+
+
+def read_masks(folder: Path | None, micrographs: Mapping[str, Path]) -> dict[str, Path]:
+    """Find the masks of micrographs; the log states how they were assigned and which micrographs have none.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Folder of masks; None for no masks.
+    micrographs : mapping of str to Path
+        Files by name.
+
+    Returns
+    -------
+    dict of str to Path
+        Files of masks by the name of the micrograph.
+
+    Raises
+    ------
+    DeepEMError
+        See `masks.find_masks`.
+    """
+    from ..coordinates.masks import find_masks
+    from ..coordinates.names import listed
+
+    if folder is None:
+        return {}
+    masks, match = find_masks(folder, micrographs)
+    log.info("%s: %s", folder, match.describe())
+    if absent := [name for name in micrographs if name not in masks]:
+        log.warning("no mask for %d of %d micrographs, on which nothing is masked: %s", len(absent), len(micrographs),
+                    listed(absent))
+    return masks
 
 
 @dataclass(frozen=True)
@@ -66,7 +104,7 @@ class Compared:
     full_names: dict[str, str]
 
 
-def read_compared(truth_path: Path, picks_path: Path, shifts: bool) -> Compared:
+def read_compared(truth_path: Path, picks_path: Path, shifts: bool, infos: Infos | None = None) -> Compared:
     """Read reference coordinates and picks of the same micrographs.
 
     Parameters
@@ -75,6 +113,8 @@ def read_compared(truth_path: Path, picks_path: Path, shifts: bool) -> Compared:
         As for `read_coordinates`.
     shifts : bool
         Whether to subtract the shifts of an alignment.
+    infos : mapping of str to MicrographInfo, optional
+        Sizes of the micrographs, which some formats need.
 
     Returns
     -------
@@ -87,7 +127,7 @@ def read_compared(truth_path: Path, picks_path: Path, shifts: bool) -> Compared:
     """
     from ..coordinates.names import listed, match_names, short_names
 
-    truth, picks = _read(truth_path, shifts), _read(picks_path, shifts)
+    truth, picks = _read(truth_path, shifts, infos), _read(picks_path, shifts, infos)
     match = match_names(truth, picks, (truth_path, picks_path))
     if not match.pairs:
         raise DeepEMError(
@@ -107,7 +147,7 @@ def read_compared(truth_path: Path, picks_path: Path, shifts: bool) -> Compared:
                     {short[name]: name for name in truth})
 
 
-def _read(path: Path, shifts: bool) -> dict[str, Coordinates]:
+def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinates]:
     """Read coordinates; of a results folder only if nothing in it is left from another run."""
     from ..coordinates.read import read_coordinates
     from ..picking.results import PickingResults
@@ -115,7 +155,7 @@ def _read(path: Path, shifts: bool) -> dict[str, Coordinates]:
     if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
         raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
                           f"for instance {others[0]}. Remove them, or pick again with --overwrite.")
-    return read_coordinates(path, shifts)
+    return read_coordinates(path, shifts, infos)
 
 
 def _own_names(*sides: tuple[Path, Mapping[str, Coordinates]]) -> str:

@@ -27,6 +27,8 @@ log = logging.getLogger("deepem")
 
 # From this many particles on, coordinates on the two sides that end at places that differ by this ratio are suspect.
 MIN_TO_COMPARE, MAX_RATIO = 20, 1.6
+# Of boxes and discs, in pixels.
+_MAX_SIZE = 10_000
 
 SUMMARY = "compare picks with reference coordinates"
 REQUIRED = ("--truth PATH", "--picks PATH", "--distance PX")
@@ -65,18 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "micrographs that are not listed --region applies")
     group.add_argument("--threshold", metavar="T", help="evaluate picks with at least this score; `F1` or `F2`: the "
                        "score with the best F1 or F2 on these micrographs (default: all picks)")
+    group = parser.add_argument_group("other measures")
+    group.add_argument("--box", type=float, metavar="PX", help="also compare boxes of this side, in pixels, which "
+                       "match if their intersection over union is at least that of --min-iou")
+    group.add_argument("--min-iou", type=float, default=0.5, metavar="IOU", help="minimum intersection over union of "
+                       "matching boxes (default: %(default)s)")
+    group.add_argument("--diameter", type=float, metavar="PX", help="also compare the pixels of discs of this diameter")
     group = parser.add_argument_group("results")
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a JSON file")
     group.add_argument("--plot", type=Path, metavar="FILE", help="draw the precision-recall curve as PNG, PDF or SVG")
     group.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
-    group.add_argument("--micrographs", nargs="+", metavar="MICS", help="micrographs shown in the report (default: "
-                       "those that were picked, if --picks is an output folder of `deepem pick`)")
+    group.add_argument("--micrographs", nargs="+", metavar="MICS", help="micrographs shown in the report, and "
+                       "needed for formats that count y from the last row (default: those that were picked, if --picks "
+                       "is an output folder of `deepem pick`)")
     add_tiff_rows(group)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem evaluate`; returns the exit code."""
     from ..atomic import atomic_write
+    from ..coordinates.formats.headers import MicrographHeaders
     from ..evaluation.matching import match_all, pool
     from ..evaluation.metrics import curve, summarise
 
@@ -85,13 +95,15 @@ def run(options: argparse.Namespace) -> int:
     if not options.min_distance >= 0:
         raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
     threshold = _threshold(options.threshold)
-    compared = read_compared(options.truth, options.picks, options.apply_shifts)
+    compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(_files(options)))
     _check_lengths(options, compared.truth, compared.picks)
     regions = _regions(options, compared)
     matches = match_all(compared.truth, compared.picks, options.distance, regions, options.min_distance)
     result = summarise(matches, threshold)
     print(_table(result))
     print(_method(options, result["threshold"]))
+    result.update(_areas(options, compared, regions, result["threshold"]))
+    _warn_if_upside_down(options, compared)
     if options.json:
         with atomic_write(options.json) as handle:
             json.dump(result, handle, indent=1)
@@ -123,6 +135,53 @@ def _check_lengths(options: argparse.Namespace, truth: Mapping[str, Coordinates]
                         max(ends) / min(ends))
 
 
+def _areas(options: argparse.Namespace, compared: Compared, regions: Mapping[str, Region] | None,
+           threshold: float | None) -> dict[str, Any]:
+    """Print and return the figures of boxes and of discs, if these are wanted."""
+    from ..coordinates.formats.headers import MicrographHeaders
+    from ..coordinates.parse import gather
+    from ..evaluation.areas import box_counts, chosen_picks, disc_counts, summarise_counts
+
+    _check_areas(options)
+    picks, infos = chosen_picks(compared.picks, threshold, options.min_distance), MicrographHeaders(_files(options))
+    nothing = gather([], None)
+    found: dict[str, Any] = {}
+    for kind, size in (("boxes", options.box), ("discs", options.diameter)):
+        if size is None:
+            continue
+        counts = {}
+        for name, truth in compared.truth.items():
+            region = (regions or {}).get(name)
+            found_here = picks.get(name, nothing)
+            if kind == "boxes":
+                counts[name] = box_counts(truth.centres_xy, found_here.centres_xy, found_here.scores, size, region,
+                                          options.min_iou)
+            else:
+                info = infos.get(compared.full_names[name])
+                counts[name] = disc_counts(truth.centres_xy, found_here.centres_xy, size, region, info and info.shape)
+        found[kind] = summarise_counts(counts)
+        for over, figures in (("pooled", found[kind]["pooled"]), ("mean of micrographs", found[kind]["mean"])):
+            print(f"{kind} of {size:g} px, {over}: " + ", ".join(
+                f"{label} {figures[label]:.3f}" for label in ("precision", "recall", "dice", "iou")))
+    return found
+
+
+def _check_areas(options: argparse.Namespace) -> None:
+    for name, value in (("box", options.box), ("diameter", options.diameter)):
+        if value is not None and not 1 <= value <= _MAX_SIZE:
+            raise DeepEMError(f"--{name} {value:g}: expected pixels, from 1 to {_MAX_SIZE}")
+    if not 0 < options.min_iou <= 1:
+        raise DeepEMError(f"--min-iou {options.min_iou:g}: expected a number above 0, up to 1")
+
+
+def _warn_if_upside_down(options: argparse.Namespace, compared: Compared) -> None:
+    from ..evaluation.areas import upside_down
+
+    if found := upside_down(compared.truth, compared.picks, options.distance):
+        log.warning("warning: the picks seem to be upside down: %d fit as they are, %d if y is counted from the other "
+                    "side. Convert them with `deepem convert --flip-y`", *found)
+
+
 def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Mapping[str, Matches],
             compared: Compared, regions: Mapping[str, Region] | None) -> None:
     from ..report.evaluation_report import Comparison, report_evaluation
@@ -134,19 +193,26 @@ def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Map
 
 
 def _shown_micrographs(options: argparse.Namespace, compared: Compared) -> dict[str, Path]:
-    """Return the micrographs for the report: those given, or those of the picking run."""
+    """Return the micrographs for the report by the names of the reference."""
     from ..coordinates.names import by_micrograph
+
+    files = _files(options)
+    if not files:
+        return {}
+    assigned, _ = by_micrograph(files, {full: name for name, full in compared.full_names.items()}, options.truth)
+    return {name: files[file] for file, name in assigned.items()}
+
+
+def _files(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the micrographs: those given, or those of the picking run."""
     from ..micrographs.find import find_micrographs
     from ..picking.results import PickingResults
 
     if options.micrographs:
-        files = find_micrographs(options.micrographs)
-    elif options.picks.is_dir():
-        files = {name: Path(found.path) for name, found in PickingResults(options.picks).read_micrographs().items()}
-    else:
+        return find_micrographs(options.micrographs)
+    if not options.picks.is_dir():
         return {}
-    assigned, _ = by_micrograph(files, {full: name for name, full in compared.full_names.items()}, options.truth)
-    return {name: files[file] for file, name in assigned.items()}
+    return {name: Path(found.path) for name, found in PickingResults(options.picks).read_micrographs().items()}
 
 
 def _threshold(text: str | None) -> float | str | None:

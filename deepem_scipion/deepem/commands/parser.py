@@ -9,14 +9,14 @@ import textwrap
 from collections.abc import Sequence
 
 from ... import __version__
-from . import auto, demo, evaluate, export, info, pick, report, train, tune, worker
+from . import auto, convert, demo, evaluate, export, info, merge, pick, report, studio, train, tune, worker
 from .arguments import Parser, add_verbosity, help_width, protect_files
 
 # Groups of the help; a module has the texts of its command's help, `add_arguments` and `run`.
 GROUPS = {
     "train": {"train": train, "tune": tune},
-    "pick": {"pick": pick, "auto": auto, "evaluate": evaluate},
-    "inspect": {"report": report, "info": info},
+    "pick": {"pick": pick, "auto": auto, "evaluate": evaluate, "convert": convert, "merge": merge},
+    "inspect": {"studio": studio, "report": report, "info": info},
     "more": {"export": export, "demo": demo, "worker": worker},
 }
 _DESCRIPTION = ("Pick single particles in cryo-EM micrographs with DeepEM, a small convolutional network trained on "

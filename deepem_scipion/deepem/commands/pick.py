@@ -9,17 +9,20 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import add_micrographs, add_threads
+from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
+from .assigning import read_masks
+from .limits import add_limits, chosen_limits
 from .report import report_path, try_report
 
 if TYPE_CHECKING:
     from ..model.model import Model
-    from ..picking.selection import Limits
     from ..picking.summary import MicrographResult
+
+EXPORT_FOLDER = "DIR/export/FORMAT"
 
 log = logging.getLogger("deepem")
 
@@ -49,16 +52,21 @@ The exit code is 0 if all micrographs were picked, 1 if some failed, 2 if nothin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem pick` to its parser."""
     _add_files(parser)
-    _add_limits(parser)
+    add_limits(parser)
     group = parser.add_argument_group("scan")
-    group.add_argument("--scan-step", type=int, metavar="PX", help="step of the scan in binned pixels (default: the "
-                       "model's)")
-    group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="number of rotations of the box over "
-                       "which the score is averaged (default: %(default)s)")
+    add_scan(group)
     group.add_argument("--contrast-checks", type=int, default=3, metavar="N", help="also scan the contrast-inverted "
                        "first N micrographs, and warn if they look more like the particles of the training; 0: none "
                        "(default: %(default)s)")
     add_threads(group)
+
+
+def add_scan(group: Any) -> None:
+    """Add the options of the scan to a group of options."""
+    group.add_argument("--scan-step", type=int, metavar="PX", help="step of the scan in binned pixels (default: the "
+                       "model's)")
+    group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="number of rotations of the box over "
+                       "which the score is averaged (default: %(default)s)")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +83,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     for name, what in (("overwrite", "replace the results of an earlier run in the output folder"),
                        ("resume", "keep the results of an earlier run with the same settings, and pick the rest")):
         earlier.add_argument(f"--{name}", dest="existing", action="store_const", const=name, help=what)
+    group.add_argument("--part", metavar="I/N", help="pick only part I of N, every N-th micrograph, for several "
+                       "processes; `deepem merge` puts their folders together")
     group.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
                        "(default: 1.5 particle diameters)")
     for name, default, what in (("voltage", 300.0, "acceleration voltage in kV"),
@@ -84,23 +94,12 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                            "for RELION (default: %(default)s)")
     group.add_argument("--force", action="store_true", help="pick even if the pixel sizes of micrographs and training "
                        "differ by a factor of more than 4, or the particle is wider than half of the micrograph")
+    group.add_argument("--write", metavar="FORMAT", help="also write the picks in formats of other programs, separated "
+                       f"by commas ({EXPORT_FOLDER}): {FORMAT_NAMES}")
+    add_masks(group)
     group.add_argument("--score-maps", action="store_true", help="also write the score maps (DIR/scores)")
     group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="also write an HTML report "
                        "(without FILE: DIR/report.html), see `deepem report`")
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("selection of picks")
-    group.add_argument("--threshold", default="auto", metavar="T", help="minimum score: `auto` (default) or `F1`, the "
-                       "threshold with the best F2 or F1 in the model's validation; `precision=P`, the lowest with a "
-                       "precision of at least P there; or a number from 0 (all candidates) to 1")
-    group.add_argument("--min-distance", type=float, metavar="A", help="minimum distance of two picks in angstrom "
-                       "(default: half the particle diameter)")
-    group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
-                       "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
-                       "(default): the model's, `off`: no limits")
-    group.add_argument("--border", type=float, default=0.0, metavar="A", help="minimum distance of a pick from the "
-                       "border of the micrograph in angstrom (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, started: bool = False) -> int:
@@ -119,18 +118,24 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
         Exit code: 0 all micrographs were picked, 1 some failed, 2 all failed.
     """
     from .. import runtime
+    from ..coordinates.formats.registry import check_formats
     from ..coordinates.star import Optics
     from ..micrographs.find import find_micrographs
     from ..model.files import save_model
+    from ..picking.merge import part_of
     from ..picking.picker import Picker
     from ..picking.results import PickingResults
     from ..picking.run import pick_micrographs
 
     _check_numbers(options)
+    formats = check_formats(options.write) if options.write else []
     model = _model(options)
-    limits = _limits(options, model)
+    limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
+    if options.part is not None:
+        micrographs = part_of(micrographs, options.part)
+    masks = read_masks(options.masks, micrographs)
     if not started:
         runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)
@@ -138,15 +143,19 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
-                                   _Progress(len(micrographs), show), options.tiff_rows, options.force)
+                                   _Progress(len(micrographs), show), options.tiff_rows, options.force,
+                                   masks)
     if options.model is None:
         save_model(PickingResults(options.output).path("model"), model)  # to be fine-tuned as any other
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
+    not_written = _export(options.output, formats)
     _finish(options, results)
-    return console.OK if not n_failed else console.SOME_FAILED if n_failed < len(results) else console.UNUSABLE
+    if results and n_failed == len(results):
+        return console.UNUSABLE
+    return console.SOME_FAILED if n_failed or not_written else console.OK
 
 
 def _model(options: argparse.Namespace) -> Model:
@@ -190,6 +199,23 @@ def _check_numbers(options: argparse.Namespace) -> None:
             raise DeepEMError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
 
 
+def _export(output: Path, formats: Sequence[str]) -> int:
+    """Write the picks in other formats and return how many cannot be written: none costs the picks or the others."""
+    from ..picking.export import export
+    from ..picking.results import PickingResults
+
+    failed = 0
+    for name in formats:
+        try:
+            (folder,) = export(PickingResults(output), [name]).values()
+        except DeepEMError as error:
+            failed += 1
+            log.warning("warning: the picks could not be written for %s: %s", name, error)
+        else:
+            console.print_result(f"picks for {name} written to {folder}")
+    return failed
+
+
 def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
     """Warn of lengths that do not suit the particle."""
     diameter = model.diameter_angst
@@ -223,35 +249,3 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
         path = report_path(options.output) if options.report == Path() else options.report
         model = options.model or PickingResults(options.output).path("model")
         try_report(path, lambda: report_picking(options.output, path, model))
-
-
-def _limits(options: argparse.Namespace, model: Model) -> Limits:
-    """Return the limits of the picks: the model's, replaced by those given."""
-    from ..picking.selection import Limits
-
-    limits = Limits.of_model(model)
-    return Limits(_threshold(options.threshold, model),
-                  limits.min_distance_angst if options.min_distance is None else options.min_distance,
-                  _std_range(options.std_range, model), options.border)
-
-
-def _threshold(text: str, model: Model) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return model.threshold_for(text)
-    if not 0 <= value <= 1:
-        raise DeepEMError(f"--threshold {text}: expected auto, F1, precision=P, or a number from 0 to 1")
-    return value
-
-
-def _std_range(words: Sequence[str], model: Model) -> tuple[float, float] | None:
-    if list(words) in (["auto"], ["off"]):
-        return model.std_range if words[0] == "auto" else None
-    try:
-        low, high = (float(word) for word in words)
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not 0 <= low < high:
-        raise DeepEMError(f"--std-range {' '.join(words)}: expected `auto`, `off`, or two numbers, the smaller first")
-    return low, high

@@ -1,17 +1,22 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plan of a training from the arguments of `deepem train` and `deepem tune`."""
+"""Data and plan of a training from the arguments of `deepem train` and `deepem tune`."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
+from .assigning import read_assigned, read_masks
 
 if TYPE_CHECKING:
     from ..network.geometry import Geometry
     from ..training.plan import Plan
+    from ..training.training_set import TrainingSet
+
 
 def make_plan(options: argparse.Namespace) -> Plan:
     """Make the plan of a training from its arguments.
@@ -72,3 +77,49 @@ def _geometry(options: argparse.Namespace) -> Geometry | None:
     start = PRESETS[options.preset] if options.preset else Geometry(40, (9, 5, 3), (2, 2, 2))
     return Geometry(options.box or start.box, *(tuple(given or default) for given, default in zip(
         parts[1:], (start.kernels, start.pools, start.maps))))
+
+
+def read_training_set(options: argparse.Namespace) -> TrainingSet:
+    """Find micrographs and read the coordinates of particles and negatives.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of a training.
+
+    Returns
+    -------
+    TrainingSet
+        Micrographs with particles or negatives of --more-particles and --more-negatives only are incomplete.
+
+    Raises
+    ------
+    DeepEMError
+        A file cannot be used, or a value makes no sense.
+    """
+    import numpy as np
+
+    from ..coordinates.coordinates import merge, scaled
+    from ..micrographs.find import find_micrographs
+    from ..training.training_set import TrainingSet
+
+    micrographs = find_micrographs(options.micrographs)
+    scale = options.coordinate_scale
+    if not 0 < scale < math.inf:
+        raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
+                          "micrographs binned by 2")
+    complete, *others = (read_assigned(path, micrographs, options.apply_shifts, options.pixel_size)
+                         for path in (options.coordinates, *options.more_particles))
+    complete = scaled(complete, scale)
+    particles = merge([complete, *others])
+    if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
+        raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
+                          "Expected coordinates of particles.")
+    given_negatives, more_negatives = (
+        [read_assigned(path, micrographs, options.apply_shifts, options.pixel_size) for path in paths]
+        for paths in (filter(None, [options.negatives]), options.more_negatives))
+    negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
+    for name in {name for found in more_negatives for name in found} - set(particles):
+        particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
+    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
+                       read_masks(options.masks, micrographs), options.max_mask)

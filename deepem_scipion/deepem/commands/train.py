@@ -6,18 +6,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_micrographs, add_shifts, add_threads
-from .assigning import read_assigned
+from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads
 from .info import format_card
-from .planning import make_plan
+from .planning import make_plan, read_training_set
 from .unlabelled import add_unlabelled, train_unlabelled, with_teacher
 
 if TYPE_CHECKING:
@@ -89,6 +86,8 @@ def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
                            help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
                            "--coordinates count as incompletely annotated, and only what is given is used for training")
     add_shifts(group)
+    add_masks(group)
+    add_max_mask(group)
     group.add_argument("--output", required=True, metavar="MODEL", type=Path, help="model file to write")
 
 
@@ -192,50 +191,6 @@ def check_writable(path: Path) -> None:
         raise DeepEMError(f"--output {path}: the folder cannot be made ({error.strerror})") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise DeepEMError(f"--output {path}: expected the name of a file in a folder that can be written to")
-
-
-def read_training_set(options: argparse.Namespace) -> TrainingSet:
-    """Find micrographs and read the coordinates of particles and negatives.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        Arguments of a training.
-
-    Returns
-    -------
-    TrainingSet
-        Micrographs with particles or negatives of --more-particles and --more-negatives only are incomplete.
-
-    Raises
-    ------
-    DeepEMError
-        A file cannot be used, or a value makes no sense.
-    """
-    import numpy as np
-
-    from ..coordinates.coordinates import merge, scaled
-    from ..micrographs.find import find_micrographs
-    from ..training.training_set import TrainingSet
-
-    micrographs = find_micrographs(options.micrographs)
-    scale = options.coordinate_scale
-    if not 0 < scale < math.inf:
-        raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
-                          "micrographs binned by 2")
-    complete, *others = (read_assigned(path, micrographs, options.apply_shifts)
-                         for path in (options.coordinates, *options.more_particles))
-    complete = scaled(complete, scale)
-    particles = merge([complete, *others])
-    if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
-        raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
-                          "Expected coordinates of particles.")
-    given_negatives, more_negatives = ([read_assigned(path, micrographs, options.apply_shifts) for path in paths]
-                                       for paths in (filter(None, [options.negatives]), options.more_negatives))
-    negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
-    for name in {name for found in more_negatives for name in found} - set(particles):
-        particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
-    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows)
 
 
 def show_epoch(record: Epoch, show: console.ShowProgress) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..errors import DeepEMError
 from . import console
 from .info import format_card
-from .planning import make_plan
-from .train import add_training_arguments, check_writable, read_training_set, warn_of_problems
+from .planning import make_plan, read_training_set
+from .train import add_training_arguments, check_writable, warn_of_problems
 
 SUMMARY = "search for the network that picks best"
 REQUIRED = ("--micrographs MICS ...", "--coordinates PATH", "--diameter A", "--output MODEL")

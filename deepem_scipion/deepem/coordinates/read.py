@@ -8,36 +8,47 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DeepEMError
-from .box import read_box
 from .coordinates import Coordinates, together
+from .formats.registry import files_of_one_format, format_of, read_file
 from .names import match_names, micrograph_of
 from .parse import gather
 from .star import read_index, read_star
+
+if TYPE_CHECKING:
+    from .formats.base import Infos
 
 log = logging.getLogger(__name__)
 
 # A folder of .box files may have the picks of all of them in this file as well, see `PickingResults`.
 JOINT_FILE = "picks.star"
+# Folder in that of a picking run for its picks in other formats; they are not read once more.
+EXPORTS = "export"
+# Files of other formats of a folder are read only if it has none of these.
+_MAIN_KINDS = (".box", ".star")
 # STAR files that RELION writes into the folder of every job, without coordinates.
 _JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star")
 # Centres of the same picks in a .box and a .star file differ at most by this along x and y: corners are whole pixels.
 _ROUNDING_PX = 1.0
 
 
-def read_coordinates(path: str | Path, shifts: bool = False) -> dict[str, Coordinates]:
+def read_coordinates(path: str | Path, shifts: bool = False, infos: Infos | None = None) -> dict[str, Coordinates]:
     """Read the coordinates of one or many micrographs.
 
     Parameters
     ----------
     path : str or Path
         A .box file; a .star file with the coordinates of one micrograph, of many (distinguished by rlnMicrographName),
-        or with the names of such files (rlnMicrographCoordinates); or a folder of such files, with its subfolders.
+        or with the names of such files (rlnMicrographCoordinates); a file of another of `formats.FORMATS`; or a folder
+        of .box and .star files or, if it has none, of files of another format, with its subfolders.
     shifts : bool
         Whether to subtract the shifts of RELION's alignment (rlnOriginX, rlnOriginXAngst) from the coordinates.
+    infos : mapping of str to MicrographInfo, optional
+        Sizes of the micrographs, which some formats need.
 
     Returns
     -------
@@ -55,23 +66,27 @@ def read_coordinates(path: str | Path, shifts: bool = False) -> dict[str, Coordi
     path = Path(path)
     try:
         if path.is_dir():
-            return _read_folder(path, shifts)
+            return _read_folder(path, shifts, infos)
         if not path.exists():
-            raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star.")
-        return _read_file(path, path.parent, shifts)
+            raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star, or in another "
+                              "format.")
+        return _read_file(path, path.parent, shifts, infos)
     except OSError as error:
         raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _read_folder(folder: Path, shifts: bool) -> dict[str, Coordinates]:
+def _read_folder(folder: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinates]:
     files = _files(folder)
+    if _kind(files[0]) not in _MAIN_KINDS:
+        return _read_all(files, folder, shifts, infos)[0]
     boxes, stars = ([file for file in files if _kind(file) == kind] for kind in (".box", ".star"))
     indexed = {os.path.realpath(part) for file in stars for part in (read_index(file) or {}).values()}
-    found, _ = _read_all(boxes, folder, shifts)
+    found, _ = _read_all(boxes, folder, shifts, infos)
     joint = folder / JOINT_FILE
-    if boxes and joint in stars and _total(_read_file(joint, folder, shifts)) == _total(found):
+    if boxes and joint in stars and _total(_read_file(joint, folder, shifts, infos)) == _total(found):
         stars.remove(joint)
-    others, sources = _read_all([file for file in stars if os.path.realpath(file) not in indexed], folder, shifts)
+    others, sources = _read_all([file for file in stars if os.path.realpath(file) not in indexed], folder, shifts,
+                                infos)
     return _join(found, others, folder, sources) if found and others else {**found, **others}
 
 
@@ -80,27 +95,31 @@ def _total(found: Mapping[str, Coordinates]) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return all coordinate files below a folder, without hidden ones."""
-    found: list[Path] = []
+    """Return all .box and .star files below a folder or else those of another format, without hidden ones."""
+    everything: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         again = os.path.realpath(place) in seen
         seen.add(os.path.realpath(place))
-        folders[:] = [] if again else sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in sorted(names) * (not again)
-                  if _kind(Path(name)) in (".box", ".star") and name not in _JOB_FILES and Path(place, name).is_file()]
+        folders[:] = [] if again else sorted(
+            name for name in folders if not name.startswith(".") and Path(place, name) != folder / EXPORTS)
+        everything += [Path(place, name) for name in sorted(names) * (not again)
+                       if name not in _JOB_FILES and Path(place, name).is_file()]
+    found = [file for file in everything if _kind(file) in _MAIN_KINDS] or files_of_one_format(everything)
     if not found:
-        raise DeepEMError(f"The folder {folder} holds no .box and no .star file. Expected coordinates of particles.")
+        raise DeepEMError(f"The folder {folder} holds no .box, no .star and no other file of coordinates. Expected "
+                          "coordinates of particles.")
     return found
 
 
-def _read_all(files: list[Path], folder: Path, shifts: bool) -> tuple[dict[str, Coordinates], dict[str, Path]]:
+def _read_all(files: list[Path], folder: Path, shifts: bool,
+              infos: Infos | None) -> tuple[dict[str, Coordinates], dict[str, Path]]:
     """Read files of one kind; returns coordinates, and the file they are from, by name of the micrograph."""
     found: dict[str, Coordinates] = {}
     sources: dict[str, Path] = {}
     for file in files:
         # An empty table does not name its micrograph.
-        part = _read_file(file, folder, shifts) or {_name(file, folder): gather([], None)}
+        part = _read_file(file, folder, shifts, infos) or {_name(file, folder): gather([], None)}
         for name, coordinates in part.items():
             if name in found:
                 raise DeepEMError(f"{file} and {sources[name]} are both for micrograph {name!r}. Keep one of them, or "
@@ -139,11 +158,9 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(distances.max() <= _ROUNDING_PX and len(np.unique(partners)) == len(first))
 
 
-def _read_file(path: Path, folder: Path, shifts: bool) -> dict[str, Coordinates]:
-    if _kind(path) == ".box":
-        return {_name(path, folder): read_box(path)}
-    if _kind(path) != ".star":
-        raise DeepEMError(f"{path} is neither a .box nor a .star file. Expected one, or a folder of them.")
+def _read_file(path: Path, folder: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinates]:
+    if _kind(path) != ".star" or format_of(path) != "relion":
+        return read_file(path, _name(path, folder), infos)
     parts = read_index(path)
     if parts is None:
         return read_star(path, _name(path, folder), shifts)
@@ -152,7 +169,7 @@ def _read_file(path: Path, folder: Path, shifts: bool) -> dict[str, Coordinates]
         if not file.exists():
             raise DeepEMError(f"{path}: the coordinates of {name} should be in {file}, and there is no such file. Run "
                               "the program in the project folder, or give the folder of the coordinates.")
-        found[name] = together(list(_read_file(file, file.parent, shifts).values()))
+        found[name] = together(list(_read_file(file, file.parent, shifts, infos).values()))
     return found
 
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Optics:
     amplitude_contrast: float = 0.1
 
 
-def write_star(path: str | Path, entries: Sequence[tuple[str | Path, np.ndarray, np.ndarray]],
+def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
                pixel_size_angst: float | Sequence[float], optics: Optics = Optics()) -> None:
     """Write a RELION 3.1 file with the particles of all micrographs, and an optics group for each pixel size.
 
@@ -57,7 +58,7 @@ def write_star(path: str | Path, entries: Sequence[tuple[str | Path, np.ndarray,
     ----------
     path : str or Path
         File to write, atomically.
-    entries : sequence of (path, centres_xy, scores)
+    entries : iterable of (path, centres_xy, scores)
         For each micrograph its path, (n, 2) centres as x, y in its own pixels and (n,) scores.
     pixel_size_angst : float or sequence of float
         Pixel size of the input micrographs in angstrom, of all or of each.
@@ -73,14 +74,14 @@ def write_star(path: str | Path, entries: Sequence[tuple[str | Path, np.ndarray,
                   "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
     particles = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit",
                  "rlnOpticsGroup")
-    sizes, groups = _optics_groups(np.broadcast_to(pixel_size_angst, max(1, len(entries))))
+    sizes, groups = _optics_groups(np.atleast_1d(pixel_size_angst))
     with atomic_write(path) as handle:
         handle.write(_star_header("optics", microscope))
         for group, size in enumerate(sizes, 1):
             handle.write(f"opticsGroup{group} {group} {size:.6f} {size:.6f} {optics.voltage_kv:g} "
                          f"{optics.spherical_aberration_mm:g} {optics.amplitude_contrast:g}\n")
         handle.write(_star_header("particles", particles))
-        for (micrograph, centres_xy, scores), group in zip(entries, groups):
+        for (micrograph, centres_xy, scores), group in zip(entries, groups if np.ndim(pixel_size_angst) else repeat(1)):
             name = quote(str(micrograph))
             rows = np.reshape(centres_xy, (-1, 2))
             for (x, y), score in zip(rows, np.reshape(scores, len(rows))):

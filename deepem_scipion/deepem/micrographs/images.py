@@ -67,7 +67,7 @@ def read_header(path: Path) -> ImageHeader:
             return ImageHeader(header.shape, header.pixel_sizes_angst)
 
 
-def read_pixels(path: Path, tiff_rows: str = "bottom") -> np.ndarray:
+def read_pixels(path: Path, tiff_rows: str = "bottom", may_be_constant: bool = False) -> np.ndarray:
     """Read an image.
 
     Parameters
@@ -76,11 +76,13 @@ def read_pixels(path: Path, tiff_rows: str = "bottom") -> np.ndarray:
         As for `read_header`.
     tiff_rows : {"bottom", "top"}
         Whether y is counted from the last or from the first row of a TIFF file.
+    may_be_constant : bool
+        Whether an image of a single value is accepted, as masks may be.
 
     Returns
     -------
     (rows, columns) float32 array
-        Finite and not constant.
+        Finite and, unless `may_be_constant`, not constant.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def read_pixels(path: Path, tiff_rows: str = "bottom") -> np.ndarray:
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise DeepEMError(f"{path} holds values that are not finite numbers (NaN or infinite). "
                           "Write the micrograph again without them, or leave it out.")
-    if lowest == highest:
+    if lowest == highest and not may_be_constant:
         raise DeepEMError(f"{path} is constant: every pixel is {lowest:g}. Leave it out.")
     return pixels
 

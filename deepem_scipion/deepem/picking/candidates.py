@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ INTERPOLATED_STEP, COARSE_STEP = 1 / 6, 2 / 9
 _NEIGHBOURS = 1.5
 # The local standard deviation is computed in bands of this many rows.
 STD_ROWS = 1024
-_COLUMNS = ("x", "y", "score", "local_std", "border_distance", "reason")
+_COLUMNS = ("x", "y", "score", "local_std", "border_distance", "mask", "reason")
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,19 @@ class Candidates:
     border_px : (n,) float64 array
         Distance of the centre from the closest border of the image (padding is not part of the image), in pixels of
         the input micrograph; negative within padding.
+    masked : (n,) float64 array
+        Value of the micrograph's mask at the centre, from 0 to 1; 0 without a mask.
     """
 
     centres_xy: np.ndarray
     scores: np.ndarray
     local_stds: np.ndarray
     border_px: np.ndarray
+    masked: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.masked):
+            object.__setattr__(self, "masked", np.zeros(len(self.scores)))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -56,7 +63,7 @@ class Candidates:
     def subset(self, chosen: np.ndarray) -> Candidates:
         """Return some of the candidates, given an (n,) bool or an index array."""
         return Candidates(self.centres_xy[chosen], self.scores[chosen], self.local_stds[chosen],
-                          self.border_px[chosen])
+                          self.border_px[chosen], self.masked[chosen])
 
 
 def pad_width(box: int) -> int:
@@ -164,14 +171,10 @@ def write_candidates(path: str | Path, candidates: Candidates, reasons: Sequence
     """
     with atomic_write(path) as handle:
         handle.write("\t".join(_COLUMNS) + "\n")
-        for (x, y), score, std, border, reason in zip(
-                candidates.centres_xy, candidates.scores, candidates.local_stds, candidates.border_px, reasons):
-            handle.write(f"{x:.2f}\t{y:.2f}\t{score:.6g}\t{std:.5g}\t{border:.2f}\t{reason}\n")
-
-
-def as_stored(centres_xy: np.ndarray) -> np.ndarray:
-    """Return centres with the digits of a table of candidates, so that they are the same when they are read again."""
-    return np.array([float(f"{value:.2f}") for value in np.ravel(centres_xy)]).reshape(-1, 2)
+        for (x, y), score, std, border, masked, reason in zip(
+                candidates.centres_xy, candidates.scores, candidates.local_stds, candidates.border_px,
+                candidates.masked, reasons):
+            handle.write(f"{x:.2f}\t{y:.2f}\t{score:.6g}\t{std:.5g}\t{border:.2f}\t{masked:.3g}\t{reason}\n")
 
 
 def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
@@ -194,15 +197,15 @@ def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         rows = [line.split("\t") for line in lines[1:]]
-        numbers = np.array([[float(field) for field in row[:5]] for row in rows]).reshape(-1, 5)
-        reasons = np.array([row[5] for row in rows], dtype="U9")
+        numbers = np.array([[float(field) for field in row[:6]] for row in rows]).reshape(-1, 6)
+        reasons = np.array([row[6] for row in rows], dtype="U9")
         if not np.isfinite(numbers).all():
             raise ValueError("a number is not finite")
     except (OSError, ValueError, IndexError) as error:
         raise DeepEMError(f"{path}: expected a table of candidates as written by `deepem pick` ({error})") from error
     if lines[:1] != ["\t".join(_COLUMNS)]:
         raise DeepEMError(f"{path}: expected the columns {', '.join(_COLUMNS)}; was it written by `deepem pick`?")
-    return Candidates(numbers[:, :2], numbers[:, 2], numbers[:, 3], numbers[:, 4]), reasons
+    return Candidates(numbers[:, :2], numbers[:, 2], *numbers[:, 3:].T), reasons
 
 
 def _box_means(values: np.ndarray, top: np.ndarray, left: np.ndarray, box: int) -> np.ndarray:

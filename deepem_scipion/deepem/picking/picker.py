@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.masks import Mask
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
@@ -72,13 +73,15 @@ class Picker:
         self.scan_step = model.scan_step if scan_step is None else scan_step
         self._scanner = Scanner(model.geometry, model.networks, self.scan_step, rotations)
 
-    def candidates(self, micrograph: Micrograph) -> tuple[Candidates, np.ndarray]:
+    def candidates(self, micrograph: Micrograph, mask: Mask | None = None) -> tuple[Candidates, np.ndarray]:
         """Find all candidates of a micrograph.
 
         Parameters
         ----------
         micrograph : Micrograph
             As `Model.read_micrograph` returns it.
+        mask : Mask, optional
+            Of contamination on this micrograph.
 
         Returns
         -------
@@ -98,14 +101,17 @@ class Picker:
         found = find_candidates(micrograph, padded, scores, box, self.scan_step)
         if self.model.agreement is not None:
             found = compared(found, micrograph, self.model)
+        if mask is not None:
+            found = replace(found, masked=mask.at(found.centres_xy, micrograph.input_shape))
         return found, scores
 
-    def pick(self, micrograph: Micrograph) -> PickedMicrograph:
+    def pick(self, micrograph: Micrograph, mask: Mask | None = None) -> PickedMicrograph:
         """Pick a micrograph; parameters and errors as for `candidates`."""
-        candidates, scores = self.candidates(micrograph)
+        candidates, scores = self.candidates(micrograph, mask)
         return PickedMicrograph(candidates, select(candidates, self.limits, micrograph.input_pixel_size_angst), scores)
 
-    def evidence(self, micrograph: Micrograph, candidates: Candidates | None = None) -> float:
+    def evidence(self, micrograph: Micrograph, candidates: Candidates | None = None,
+                 mask: Mask | None = None) -> float:
         """Measure how much in a micrograph looks like particles.
 
         Parameters
@@ -113,13 +119,15 @@ class Picker:
         micrograph : Micrograph
         candidates : Candidates, optional
             Of the micrograph, where they are known.
+        mask : Mask, optional
+            Of contamination on this micrograph.
 
         Returns
         -------
         float
             Sum of the squared scores of the picks with the limits that the model suggests.
         """
-        found = self.candidates(micrograph)[0] if candidates is None else candidates
+        found = self.candidates(micrograph, mask)[0] if candidates is None else candidates
         picked = select(found, Limits.of_model(self.model), micrograph.input_pixel_size_angst) == PICKED
         return float(np.square(found.scores[picked]).sum())
 

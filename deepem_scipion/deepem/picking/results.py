@@ -17,6 +17,7 @@ import numpy as np
 from ..atomic import atomic_path, atomic_write
 from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.read import EXPORTS
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
 from .candidates import Candidates, read_candidates, write_candidates
@@ -29,7 +30,8 @@ from .table import append_table, read_failures, read_table, write_failures, writ
 # The files of a run, and of each micrograph by its name.
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
           "report": "report.html", "model": "model.deepem"}
-_OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc"}
+_OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
+                  "export": EXPORTS + "/{}"}
 
 # summary.json of a run that grows is written again at most once in this many seconds.
 SUMMARY_SECONDS = 60
@@ -52,10 +54,10 @@ class PickingResults:
 
         Parameters
         ----------
-        kind : {"settings", "table", "failed", "star", "report", "model", "box", "candidates", "score_map"}
-            The last three belong to a micrograph.
+        kind : {"settings", "table", "failed", "star", "report", "model", "box", "candidates", "score_map", "export"}
+            "box", "candidates" and "score_map" belong to a micrograph, "export" to a format of other programs.
         name : str
-            Name of that micrograph; one with slashes is in subfolders.
+            Name of that micrograph, one with slashes is in subfolders; or of the format.
 
         Returns
         -------
@@ -83,11 +85,13 @@ class PickingResults:
             found += written
             names.update(path.relative_to(folder).as_posix()[:-len(ending)] for path in written)
         found += [self.path("box", name) for name in sorted(names)]
+        found += sorted((self.folder / EXPORTS).rglob("*"))
         return [path for path in found if path.is_file()]
 
     def boxes(self) -> list[Path]:
-        """Return all .box files in the folder and its subfolders, whatever they are from."""
-        return sorted(path for path in self.folder.rglob("*.box") if path.is_file())
+        """Return all .box files here and in subfolders, whatever they are from, but those for other programs."""
+        found = (path for path in self.folder.rglob("*.box") if self.folder / EXPORTS not in path.parents)
+        return sorted(path for path in found if path.is_file())
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""
@@ -138,6 +142,10 @@ class PickingResults:
         picks = candidates.subset(reasons == PICKED)
         write_box(self._new("box", name), picks.centres_xy, picks.scores, box_px)
 
+    def write_picks(self, name: str, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:
+        """Write picks of one micrograph alone; parameters and errors as for `coordinates.write_box`."""
+        write_box(self.path("box", name), centres_xy, scores, box_px)
+
     def write_score_map(self, name: str, scores: np.ndarray, step_angst: float) -> None:
         """Write the score map of one micrograph as MRC file.
 
@@ -158,7 +166,7 @@ class PickingResults:
         with atomic_path(self._new("score_map", name)) as aside, mrcfile.new(aside, scores) as file:
             file.voxel_size = step_angst
 
-    def write_star(self, picks: Sequence[tuple[str | Path, np.ndarray, np.ndarray]],
+    def write_star(self, picks: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
                    pixel_size_angst: float | Sequence[float], optics: Optics) -> None:
         """Write picks.star; parameters and errors as for `coordinates.write_star`."""
         write_star(self.path("star"), picks, pixel_size_angst, optics)

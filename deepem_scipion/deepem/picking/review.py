@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Tuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .summary import REJECTED, MicrographResult
 
 HISTOGRAM_BINS = 50
 _Arrays = TypeVar("_Arrays", Candidates, Neighbours)
+Part = Tuple[Candidates, np.ndarray, Neighbours]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Review:
         if limits == self.limits:
             # Files have fewer digits than the run had: at its own limits a candidate in thousands might change sides.
             return self.reasons
-        return select(self.candidates, limits, self.pixel_size_angst, self.near)
+        parts = [slice(*ends) for ends in zip(self.first[:-1].tolist(), self.first[1:].tolist())]
+        return select(self.candidates, limits, self.pixel_size_angst, self.near, parts)
 
     def part(self, name: str) -> slice:
         """Return the slice of the candidates of a micrograph; an empty one where it has none."""
@@ -132,23 +134,60 @@ def read_review(folder: str | Path, pixel_size_angst: float, max_distance_angst:
     results = PickingResults(folder)
     limits, micrographs = results.read_settings().limits, results.read_micrographs()
     max_distance_px = max(max_distance_angst, limits.min_distance_angst) / pixel_size_angst
-    names, parts, reasons, near, first = [], [_NONE], [np.empty(0, "U9")], [neighbours(np.empty((0, 2)), _NO, 0)], [0]
+    found = {}
     for name, micrograph in micrographs.items():
         if not micrograph.ok:
             continue
         try:
-            found, stored = results.read_candidates(name)
+            found[name] = review_part(*results.read_candidates(name), max_distance_px)
         except DeepEMError as error:
             micrographs[name] = MicrographResult(micrograph.path, str(error))
-            continue
-        pairs = neighbours(found.centres_xy, found.scores, max_distance_px)
-        near.append(Neighbours(pairs.better + first[-1], pairs.worse + first[-1], pairs.distances))
-        names.append(name)
-        parts.append(found)
-        reasons.append(stored)
-        first.append(first[-1] + len(found))
-    return Review(micrographs, tuple(names), np.array(first), _joined(Candidates, parts), np.concatenate(reasons),
-                  limits, pixel_size_angst, _joined(Neighbours, near))
+    return join_review(micrographs, found, limits, pixel_size_angst)
+
+
+def review_part(candidates: Candidates, reasons: np.ndarray, max_distance_px: float) -> Part:
+    """Return candidates and reasons of one micrograph with the pairs of candidates that are close to each other.
+
+    Parameters
+    ----------
+    candidates : Candidates
+    reasons : (n,) str array
+        See `selection.select`.
+    max_distance_px : float
+        Maximum minimum distance that will be tried, in pixels of the input micrograph.
+
+    Returns
+    -------
+    tuple of Candidates, (n,) str array and Neighbours
+    """
+    return candidates, reasons, neighbours(candidates.centres_xy, candidates.scores, max_distance_px)
+
+
+def join_review(micrographs: Mapping[str, MicrographResult], found: Mapping[str, Part], limits: Limits,
+                pixel_size_angst: float) -> Review:
+    """Join the candidates of several micrographs.
+
+    Parameters
+    ----------
+    micrographs : mapping of str to MicrographResult
+        Results by name, also of micrographs without candidates.
+    found : mapping of str to tuple
+        Name to what `review_part` returns.
+    limits : Limits
+        Those of the reasons.
+    pixel_size_angst : float
+        Pixel size of the micrographs, in angstrom.
+
+    Returns
+    -------
+    Review
+    """
+    first = np.cumsum([0, *(len(part[0]) for part in found.values())])
+    near = [Neighbours(pairs.better + start, pairs.worse + start, pairs.distances)
+            for start, (_, _, pairs) in zip(first, found.values())]
+    return Review(micrographs, tuple(found), first, _joined(Candidates, [_NONE, *(part[0] for part in found.values())]),
+                  np.concatenate([np.empty(0, "U9"), *(part[1] for part in found.values())]), limits, pixel_size_angst,
+                  _joined(Neighbours, [neighbours(np.empty((0, 2)), _NO, 0), *near]))
 
 
 def _joined(kind: type[_Arrays], parts: Sequence[_Arrays]) -> _Arrays:

@@ -7,24 +7,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
 from .. import runtime
-from ..coordinates.coordinates import Coordinates
+from ..coordinates.masks import read_mask
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
-from ..micrographs.micrograph import read_pixel_size
 from ..model.model import Model
 from .box import default_box_px
-from .candidates import as_stored
 from .earlier import REFUSE, prepare
 from .picker import Picker
 from .results import PickingResults
@@ -45,7 +44,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
                      pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
                      contrast_checks: int = 0, existing: str = REFUSE,
                      progress: Progress = lambda name, result: None, tiff_rows: str = "bottom",
-                     any_scale: bool = False) -> dict[str, MicrographResult]:
+                     any_scale: bool = False, masks: Mapping[str, Path] | None = None) -> dict[str, MicrographResult]:
     """Pick micrographs and write everything into a results folder.
 
     Parameters
@@ -75,6 +74,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         Whether y is counted from the last or from the first row of TIFF files.
     any_scale : bool
         Whether to pick micrographs whose pixel size makes the particle improbable as well, see `scale.check_scale`.
+    masks : mapping of str to Path, optional
+        Mask of contamination by name of the micrograph; the others have none.
 
     Returns
     -------
@@ -88,16 +89,22 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         The folder cannot be made or written, or has results of an earlier run, see `earlier.prepare`.
     """
     run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks],
-               tiff_rows, any_scale)
+               tiff_rows, any_scale, masks or {})
     run.kept = prepare(run.results, paths, run.settings, existing, score_maps, run.checked)
     pool = ThreadPoolExecutor(micrographs_at_a_time())
-    pending = {name: pool.submit(run.pick, name, path) for name, path in paths.items()}
+    waiting: Iterator[tuple[str, Path]] = iter(paths.items())
+    pending: dict[str, Future[MicrographResult]] = {}
     try:
         for name, path in paths.items():
+            # Few at a time, so that the memory does not grow with the number of micrographs.
+            for later, file in islice(waiting, 2 * micrographs_at_a_time() - len(pending)):
+                pending[later] = pool.submit(run.pick, later, file)
             wait([pending[name]])
             progress(name, run.record(name, path, pending.pop(name)))
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in pending.values():
+            future.cancel()
+        pool.shutdown()
         for name, future in pending.items():
             if not future.cancelled():  # done or under way when the run was interrupted
                 run.record(name, paths[name], future)
@@ -117,15 +124,6 @@ def micrographs_at_a_time() -> int:
     return 1 if runtime.threads() == 1 else min(1 + runtime.threads() // 2, MAX_AT_A_TIME)
 
 
-@dataclass(frozen=True)
-class _Done:
-    """What is kept of a micrograph once its files are written."""
-
-    result: MicrographResult
-    pixel_size_angst: float
-    picks: Coordinates
-
-
 @dataclass
 class _Run:
     """One call of `pick_micrographs`."""
@@ -138,10 +136,9 @@ class _Run:
     checked: Collection[str]
     tiff_rows: str
     any_scale: bool
+    masks: Mapping[str, Path]
     kept: Mapping[str, MicrographResult] = field(default_factory=dict)
     micrographs: dict[str, MicrographResult] = field(default_factory=dict)
-    star: list[tuple[Path, np.ndarray, np.ndarray]] = field(default_factory=list)
-    pixel_sizes: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @cached_property
@@ -151,17 +148,21 @@ class _Run:
         return RunSettings(
             self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
             model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
-            _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst)
+            _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst,
+            {name: str(path) for name, path in self.masks.items()})
 
-    def pick(self, name: str, path: Path) -> _Done:
+    def pick(self, name: str, path: Path) -> MicrographResult:
         """Pick one micrograph and write its files, unless an earlier run did it."""
         if name in self.kept:
-            return self._picked_before(name, path)
+            return replace(self.kept[name], path=str(path))
         began = time.perf_counter()
         micrograph = self.picker.model.read_micrograph(path, self.pixel_size_angst, name, self.tiff_rows)
         if not self.any_scale:
             check_scale(micrograph, self.picker.model)
-        found = self.picker.pick(micrograph)
+        mask = None
+        if name in self.masks:
+            mask = read_mask(self.masks[name], micrograph.input_shape, self.tiff_rows)
+        found = self.picker.pick(micrograph, mask)
         pixel_size = micrograph.input_pixel_size_angst
         self.results.write_micrograph(name, found.candidates, found.reasons, self._box_px(pixel_size))
         if self.score_maps:
@@ -169,33 +170,20 @@ class _Run:
         evidence = negative = None
         if name in self.checked:
             evidence = round(self.picker.evidence(micrograph, found.candidates), 3)
-            negative = round(self.picker.evidence(replace(micrograph, pixels=-micrograph.pixels)), 3)
-        result = MicrographResult.of(
+            negative = round(self.picker.evidence(replace(micrograph, pixels=-micrograph.pixels), mask=mask), 3)
+        return MicrographResult.of(
             str(path), found.candidates, found.reasons, seconds=round(time.perf_counter() - began, 4),
             finished=round(time.time(), 2), evidence=evidence, negative_evidence=negative,
             pixel_size_angst=round(pixel_size, 6), header_pixel_size_angst=micrograph.header_pixel_size_angst)
-        return _Done(result, pixel_size, found.picks)
 
-    def _picked_before(self, name: str, path: Path) -> _Done:
-        """Return what an earlier run has made of a micrograph."""
-        candidates, reasons = self.results.read_candidates(name)
-        picks = candidates.subset(reasons == PICKED)
-        pixel_size = self.pixel_size_angst or read_pixel_size(path) or self.picker.model.working_pixel_size_angst
-        return _Done(self.kept[name], pixel_size, Coordinates(picks.centres_xy, picks.scores, None))
-
-    def record(self, name: str, path: Path, future: Future[_Done]) -> MicrographResult:
+    def record(self, name: str, path: Path, future: Future[MicrographResult]) -> MicrographResult:
         """Note what became of a micrograph."""
         try:
-            done = future.result()
+            result = future.result()
         except Exception as error:  # the one place where a micrograph may fail without stopping the others
             log.debug("%s failed", name, exc_info=True)
             reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
             result = MicrographResult(str(path), reason, finished=round(time.time(), 2))
-        else:
-            result = done.result
-            if can_name(path):
-                self.star.append((path, as_stored(done.picks.centres_xy), done.picks.scores))
-                self.pixel_sizes.append(done.pixel_size_angst)
         self.micrographs[name] = result
         if result.ok and not self.warnings:
             self._warn({name: result})
@@ -209,8 +197,22 @@ class _Run:
         with ExitStack() as last:
             last.callback(self.results.write_summary, self.settings, self.micrographs)
             last.callback(self.results.write_failed, self.micrographs)
-            last.callback(self.results.write_star, self.star,
-                          self.pixel_sizes or self.picker.model.working_pixel_size_angst, optics)
+            last.callback(self._write_star, optics)
+
+    def _write_star(self, optics: Optics) -> None:
+        """Write picks.star from the files of the micrographs."""
+        named = {name: Path(found.path) for name, found in self.micrographs.items()
+                 if found.ok and can_name(found.path)}
+        working = self.picker.model.working_pixel_size_angst
+        sizes = [self.micrographs[name].pixel_size_angst or working for name in named] or working
+
+        def entries() -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+            for name, path in named.items():
+                candidates, reasons = self.results.read_candidates(name)
+                picks = candidates.subset(reasons == PICKED)
+                yield path, picks.centres_xy, picks.scores
+
+        self.results.write_star(entries(), sizes, optics)
 
     def _warn(self, micrographs: Mapping[str, MicrographResult]) -> None:
         """Log what is wrong with the pixel sizes: as soon as it shows, and at the end if it concerns others as well."""

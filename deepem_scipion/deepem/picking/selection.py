@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +17,22 @@ from .candidates import Candidates
 
 # Default minimum distance of two picks, in particle diameters: particles may overlap in projection, but not by more.
 MIN_DISTANCE = 0.5
+# Where the mask has a larger value nothing is picked.
+MAX_MASK = 0.5
 
 # Reasons, in the order in which they are checked.
-PICKED, BORDER, LOCAL_STD, THRESHOLD, DISTANCE = "picked", "border", "local_std", "threshold", "distance"
-REASONS = (PICKED, BORDER, LOCAL_STD, THRESHOLD, DISTANCE)
+PICKED, BORDER, MASK, LOCAL_STD, THRESHOLD, DISTANCE, RANK = (
+    "picked", "border", "mask", "local_std", "threshold", "distance", "rank")
+REASONS = (PICKED, BORDER, MASK, LOCAL_STD, THRESHOLD, DISTANCE, RANK)
 # The wording of each reason in windows, summaries and reports.
 REASON_LABELS = {
     PICKED: "picked",
     BORDER: "too close to the border",
+    MASK: "in the mask",
     LOCAL_STD: "local standard deviation out of range",
     THRESHOLD: "below the threshold",
     DISTANCE: "too close to a better pick",
+    RANK: "not among the best",
 }
 
 
@@ -43,22 +50,37 @@ class Limits:
         Range of the local standard deviation, the standard deviation of the box's pixels; None accepts any.
     border_angst : float
         Minimum distance of a pick from the border of the image, in angstrom.
+    max_mask : float
+        Maximum value of the mask at a pick, from 0 to 1.
+    keep_best : float
+        Share of the picks of a micrograph that are kept, those with the highest scores, above 0 up to 1.
+    at_least : int
+        Number of picks of a micrograph that are kept whatever their share, if there are as many.
 
     Raises
     ------
     DeepEMError
-        A distance is negative, or the range of the local standard deviation is empty.
+        A distance is negative, the range of the local standard deviation is empty, or the value of the mask is not
+        from 0 to 1.
     """
 
     threshold: float
     min_distance_angst: float
     std_range: tuple[float, float] | None = None
     border_angst: float = 0.0
+    max_mask: float = MAX_MASK
+    keep_best: float = 1.0
+    at_least: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("minimum distance", self.min_distance_angst), ("border", self.border_angst)):
             if not value >= 0:
                 raise DeepEMError(f"{name} {value}: expected angstrom, 0 or more")
+        if not 0 <= self.max_mask <= 1:
+            raise DeepEMError(f"maximum value of the mask {self.max_mask}: expected a number from 0 to 1")
+        if not 0 < self.keep_best <= 1 or self.at_least < 0:
+            raise DeepEMError(f"share of picks {self.keep_best} and at least {self.at_least}: expected a share above "
+                              "0, up to 1, and a number of picks")
         if self.std_range is not None and not self.std_range[0] <= self.std_range[1]:
             raise DeepEMError(f"local standard deviation from {self.std_range[0]:g} to {self.std_range[1]:g}: expected "
                               "the smaller value first")
@@ -81,13 +103,14 @@ class Limits:
 
 
 def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
-           near: Neighbours | None = None) -> np.ndarray:
+           near: Neighbours | None = None, parts: Sequence[slice] | None = None) -> np.ndarray:
     """Decide for each candidate whether it is picked or why it is not.
 
-    Candidates that are too close to the border, have a local standard deviation out of range or score below the
-    threshold are rejected first. The rest undergo non-maximum suppression: the candidate with the highest score is
-    picked, those closer to it than the minimum distance are rejected, and so on; candidates of equal score are taken
-    in the order of y, then x. The result does not depend on the order of the candidates.
+    Candidates that are too close to the border, lie in the mask, have a local standard deviation out of range or score
+    below the threshold are rejected first. The rest undergo non-maximum suppression: the candidate with the highest
+    score is picked, those closer to it than the minimum distance are rejected, and so on; candidates of equal score are
+    taken in the order of y, then x. Of what is picked then, the best are kept. The result does not depend on the order
+    of the candidates.
 
     Parameters
     ----------
@@ -98,6 +121,8 @@ def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
     near : Neighbours, optional
         Pairs of candidates that are closer than the minimum distance, and possibly others. With them other limits are
         tried in a fraction of the time, also on the candidates of many micrographs together.
+    parts : sequence of slice, optional
+        The candidates of each micrograph; default: all are of one.
 
     Returns
     -------
@@ -109,6 +134,7 @@ def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
     if limits.std_range is not None:
         low, high = limits.std_range
         reasons[(candidates.local_stds < low) | (candidates.local_stds > high)] = LOCAL_STD
+    reasons[candidates.masked > limits.max_mask] = MASK
     reasons[candidates.border_px < limits.border_angst / pixel_size_angst] = BORDER
     remaining = reasons == PICKED
     min_distance_px = limits.min_distance_angst / pixel_size_angst
@@ -117,4 +143,10 @@ def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
     else:
         kept = near.keep(remaining, min_distance_px)[remaining]
     reasons[np.flatnonzero(remaining)[~kept]] = DISTANCE
+    if limits.keep_best < 1:
+        for part in parts or [slice(None)]:
+            picked = np.flatnonzero(reasons[part] == PICKED) + (part.start or 0)
+            n_kept = max(math.ceil(limits.keep_best * len(picked)), limits.at_least)
+            y, x = candidates.centres_xy[picked].T[::-1]
+            reasons[picked[np.lexsort((x, y, -candidates.scores[picked]))[n_kept:]]] = RANK
     return reasons

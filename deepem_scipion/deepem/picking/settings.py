@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .selection import Limits
+from .selection import MAX_MASK, Limits
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class RunSettings:
         Whether y was counted from the last or from the first row of TIFF files.
     training_pixel_size_angst : float, optional
         Pixel size of the micrographs of the training, in angstrom.
+    masks : mapping of str to str
+        Mask of contamination by name of the micrograph.
     """
 
     limits: Limits
@@ -55,6 +57,7 @@ class RunSettings:
     versions: Mapping[str, str] = field(default_factory=dict)
     tiff_rows: str = "bottom"
     training_pixel_size_angst: float | None = None
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -82,11 +85,13 @@ class RunSettings:
         std_range = plain["std_range"]
         limits = Limits(float(plain["threshold"]), float(plain["min_distance_angst"]),
                         None if std_range is None else (float(std_range[0]), float(std_range[1])),
-                        float(plain["border_angst"]))
+                        float(plain["border_angst"]), float(plain.get("max_mask", MAX_MASK)),
+                        float(plain.get("keep_best", 1)), int(plain.get("at_least", 0)))
         pixel_size, written = plain.get("pixel_size_angst"), plain.get("written_box_px")
         trained = plain.get("training_pixel_size_angst")
         return cls(limits, int(plain["scan_step"]), int(plain["rotations"]), int(plain["box"]),
                    float(plain["working_pixel_size_angst"]), float(plain["diameter_angst"]),
                    None if pixel_size is None else float(pixel_size), plain.get("model_contrast"),
                    plain.get("model"), None if written is None else int(written), dict(plain.get("versions", {})),
-                   str(plain.get("tiff_rows", "bottom")), None if trained is None else float(trained))
+                   str(plain.get("tiff_rows", "bottom")), None if trained is None else float(trained),
+                   dict(plain.get("masks", {})))

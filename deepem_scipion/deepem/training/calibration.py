@@ -118,11 +118,34 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
 
 
 def _compare(picker: Picker, item: LabelledMicrograph, border_px: float) -> Matches:
-    """Match all candidates of a micrograph with its particles."""
-    micrograph = item.micrograph
-    picks = picker.pick(micrograph).picks
+    """Match candidates of a micrograph with its particles, except those in the mask or maybe on unmarked particles."""
+    micrograph, picks = item.micrograph, picker.pick(item.micrograph).picks
+    distance = MATCH_DISTANCE * picker.model.diameter_px * micrograph.scale
+    known = far_from(picks.centres_xy, micrograph.to_input_xy(item.doubtful_rc), distance)
+    near_particle = ~far_from(picks.centres_xy, micrograph.to_input_xy(item.particles_rc), distance)
+    counts = (known | near_particle) & ~item.in_mask(micrograph.to_binned_rc(picks.centres_xy))
     rows, cols = micrograph.pixels.shape
     border = border_px * micrograph.scale - 1e-6
     region = (border, border, cols * micrograph.scale - 1 - border, rows * micrograph.scale - 1 - border)
-    return match(picks.centres_xy, picks.scores, micrograph.to_input_xy(item.particles_rc),
-                 MATCH_DISTANCE * picker.model.diameter_px * micrograph.scale, region)
+    return match(picks.centres_xy[counts], picks.scores[counts], micrograph.to_input_xy(item.particles_rc), distance,
+                 region)
+
+
+def far_from(places: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
+    """Select the places that are at least a distance from all others.
+
+    Parameters
+    ----------
+    places, others : (n, 2) and (m, 2) array
+    distance : float
+
+    Returns
+    -------
+    (n,) bool array
+    """
+    from scipy.spatial import cKDTree
+
+    if not len(places) or not len(others):
+        return np.ones(len(places), dtype=bool)
+    far: np.ndarray = cKDTree(others).query(places)[0] >= distance
+    return far

@@ -44,6 +44,8 @@ class LabelledMicrograph:
     negative_distance : float
         Places at least this many diameters from all particles are negatives. With exact centres it may be smaller than
         by default.
+    masked : (rows, columns) bool array or None
+        Binned pixels with contamination, which hold no negatives unless they are given; None without a mask.
     """
 
     micrograph: Micrograph
@@ -54,6 +56,7 @@ class LabelledMicrograph:
     doubtful_rc: np.ndarray = field(default_factory=lambda: NO_CENTRES)
     padding_px: int = 0
     negative_distance: float = NEGATIVE_DISTANCE
+    masked: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -64,6 +67,14 @@ class LabelledMicrograph:
     def pixels(self) -> np.ndarray:
         """Normalised pixels, (rows, columns) float32."""
         return self.micrograph.pixels
+
+    def in_mask(self, points_rc: np.ndarray) -> np.ndarray:
+        """Return which points, (n, 2) row and column in binned pixels, are in the mask, as (n,) bool array."""
+        if self.masked is None:
+            return np.zeros(len(points_rc), bool)
+        rows, columns = np.clip(np.rint(points_rc).astype(int), 0, np.array(self.masked.shape) - 1).T
+        inside: np.ndarray = self.masked[rows, columns]
+        return inside
 
     def mirror_padded(self, width_px: int) -> LabelledMicrograph:
         """Return the micrograph mirror-padded on each side, as it is for the scan.
@@ -81,14 +92,16 @@ class LabelledMicrograph:
         pixels = np.pad(self.pixels, width_px, mode="symmetric")
         return LabelledMicrograph(replace(self.micrograph, pixels=pixels), self.particles_rc + width_px,
                                   self.negatives_rc + width_px, self.complete, self.missed_rc + width_px,
-                                  self.doubtful_rc + width_px, self.padding_px + width_px, self.negative_distance)
+                                  self.doubtful_rc + width_px, self.padding_px + width_px, self.negative_distance,
+                                  None if self.masked is None else np.pad(self.masked, width_px, mode="symmetric"))
 
 
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
     """Find the places of boxes that are certain to be negatives.
 
     Their centres are at least `negative_distance` diameters from all particles, marked or doubtful, and outside the
-    border without annotation, and the boxes contain no padding. There are none if not all particles are marked.
+    border without annotation and outside the mask, and the boxes contain no padding. There are none if not all
+    particles are marked.
 
     Parameters
     ----------
@@ -111,6 +124,8 @@ def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_p
     if not item.complete:
         free[:] = False
     half, mirrored = (box - 1) // 2, item.padding_px
+    if item.masked is not None:
+        free &= ~item.masked[half:half + free.shape[0], half:half + free.shape[1]]
     inner = item.pixels[mirrored:item.pixels.shape[0] - mirrored, mirrored:item.pixels.shape[1] - mirrored]
     top, bottom, left, right = (max(0, padding and padding + mirrored, int(np.ceil(border_px)) + mirrored - half)
                                 for padding in padding_margins(inner, MIN_PADDING if mirrored else 1))

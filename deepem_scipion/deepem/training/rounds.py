@@ -232,7 +232,7 @@ def with_mistakes(picker: Picker, item: LabelledMicrograph, border_px: float) ->
         the threshold at least half a diameter from every particle. The most confident of them, at most `MAX_ADDED` for
         each particle, are added to `negatives_rc`. A false positive that is more confident than the median of the true
         positives may be a particle that nobody marked: it is added to `doubtful_rc` instead, and not used for training.
-        False positives are ignored where not all particles are marked.
+        False positives are ignored where not all particles are marked, and in the mask.
     """
     from scipy.spatial import cKDTree
 
@@ -246,7 +246,7 @@ def with_mistakes(picker: Picker, item: LabelledMicrograph, border_px: float) ->
     missed = cKDTree(picks_rc).query(item.particles_rc)[0] >= distance
     distances = cKDTree(item.particles_rc).query(picks_rc)[0]
     inside = ((picks_rc >= border_px) & (picks_rc <= np.array(item.pixels.shape) - 1 - border_px)).all(axis=1)
-    false = (distances >= distance) & inside & item.complete
+    false = (distances >= distance) & inside & item.complete & ~item.in_mask(picks_rc)
     true = distances < distance
     doubtful = false & (scores >= (np.median(scores[true]) if true.any() else np.inf))
     # Picks are in descending order of score.

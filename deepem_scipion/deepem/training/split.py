@@ -87,9 +87,10 @@ def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> Labelled
         moved: np.ndarray = centres_rc[(along >= begin - 0.5) & (along < end - 0.5)] - shift
         return moved
 
-    pixels = item.pixels[begin:end] if axis == 0 else item.pixels[:, begin:end]
-    return LabelledMicrograph(replace(item.micrograph, pixels=pixels), inside(item.particles_rc),
-                              inside(item.negatives_rc), item.complete)
+    part = (slice(begin, end), slice(None)) if axis == 0 else (slice(None), slice(begin, end))
+    return LabelledMicrograph(replace(item.micrograph, pixels=item.pixels[part]), inside(item.particles_rc),
+                              inside(item.negatives_rc), item.complete, negative_distance=item.negative_distance,
+                              masked=None if item.masked is None else item.masked[part])
 
 
 def split_micrographs(n: int, fraction: float, parts: int, rng: np.random.Generator) -> list[list[int]]:

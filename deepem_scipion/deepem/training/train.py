@@ -142,6 +142,7 @@ def _fingerprint(labelled: list[LabelledMicrograph], plan: Plan) -> dict[str, An
         "pixels": _digest(item.pixels for item in labelled),
         "particles": _digest(item.particles_rc for item in labelled),
         "negatives": _digest(item.negatives_rc for item in labelled),
+        "masks": _digest(item.masked for item in labelled if item.masked is not None),
         "incomplete": [item.name for item in labelled if not item.complete],
     }
 

@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph, read_pixel_size
 from ..micrographs.preprocessing import Preprocessing
 from ..picking.picker import check_size
+from ..picking.selection import MAX_MASK
 from .labels import NO_CENTRES, POSITIVE_DISTANCE, LabelledMicrograph
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,11 @@ class TrainingSet:
         Names of micrographs with particles that may be unmarked. On them only the given negatives count as negatives.
     tiff_rows : {"bottom", "top"}
         Whether y of the coordinates is counted from the last or from the first row of TIFF files.
+    masks : mapping of str to Path
+        Mask of contamination by name of the micrograph; in it are neither particles nor negatives, unless these are
+        given.
+    max_mask : float
+        Maximum value of the mask where a micrograph is used, from 0 to 1.
     """
 
     micrographs: Mapping[str, Path]
@@ -47,6 +54,13 @@ class TrainingSet:
     negatives: Mapping[str, Coordinates] = field(default_factory=dict)
     incomplete: Collection[str] = frozenset()
     tiff_rows: str = "bottom"
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    max_mask: float = MAX_MASK
+
+    @property
+    def taught(self) -> bool:
+        """Whether a model labels what is not marked."""
+        return False
 
     @property
     def names(self) -> list[str]:
@@ -113,15 +127,24 @@ class TrainingSet:
                 particles, negatives = (
                     _usable(micrograph, centres[name].centres_xy, what, close) if name in centres else NO_CENTRES
                     for centres, what in ((self.particles, "particles"), (self.negatives, "negatives")))
+                masked = self._masked(micrograph)
             except DeepEMError as error:
                 reasons.append(str(error))
                 log.warning("left out: %s", error)
                 continue
             complete = name not in self.incomplete and not given_negatives_only
-            found.append(LabelledMicrograph(micrograph, particles, negatives, complete))
+            found.append(_without_masked(LabelledMicrograph(micrograph, particles, negatives, complete, masked=masked)))
         if not found:
             raise DeepEMError(reasons[0] if reasons else self._nothing_in_common())
         return found
+
+    def _masked(self, micrograph: Micrograph) -> np.ndarray | None:
+        """Binned pixels in the mask of the micrograph; None where there is none."""
+        if micrograph.name not in self.masks:
+            return None
+        rows, columns = micrograph.pixels.shape
+        return read_mask(self.masks[micrograph.name], micrograph.input_shape, self.tiff_rows).resized(
+            (rows, columns)) > self.max_mask
 
     def _log_unused(self) -> None:
         unlabelled = sorted(set(self.micrographs) - set(self.particles))
@@ -135,6 +158,15 @@ class TrainingSet:
         return (f"none of the {len(self.micrographs)} micrographs ({', '.join(sorted(self.micrographs)[:3])} ...) has "
                 f"coordinates; there are coordinates of {', '.join(sorted(self.particles)[:3]) or 'no micrograph'} ... "
                 "Expected the same path, or the same file name: check --micrographs and --coordinates.")
+
+
+def _without_masked(item: LabelledMicrograph) -> LabelledMicrograph:
+    """Leave out particles in the mask."""
+    inside = item.in_mask(item.particles_rc)
+    if not inside.any():
+        return item
+    log.warning("%s: %d of %d particles lie in the mask and are left out", item.name, inside.sum(), len(inside))
+    return replace(item, particles_rc=item.particles_rc[~inside])
 
 
 def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, close_px: float) -> np.ndarray:

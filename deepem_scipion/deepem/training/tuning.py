@@ -219,7 +219,8 @@ def fingerprint(data: TrainingSet, plan: Plan, fixed: Mapping[str, str]) -> str:
     """Digest of what must be the same for trials to be comparable."""
     centres = [(name, np.round(100 * coordinates[name].centres_xy).astype(int).tolist())
                for coordinates in (data.particles, data.negatives) for name in data.names if name in coordinates]
-    known = repr((plan, sorted(fixed.items()), sorted(data.incomplete), centres))
+    masks = sorted(map(str, data.masks.items())), data.max_mask
+    known = repr((plan, sorted(fixed.items()), sorted(data.incomplete), centres, masks))
     return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()
 
 

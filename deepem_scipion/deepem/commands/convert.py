@@ -1,0 +1,104 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem convert`: coordinates from any format into that of another program."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DeepEMError
+from . import console
+from .arguments import COORDINATES, FORMAT_NAMES, add_shifts
+from .assigning import read_assigned
+
+if TYPE_CHECKING:
+    from ..coordinates.formats.base import MicrographPicks
+
+SUMMARY = "convert coordinates between the formats of programs"
+REQUIRED = ("IN", "OUT", "--to FORMAT")
+DESCRIPTION = f"""\
+Read coordinates of any format and write them in that of another program.
+
+IN is {COORDINATES}, or an output folder of `deepem pick`, whose picks are written with decimals and with the paths of \
+the micrographs. The format of IN is recognised.
+
+Formats: {FORMAT_NAMES}. What each holds, and where to load it, is described in the page "Formats" of the \
+documentation."""
+EPILOG = """examples:
+  deepem convert picks relion --to relion
+  deepem convert picks export --to cryosparc,topaz
+  deepem convert cryolo/CBOX boxes --to eman
+  deepem convert boxes export --to cryosparc --micrographs 'mics/*.mrc'"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepem convert` to its parser."""
+    parser.add_argument("input", type=Path, metavar="IN", help="coordinates, or an output folder of `deepem pick`")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; with several formats, one folder in "
+                        "it for each")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="format to write, or several separated by commas")
+    group = parser.add_argument_group("where the format needs it")
+    group.add_argument("--micrographs", nargs="+", metavar="MICS", help="the micrographs: their paths and sizes "
+                       "(default: those of the picking run, if IN is one)")
+    group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
+                       "(default: from their headers)")
+    group.add_argument("--box", type=float, metavar="PX", help="side of the boxes in pixels (default: that of IN)")
+    add_shifts(group)
+    group.add_argument("--flip-y", action="store_true", help="count y from the other side, for coordinates of "
+                       "micrographs that another program holds upside down")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `deepem convert`; returns the exit code."""
+    from ..coordinates.formats.registry import check_formats, write_files
+
+    for name, value in (("box", options.box), ("pixel-size", options.pixel_size)):
+        if value is not None and not 0 < value < 1e6:
+            raise DeepEMError(f"--{name} {value:g}: expected a number above 0")
+    formats = check_formats(options.to)
+    picks = [_changed(each, options) for each in _read(options)]
+    for name in formats:
+        folder = options.output / name if len(formats) > 1 else options.output
+        files = write_files(name, folder, picks)
+        console.print_result(f"{sum(len(each.coordinates.scores) for each in picks)} coordinates of {len(picks)} "
+                             f"micrographs written to {files[0] if len(files) == 1 else folder} ({name})")
+    return console.OK
+
+
+def _read(options: argparse.Namespace) -> list[MicrographPicks]:
+    from ..coordinates.formats.base import MicrographPicks
+    from ..coordinates.formats.headers import MicrographHeaders
+    from ..coordinates.names import short_names
+    from ..micrographs.find import find_micrographs
+    from ..picking.export import picks_of_run
+    from ..picking.results import PickingResults
+
+    paths = find_micrographs(options.micrographs) if options.micrographs else {}
+    if PickingResults(options.input).exists():
+        return picks_of_run(PickingResults(options.input), paths)
+    headers = MicrographHeaders(paths, options.pixel_size)
+    found = read_assigned(options.input, paths, options.apply_shifts, options.pixel_size)
+    short = short_names(found)
+    return [MicrographPicks(short[name], str(paths.get(name, f"{name}.mrc")), coordinates, headers.get(name))
+            for name, coordinates in found.items()]
+
+
+def _changed(picks: MicrographPicks, options: argparse.Namespace) -> MicrographPicks:
+    """Apply --box, --pixel-size and --flip-y."""
+    import numpy as np
+
+    found, info = picks.coordinates, picks.info
+    if options.box is not None:
+        found = replace(found, box_px=options.box)
+    if info is not None and options.pixel_size is not None:
+        info = replace(info, pixel_size_angst=options.pixel_size)
+    if options.flip_y:
+        if info is None:
+            raise DeepEMError(f"{picks.name}: --flip-y needs the height of the micrographs. Give them with "
+                              "--micrographs.")
+        x, y = found.centres_xy.T
+        found = replace(found, centres_xy=np.stack([x, info.shape[0] - 1 - y], axis=1))
+    return replace(picks, coordinates=found, info=info)

@@ -1,0 +1,69 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that limit the picks, of `deepem pick` and `deepem worker`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import DeepEMError
+from .arguments import add_max_mask
+
+if TYPE_CHECKING:
+    from ..model.model import Model
+    from ..picking.selection import Limits
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that limit the picks to a parser."""
+    group = parser.add_argument_group("selection of picks")
+    group.add_argument("--threshold", default="auto", metavar="T", help="minimum score: `auto` (default) or `F1`, the "
+                       "threshold with the best F2 or F1 in the model's validation; `precision=P`, the lowest with a "
+                       "precision of at least P there; or a number from 0 (all candidates) to 1")
+    group.add_argument("--min-distance", type=float, metavar="A", help="minimum distance of two picks in angstrom "
+                       "(default: half the particle diameter)")
+    group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
+                       "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
+                       "(default): the model's, `off`: no limits")
+    add_max_mask(group)
+    group.add_argument("--keep-best", type=float, default=1.0, metavar="FRACTION", help="of the picks of each "
+                       "micrograph keep this share, those with the highest scores (default: all)")
+    group.add_argument("--at-least", type=int, default=0, metavar="N", help="keep N picks of each micrograph whatever "
+                       "--keep-best leaves, if it has as many (default: %(default)s)")
+    group.add_argument("--border", type=float, default=0.0, metavar="A", help="minimum distance of a pick from the "
+                       "border of the micrograph in angstrom (default: %(default)s)")
+
+
+def chosen_limits(options: argparse.Namespace, model: Model) -> Limits:
+    """Return the limits of the picks: the model's, replaced by those given."""
+    from ..picking.selection import Limits
+
+    limits = Limits.of_model(model)
+    return Limits(_threshold(options.threshold, model),
+                  limits.min_distance_angst if options.min_distance is None else options.min_distance,
+                  _std_range(options.std_range, model), options.border, options.max_mask,
+                  options.keep_best, options.at_least)
+
+
+def _threshold(text: str, model: Model) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return model.threshold_for(text)
+    if not 0 <= value <= 1:
+        raise DeepEMError(f"--threshold {text}: expected auto, F1, precision=P, or a number from 0 to 1")
+    return value
+
+
+def _std_range(words: Sequence[str], model: Model) -> tuple[float, float] | None:
+    if list(words) in (["auto"], ["off"]):
+        return model.std_range if words[0] == "auto" else None
+    try:
+        low, high = (float(word) for word in words)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high:
+        raise DeepEMError(f"--std-range {' '.join(words)}: expected `auto`, `off`, or two numbers, the smaller first")
+    return low, high

@@ -1,0 +1,83 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem studio`: check picks, correct them and train on the corrections, in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import logging
+import socket
+from pathlib import Path
+
+from ..errors import DeepEMError
+from . import console
+from .arguments import add_threads
+
+log = logging.getLogger("deepem")
+
+SUMMARY = "see picks, correct them, in the browser"
+REQUIRED = ("[MICROGRAPHS ... | RESULTS]",)
+DESCRIPTION = ("Open micrographs, or the output folder of `deepem pick`, in the browser: see picks and all other "
+               "candidates, move the limits, add and remove particles. Everything is saved at once; the same command "
+               "resumes the session. The page is served on this machine only.")
+EPILOG = """examples:
+  deepem studio mics --diameter 120
+  deepem studio mics --model apoferritin.deepem
+  deepem studio picks
+  deepem studio mics --coordinates topaz.star
+  deepem studio --project deepem-studio
+
+Particles and negatives that were marked are written to the folders `particles` and `negatives` of the session, as .box
+files for `deepem train --coordinates` and `--negatives`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepem studio` to its parser."""
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="micrographs (files, folders, quoted patterns or "
+                        "lists), or one output folder of `deepem pick`; nothing to resume a session")
+    parser.add_argument("--project", type=Path, metavar="DIR", help="folder of the session (default: `studio` in the "
+                        "output folder of `deepem pick`, otherwise `deepem-studio`)")
+    parser.add_argument("--model", type=Path, metavar="MODEL", help="model to pick with (default: candidates of the "
+                        "particle's size)")
+    parser.add_argument("--diameter", type=float, metavar="A", help="particle diameter in angstrom; it can also be set "
+                        "on the page")
+    parser.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
+                        "(default: from their headers)")
+    parser.add_argument("--bright", action="store_true", help="particles are brighter than the background")
+    parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: a "
+                        "folder of .box or .star files, or one such file")
+    parser.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates to compare with, a "
+                        "folder of .box or .star files, or one such file")
+    parser.add_argument("--save", action="store_true", help="save the picks of all micrographs at the end, like the "
+                        "button *Save picks*")
+    group = parser.add_argument_group("page")
+    group.add_argument("--no-browser", action="store_true", help="print the address only")
+    group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 8642 on)")
+    group.add_argument("--host", default="127.0.0.1", metavar="NAME", help="interface to listen on (default: "
+                       "%(default)s, which other machines cannot reach)")
+    add_threads(group)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `deepem studio`; returns the exit code."""
+    try:
+        from ..studio.opening import Wanted, open_session
+        from ..studio.serving import Address, open_browser, serve
+    except ImportError as error:
+        raise DeepEMError(f"the studio needs a package that is missing ({error.name}); install it with: pip install "
+                          "starlette uvicorn") from error
+    project, settings = open_session(Wanted(
+        options.sources, options.project, options.model, options.pixel_size, options.diameter,
+        options.coordinates, options.reference, options.bright))
+
+    def ready(address: Address) -> None:
+        console.print_result(f"studio: {address.url}")
+        if options.no_browser or not open_browser(address, project.folder):
+            log.info("on another computer: ssh -L %d:127.0.0.1:%d %s@%s, and open this address there", address.port,
+                     address.port, getpass.getuser(), socket.gethostname())
+        log.info("%d micrographs; saved in %s; end with Ctrl+C", len(settings.micrographs), project.folder)
+
+    serve(project, settings, options.host, options.port, options.threads, options.save, ready)
+    log.info("the session is saved in %s", project.folder)
+    return console.OK

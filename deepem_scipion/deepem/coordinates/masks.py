@@ -1,0 +1,177 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Masks of carbon film, ice and other contamination, from any program.
+
+A mask is an image of the same field of view as its micrograph, with any number of pixels: 1 (or the largest value)
+where there is contamination, 0 where there is none, or a probability in between, as MicrographCleaner writes it. The
+first row of a PNG file is y = 0, as that of an MRC file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DeepEMError
+from ..micrographs.find import IMAGE_ENDINGS
+from ..micrographs.images import read_pixels
+from ..micrographs.limits import check_shape, format_shape
+from .names import NameMatch, by_micrograph
+
+PNG = ".png"
+ENDINGS = (*IMAGE_ENDINGS, ".mrcs", PNG)
+# What programs append to the name of a micrograph.
+_SUFFIX = re.compile(r"_(pred(icted)?_?)?masks?$", re.IGNORECASE)
+# Height over width of mask and micrograph may differ by this factor, since binning cuts rows and columns.
+_ASPECT_TOLERANCE = 0.03
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask of one micrograph.
+
+    Attributes
+    ----------
+    values : (rows, columns) float32 array
+        From 0, no contamination, to 1; of any size.
+    """
+
+    values: np.ndarray
+
+    def at(self, points_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Return the values at some points.
+
+        Parameters
+        ----------
+        points_xy : (n, 2) array
+            Points as x, y in pixels of the micrograph.
+        shape : tuple of int
+            Rows and columns of the micrograph.
+
+        Returns
+        -------
+        (n,) float64 array
+            Of the closest pixel of the mask.
+        """
+        size = np.array(self.values.shape)
+        places = np.floor((points_xy[:, ::-1] + 0.5) * size / shape).astype(int)
+        rows, columns = np.clip(places, 0, size - 1).T
+        values: np.ndarray = self.values[rows, columns].astype(np.float64)
+        return values
+
+    def resized(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return the mask with as many pixels as an image of the same field of view, by the closest pixel.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Rows and columns.
+
+        Returns
+        -------
+        (rows, columns) float32 array
+        """
+        rows, columns = (np.clip(np.floor((np.arange(n) + 0.5) * size / n).astype(int), 0, size - 1)
+                         for n, size in zip(shape, self.values.shape))
+        return self.values[np.ix_(rows, columns)]
+
+
+def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> tuple[dict[str, Path], NameMatch]:
+    """Find the masks of micrographs by name.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder with MRC, TIFF and PNG files, whose names are those of the micrographs, perhaps with _mask at the end.
+    micrographs : mapping of str to Path
+        Files by name.
+
+    Returns
+    -------
+    masks : dict of str to Path
+        Files of masks by the name of the micrograph.
+    match : NameMatch
+        See `names.match_names`.
+
+    Raises
+    ------
+    DeepEMError
+        If the folder cannot be read, no mask is found, or it is not clear to which micrograph one belongs.
+    """
+    try:
+        files = sorted(path for path in Path(folder).rglob("*")
+                       if path.name.lower().endswith(ENDINGS) and path.is_file())
+    except OSError as error:
+        raise DeepEMError(f"{folder} cannot be read: {error.strerror}.") from error
+    named: dict[str, Path] = {}
+    for path in files:
+        name = _SUFFIX.sub("", os.path.splitext(path.relative_to(folder).as_posix())[0])
+        if name in named:
+            raise DeepEMError(f"{named[name]} and {path} are both masks of {name!r}. Keep one of them.")
+        named[name] = path
+    masks, match = by_micrograph(micrographs, named, folder)
+    if not masks:
+        raise DeepEMError(f"{folder}: none of the {len(files)} images is a mask of one of the {len(micrographs)} "
+                          f"micrographs. Expected files named like them ({', '.join(ENDINGS)}), perhaps with _mask at "
+                          "the end.")
+    return masks, match
+
+
+def read_mask(path: str | Path, shape: tuple[int, int], tiff_rows: str = "bottom") -> Mask:
+    """Read a mask.
+
+    Parameters
+    ----------
+    path : str or Path
+        MRC, TIFF or PNG file.
+    shape : tuple of int
+        Rows and columns of the micrograph.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
+
+    Returns
+    -------
+    Mask
+
+    Raises
+    ------
+    DeepEMError
+        If the file cannot be read, has negative values, or another aspect ratio than the micrograph.
+    """
+    path = Path(path)
+    values = _read_png(path) if path.suffix.lower() == PNG else read_pixels(path, tiff_rows, may_be_constant=True)
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < 0:
+        raise DeepEMError(f"{path}: the mask has values down to {lowest:g}. Expected 0 where nothing is masked, up "
+                          "to 1 or to the largest value of its type.")
+    rows, columns = values.shape
+    if abs(np.log(rows / columns * shape[1] / shape[0])) > _ASPECT_TOLERANCE:
+        raise DeepEMError(f"{path}: a mask of {format_shape(values.shape)} pixels does not fit a micrograph of "
+                          f"{format_shape(shape)} (rows x columns). Expected the same aspect ratio.")
+    return Mask(values / np.float32(highest) if highest > 1 else values)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            check_shape(path, (image.height, image.width))
+            grey = image if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16") else image.convert("L")
+            values = np.asarray(grey).astype(np.float32)
+    except DeepEMError:
+        raise
+    except OSError as error:
+        raise DeepEMError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # a damaged file can raise nearly anything inside the library
+        raise DeepEMError(f"{path} cannot be read as PNG ({type(error).__name__}: {error}).") from error
+    if not np.isfinite(values).all():
+        raise DeepEMError(f"{path} holds values that are not finite numbers.")
+    return values

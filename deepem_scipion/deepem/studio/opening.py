@@ -1,0 +1,179 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a session shows, from micrographs, a results folder or a folder saved before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..coordinates.coordinates import Coordinates
+from ..coordinates.read import read_coordinates
+from ..errors import DeepEMError
+from ..micrographs.find import find_micrographs
+from ..micrographs.micrograph import read_pixel_size
+from ..model.files import load_model
+from ..picking.candidates import Candidates
+from ..picking.results import PickingResults
+from ..picking.selection import PICKED, Limits
+from ..picking.settings import RunSettings
+from ..picking.summary import MicrographResult
+from .project import StudioProject, StudioSettings
+from .suggestions import default_limits
+
+# In angstrom, until somebody gives another one.
+USUAL_DIAMETER = 150.0
+DEFAULT_FOLDER = "deepem-studio"
+# Distance from the border of coordinates, for which it does not count.
+FAR_PX = 1e6
+# Headers that are read to find the pixel size.
+_TRIED = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a session is to show; what is not given is found in the files.
+
+    Attributes
+    ----------
+    sources : sequence of str or Path
+        Micrographs as for `find_micrographs`, or one results folder; none to resume a session.
+    project : Path, optional
+        Folder of the session. Default: `studio` in the results folder, or `deepem-studio` in the current folder.
+    model : Path, optional
+    pixel_size_angst, diameter_angst : float, optional
+    coordinates : Path, optional
+        Coordinates to correct, of any picker.
+    reference : Path, optional
+        Reference coordinates.
+    bright : bool
+        Whether particles are brighter than the background.
+    """
+
+    sources: Sequence[str | Path] = ()
+    project: Path | None = None
+    model: Path | None = None
+    pixel_size_angst: float | None = None
+    diameter_angst: float | None = None
+    coordinates: Path | None = None
+    reference: Path | None = None
+    bright: bool = False
+
+
+def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
+    """Open the folder of a session and find out what it shows.
+
+    Parameters
+    ----------
+    wanted : Wanted
+
+    Returns
+    -------
+    project : StudioProject
+        Open; whoever called closes it.
+    settings : StudioSettings
+
+    Raises
+    ------
+    DeepEMError
+        Nothing is given that could be shown, a file cannot be read, or the session is open elsewhere.
+    """
+    results = _results(wanted.sources)
+    folder = wanted.project or (results.folder / "studio" if results else Path(DEFAULT_FOLDER))
+    project = StudioProject(folder)
+    if not wanted.sources and not project.exists():
+        raise DeepEMError(f"{folder} holds no session. Give micrographs, or the output folder of `deepem pick`.")
+    new = _of_results(results, wanted) if results else _of_micrographs(wanted) if wanted.sources else None
+    project.open()
+    try:
+        if new is None:
+            settings = _changed(project.read(), wanted)
+        else:
+            if wanted.coordinates and not project.exists():
+                new = _with_coordinates(project, new, read_coordinates(wanted.coordinates))
+            settings = _changed(project.resume(new), wanted)
+    except BaseException:
+        project.close()
+        raise
+    return project, settings
+
+
+def _results(sources: Sequence[str | Path]) -> PickingResults | None:
+    """The results folder among the sources, if that is what they are."""
+    if len(sources) == 1 and Path(sources[0]).is_dir():
+        found = PickingResults(Path(sources[0]).absolute())
+        if found.exists():
+            return found
+    return None
+
+
+def _of_micrographs(wanted: Wanted) -> StudioSettings:
+    paths = {name: os.path.abspath(path) for name, path in find_micrographs(wanted.sources).items()}
+    model = load_model(wanted.model) if wanted.model else None
+    diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
+    limits = Limits.of_model(model) if model else default_limits(diameter)
+    return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
+                          str(wanted.model.absolute()) if wanted.model else None)
+
+
+def _with_coordinates(project: StudioProject, settings: StudioSettings, found: Mapping[str, Coordinates],
+                      ) -> StudioSettings:
+    """Write coordinates as candidates, all of them picked; returns settings that show them."""
+    known = {name: found[name] for name in settings.micrographs if name in found}
+    if not known:
+        raise DeepEMError(f"none of the {len(settings.micrographs)} micrographs has coordinates; there are coordinates "
+                          f"of {', '.join(sorted(found)[:3]) or 'no micrograph'} ... They are matched by file name.")
+    scores = np.concatenate([each.scores for each in known.values()])
+    low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
+    low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
+    limits = Limits(0.0, 0.0)
+    results, listed = project.start, {}
+    results.make()
+    for name, path in settings.micrographs.items():
+        each = known.get(name)
+        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
+        candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
+                                np.full(len(shown), FAR_PX))
+        reasons = np.full(len(shown), PICKED, dtype="U9")
+        results.write_micrograph(name, candidates, reasons, 2)
+        listed[name] = MicrographResult.of(path, candidates, reasons)
+    results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
+    return replace(settings, limits=limits, results=str(results.folder.absolute()), score_range=(low, high))
+
+
+def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
+    run = results.read_settings()
+    paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
+    if not paths:
+        raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
+    return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
+                          wanted.diameter_angst or run.diameter_angst, run.limits,
+                          str(wanted.model.absolute()) if wanted.model else None, str(results.folder))
+
+
+def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
+    """Settings with what is given now."""
+    given: Mapping[str, object] = {
+        "pixel_size_angst": wanted.pixel_size_angst, "diameter_angst": wanted.diameter_angst,
+        "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None}
+    return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _pixel_size(paths: Iterable[str], given: float | None) -> float:
+    """The pixel size given, or that of the first micrograph whose header has one."""
+    if given is not None:
+        return given
+    problem = ""
+    for path in list(paths)[:_TRIED]:
+        try:
+            size = read_pixel_size(path)
+        except DeepEMError as error:
+            problem = problem or str(error)
+        else:
+            if size is not None:
+                return size
+    raise DeepEMError(problem or "the micrographs do not give their pixel size. Give it with --pixel-size (angstrom).")

@@ -1,0 +1,248 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The folder of a studio session: what it shows, the edits, models and picks; open in one studio at a time."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from ..atomic import atomic_write
+from ..errors import DeepEMError
+from ..picking.results import PickingResults
+from ..picking.selection import Limits
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StudioSettings:
+    """What a session shows.
+
+    Attributes
+    ----------
+    micrographs : mapping of str to str
+        Absolute path of each micrograph by its name.
+    pixel_size_angst, diameter_angst : float
+        Of the micrographs and of the particle.
+    limits : Limits
+        Limits of the picks shown.
+    model : str, optional
+        Model that found the candidates; None: there is none, they are suggested by their size.
+    results : str, optional
+        Results folder with the candidates to start from.
+    reference : str, optional
+        Reference coordinates, a file or a folder.
+    bright : bool
+        Whether particles are brighter than the background, for suggestions.
+    turn : int
+        How many times a model was learnt.
+    score_range : tuple of (float, float)
+        Scores of the coordinates that the session began with which are shown as 0 and 1.
+    """
+
+    micrographs: Mapping[str, str]
+    pixel_size_angst: float
+    diameter_angst: float
+    limits: Limits
+    model: str | None = None
+    results: str | None = None
+    reference: str | None = None
+    bright: bool = False
+    turn: int = 0
+    score_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in self.micrographs:
+            if not name or name in (".", "..") or "/" in name or "\0" in name:
+                raise DeepEMError(f"{name!r}: expected the name of a micrograph, without slash")
+        for what, value in (("pixel size", self.pixel_size_angst), ("particle diameter", self.diameter_angst)):
+            if not 0 < value < math.inf:
+                raise DeepEMError(f"{what} {value:g}: expected angstrom, above 0")
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> StudioSettings:
+        """Return settings from plain values; raises TypeError, ValueError, LookupError or AttributeError."""
+        limits = plain["limits"]
+        std_range = limits["std_range"]
+        names = {str(name): str(path) for name, path in plain["micrographs"].items()}
+        texts = {key: None if plain.get(key) is None else str(plain[key]) for key in ("model", "results", "reference")}
+        return cls(names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), Limits(
+            float(limits["threshold"]), float(limits["min_distance_angst"]),
+            None if std_range is None else (float(std_range[0]), float(std_range[1])), float(limits["border_angst"])),
+            **texts, bright=bool(plain.get("bright")), turn=int(plain.get("turn", 0)),
+            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
+
+
+@dataclass
+class StudioProject:
+    """Files of a session.
+
+    Attributes
+    ----------
+    folder : Path
+        Made where it does not exist.
+    """
+
+    folder: Path
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+    @property
+    def edits(self) -> Path:
+        """The log of edits."""
+        return self.folder / "edits.jsonl"
+
+    @property
+    def particles(self) -> Path:
+        """Folder of .box files with the particles of the micrographs that have been edited."""
+        return self.folder / "particles"
+
+    @property
+    def negatives(self) -> Path:
+        """Folder of .box files with what was marked as a negative."""
+        return self.folder / "negatives"
+
+    def model(self, turn: int) -> Path:
+        """Path of the model that was learnt in a turn."""
+        return self.folder / "models" / f"model-{turn}.deepem"
+
+    @property
+    def start(self) -> PickingResults:
+        """Coordinates that a session began with, as candidates."""
+        return PickingResults(self.folder / "start")
+
+    def results(self, turn: int) -> PickingResults:
+        """Candidates that the model of a turn found."""
+        return PickingResults(self.folder / "picks" / f"{turn}")
+
+    @property
+    def output(self) -> PickingResults:
+        """Picks and model as they are saved at the end."""
+        return PickingResults(self.folder / "output")
+
+    def write_turn(self, settings: StudioSettings) -> None:
+        """Keep what a turn shows, without the list of micrographs; raises DeepEMError where this is impossible."""
+        self._write(self.folder / "turns" / f"{settings.turn}.json", replace(settings, micrographs={}))
+
+    def read_turn(self, turn: int) -> StudioSettings:
+        """Read what a turn showed; raises DeepEMError where this is impossible."""
+        return self._read(self.folder / "turns" / f"{turn}.json")
+
+    def exists(self) -> bool:
+        """Whether a session was saved here."""
+        return self._settings.exists()
+
+    def open(self) -> None:
+        """Make the folder, and keep other studios out until `close`.
+
+        Raises
+        ------
+        DeepEMError
+            The folder cannot be made, or another studio has opened it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise DeepEMError(f"{self.folder}: the session cannot be saved there ({error.strerror}). Give another "
+                              "folder with --project.") from error
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            who = " ".join(lock.read(500).split()) or "somebody"
+            lock.close()
+            raise DeepEMError(f"{self.folder} is open in another studio: {who}. Close it there, or give another "
+                              "folder with --project.") from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}, since "
+                   f"{time.strftime('%Y-%m-%d %H:%M')}\n")
+        lock.flush()
+        self._lock = lock
+
+    def close(self) -> None:
+        """Let other studios in."""
+        if self._lock is not None:
+            self._lock.seek(0)
+            self._lock.truncate()
+            self._lock.close()
+            self._lock = None
+
+    def read(self) -> StudioSettings:
+        """Read the settings.
+
+        Returns
+        -------
+        StudioSettings
+
+        Raises
+        ------
+        DeepEMError
+            There are none, or they are damaged.
+        """
+        return self._read(self._settings)
+
+    @staticmethod
+    def _read(path: Path) -> StudioSettings:
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            if plain["format"] != FORMAT:
+                raise ValueError(f"format {plain['format']}, expected {FORMAT}")
+            return StudioSettings.from_dict(plain)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            raise DeepEMError(f"{path}: expected the settings of a session as written by `deepem studio` "
+                              f"({type(error).__name__}: {error})") from error
+
+    def write(self, settings: StudioSettings) -> None:
+        """Write the settings; raises DeepEMError where they cannot be written."""
+        self._write(self._settings, settings)
+
+    @staticmethod
+    def _write(path: Path, settings: StudioSettings) -> None:
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path) as handle:
+            json.dump({"format": FORMAT, **asdict(settings)}, handle, indent=1)
+
+    def resume(self, wanted: StudioSettings) -> StudioSettings:
+        """Return the settings saved here for the micrographs of others, or these others where there are none.
+
+        Parameters
+        ----------
+        wanted : StudioSettings
+            For a new session.
+
+        Returns
+        -------
+        StudioSettings
+
+        Raises
+        ------
+        DeepEMError
+            The session saved here is one of other micrographs.
+        """
+        if not self.exists():
+            return wanted
+        saved = self.read()
+        if lost := sorted(set(saved.micrographs) - set(wanted.micrographs)):
+            raise DeepEMError(f"{self.folder} holds a session of other micrographs ({', '.join(lost[:3])} ...). Give "
+                              "these as well, or another folder with --project.")
+        return replace(saved, micrographs=wanted.micrographs, reference=wanted.reference or saved.reference)
+
+    @property
+    def _settings(self) -> Path:
+        return self.folder / "studio.json"

@@ -1,0 +1,205 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server of the studio: the page, and what it asks for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import DeepEMError
+from .guard import Guard
+from .pictures import Look, Pictures
+from .queue import Queue
+from .session import Session
+from .teacher import Teacher
+from .views import Views
+
+log = logging.getLogger(__name__)
+
+STATIC = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+class Api:
+    """Answers of the server.
+
+    Parameters
+    ----------
+    session : Session
+    queue : Queue
+        Learns what is in view.
+    close : callable
+        Ends the server.
+    """
+
+    def __init__(self, session: Session, queue: Queue, close: Callable[[], None]) -> None:
+        self.session, self.queue, self._close = session, queue, close
+        self.teacher, self.pictures = Teacher(session, queue), Pictures()
+        self.views = Views(session, self.teacher)
+        queue.when_idle = lambda worker: self.teacher.when_all_found()
+
+    def app(self, token: str, host: str = "127.0.0.1") -> Guard:
+        """Return the ASGI application; see `Guard` for the parameters."""
+        answers: Mapping[str, Callable[..., Any]] = {
+            "session": self.describe, "changes": self.changes, "micrograph/{number:int}": self.micrograph,
+            "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map}
+        actions: Mapping[str, Callable[..., Any]] = {
+            "limits": self.limits, "edit/{number:int}": self.edit, "undo": self.undo, "redo": self.redo,
+            "settings": self.settings, "learn": self.learn, "take": self.take, "back": self.back, "save": self.save,
+            "close": self.close}
+        routes = [Route("/", _static_file), Route("/static/{name}", _static_file)]
+        routes += [Route(f"/api/{path}", _answer(function)) for path, function in answers.items()]
+        routes += [Route(f"/api/{path}", _answer(function), methods=["POST"]) for path, function in actions.items()]
+        return Guard(Starlette(routes=routes), token, host)
+
+    # -- what is shown
+
+    def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What does not change, and the list of micrographs."""
+        return {**self.views.description(), **self.views.summary()}
+
+    def changes(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Wait until the version differs from `since`, then return the list of micrographs."""
+        self.session.wait(_whole(request, "since"))
+        return self.views.summary()
+
+    def micrograph(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One micrograph with its circles; it and those after it are picked first."""
+        number = _whole(request, "number")
+        self.queue.view(self.session.name(number))
+        return self.views.micrograph(number)
+
+    def tile(self, request: Mapping[str, Any]) -> bytes:
+        """A tile of a micrograph as JPEG file."""
+        path = self.session.path(_whole(request, "number"))
+        pixel_size, diameter = self.session.settings.pixel_size_angst, self.session.settings.diameter_angst
+        low_pass = max(0.0, min(_number(request, "low_pass", 0.0), diameter)) / pixel_size
+        look = Look(low_pass, diameter / pixel_size if _number(request, "flat", 0.0) else 0.0)
+        level, column, row = (_whole(request, key) for key in ("level", "column", "row"))
+        return self.pictures.tile(path, level, column, row, look)
+
+    def score_map(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The score map of a micrograph: its place in pixels of the micrograph, and values from 0 to 255."""
+        return self.views.score_map(_whole(request, "number"))
+
+    # -- what is done
+
+    def limits(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Apply other limits; returns the list, and the micrograph in view."""
+        std_range = (_number(request, "low"), _number(request, "high")) if request.get("ranged") is True else None
+        self.session.set_limits(_number(request, "threshold"), _number(request, "distance"), std_range)
+        return self._both(_whole(request, "number"))
+
+    def edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Edit the marks of a micrograph; returns the list, and the micrograph."""
+        number = _whole(request, "number")
+        self.session.edit(number, request)
+        return self._both(number)
+
+    def undo(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take back the last edit; returns the list, and its micrograph."""
+        return self._both(self.session.undo())
+
+    def redo(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the last edit again; returns the list, and its micrograph."""
+        return self._both(self.session.undo(redo=True))
+
+    def settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Change the diameter or the contrast of suggestions; returns the list, and the micrograph in view."""
+        changes: dict[str, Any] = {}
+        if "diameter" in request:
+            changes["diameter_angst"] = _number(request, "diameter")
+        if "bright" in request:
+            changes["bright"] = request["bright"] is True
+        self.session.update(**changes)
+        self.queue.wake()
+        return self._both(_whole(request, "number"))
+
+    def learn(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Learn from the marks; with `final` longer, and then pick and save everything."""
+        self.teacher.learn(request.get("final") is True)
+        return self._both(-1)
+
+    def take(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the model that was worse."""
+        self.teacher.take()
+        return self._both(-1)
+
+    def back(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return to the model before."""
+        self.teacher.back()
+        return self._both(-1)
+
+    def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Write picks and model; returns the folder."""
+        return {"folder": str(self.teacher.save())}
+
+    def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """End the server; everything is saved."""
+        self._close()
+        return {"closed": True}
+
+    def _both(self, number: int) -> dict[str, Any]:
+        return {"summary": self.views.summary(), "micrograph": self.views.micrograph(number) if number >= 0 else {}}
+
+
+def _answer(function: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Awaitable[Response]]:
+    """Endpoint of a function of the request's values, which runs in a thread."""
+
+    async def endpoint(request: Request) -> Response:
+        values: dict[str, Any] = dict(request.query_params)
+        try:
+            if request.method == "POST":
+                sent = json.loads(await request.body() or b"{}")
+                if not isinstance(sent, dict):
+                    raise DeepEMError("expected a JSON object")
+                values.update(sent)
+            values.update(request.path_params)
+            found = await run_in_threadpool(function, values)
+        except (DeepEMError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+            return _json({"problem": str(error)}, 400)
+        except Exception as error:
+            log.exception("the request %s failed", request.url.path)
+            return _json({"problem": f"internal error ({type(error).__name__}: {error})"}, 500)
+        return Response(found, media_type="image/jpeg") if isinstance(found, bytes) else _json(found)
+
+    return endpoint
+
+
+def _json(found: Any, status: int = 200) -> Response:
+    # ASCII, because the names of files need not be valid UTF-8.
+    return Response(json.dumps(found, allow_nan=False), status, media_type="application/json")
+
+
+async def _static_file(request: Request) -> Response:
+    """One of the files of the page, which belong to the package."""
+    name = request.path_params.get("name", "index.html")
+    folder = files(__package__) / "static"
+    if name not in {each.name for each in folder.iterdir()}:
+        return Response("not found", 404)
+    return Response((folder / name).read_bytes(), media_type=STATIC[Path(name).suffix])
+
+
+def _number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    found = values.get(key, default)
+    try:
+        number = float(found)
+        if not abs(number) < 1e9 or isinstance(found, bool):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise DeepEMError(f"{key} {str(found)[:50]!r}: expected a number") from None
+    return number
+
+
+def _whole(values: Mapping[str, Any], key: str) -> int:
+    return int(_number(values, key))

@@ -1,0 +1,300 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A session of the studio: micrographs, candidates, limits and marks, and what the page shows of them."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..coordinates.box import write_box
+from ..coordinates.coordinates import Coordinates
+from ..coordinates.read import read_coordinates
+from ..errors import DeepEMError
+from ..picking.candidates import Candidates
+from ..picking.results import PickingResults
+from ..picking.review import Part
+from ..picking.selection import PICKED, Limits
+from .collection import Collection
+from .editing import MARKED, Shown, change
+from .marks import NEGATIVE, PARTICLE, EditLog, Mark
+from .project import StudioProject, StudioSettings
+
+# A change that nobody waits for is shown after at most this many seconds.
+POLL_SECONDS = 20.0
+# Limits that are being tried are saved at most once in this many seconds.
+SAVE_SECONDS = 2.0
+
+
+class Session:
+    """An open session; may be used by several threads.
+
+    Parameters
+    ----------
+    project : StudioProject
+        Open.
+    settings : StudioSettings
+
+    Attributes
+    ----------
+    settings : StudioSettings
+    names : tuple of str
+        Micrographs; pages and requests call them by their number.
+    log : EditLog
+    collection : Collection
+        Candidates.
+    before : dict of str to list of Mark
+        Picks of the micrographs whose candidates were replaced, before that.
+    reference : mapping of str to Coordinates
+        Reference coordinates by name of the micrograph.
+    version : int
+        Increases with every change.
+    state, problem : str
+        What is being done, and what went wrong last.
+    changed : threading.Condition
+        Held while something changes.
+
+    Raises
+    ------
+    DeepEMError
+        A file of the session or the reference coordinates cannot be read.
+    """
+
+    def __init__(self, project: StudioProject, settings: StudioSettings) -> None:
+        self.project, self.settings = project, settings
+        self.names = tuple(settings.micrographs)
+        self.log = EditLog(project.edits)
+        self.reference = read_coordinates(settings.reference) if settings.reference else {}
+        self.version, self.state, self.problem = 1, "", ""
+        self.changed = threading.Condition(threading.RLock())
+        self.before: dict[str, list[Mark]] = {}
+        self.collection = self._new_collection()
+        self._saved = 0.0
+        self.save()
+
+    def close(self) -> None:
+        """Close the files, and write particles and negatives as .box files."""
+        with self.changed:
+            self.log.close()
+            self.save()
+            self.write_marks()
+
+    def write_marks(self) -> None:
+        """Write the particles and negatives of all micrographs with marks as .box files; raises DeepEMError."""
+        for name, marks in self.log.marks.items():
+            if name not in self.settings.micrographs:
+                continue
+            for kind, folder in ((PARTICLE, self.project.particles), (NEGATIVE, self.project.negatives)):
+                values = np.array([mark.values for mark in marks if mark.kind == kind], float).reshape(-1, 3)
+                folder.mkdir(exist_ok=True)
+                write_box(folder / f"{name}.box", values[:, :2], values[:, 2], self.box_px)
+
+    # -- candidates
+
+    def stored(self) -> list[tuple[PickingResults, list[str]]]:
+        """Return the results folders with candidates to be read, and the micrographs; these are listed from now on."""
+        found = []
+        for results in (self.began_with(), self.project.results(self.settings.turn)):
+            if results is not None:
+                micrographs = {name: result for name, result in results.read_micrographs().items()
+                               if name in self.settings.micrographs}
+                with self.changed:
+                    self.collection.expect(micrographs)
+                found.append((results, [name for name, result in micrographs.items() if result.ok]))
+        self.touch()
+        return found
+
+    def put_stored(self, results: PickingResults, parts: Mapping[str, Part]) -> None:
+        """Show candidates that were stored in a results folder."""
+        own = results.folder == self.project.results(self.settings.turn).folder
+        with self.changed:
+            for name, part in parts.items():
+                path = self.settings.micrographs[name]
+                if own:  # whose reasons are those of other limits
+                    self.collection.put(name, path, part[0])
+                else:
+                    self.collection.put_part(name, path, part)
+            self.touch()
+
+    def all_read(self) -> None:
+        """Let micrographs whose stored candidates could not be read be picked again."""
+        with self.changed:
+            self.collection.forget_missing()
+            self.touch()
+
+    @property
+    def max_distance_px(self) -> float:
+        """Largest minimum distance that can be tried, in pixels of the micrographs."""
+        return self.collection.max_distance_px
+
+    def put(self, name: str, candidates: Candidates, settings: StudioSettings) -> None:
+        """Show new candidates of a micrograph, and store them, unless they were found with other settings."""
+        results, path = self.project.results(self.settings.turn), self.settings.micrographs[name]
+        with self.changed:
+            if _source(settings) != _source(self.settings):
+                return
+            before = self.shown(name).picks if self.collection.found(name) else None
+            self.collection.put(name, path, candidates)
+            shown = self.shown(name)
+            if before is not None:
+                self.before[name] = before
+            reasons = np.where(shown.reasons == MARKED, PICKED, shown.reasons)
+            results.make()
+            results.write_micrograph(name, candidates, reasons, self.box_px)
+            results.append({name: self.collection.result(name)})
+            self.touch()
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note why candidates of a micrograph cannot be found."""
+        with self.changed:
+            self.collection.fail(name, self.settings.micrographs[name], reason)
+            self.touch()
+
+    def waiting(self, first: str = "") -> str:
+        """Return the next micrograph without candidates: the one given, those after it, then those before it."""
+        with self.changed:
+            start = self.names.index(first) if first in self.settings.micrographs else 0
+            for name in self.names[start:] + self.names[:start]:
+                if not self.collection.is_expected(name):
+                    return name
+        return ""
+
+    @property
+    def box_px(self) -> int:
+        """Side of the boxes written, in pixels of the micrographs."""
+        from ..picking.box import default_box_px
+
+        return default_box_px(self.settings.diameter_angst, self.settings.pixel_size_angst)
+
+    def began_with(self) -> PickingResults | None:
+        """The results folder that the session began with, unless a model was learnt since."""
+        return None if self.settings.results is None or self.settings.turn else PickingResults(self.settings.results)
+
+    def _new_collection(self) -> Collection:
+        limits = self.settings.limits
+        stored = self.began_with()
+        if stored is not None and stored.exists():
+            limits = stored.read_settings().limits
+        found = Collection(self.names, self.settings.pixel_size_angst, self.settings.diameter_angst, limits)
+        found.limits = self.settings.limits
+        return found
+
+    # -- what is changed
+
+    def touch(self) -> None:
+        """Let all pages know that something has changed."""
+        with self.changed:
+            self.version += 1
+            self.changed.notify_all()
+
+    def report(self, state: str | None = None, problem: str | None = None) -> None:
+        """Show what is being done, or what went wrong."""
+        with self.changed:
+            self.state = self.state if state is None else state
+            self.problem = self.problem if problem is None else problem
+            self.touch()
+
+    def wait(self, version: int, seconds: float = POLL_SECONDS) -> None:
+        """Wait until the version is another one, for a number of seconds at most."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.version != version, seconds)
+
+    def update(self, **changes: Any) -> None:
+        """Change settings and save them; another diameter or contrast discards suggested candidates.
+
+        Parameters
+        ----------
+        **changes
+            Fields of `StudioSettings`.
+
+        Raises
+        ------
+        DeepEMError
+            A value makes no sense, or the settings cannot be saved.
+        """
+        with self.changed:
+            before, self.settings = self.settings, replace(self.settings, **changes)
+            # A moving slider must not wait for the disk.
+            if changes.keys() != {"limits"} or time.monotonic() - self._saved > SAVE_SECONDS:
+                self.save()
+            if _source(before) != _source(self.settings):
+                if before.turn <= self.settings.turn:  # otherwise to be read again
+                    shutil.rmtree(self.project.results(self.settings.turn).folder, ignore_errors=True)
+                self.collection = self._new_collection()
+            self.collection.limits = self.settings.limits
+            self.touch()
+
+    def remember(self, settings: StudioSettings) -> None:
+        """Keep model and limits of a turn, to which `back` may return."""
+        self.project.write_turn(settings)
+
+    def save(self) -> None:
+        """Write the settings; raises DeepEMError where this is impossible."""
+        with self.changed:
+            self.project.write(self.settings)
+            self._saved = time.monotonic()
+
+    def set_limits(self, threshold: float, min_distance_angst: float, std_range: tuple[float, float] | None) -> None:
+        """Apply other limits to all micrographs; raises DeepEMError where they make no sense."""
+        limits = Limits(threshold, min(min_distance_angst, self.collection.ranges()["distance"]), std_range,
+                        self.settings.limits.border_angst)
+        self.update(limits=limits)
+
+    def edit(self, number: int, request: Mapping[str, Any]) -> None:
+        """Edit the marks of a micrograph, see `editing.change`.
+
+        Raises
+        ------
+        DeepEMError
+            The request is not understood, or the edit cannot be saved.
+        """
+        with self.changed:
+            name = self.name(number)
+            self.log.do(name, *change(self.shown(name), request))
+            self.touch()
+
+    def undo(self, redo: bool = False) -> int:
+        """Take back the last edit, or make it again; returns the number of its micrograph, -1 where there is none."""
+        with self.changed:
+            name = self.log.redo() if redo else self.log.undo()
+            self.touch()
+            return self.names.index(name) if name in self.settings.micrographs else -1
+
+    # -- what is shown
+
+    def name(self, number: int) -> str:
+        """Return the name of a micrograph; raises DeepEMError where there is no such number."""
+        if not 0 <= number < len(self.names):
+            raise DeepEMError(f"micrograph {number}: there are {len(self.names)}")
+        return self.names[number]
+
+    def path(self, number: int) -> Path:
+        """Return the file of a micrograph; raises DeepEMError where there is no such number."""
+        return Path(self.settings.micrographs[self.name(number)])
+
+    def shown(self, name: str) -> Shown:
+        """Return candidates and marks of a micrograph."""
+        with self.changed:
+            return self.collection.shown(name, self.log.marks.get(name, []))
+
+    def picks(self, name: str) -> Coordinates:
+        """Return what counts as particles on a micrograph: the picks, and the particles that people marked."""
+        shown = self.shown(name)
+        every = [mark.values for mark in [*shown.of(PARTICLE), *shown.picks]]
+        values = np.array(every, dtype=np.float64).reshape(-1, 3)
+        low, high = (0.0, 1.0) if self.settings.turn else self.settings.score_range
+        return Coordinates(values[:, :2], low + (high - low) * values[:, 2], self.box_px)
+
+
+
+def _source(settings: StudioSettings) -> tuple[Any, ...]:
+    """What candidates depend on."""
+    suggested = (settings.diameter_angst, settings.bright) if settings.model is None else ()
+    return settings.model, settings.turn, *suggested

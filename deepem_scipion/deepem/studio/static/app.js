@@ -1,0 +1,290 @@
+// Copyright (C) 2026 the authors of scipion-em-deepem
+// SPDX-License-Identifier: GPL-3.0-or-later
+// The studio: what is shown, and what happens when something is clicked.
+import { get, post } from "./api.js";
+import { listenToKeys, listKeys } from "./keys.js";
+import { List } from "./list.js";
+import { circles, drawMarks } from "./marks.js";
+import { Display, Legend, Limits } from "./panel.js";
+import { Teach } from "./teach.js";
+import { Tools } from "./tools.js";
+import { Viewer } from "./viewer.js";
+
+const $ = id => document.getElementById(id);
+const REJECTED = ["threshold", "distance", "local_std", "border"];
+const NARROW = matchMedia("(max-width: 760px)");
+const state = { session: null, summary: null, found: null, circles: [], number: -1, hidden: false, pointed: null };
+let display, legend, limits, list, teach, tools;
+
+const viewer = new Viewer($("picture"), () => draw(), problem => note(problem.message));
+
+function toast(text, bad = false) {
+  const shown = $("toast");
+  shown.textContent = text;
+  shown.classList.toggle("bad", bad);
+  shown.hidden = false;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => { shown.hidden = true; }, bad ? 8000 : 3000);
+}
+
+function note(text) {
+  $("note").textContent = text;
+  $("note").hidden = !text;
+}
+
+async function attempt(work) {
+  try { return await work(); } catch (problem) {
+    toast(problem instanceof TypeError ? "The studio does not answer. Everything is saved: start it again with the same command." : problem.message, true);
+    return null;
+  }
+}
+
+// -- what is shown
+
+function draw() {
+  drawMarks($("marks"), viewer, state.found, state.hidden ? [] : state.circles, tools?.stroke, tools?.brush);
+  if (!state.found || !viewer.shown) { $("scale").hidden = true; return; }
+  const perPixel = state.session.pixel_size / viewer.zoom, wanted = 130 * perPixel;
+  const power = 10 ** Math.floor(Math.log10(wanted)), length = [5, 2, 1].map(digit => digit * power).find(each => each <= wanted);
+  $("scale").hidden = false;
+  $("scale").firstElementChild.style.width = `${length / perPixel}px`;
+  $("scale").lastElementChild.textContent = length >= 1000 ? `${length / 10} nm` : `${+length.toPrecision(3)} Å`;
+}
+
+function arrange() {
+  state.circles = state.found ? circles(state.found, Object.keys(state.session.labels), legend.shown) : [];
+  draw();
+}
+
+function showSummary(summary) {
+  if (state.summary && summary.version < state.summary.version) return;
+  const before = state.summary;
+  state.summary = summary;
+  list.update(summary);
+  limits.update(summary, !before);
+  const { picks, status, done } = summary, sum = values => values.reduce((total, value) => total + value, 0);
+  const known = status.filter(Boolean).length, total = sum(picks), n = status.length;
+  const failed = status.filter(each => each === 2).length, odd = Object.keys(summary.outliers).length;
+  $("headline").textContent = `${total.toLocaleString("en")} picks`;
+  const texts = [`${n} micrograph${n === 1 ? "" : "s"}`, known > failed && `${(total / (known - failed)).toFixed(1)} picks each`,
+    sum(done) && `${sum(done)} done`, odd && `${odd} outliers`, failed && `${failed} failed`];
+  $("state").textContent = summary.problem || summary.state || texts.filter(Boolean).join(", ");
+  $("state").classList.toggle("bad", Boolean(summary.problem));
+  $("progress").hidden = known === n;
+  $("progress").value = known / n;
+  $("progress").title = `candidates found on ${known} of ${n} micrographs`;
+  $("undo").disabled = !summary.can_undo;
+  teach.update(summary);
+  $("redo").disabled = !summary.can_redo;
+  if (document.activeElement !== $("diameter")) $("diameter").value = +summary.diameter.toFixed(1);
+  $("bright").checked = summary.bright;
+  $("brightness").hidden = Boolean(summary.model) || state.session.has_results;
+  Object.keys(state.session.labels).forEach((reason, code) => legend.count(reason, here(reason), summary.reasons[code]));
+  legend.count("particle", here("particle"), sum(summary.particles));
+  legend.count("negative", here("negative"), sum(summary.negatives));
+}
+
+function here(kind) {
+  const { found } = state, code = Object.keys(state.session.labels).indexOf(kind);
+  if (!found) return null;
+  if (code >= 0) return found.reason.filter(each => each === code).length;
+  return Array.isArray(found[kind]) ? found[kind].length : found.reference?.[kind]?.length ?? null;
+}
+
+function showMicrograph(found) {
+  const changed = found.number !== state.found?.number;
+  state.found = found;
+  note(found.failure);
+  if (found.failure) viewer.clear();
+  else if (changed || !viewer.shown) viewer.show(found.number, found.rows, found.columns);
+  const title = $("title"), odd = state.summary.outliers[found.number];
+  title.textContent = found.name;
+  for (const [text, name] of [[odd, ""], [found.done && "done", "good"], [!found.failure && found.status === 0 && "finding candidates …", ""],
+    [found.reference && `${found.reference.true} true positives, ${found.reference.false.length} false positives, ${found.reference.missed.length} missed`, ""]])
+    if (text) title.append(Object.assign(document.createElement("small"), { textContent: text, className: name }));
+  for (const kind of Object.keys(legend.lines)) legend.lines[kind].here.textContent = here(kind) ?? "";
+  for (const kind of ["gained", "lost"]) legend.show(kind, state.summary.turn > 0);
+  if (changed) showScoreMap();
+  arrange();
+}
+
+function showBoth({ summary, micrograph }) {
+  if (summary) showSummary(summary);
+  if (micrograph?.name === undefined) return;
+  if (micrograph.number === state.number) showMicrograph(micrograph);
+  else select(micrograph.number);
+}
+
+async function select(number) {
+  if (number < 0 || number >= state.session.names.length) return;
+  state.number = number;
+  $("list").classList.remove("open");
+  list.select(number);
+  const found = await attempt(() => get(`micrograph/${number}`));
+  if (!found || found.number !== state.number) return;
+  showMicrograph(found);
+  point(null);
+  const next = list.neighbour(1);
+  if (next !== number && !found.failure) setTimeout(() => { if (state.number === number) viewer.prefetch(next, found.rows, found.columns); }, 400);
+}
+
+async function showScoreMap() {
+  viewer.overlay = null;
+  if (display.values.scoreMap && state.found) {
+    const number = state.number, map = await attempt(() => get(`scores/${number}`));
+    if (map && number === state.number) viewer.overlay = { ...map, image: coloured(map) };
+  }
+  viewer.draw();
+}
+
+// A canvas with the score map, transparent where the score is 0.
+function coloured({ rows, columns, values }) {
+  const canvas = new OffscreenCanvas(columns, rows), context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
+  Array.from(atob(values), (letter, at) => image.data.set([255, 190, 60, letter.charCodeAt(0)], 4 * at));
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// -- what is pointed at
+
+// The circle at a place of the micrograph: within it or, if it is drawn small, close to it.
+function at(x, y) {
+  if (!state.found || state.hidden) return null;
+  let best = null, closest = state.found.diameter_px / 2;
+  for (const each of state.circles) {
+    const small = REJECTED.includes(each[0]) ? 0.4 : 1, distance = Math.hypot(each[1] - x, each[2] - y) / small;
+    if (distance < closest) { closest = distance; best = each; }
+  }
+  return best;
+}
+
+const movable = (x, y) => { const found = at(x, y); return found && ["picked", "particle"].includes(found[0]); };
+
+function point(place) {
+  state.pointed = place;
+  if (!place || !state.found) { $("pointed").textContent = ""; return; }
+  const found = at(...place), [x, y] = place;
+  if (!found) { $("pointed").textContent = `x ${x.toFixed(0)}, y ${y.toFixed(0)}`; return; }
+  const [kind, left, top, score, index] = found, label = state.session.labels[kind] ?? legend.lines[kind].label;
+  $("pointed").textContent = [`x ${left.toFixed(0)}, y ${top.toFixed(0)}`, score !== null && `score ${score.toFixed(3)}`,
+    index !== null && `local std. ${state.found.std[index].toFixed(2)}`, label].filter(Boolean).join(" · ");
+}
+
+// -- what is done
+
+async function act(edit) {
+  if (!state.found || state.found.failure) return;
+  const both = await attempt(() => post(`edit/${state.number}`, edit));
+  if (both) showBoth(both);
+}
+
+async function undo(redo) {
+  const both = await attempt(() => post(redo ? "redo" : "undo"));
+  if (both) showBoth(both);
+}
+
+async function setDiameter(angst) {
+  if (!(angst > 0)) return;
+  const both = await attempt(() => post("settings", { diameter: +angst.toPrecision(3), number: state.number }));
+  if (both) showBoth(both);
+}
+
+function removePointed() {
+  const found = state.pointed && at(...state.pointed);
+  if (found) act({ action: "remove", x: found[1], y: found[2] });
+}
+
+function look(name) {
+  const { contrast, brightness, inverted, lowPass, flat } = display.values;
+  if (name === "scoreMap") showScoreMap();
+  else if (name === "lowPass" || name === "flat") viewer.setLook({ lowPass, flat: flat ? 1 : 0 });
+  else viewer.setFilter(contrast, brightness, inverted);
+}
+
+function hide(kinds) {
+  if (kinds) { legend.toggle(kinds); arrange(); } else { state.hidden = !state.hidden; draw(); }
+}
+
+function wire() {
+  const step = lines => select(list.neighbour(lines)), zoom = factor => viewer.zoomAt(factor, viewer.width / 2, viewer.height / 2);
+  const accept = () => act({ action: "accept_all" }), help = () => $("keys").showModal();
+  const clicks = { undo: () => undo(false), redo: () => undo(true), accept, fit: () => viewer.fit(), help, next: () => step(1), previous: () => step(-1),
+    reset: () => limits.reset(), close, menu: () => { $("list").classList.toggle("open"); $("panel").classList.remove("open"); list.draw(); },
+    side: () => { if (NARROW.matches) { $("panel").classList.toggle("open"); $("list").classList.remove("open"); limits.show(); } else document.querySelector("main").classList.toggle("wide"); } };
+  for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
+  for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => tools.select(button.dataset.tool));
+  $("diameter").addEventListener("change", () => setDiameter(Number($("diameter").value)));
+  $("bright").addEventListener("change", async () => {
+    const both = await attempt(() => post("settings", { bright: $("bright").checked, number: state.number }));
+    if (both) showBoth(both);
+  });
+  const toolKeys = Object.fromEntries(["point", "erase", "paint", "region", "measure"].map((tool, at) => [String(at + 1), () => tools.select(tool)]));
+  listenToKeys({ ...toolKeys, j: () => step(1), arrowright: () => step(1), arrowdown: () => step(1), k: () => step(-1), arrowleft: () => step(-1),
+    arrowup: () => step(-1), a: accept, m: () => act({ action: "done" }), delete: removePointed, x: removePointed, backspace: removePointed,
+    z: () => undo(false), y: () => undo(true), f: () => viewer.fit(), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
+    h: () => hide(), c: () => hide(REJECTED), i: () => display.set("inverted", !display.values.inverted),
+    s: () => display.set("scoreMap", !display.values.scoreMap), "[": () => tools.resizeBrush(1 / 1.15), "]": () => tools.resizeBrush(1.15),
+    l: () => teach.learn(), n: () => teach.unsure(), "/": () => $("search").focus(), "?": help, escape: () => tools.select("point") });
+  listKeys($("shortcuts"));
+}
+
+async function close() {
+  if (!await attempt(() => post("close"))) return;
+  state.closed = true;
+  viewer.clear();
+  state.found = null;
+  draw();
+  document.body.classList.add("closed");
+  note("The studio is closed and everything is saved.\nYou may close this page.");
+}
+
+async function follow() {
+  while (!state.closed) {
+    try {
+      const summary = await get("changes", { since: state.summary.version });
+      const changed = summary.version !== state.summary.version;
+      showSummary(summary);
+      if (changed && state.number >= 0 && !tools.stroke && !limits.waiting) {
+        const found = await get(`micrograph/${state.number}`);
+        if (found.number === state.number) showMicrograph(found);
+      }
+      await new Promise(done => setTimeout(done, 250));
+    } catch (problem) {
+      if (state.closed) return;
+      $("state").textContent = "The studio does not answer. Everything is saved.";
+      $("state").classList.add("bad");
+      await new Promise(done => setTimeout(done, 3000));
+    }
+  }
+}
+
+async function start() {
+  const session = await get("session");
+  state.session = session;
+  viewer.pixelSize = session.pixel_size;
+  document.title = `DeepEM studio: ${session.title}`;
+  list = new List($("list"), select);
+  list.start(session.names);
+  limits = new Limits($("sliders"), $("histogram"), async values => {
+    const both = await attempt(() => post("limits", { ...values, number: state.number }));
+    if (both) showBoth(both);
+  });
+  legend = new Legend($("kinds"), ["particle", "picked", ...REJECTED, "negative", ...(session.has_reference ? ["missed", "false"] : []), "gained", "lost"], session.labels, arrange);
+  display = new Display($("looks"), session.has_score_maps, session.diameter, look);
+  look("lowPass");
+  tools = new Tools($("marks"), viewer, { act, measure: pixels => setDiameter(pixels * session.pixel_size), hover: point, at: movable,
+    redraw: draw, diameter: () => state.found?.diameter_px ?? 1, editable: () => !NARROW.matches && Boolean(state.found) && !state.found.failure });
+  teach = new Teach({ select, toast, ask: async (path, values) => {
+    const answer = await attempt(() => post(path, values));
+    if (answer) showBoth(answer);
+    return answer;
+  } });
+  tools.select("point");
+  wire();
+  showSummary(session);
+  await select(0);
+  follow();
+}
+
+start().catch(problem => note(problem.message === "open the address that the studio printed"
+  ? "This page needs the whole address that `deepem studio` printed, with all that follows #." : problem.message));

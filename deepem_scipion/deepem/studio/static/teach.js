@@ -1,0 +1,51 @@
+// Copyright (C) 2026 the authors of scipion-em-deepem
+// SPDX-License-Identifier: GPL-3.0-or-later
+// Learning: the buttons, and what became of it.
+
+const AUTO_MARKS = 10;
+const $ = id => document.getElementById(id);
+
+export class Teach {
+  // `ask` posts a request and shows what comes back; `select` shows a micrograph.
+  constructor({ ask, select, toast }) {
+    Object.assign(this, { ask, select, toast });
+    this.learntAt = null;
+    const clicks = { learn: () => this.learn(), unsure: () => this.unsure(), back: () => ask("back"), take: () => ask("take"),
+      finish: () => ask("learn", { final: true }), save: () => this.save() };
+    for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
+  }
+
+  learn() { if (!$("learn").disabled) this.ask("learn"); }
+  unsure() { if (this.next >= 0) this.select(this.next); }
+
+  async save() {
+    const answer = await this.ask("save");
+    if (answer) this.toast(`Saved in ${answer.folder}`);
+  }
+
+  update({ teaching, model }) {
+    const { busy, share, outcome, offer, marks, back, next } = teaching;
+    this.next = next;
+    this.learntAt ??= marks;
+    if (busy) this.learntAt = marks;
+    $("learn").disabled = $("finish").disabled = busy;
+    $("unsure").disabled = next < 0;
+    $("back").hidden = !back || busy;
+    $("take").hidden = !offer;
+    $("learning").hidden = !busy;
+    $("learning").value = share;
+    $("lesson").textContent = busy ? "Learning from your marks ..." : sentence(outcome) || (marks ? `${marks} marks${model ? "" : ", no model yet"}.` :
+      "Click what is missing, right-click what is wrong, then Learn.");
+    if ($("auto").checked && !busy && marks >= this.learntAt + AUTO_MARKS) {
+      this.learntAt = marks;
+      this.ask("learn");
+    }
+  }
+}
+
+function sentence({ marks, held_out: heldOut, before, after, taken }) {
+  if (marks === undefined) return "";
+  if (!marks) return "The new model is in use.";
+  const which = heldOut ? "marks held out" : "marks";
+  return `Of ${marks} ${which} the new model gets ${after} right, the one before ${before}. ${taken ? "It is in use." : "It was not taken."}`;
+}

@@ -1,0 +1,178 @@
+// Copyright (C) 2026 the authors of scipion-em-deepem
+// SPDX-License-Identifier: GPL-3.0-or-later
+// The micrograph on its canvas: place and zoom, tiles from the server, contrast.
+import { picture } from "./api.js";
+
+const TILE = 512, KEPT = 240, MAX_ZOOM = 12;
+
+export class Viewer {
+  constructor(canvas, onDraw, onProblem) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { alpha: false });
+    this.onDraw = onDraw;
+    this.onProblem = onProblem;
+    this.tiles = new Map();
+    this.look = { lowPass: 0, flat: 1 };
+    this.pixelSize = 1;
+    this.shown = null;
+    this.zoom = 1;  // pixels of the screen (CSS) per pixel of the micrograph
+    this.x = this.y = 0;  // of the micrograph, at the upper left corner
+    this.fitted = true;
+    this.overlay = null;
+    new ResizeObserver(() => this.resize()).observe(canvas.parentElement);
+  }
+
+  get width() { return this.canvas.parentElement.clientWidth; }
+  get height() { return this.canvas.parentElement.clientHeight; }
+
+  show(number, rows, columns) {
+    const before = this.shown;
+    this.shown = { number, rows, columns };
+    this.overlay = null;
+    if (!before || before.rows !== rows || before.columns !== columns || this.fitted) this.fit();
+    else this.draw();
+  }
+
+  clear() { this.shown = null; this.draw(); }
+
+  resize() {
+    const ratio = devicePixelRatio;
+    this.canvas.width = Math.round(this.width * ratio);
+    this.canvas.height = Math.round(this.height * ratio);
+    if (this.fitted && this.shown) this.fit(); else this.draw();
+  }
+
+  get fitZoom() { return Math.min(this.width / this.shown.columns, this.height / this.shown.rows); }
+
+  fit() {
+    if (!this.shown) return;
+    this.fitted = true;
+    this.zoom = this.fitZoom;
+    this.x = (this.shown.columns - this.width / this.zoom) / 2 - 0.5;
+    this.y = (this.shown.rows - this.height / this.zoom) / 2 - 0.5;
+    this.draw();
+  }
+
+  zoomAt(factor, screenX, screenY) {
+    if (!this.shown) return;
+    const zoom = Math.min(MAX_ZOOM, Math.max(this.fitZoom, this.zoom * factor));
+    if (zoom <= this.fitZoom) { this.fit(); return; }
+    this.fitted = false;
+    this.x += screenX / this.zoom - screenX / zoom;
+    this.y += screenY / this.zoom - screenY / zoom;
+    this.zoom = zoom;
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    if (!this.shown) return;
+    this.fitted = false;
+    const { rows, columns } = this.shown;
+    const within = (value, size, seen) => Math.min(Math.max(value, -seen / 2), size - seen / 2);
+    this.x = within(this.x - dx / this.zoom, columns, this.width / this.zoom);
+    this.y = within(this.y - dy / this.zoom, rows, this.height / this.zoom);
+    this.draw();
+  }
+
+  centreOn(x, y) {
+    this.fitted = false;
+    this.x = x - this.width / this.zoom / 2;
+    this.y = y - this.height / this.zoom / 2;
+    this.draw();
+  }
+
+  toMicrograph(x, y) { return [this.x + x / this.zoom, this.y + y / this.zoom]; }
+  toScreen(x, y) { return [(x - this.x) * this.zoom, (y - this.y) * this.zoom]; }
+
+  setLook(look) {
+    Object.assign(this.look, look);
+    this.draw();
+  }
+
+  setFilter(contrast, brightness, inverted) {
+    this.canvas.style.filter = `${inverted ? "invert(1) " : ""}contrast(${contrast}) brightness(${brightness})`;
+  }
+
+  draw() {
+    if (this.drawing) return;
+    this.drawing = true;
+    requestAnimationFrame(() => { this.drawing = false; this.drawNow(); });
+  }
+
+  // The finest level that shows all that the low-pass leaves.
+  get finest() {
+    const useful = this.look.lowPass / this.pixelSize / 4;
+    return useful > 1 ? Math.floor(Math.log2(useful)) : 0;
+  }
+
+  drawNow() {
+    const { context, canvas } = this, ratio = devicePixelRatio;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.fillStyle = "#0c0d0f";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    if (this.shown) {
+      context.setTransform(ratio * this.zoom, 0, 0, ratio * this.zoom, -ratio * this.zoom * this.x, -ratio * this.zoom * this.y);
+      context.imageSmoothingQuality = "high";
+      const { rows, columns } = this.shown;
+      const coarsest = Math.max(0, Math.ceil(Math.log2(Math.max(rows, columns) / (2 * TILE))));
+      const wanted = Math.floor(Math.log2(1 / (this.zoom * ratio)) + 0.2);
+      const level = Math.min(coarsest, Math.max(wanted, this.finest, 0));
+      for (const each of new Set([coarsest, level])) this.drawLevel(each);
+      if (this.overlay) {
+        const { image, left, top, scale } = this.overlay;
+        context.globalAlpha = 0.6;
+        context.drawImage(image, left, top, image.width * scale, image.height * scale);
+        context.globalAlpha = 1;
+      }
+    }
+    this.onDraw();
+  }
+
+  drawLevel(level) {
+    const { rows, columns, number } = this.shown, side = TILE * 2 ** level;
+    const range = (start, seen, size) => [Math.max(0, Math.floor(start / side)),
+      Math.min(Math.ceil(size / side), Math.ceil((start + seen) / side))];
+    const [left, right] = range(this.x, this.width / this.zoom, columns);
+    const [top, bottom] = range(this.y, this.height / this.zoom, rows);
+    for (let row = top; row < bottom; row++)
+      for (let column = left; column < right; column++) {
+        const tile = this.tile(number, level, column, row);
+        if (!tile) continue;
+        const width = Math.min(tile.width * 2 ** level, columns - column * side);
+        const height = Math.min(tile.height * 2 ** level, rows - row * side);
+        this.context.drawImage(tile, 0, 0, width / 2 ** level, height / 2 ** level,
+          column * side - 0.5, row * side - 0.5, width, height);
+      }
+  }
+
+  tile(number, level, column, row) {
+    const { lowPass, flat } = this.look;
+    const key = `${number}/${level}/${column}/${row}`, whole = `${key}?${lowPass}&${flat}`;
+    const known = this.tiles.get(whole);
+    if (known) {
+      this.tiles.delete(whole);
+      this.tiles.set(whole, known);  // used last
+      return known.image;
+    }
+    const entry = { image: null };
+    this.tiles.set(whole, entry);
+    if (this.tiles.size > KEPT) this.tiles.delete(this.tiles.keys().next().value);
+    picture(`tile/${key}`, { low_pass: lowPass, flat }).then(image => {
+      entry.image = image;
+      if (this.shown?.number === number) this.draw();
+    }, problem => {
+      this.tiles.delete(whole);
+      if (this.shown?.number === number) this.onProblem(problem);
+    });
+    return null;
+  }
+
+  // Whether all that is in view has arrived.
+  get complete() { return [...this.tiles.values()].every(tile => tile.image); }
+
+  prefetch(number, rows, columns) {
+    const level = Math.max(0, Math.ceil(Math.log2(Math.max(rows, columns) / (2 * TILE)))), side = TILE * 2 ** level;
+    for (let row = 0; row * side < rows; row++)
+      for (let column = 0; column * side < columns; column++) this.tile(number, level, column, row);
+  }
+}

@@ -1,0 +1,186 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The teacher: turns the marks of a session into a better model, and at the end into the picks of all micrographs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..coordinates.star import Optics, can_name
+from ..errors import DeepEMError
+from ..picking.selection import PICKED, REASONS
+from .learning import DOUBTFUL_SHARE, Course, Learned, Lesson, learn
+from .marks import DONE, NEGATIVE, PARTICLE, REGION
+from .project import StudioSettings
+from .queue import Queue
+from .session import Session
+from .worker import Worker
+
+# A training uses this many micrographs, those with marks first.
+MIN_MICROGRAPHS, MAX_MICROGRAPHS = 3, 12
+# A candidate whose score is this close to the threshold is uncertain.
+UNCERTAIN = 0.1
+
+
+class Teacher:
+    """Learns from the marks of a session.
+
+    Parameters
+    ----------
+    session : Session
+    queue : Queue
+        In which it works.
+    """
+
+    def __init__(self, session: Session, queue: Queue) -> None:
+        self._session, self._queue = session, queue
+        self._offer: tuple[Learned, StudioSettings] | None = None
+        self.busy, self.share, self._finishing = False, 0.0, False
+        self.outcome: dict[str, Any] = {}
+
+    def view(self) -> dict[str, Any]:
+        """What the page shows of the teaching."""
+        marks = self._session.log.marks
+        return {"busy": self.busy, "share": round(self.share, 3), "outcome": self.outcome, "offer": bool(self._offer),
+                "marks": sum(mark.kind in (PARTICLE, NEGATIVE) for each in marks.values() for mark in each),
+                "back": self._session.settings.turn > 0, "next": self._next()}
+
+    def learn(self, final: bool = False) -> None:
+        """Learn from all marks; the new model is taken unless it is worse."""
+        if self.busy:
+            raise DeepEMError("the studio is learning already")
+        self.busy, self.share, self.outcome, self._offer = True, 0.0, {}, None
+        self._finishing = final
+        self._session.report("Learning ...", "")
+        self._queue.add(self._learn)
+
+    def take(self) -> None:
+        """Take a model that was worse after all."""
+        if self._offer is None:
+            raise DeepEMError("there is no other model to take")
+        learned, before = self._offer
+        self._offer = None
+        self._take(learned, before)
+
+    def back(self) -> None:
+        """Return to the model before."""
+        session = self._session
+        turn = session.settings.turn - 1
+        if turn < 0:
+            raise DeepEMError("there is no model before this one")
+        self.outcome, self._offer = {}, None
+        session.update(turn=turn, **self._history(turn))
+        self._queue.reload()
+
+    def save(self) -> Path:
+        """Write the picks of all micrographs, with what people marked, and the model.
+
+        Returns
+        -------
+        Path
+            The folder: .box files, `picks.star` and `model.deepem`.
+
+        Raises
+        ------
+        DeepEMError
+            A file cannot be written.
+        """
+        self._queue.loaded.wait()
+        session, settings = self._session, self._session.settings
+        results = session.project.output
+        results.make()
+        star = []
+        for name, path in settings.micrographs.items():
+            picks = session.picks(name)
+            results.write_picks(name, picks.centres_xy, picks.scores, session.box_px)
+            if can_name(path):
+                star.append((path, picks.centres_xy, picks.scores))
+        results.write_star(star, settings.pixel_size_angst, Optics())
+        session.write_marks()
+        if settings.model is not None:
+            shutil.copyfile(settings.model, results.folder / "model.deepem")
+        session.report(f"Picks saved in {results.folder}", "")
+        return results.folder
+
+    def when_all_found(self) -> None:
+        """Save after the last micrograph, if the session is being finished."""
+        if self._finishing and not self.busy:
+            self._finishing = False
+            self.save()
+
+    # -- in the queue
+
+    def _learn(self, worker: Worker) -> None:
+        session = self._session
+        before = session.settings
+        turn = before.turn + 1
+        output = session.project.model(turn)
+        course = Course(before.diameter_angst, before.pixel_size_angst, before.model, str(output), self._finishing)
+        try:
+            learned = worker.call(learn, self._lessons(), course, progress=self._progress)
+            self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,
+                            "after": learned.after, "taken": not learned.worse}
+            if learned.worse and not self._finishing:
+                self._offer = learned, before
+            else:
+                self._take(learned, before)
+        except BaseException:
+            self._finishing = False
+            raise
+        finally:
+            self.busy = False
+            session.report("")
+
+    def _progress(self, share: float) -> None:
+        self.share = share
+        self._session.touch()
+
+    def _take(self, learned: Learned, before: StudioSettings) -> None:
+        self._session.remember(before)
+        self._session.update(model=learned.path, turn=before.turn + 1, limits=learned.limits)
+        self._queue.wake()
+
+    def _history(self, turn: int) -> dict[str, Any]:
+        saved = self._session.project.read_turn(turn)
+        return {"model": saved.model, "limits": saved.limits}
+
+    def _lessons(self) -> list[Lesson]:
+        """What is known of the micrographs with marks and, if these are few, of some others."""
+        session = self._session
+        marked = [name for name in session.names if session.log.marks.get(name)]
+        others = [name for name in session.names if name not in marked and session.collection.found(name)]
+        wanted = max(0, MIN_MICROGRAPHS - len(marked))
+        spread = [others[at] for at in np.unique(np.linspace(0, len(others) - 1, wanted).astype(int))] if others else []
+        lessons = [self._lesson(name) for name in marked[-MAX_MICROGRAPHS:] + spread[:wanted]]
+        if not lessons:
+            raise DeepEMError("no micrograph has candidates yet: wait until some do")
+        return lessons
+
+    def _lesson(self, name: str) -> Lesson:
+        session = self._session
+        shown = session.shown(name)
+        particles, negatives = (np.array([mark.values[:2] for mark in shown.of(kind)], float).reshape(-1, 2)
+                                for kind in (PARTICLE, NEGATIVE))
+        picked = shown.reasons == PICKED
+        likely = np.isin(shown.reasons, REASONS) & ~picked
+        likely &= shown.scores >= DOUBTFUL_SHARE * session.settings.limits.threshold
+        return Lesson(session.settings.micrographs[name], name, particles, negatives, shown.centres_xy[picked],
+                      shown.scores[picked], shown.centres_xy[likely], [mark.values for mark in shown.of(REGION)],
+                      bool(shown.of(DONE)))
+
+    def _next(self) -> int:
+        """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none."""
+        session = self._session
+        touched = [number for number, name in enumerate(session.names) if session.log.marks.get(name)]
+        uncertain = session.collection.uncertain(UNCERTAIN)
+        best, number = 0.0, -1
+        for at, value in enumerate(uncertain):
+            away = min((abs(at - other) for other in touched), default=len(session.names)) / len(session.names)
+            worth = (value + 1) * (0.5 + away)
+            if at not in touched and worth > best and session.collection.found(session.names[at]):
+                best, number = worth, at
+        return number

@@ -1,0 +1,148 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the page shows of a session, as plain values."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DeepEMError
+from ..evaluation.matching import classify_picks
+from ..micrographs.micrograph import read_shape
+from ..picking.selection import REASON_LABELS, REASONS
+from ..report.pictures import read_score_map
+from .editing import SAME_PLACE
+from .marks import DONE, NEGATIVE, PARTICLE, REGION
+from .session import Session
+from .teacher import Teacher
+
+
+class Views:
+    """Answers questions about a session; may be used by several threads.
+
+    Parameters
+    ----------
+    session : Session
+    teacher : Teacher
+    """
+
+    def __init__(self, session: Session, teacher: Teacher) -> None:
+        self._session, self._teacher = session, teacher
+        self._summary: dict[str, Any] = {}
+        self._shapes: dict[int, tuple[int, int]] = {}
+
+    def description(self) -> dict[str, Any]:
+        """Return what does not change while the page is open."""
+        score_maps, settings = self._session.began_with(), self._session.settings
+        return {"names": list(self._session.names), "labels": {reason: REASON_LABELS[reason] for reason in REASONS},
+                "pixel_size": settings.pixel_size_angst, "has_reference": bool(self._session.reference),
+                "has_score_maps": score_maps is not None and score_maps.has_score_maps,
+                "has_results": settings.results is not None, "title": self._session.project.folder.resolve().name}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the list of micrographs, the limits and the histogram."""
+        with self._session.changed:
+            if self._summary.get("version") != self._session.version:
+                self._summary = self._summarise()
+            return self._summary
+
+    def _summarise(self) -> dict[str, Any]:
+        session, settings, limits = self._session, self._session.settings, self._session.settings.limits
+        ranges = session.collection.ranges()
+        low, high = limits.std_range or (0.0, ranges["std"])
+        return {"version": session.version, **session.collection.summary(session.log.marks),
+                "limits": {"threshold": limits.threshold, "distance": limits.min_distance_angst, "low": low,
+                           "high": high, "ranged": limits.std_range is not None},
+                "ranges": ranges, "diameter": settings.diameter_angst, "bright": settings.bright,
+                "model": settings.model and Path(settings.model).name, "turn": settings.turn,
+                "teaching": self._teacher.view(), "state": session.state, "problem": session.problem,
+                "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
+
+    def micrograph(self, number: int) -> dict[str, Any]:
+        """Return what is shown on one micrograph.
+
+        Parameters
+        ----------
+        number : int
+
+        Returns
+        -------
+        dict
+            Coordinates are in pixels of the micrograph; `reason` is the position in `REASONS`, -1 where a mark decides.
+
+        Raises
+        ------
+        DeepEMError
+            There is no such number.
+        """
+        with self._session.changed:
+            name = self._session.name(number)
+            shown, stds = self._session.shown(name), self._session.collection.local_stds(name)
+            failure, status = self._session.collection.failure(name), self._session.collection.status(name)
+        try:
+            shape = self._shape(number)
+        except DeepEMError as error:
+            shape, failure = (1, 1), str(error)
+        codes = {reason: code for code, reason in enumerate(REASONS)}
+        return {"number": number, "name": name, "rows": shape[0], "columns": shape[1], "failure": failure,
+                "status": status, "diameter_px": shown.diameter_px, "x": shown.centres_xy[:, 0].round(2).tolist(),
+                "y": shown.centres_xy[:, 1].round(2).tolist(), "score": shown.scores.round(4).tolist(),
+                "std": stds.round(4).tolist(), "reason": [codes.get(reason, -1) for reason in shown.reasons.tolist()],
+                **{kind: [mark.as_list()[1:] for mark in shown.of(kind)] for kind in (PARTICLE, NEGATIVE, REGION)},
+                "done": bool(shown.of(DONE)), **self._compared(name), **self._differences(name)}
+
+    def _shape(self, number: int) -> tuple[int, int]:
+        if number not in self._shapes:
+            self._shapes[number] = read_shape(self._session.path(number))
+        return self._shapes[number]
+
+    def score_map(self, number: int) -> dict[str, Any]:
+        """Return the stored score map of a micrograph.
+
+        Parameters
+        ----------
+        number : int
+
+        Returns
+        -------
+        dict
+            `left`, `top` and `scale` in pixels of the micrograph, `rows`, `columns`, and `values`, the scores from 0 to
+            255 as base64.
+
+        Raises
+        ------
+        DeepEMError
+            No score map was stored, or it cannot be read.
+        """
+        results, pixel_size = self._session.began_with(), self._session.settings.pixel_size_angst
+        if results is None or not results.has_score_maps:
+            raise DeepEMError("no score maps were stored; pick with --score-maps")
+        run = results.read_settings()
+        picture = read_score_map(results.path("score_map", self._session.name(number)), run.box,
+                                 run.scan_step, run.working_pixel_size_angst / pixel_size)
+        rows, columns = picture.pixels.shape
+        return {"left": picture.edge_px, "top": picture.edge_px, "scale": picture.scale, "rows": rows,
+                "columns": columns, "values": base64.b64encode(picture.pixels.tobytes()).decode()}
+
+    def _compared(self, name: str) -> dict[str, Any]:
+        """False positives and missed particles, where there are reference coordinates."""
+        if name not in self._session.reference:
+            return {"reference": None}
+        picks = self._session.picks(name)
+        found = classify_picks(picks.centres_xy, picks.scores, self._session.reference[name].centres_xy,
+                               SAME_PLACE * self._session.collection.diameter_px)
+        return {"reference": {"true": len(found["true positives"]), "false": found["false positives"].tolist(),
+                              "missed": found["missed"].tolist()}}
+
+    def _differences(self, name: str) -> dict[str, Any]:
+        """Picks gained and lost when the candidates were last replaced."""
+        before = np.array([mark.values[:2] for mark in self._session.before.get(name, [])]).reshape(-1, 2)
+        if name not in self._session.before:
+            return {"gained": [], "lost": []}
+        now = self._session.picks(name).centres_xy
+        found = classify_picks(now, np.ones(len(now)), before, SAME_PLACE * self._session.collection.diameter_px)
+        return {"gained": found["false positives"].tolist(), "lost": found["missed"].tolist()}

@@ -1,0 +1,154 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Picking by hand and by learning, in the studio."""
+
+import os
+
+from pwem.objects import SetOfCoordinates
+from pwem.protocols import ProtParticlePicking
+from pyworkflow import NEW
+from pyworkflow.protocol import STEPS_SERIAL, params
+
+from .. import convert
+from ..deepem.coordinates.read import read_coordinates
+from ..objects import DeepEMModel
+from .protocol_base import DeepEMProgram
+
+COORDINATES, NEGATIVES, MODEL = "outputCoordinates", "outputNegatives", "outputModel"
+
+
+class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
+    """ Picks particles by hand and by learning, in the browser.
+
+    The run opens the studio, a page in your browser with the micrographs and their picks, and waits until you press
+    *Close* there. In the studio you add what is missing and remove what is wrong; *Learn* fine-tunes the model on your
+    marks within seconds and picks all micrographs again.
+
+    *Input*
+
+    Micrographs. Optionally a model to start from, or coordinates of any picker to correct. With neither, candidates of
+    the particle's diameter are suggested, which you correct.
+
+    *On a machine without a browser*
+
+    The address of the page, and the line for an SSH tunnel, are in the output log of the run.
+
+    *Continue*
+
+    Everything is saved at once. *Continue* opens the studio again where you left it, and replaces the outputs when you
+    close it.
+
+    *Output*
+
+    outputCoordinates: the picks of all micrographs, with their scores (1 for particles that you added where no
+    candidate was). outputNegatives: what you marked as no particle, for the *Verified negatives* of a training.
+    outputModel: the model that has learnt from your marks; none if you did not press *Learn*.
+    """
+
+    _label = "picking by hand and by learning"
+    _devStatus = NEW
+    _possibleOutputs = {COORDINATES: SetOfCoordinates, NEGATIVES: SetOfCoordinates, MODEL: DeepEMModel}
+    stepsExecutionMode = STEPS_SERIAL
+
+    # -------------------------- DEFINE param functions -----------------------
+    def _defineParams(self, form):
+        form.addSection(label="Input")
+        form.addParam("inputMicrographs", params.PointerParam, pointerClass="SetOfMicrographs", important=True,
+                      label="Micrographs", help="Micrographs to pick.")
+        form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", allowsNull=True, label="Model",
+                      help="Model whose picks you correct. Leave it empty to start without a model.")
+        form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
+                      label="Coordinates", condition="inputModel is None",
+                      help="Coordinates of any picker to correct, on some of these micrographs.")
+        form.addParam("particleDiameter", params.FloatParam, default=0, label="Particle diameter (Å)",
+                      condition="inputModel is None",
+                      help="Longest dimension of the particle. 0: you measure it in the studio, by dragging across a "
+                           "particle; with coordinates, two thirds of their box size.")
+
+    # -------------------------- INSERT steps functions -----------------------
+    def _insertAllSteps(self):
+        self._insertFunctionStep(self.studioStep, interactive=True, needsGPU=False)
+
+    # -------------------------- STEPS functions ------------------------------
+    def studioStep(self):
+        """Serve the studio until it is closed, and register what was marked."""
+        mics = {mic.getObjId(): mic.clone() for mic in self.inputMicrographs.get()}
+        names = convert.result_names(mics.values())
+        convert.write_micrograph_list(self._getExtraPath("micrographs.txt"), mics.values(), names)
+        self.runDeepEM("studio", self._getArguments(names))
+        self._createOutputs({names[each]: mic for each, mic in mics.items()})
+
+    def _getArguments(self, names):
+        arguments = [self._getExtraPath("micrographs.txt"), "--project", self._getStudioDir(), "--save",
+                     "--pixel-size", repr(self.inputMicrographs.get().getSamplingRate())]
+        if self.inputModel.get() is not None:
+            return [*arguments, "--model", self.inputModel.get().getFileName()]
+        coordinates, diameter = self.inputCoordinates.get(), self.particleDiameter.get()
+        if coordinates is not None:
+            folder, rate = self._getExtraPath("coordinates"), self.inputMicrographs.get().getSamplingRate()
+            own, others = convert.keys_by_id([self.inputMicrographs.get(), coordinates.getMicrographs()],
+                                             self.getProject())
+            found, _ = convert.coordinates_by_name(coordinates, others)
+            known = {own[each]: name for each, name in names.items() if own[each] in found}
+            scale = coordinates.getMicrographs().getSamplingRate() / rate
+            convert.write_scored_boxes(folder, found, known, scale)
+            arguments += ["--coordinates", folder]
+            diameter = diameter or scale * rate * (coordinates.getBoxSize() or 0) / 1.5
+        # What was measured in the studio is kept there.
+        resumed = os.path.exists(os.path.join(self._getStudioDir(), "studio.json"))
+        return [*arguments, *(["--diameter", f"{diameter:g}"] if diameter and not resumed else [])]
+
+    def _createOutputs(self, mics):
+        folder = self._getStudioDir()
+        found = {COORDINATES: self._createCoordinates("", os.path.join(folder, "output"), mics),
+                 NEGATIVES: self._createCoordinates("_negatives", os.path.join(folder, "negatives"), mics)}
+        found = {name: coordinates for name, coordinates in found.items() if coordinates.getSize()}
+        learnt = os.path.join(folder, "output", "model.deepem")
+        if os.path.exists(learnt):
+            found[MODEL] = convert.read_model(learnt)
+        self._defineOutputs(**found)
+        for each in found.values():
+            self._defineSourceRelation(self.inputMicrographs, each)
+
+    def _createCoordinates(self, suffix, folder, mics):
+        coordinates = self._createSetOfCoordinates(self.inputMicrographs, suffix)
+        box_px = 0
+        for name, mic in mics.items():
+            path = os.path.join(folder, name + ".box")
+            if os.path.exists(path):
+                box_px = box_px or next(iter(read_coordinates(path).values())).box_px or 0
+                for item in convert.read_picks(path, mic):
+                    coordinates.append(item)
+        coordinates.setBoxSize(round(box_px))
+        coordinates.write()
+        return coordinates
+
+    # -------------------------- INFO functions -------------------------------
+    def _validate(self):
+        model = self.inputModel.get()
+        if model is not None and not os.path.exists(model.getFileName()):
+            return [f"The file of the model, {model.getFileName()}, is missing."]
+        if model is None and not self.particleDiameter.get() >= 0:
+            return ["The particle diameter must be 0 or more."]
+        return []
+
+    def _summary(self):
+        lines = []
+        for name, what in ((COORDINATES, "picks"), (NEGATIVES, "marked as negatives")):
+            found = getattr(self, name, None)
+            if found is not None:
+                lines.append(f"{found.getSize()} {what}")
+        return lines or ["The studio has not been closed yet."]
+
+    def _methods(self):
+        picks = getattr(self, COORDINATES, None)
+        return [] if picks is None else [f"{picks.getSize()} particles were picked by hand and by DeepEM [Zhu2017]."]
+
+    def _citations(self):
+        return ["Zhu2017"]
+
+    def getCoordsDir(self):
+        return self._getExtraPath()
+
+    def _getStudioDir(self):
+        return self._getExtraPath("studio")

@@ -1,0 +1,141 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`deepem convert` and `deepem pick --write`: picks for other programs."""
+
+import shutil
+import subprocess
+
+import mrcfile
+import numpy as np
+import pytest
+
+from deepem_scipion.deepem.commands.arguments import FORMAT_NAMES
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import parse_arguments
+from deepem_scipion.deepem.commands.planning import read_training_set
+from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_file
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.picking.candidates import read_candidates
+from deepem_scipion.deepem.startables import read_tables
+
+needs_relion = pytest.mark.skipif(shutil.which("relion_preprocess") is None,
+                                  reason="RELION is not installed (Debian: relion)")
+OPTICS = ("\n# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n"
+          "_rlnMicrographPixelSize #3\n_rlnMicrographOriginalPixelSize #4\n_rlnVoltage #5\n_rlnSphericalAberration #6\n"
+          "_rlnAmplitudeContrast #7\nopticsGroup1 1 4.0 4.0 300 2.7 0.1\n"
+          "\n# version 30001\n\ndata_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\n")
+
+
+@pytest.fixture(scope="module")
+def picked(blobs, blob_model, tmp_path_factory):
+    """Folder of a RELION project with mics/d.mrc and mics/e.mrc, and picks/ written in every format."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(blobs[0] / "micrographs", project / "mics", ignore=shutil.ignore_patterns("[abc].mrc"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        assert main(["pick", "--model", str(blob_model), "--micrographs", "mics/d.mrc", "mics/e.mrc", "--output",
+                     "picks", "--border", "60", "--write", FORMAT_NAMES]) == 0
+    return project
+
+
+def exact(project, name):
+    """Picks of a micrograph with all decimals."""
+    candidates, reasons = read_candidates(project / "picks" / "candidates" / f"{name}.tsv")
+    return candidates.centres_xy[reasons == "picked"]
+
+
+def test_the_formats_of_the_help_are_those_that_can_be_written():
+    assert FORMAT_NAMES.split(", ") == [name for name, each in FORMATS.items() if each.write]
+
+
+def test_picks_are_written_in_every_format_with_their_decimals(picked):
+    assert {path.name for path in (picked / "picks" / "export").iterdir()} == set(FORMAT_NAMES.split(", "))
+    export = picked / "picks" / "export"
+    for path in (export / "relion/mics/d_autopick.star", export / "cryolo/d.cbox", export / "cryosparc/picks.cs"):
+        found = {name.split("/")[-1].replace("_autopick", ""): each for name, each in read_file(path).items()}
+        np.testing.assert_allclose(found["d"].centres_xy, exact(picked, "d"), atol=0.01)
+        assert 0 < found["d"].scores.min() < found["d"].scores.max() <= 1
+    assert set(read_coordinates(picked / "picks")) == {"d", "e"}
+    assert main(["evaluate", "--truth", str(export / "cryolo"), "--picks", str(picked / "picks"), "--distance",
+                 "2"]) == 0
+
+
+def extracted(project, arguments, monkeypatch):
+    """Particles that RELION extracts, at the micrograph's own scale."""
+    monkeypatch.chdir(project)
+    shutil.rmtree("particles", ignore_errors=True)
+    (project / "mics.star").write_text(OPTICS + "mics/d.mrc 1\nmics/e.mrc 1\n")
+    subprocess.run(["relion_preprocess", "--i", "mics.star", "--part_star", "particles.star", "--part_dir",
+                    "particles/", "--extract", "--extract_size", "16", *arguments], check=True, capture_output=True)
+    table = next(table for table in read_tables(project / "particles.star") if table.name == "particles")
+    return [dict(zip(table.labels, fields)) for _, fields in table.rows]
+
+
+@needs_relion
+@pytest.mark.parametrize("arguments", [
+    ["--coord_dir", "picks/export/relion/", "--coord_suffix", "_autopick.star"],
+    ["--reextract_data_star", "picks/picks.star"]], ids=["folder", "one file"])
+def test_relion_extracts_the_particles_from_both_kinds_of_file(picked, arguments, monkeypatch):
+    found = extracted(picked, arguments, monkeypatch)
+    assert len(found) == sum(len(exact(picked, name)) for name in "de") > 10
+    assert all(float(row["rlnAutopickFigureOfMerit"]) > 0 for row in found)
+    for row in found[::5]:
+        number, stack = row["rlnImageName"].split("@")
+        stored = np.atleast_3d(mrcfile.read(picked / stack).T).T[int(number) - 1]
+        micrograph = mrcfile.read(picked / row["rlnMicrographName"])
+        x, y = (int(float(row[f"rlnCoordinate{axis}"])) for axis in "XY")  # RELION drops the decimals
+        cut = micrograph[y - 8:y + 8, x - 8:x + 8]
+        assert np.corrcoef(stored.ravel(), cut.ravel())[0, 1] > 0.999
+
+
+def test_converting_there_and_back_gives_the_same_coordinates(picked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mics = ["--micrographs", str(picked / "mics")]
+    assert main(["convert", str(picked / "picks"), "first", "--to", "cryosparc", *mics]) == 0
+    assert main(["convert", "first/picks.cs", "second", "--to", "cryolo,cryoppp", "--box", "24", *mics]) == 0
+    assert main(["convert", "second/cryoppp", "third", "--to", "napari", *mics]) == 0
+    assert main(["convert", "second/cryolo", "fourth", "--to", "napari"]) == 0
+    for folder in ("third", "fourth"):
+        found = read_coordinates(tmp_path / folder)
+        assert set(found) == {"d", "e"}
+        for name, each in found.items():
+            np.testing.assert_allclose(each.centres_xy, exact(picked, name), atol=0.01)
+
+
+def test_y_is_turned_and_boxes_get_a_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mrcfile.new("a.mrc", np.random.default_rng(0).normal(size=(30, 50)).astype("f4")).close()
+    write_box("a.box", np.array([[10, 4]]), np.array([0.5]), 8)
+    assert main(["convert", "a.box", "out", "--to", "eman", "--flip-y", "--micrographs", "a.mrc", "--box", "12"]) == 0
+    assert (tmp_path / "out/a.box").read_text() == "4\t19\t12\t12\t0.5\n"  # y = 29 - 4 = 25
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--to", "imod"], "no format that can be written"),
+    (["--to", "cryosparc"], "Give the micrographs with --micrographs"),
+    (["--to", "eman", "--box", "0"], "--box 0: expected"),
+    (["--to", "eman", "--flip-y"], "--flip-y needs"),
+])
+def test_what_cannot_be_converted_is_refused_with_the_reason(tmp_path, arguments, words, capsys):
+    write_box(tmp_path / "a.box", np.array([[10, 4]]), np.array([0.5]), 8)
+    assert main(["convert", str(tmp_path / "a.box"), str(tmp_path / "out"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_format_that_does_not_exist_is_refused_before_picking(blobs, blob_model, tmp_path, capsys):
+    assert main(["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
+                 "--output", str(tmp_path / "out"), "--write", "relion,imod"]) == 2
+    assert "'imod' is no format" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_coordinates_of_another_program_are_trained_on_and_evaluated(blobs, tmp_path):
+    boxes = blobs[0] / "boxes"
+    assert main(["convert", str(boxes), str(tmp_path / "cbox"), "--to", "cryolo"]) == 0
+    options = parse_arguments(["train", "--micrographs", str(blobs[0] / "micrographs" / "a.mrc"), "--coordinates",
+                               str(tmp_path / "cbox"), "--diameter", "64", "--output", str(tmp_path / "m.deepem")])
+    np.testing.assert_array_equal(read_training_set(options).particles["a"].centres_xy,
+                                  read_coordinates(boxes)["a"].centres_xy)
+    assert main(["evaluate", "--truth", str(boxes), "--picks", str(tmp_path / "cbox"), "--distance", "2", "--json",
+                 str(tmp_path / "f.json")]) == 0
+    assert '"F1": 1.0' in (tmp_path / "f.json").read_text()

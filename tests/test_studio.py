@@ -1,0 +1,566 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The studio without a browser: marks and their log, edits, sessions, tiles, and who may talk to the server."""
+
+import io
+import json
+import math
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from conftest import write_blobs
+from deepem_scipion.deepem.coordinates.box import read_box, write_box
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.picking.candidates import Candidates
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.selection import PICKED, Limits, select
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.studio.collection import Collection
+from deepem_scipion.deepem.studio.editing import Shown, change
+from deepem_scipion.deepem.studio.learning import Course, Lesson, learn
+from deepem_scipion.deepem.studio.marks import DONE, NEGATIVE, PARTICLE, REGION, EditLog, Mark
+from deepem_scipion.deepem.studio.opening import Wanted, open_session
+from deepem_scipion.deepem.studio.pictures import TILE_PX, Look, Pictures
+from deepem_scipion.deepem.studio.project import StudioProject, StudioSettings
+from deepem_scipion.deepem.studio.queue import Queue
+from deepem_scipion.deepem.studio.serving import Address, open_browser
+from deepem_scipion.deepem.studio.session import Session
+from deepem_scipion.deepem.studio.suggestions import DEFAULT_THRESHOLD, suggest
+from deepem_scipion.deepem.studio.teacher import Teacher
+from deepem_scipion.deepem.studio.views import Views
+from deepem_scipion.deepem.studio.worker import Worker, WorkerState, read_stored
+
+LIMITS = Limits(0.5, 40.0)
+
+
+def particle(x, y, score=math.nan):
+    return Mark(PARTICLE, (x, y, score))
+
+
+def negative(x, y, score=math.nan):
+    return Mark(NEGATIVE, (x, y, score))
+
+
+def shown(*marks, diameter_px=20.0):
+    """Candidates at (100, 100), (140, 100) and, below the threshold, (200, 100)."""
+    return Shown(np.array([[100.0, 100], [140, 100], [200, 100]]), np.array([0.9, 0.8, 0.3]),
+                 np.array([PICKED, PICKED, "threshold"]), marks, diameter_px)
+
+
+# ---------------------------------------------------------------- marks and their log
+
+def test_edits_are_undone_and_redone_without_limit_and_survive_a_new_start(tmp_path):
+    log = EditLog(tmp_path / "edits.jsonl")
+    for number in range(50):
+        log.do("a", [], [particle(number, 1.0)])
+    assert [log.undo() for _ in range(60)] == ["a"] * 50 + [""] * 10
+    assert log.marks["a"] == [] and not log.can_undo
+    for _ in range(20):
+        log.redo()
+    log.do("b", [], [negative(1, 2, 0.7)])
+    assert log.redo() == ""  # a new edit replaces what was undone
+    log.close()
+    again = EditLog(tmp_path / "edits.jsonl")
+    assert again.marks == {"a": [particle(number, 1.0) for number in range(20)], "b": [negative(1, 2, 0.7)]}
+    assert again.undo() == "b" and again.undo() == "a"
+    assert len(again.of("a", PARTICLE)) == 19
+    again.close()
+
+
+def test_a_line_truncated_by_a_crash_is_left_out_and_others_follow(tmp_path):
+    path = tmp_path / "edits.jsonl"
+    log = EditLog(path)
+    log.do("a", [], [particle(1, 1)])
+    log.do("a", [], [particle(2, 2)])
+    log.close()
+    path.write_bytes(path.read_bytes()[:-7])
+    log = EditLog(path)
+    assert log.marks["a"] == [particle(1, 1)]
+    log.do("a", [particle(1, 1)], [Mark(DONE)])
+    log.close()
+    log = EditLog(path)
+    assert log.marks["a"] == [Mark(DONE)]
+    log.close()
+
+
+@pytest.mark.parametrize("line", ['{"a": 1}', '["a", [], [["particle", 1]]]', '["a", [], [["circle", 1, 2, 3]]]',
+                                  "nonsense", '["a", [], [["particle", 1e999, 0, 1]]]', '[1, [], []]', "[" * 5000,
+                                  '"undo"'])
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / "edits.jsonl").write_text('["a", [], [["done"]]]\n"undo"\n' + line + "\n")
+    with pytest.raises(DeepEMError, match="edits.jsonl, line 3: expected an edit"):
+        EditLog(tmp_path / "edits.jsonl")
+
+
+@given(st.binary(max_size=200))
+def test_any_content_of_a_log_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("log") / "edits.jsonl"
+    path.write_bytes(content)
+    try:
+        EditLog(path).close()
+    except DeepEMError as error:
+        assert str(path) in str(error)
+
+
+# ---------------------------------------------------------------- edits
+
+@pytest.mark.parametrize("marks, request_, removed, added", [
+    ((), {"action": "add", "x": 103, "y": 99}, [], [particle(100, 100, 0.9)]),  # accepts
+    ((), {"action": "add", "x": 203, "y": 99}, [], [particle(200, 100, 0.3)]),  # the peak there
+    ((), {"action": "add", "x": 208, "y": 99}, [], [particle(208, 99)]),
+    ((particle(50, 50),), {"action": "add", "x": 51, "y": 50}, [], []),
+    ((negative(50, 50),), {"action": "add", "x": 51, "y": 50}, [negative(50, 50)], [particle(51, 50)]),
+    ((), {"action": "remove", "x": 139, "y": 101}, [], [negative(140, 100, 0.8)]),
+    ((), {"action": "remove", "x": 199, "y": 101}, [], []),
+    ((particle(50, 50),), {"action": "remove", "x": 51, "y": 50}, [particle(50, 50)], []),
+    ((particle(50, 50, 0.4),), {"action": "remove", "x": 51, "y": 50}, [particle(50, 50, 0.4)],
+     [negative(50, 50, 0.4)]),
+    ((negative(50, 50, 0.4),), {"action": "remove", "x": 51, "y": 50}, [negative(50, 50, 0.4)], []),
+    ((Mark(REGION, (0, 0, 60, 60)),), {"action": "remove", "x": 51, "y": 50}, [Mark(REGION, (0, 0, 60, 60))], []),
+    ((), {"action": "move", "x": 101, "y": 100, "to_x": 104, "to_y": 95}, [], [particle(104, 95, 0.9)]),
+    ((), {"action": "move", "x": 101, "y": 100, "to_x": 60, "to_y": 60}, [],
+     [particle(60, 60, 0.9), negative(100, 100, 0.9)]),
+    ((particle(50, 50),), {"action": "move", "x": 50, "y": 50, "to_x": 70, "to_y": 50}, [particle(50, 50)],
+     [particle(70, 50)]),
+    ((particle(120, 100),), {"action": "erase", "points": [[90, 104], [150, 104]], "radius": 5}, [particle(120, 100)],
+     [negative(100, 100, 0.9), negative(140, 100, 0.8)]),
+    ((), {"action": "erase", "points": [[120, 100]], "radius": 5}, [], []),
+    ((), {"action": "paint", "points": [[90, 104], [210, 104]], "radius": 5}, [],
+     [particle(100, 100, 0.9), particle(140, 100, 0.8), particle(200, 100, 0.3)]),
+    ((particle(195, 100),), {"action": "paint", "points": [[200, 100]], "radius": 5}, [], []),  # no room
+    ((), {"action": "region", "x": 9, "y": 8, "to_x": 2, "to_y": 20}, [], [Mark(REGION, (2, 8, 9, 20))]),
+    ((), {"action": "accept_all"}, [], [particle(100, 100, 0.9), particle(140, 100, 0.8), Mark(DONE)]),
+    ((Mark(DONE),), {"action": "done"}, [Mark(DONE)], []),
+    ((Mark(DONE), particle(1, 1)), {"action": "clear"}, [Mark(DONE), particle(1, 1)], []),
+])
+def test_an_action_removes_and_adds_marks(marks, request_, removed, added):
+    assert change(shown(*marks), request_) == (removed, added)
+
+
+_JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner,
+                                                                                 max_size=3), max_leaves=8)
+
+
+@given(st.sampled_from(["add", "move", "erase", "paint", "region", "nonsense", ""]),
+       st.dictionaries(st.sampled_from(["x", "y", "to_x", "to_y", "points", "radius"]), _JSON))
+def test_any_request_is_an_edit_or_refused(action, values):
+    try:
+        removed, added = change(shown(), {"action": action, **values})
+    except DeepEMError as error:
+        assert "expected an action" in str(error)
+    else:
+        assert all(math.isfinite(number) for mark in added for number in mark.values[:2])
+
+
+def test_marks_decide_about_the_candidates_at_the_same_place():
+    found = Collection(["a", "b"], 2.0, 40.0, LIMITS)
+    candidates = Candidates(np.array([[100.0, 100], [140, 100], [200, 100]]), np.array([0.9, 0.8, 0.3]), np.ones(3),
+                            np.full(3, 50.0))
+    found.put("a", "a.mrc", candidates)
+    marks = {"a": [negative(104, 100), particle(50, 50), Mark(DONE)]}
+    assert found.shown("a", marks["a"]).reasons.tolist() == ["marked", PICKED, "threshold"]
+    summary = found.summary(marks)
+    assert summary["picks"] == [2, 0] and summary["particles"] == [1, 0] and summary["negatives"] == [1, 0]
+    assert summary["status"] == [1, 0] and summary["done"] == [1, 0] and summary["scores"] == [0.8, None]
+    assert summary["reasons"] == [1, 0, 0, 1, 0]
+    assert np.sum(summary["histogram"], axis=1).tolist() == [1, 3]
+    found.limits = replace(LIMITS, threshold=0.2)
+    assert found.summary({})["picks"] == [3, 0]
+
+
+# ---------------------------------------------------------------- pictures and suggestions
+
+def test_tiles_are_the_micrograph_binned(tmp_path):
+    y, x = np.indices((600, 1100))
+    with mrcfile.new(tmp_path / "a.mrc", (x + 2 * y).astype(np.float32)):
+        pass
+    pictures, path = Pictures(), tmp_path / "a.mrc"
+    sizes = {}
+    for level, columns, rows in ((0, 3, 2), (1, 2, 1), (2, 1, 1)):
+        tiles = [[np.asarray(Image.open(io.BytesIO(pictures.tile(path, level, column, row, Look()))), float)
+                  for column in range(columns)] for row in range(rows)]
+        picture = np.block(tiles)
+        sizes[level] = picture.shape
+        assert max(tiles[0][0].shape) <= TILE_PX
+        slope_x, slope_y = (picture[50, 200] - picture[50, 50]) / 150, (picture[140, 50] - picture[40, 50]) / 100
+        # 99 % of the values are shown in 256 greys, and those of the sum of two ramps are rarer at the ends.
+        assert 255 / 2300 < slope_x / 2**level < 1.25 * 255 / 2300
+        assert slope_y == pytest.approx(2 * slope_x, rel=0.1)
+    assert sizes == {0: (600, 1100), 1: (300, 550), 2: (150, 275)}
+    flat = np.asarray(Image.open(io.BytesIO(pictures.tile(path, 0, 1, 0, Look(0, 60)))), float)
+    assert np.ptp(flat[200:400, 200:400].mean(axis=0)) < 60  # the slope is gone
+    for level, column, row in ((0, 3, 0), (0, -1, 0), (11, 0, 0), (-1, 0, 0)):
+        with pytest.raises(DeepEMError, match="a.mrc"):
+            pictures.tile(path, level, column, row, Look())
+
+
+def test_suggestions_are_particles_of_the_given_size(tmp_path):
+    centres = write_blobs(tmp_path, "ab", shape=(200, 300), n=20)
+    for name in "ab":
+        found = suggest(tmp_path / "micrographs" / f"{name}.mrc", 64.0)
+        best = found.centres_xy[found.scores > DEFAULT_THRESHOLD]
+        near = np.hypot(*(centres[name][:, None] - best[None]).transpose(2, 0, 1)).min(axis=1)
+        assert len(best) == 20 and near.max() < 1.5
+    bright = suggest(tmp_path / "micrographs" / "a.mrc", 64.0, bright=True).centres_xy
+    assert np.hypot(*(centres["a"][:, None] - bright[None]).transpose(2, 0, 1)).min() > 3
+    with pytest.raises(DeepEMError, match="smaller than a particle"):
+        suggest(tmp_path / "micrographs" / "a.mrc", 3000.0)
+
+
+# ---------------------------------------------------------------- sessions
+
+@pytest.fixture
+def micrographs(tmp_path):
+    write_blobs(tmp_path, ["a", "b"], n=6)
+    return tmp_path / "micrographs"
+
+
+def test_a_session_keeps_limits_marks_and_candidates(micrographs, tmp_path):
+    wanted = Wanted([micrographs], tmp_path / "session", diameter_angst=64.0)
+    project, settings = open_session(wanted)
+    session = Session(project, settings)
+    assert session.waiting("b") == "b" and session.waiting() == "a"
+    session.put("a", suggest(micrographs / "a.mrc", 64.0), settings)
+    assert session.waiting() == "b"
+    picks = session.picks("a")
+    assert len(picks.scores) == 6
+    session.set_limits(0.9, 10.0, (0.0, 5.0))
+    assert len(session.picks("a").scores) == 0
+    session.edit(0, {"action": "add", "x": 20, "y": 30})
+    session.edit(0, {"action": "region", "x": 1, "y": 2, "to_x": 30, "to_y": 40})
+    session.close()
+    project.close()
+    assert read_box(tmp_path / "session/particles/a.box").centres_xy == pytest.approx(np.array([[20, 30]]), abs=12)
+    project, settings = open_session(replace(wanted, diameter_angst=None))
+    assert settings.limits == Limits(0.9, 10.0, (0.0, 5.0)) and settings.diameter_angst == 64.0
+    session = Session(project, settings)
+    assert [mark.kind for mark in session.log.marks["a"]] == [PARTICLE, REGION]
+    ((results, names),) = session.stored()
+    assert names == ["a"] and len(results.read_candidates("a")[0]) > 6
+    session.close()
+    project.close()
+
+
+def test_another_diameter_discards_suggestions_and_what_was_found_with_the_old_one(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=90.0))
+    session = Session(project, settings)
+    session.put("a", suggest(micrographs / "a.mrc", 90.0), settings)
+    session.update(diameter_angst=64.0)
+    assert session.waiting() == "a" and not project.results(0).folder.exists()
+    session.put("a", suggest(micrographs / "a.mrc", 90.0), settings)  # was under way
+    assert session.waiting() == "a"
+    with pytest.raises(DeepEMError, match="particle diameter -1"):
+        session.update(diameter_angst=-1.0)
+    session.close()
+    project.close()
+
+
+def test_a_session_of_other_micrographs_is_refused_and_so_is_none(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session"))
+    Session(project, settings).close()
+    project.close()
+    with pytest.raises(DeepEMError, match="holds a session of other micrographs .b "):
+        open_session(Wanted([micrographs / "a.mrc"], tmp_path / "session"))
+    with pytest.raises(DeepEMError, match="holds no session"):
+        open_session(Wanted([], tmp_path / "nothing"))
+    with pytest.raises(DeepEMError, match="no such file or folder"):
+        open_session(Wanted([tmp_path / "nothing"], tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_session_is_open_only_once(tmp_path):
+    first, second = StudioProject(tmp_path / "session"), StudioProject(tmp_path / "session")
+    first.open()
+    with pytest.raises(DeepEMError, match=f"is open in another studio: .* process {os.getpid()}"):
+        second.open()
+    first.close()
+    second.open()
+    second.close()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "micrographs": {"../x": "y"}}',
+                                     '{"format": 1, "micrographs": 3, "limits": {}}', "[" * 100_000])
+def test_damaged_settings_are_refused(tmp_path, content):
+    (tmp_path / "studio.json").write_text(content)
+    with pytest.raises(DeepEMError, match="expected the settings of a session"):
+        StudioProject(tmp_path).read()
+
+
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path):
+    for name in ("../x", "/etc/passwd", "a/b", "..", ""):
+        with pytest.raises(DeepEMError, match="expected the name of a micrograph"):
+            StudioSettings({name: "x.mrc"}, 1.0, 100.0, LIMITS)
+    results = PickingResults(tmp_path / "picks")
+    results.make()
+    results.write_summary(RunSettings(LIMITS, 4, 4, 24, 4.0, 64.0, 4.0), {"../../x": MicrographResult("x.mrc")})
+    with pytest.raises(DeepEMError, match="expected the name of a micrograph"):
+        open_session(Wanted([tmp_path / "picks"]))
+
+
+def test_edits_of_micrographs_that_are_not_shown_are_written_nowhere(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session"))
+    project.edits.write_text('["../../x", [], [["particle", 1, 2, null]]]\n')
+    session = Session(project, settings)
+    assert session.undo() == -1 and session.undo(redo=True) == -1
+    session.close()
+    project.close()
+    assert not list(tmp_path.rglob("*.box*/../x*")) and not (tmp_path / "x.box").exists()
+
+
+def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrographs, tmp_path):
+    (tmp_path / "picked").mkdir()
+    write_box(tmp_path / "picked" / "a.box", [[30, 40], [80, 60], [120, 90]], np.array([-4.0, 0.5, 6.0]), 24)
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0,
+                                            coordinates=tmp_path / "picked"))
+    session = Session(project, settings)
+    for found, names in session.stored():
+        session.put_stored(found, read_stored(None, found, names, session.max_distance_px))
+    session.all_read()
+    assert session.waiting() == ""  # nothing is suggested beside them
+    assert sorted(session.picks("a").scores) == pytest.approx([-4, 0.5, 6], abs=1e-4)
+    assert len(session.picks("b").scores) == 0
+    session.set_limits(0.3, 0.0, None)
+    session.edit(0, {"action": "remove", "x": 120, "y": 90})
+    session.edit(1, {"action": "add", "x": 33, "y": 44})
+    folder = Teacher(session, Queue(session, Worker())).save()
+    assert read_box(folder / "a.box").scores == pytest.approx([0.5], abs=1e-4)
+    assert read_box(folder / "b.box").centres_xy.tolist() == [[33, 44]]
+    session.close()
+    project.close()
+    assert read_box(tmp_path / "session/negatives/a.box").centres_xy.tolist() == [[120, 90]]
+    with pytest.raises(DeepEMError, match="none of the 1 micrographs has coordinates"):
+        open_session(Wanted([micrographs / "a.mrc"], tmp_path / "other", coordinates=tmp_path / "boxes" / "b.box"))
+
+
+def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_path):
+    results = PickingResults(tmp_path / "picks")
+    results.make()
+    candidates = suggest(micrographs / "a.mrc", 64.0)
+    limits = Limits(0.4, 32.0)
+    reasons = select(candidates, limits, 4.0)
+    results.write_micrograph("a", candidates, reasons, 24)
+    results.write_summary(RunSettings(limits, 4, 4, 24, 4.0, 64.0), {
+        "a": MicrographResult.of(str(micrographs / "a.mrc"), candidates, reasons),
+        "b": MicrographResult(str(micrographs / "b.mrc"), "damaged")})
+    project, settings = open_session(Wanted([tmp_path / "picks"]))
+    session = Session(project, settings)
+    assert settings.diameter_angst == 64.0 and settings.limits == limits
+    for found, names in session.stored():
+        session.put_stored(found, read_stored(None, found, names, session.max_distance_px))
+    session.all_read()
+    view = Views(session, Teacher(session, Queue(session, Worker())))
+    assert view.micrograph(0)["x"] == pytest.approx(candidates.centres_xy[:, 0], abs=0.01)
+    assert view.summary()["picks"] == [int((reasons == PICKED).sum()), 0]
+    assert view.micrograph(1)["failure"] == "damaged" and view.summary()["status"] == [1, 2]
+    session.close()
+    project.close()
+
+
+# ---------------------------------------------------------------- learning
+
+def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session, lessons = Session(project, settings), []
+
+    class Recorder:
+        def call(self, function, given, course, progress):
+            lessons.append((given, course))
+            raise DeepEMError("enough")
+
+    queue = Queue(session, Worker())
+    teacher = Teacher(session, queue)
+    for name in "ab":
+        session.put(name, suggest(micrographs / f"{name}.mrc", 64.0), settings)
+    picks = session.picks("a").centres_xy
+    session.edit(0, {"action": "add", "x": picks[0, 0], "y": picks[0, 1]})
+    session.edit(0, {"action": "remove", "x": picks[1, 0], "y": picks[1, 1]})
+    teacher.learn()
+    with pytest.raises(DeepEMError, match="learning already"):
+        teacher.learn()
+    with pytest.raises(DeepEMError, match="enough"):
+        teacher._learn(Recorder())
+    assert not teacher.busy
+    ((first, second), course) = lessons[0]
+    assert (first.name, second.name) == ("a", "b") and second.marks == 0  # few have marks: others help
+    assert first.particles_xy == pytest.approx(picks[:1]) and first.negatives_xy == pytest.approx(picks[1:2])
+    assert len(first.picks_xy) == len(picks) - 2 and not first.done
+    assert course.output == str(project.model(1)) and course.model is None and not course.final
+    assert teacher.view()["marks"] == 2 and teacher.view()["next"] == 1
+    session.close()
+    project.close()
+
+
+def test_regions_and_done_micrographs_leave_nothing_unknown():
+    places = np.array([[5.0, 5], [50, 50]])
+    lesson = Lesson("a.mrc", "a", places, places, places, np.ones(2), places, [(0, 0, 10, 10)], False)
+    assert lesson.unmarked(places).tolist() == [False, True]
+    assert replace(lesson, done=True).unmarked(places).tolist() == [False, False]
+
+
+def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_seen(blobs, blob_model, tmp_path):
+    folder, centres = blobs
+    path, none = str(folder / "micrographs" / "d.mrc"), np.zeros((0, 2))
+    free = np.array([[x, y] for x in range(20, 190, 20) for y in range(20, 130, 20)
+                     if np.hypot(*(centres["d"] - (x, y)).T).min() > 14], float)[:6]
+    lesson = Lesson(path, "d", centres["d"], free, none, np.zeros(0), none, [], False)
+    shares = []
+    state = WorkerState(1, shares.append)
+    found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), str(tmp_path / "m" / "new.deepem")))
+    assert found.held_out and found.marks == (len(centres["d"]) + len(free)) // 5
+    assert found.after >= found.marks - 1 and not found.worse
+    assert shares[-1] == 1 and shares == sorted(shares)
+    picker = state.picker(found.path)
+    picks = picker.pick(picker.model.read_micrograph(folder / "micrographs" / "e.mrc", 4.0)).picks.centres_xy
+    assert (np.hypot(*(centres["e"][:, None] - picks[None]).transpose(2, 0, 1)).min(axis=1) < 4).mean() > 0.8
+    nothing = replace(lesson, particles_xy=none)
+    with pytest.raises(DeepEMError, match="no particle to learn from"):
+        learn(state, [nothing], Course(64.0, 4.0, str(blob_model), str(tmp_path / "m" / "new.deepem")))
+
+
+# ---------------------------------------------------------------- who may talk to the server
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A studio whose parent is a process of its own: (address, token, parent, folder)."""
+    folder = tmp_path_factory.mktemp("studio")
+    write_blobs(folder, ["a"], n=6)
+    code = ("import subprocess, sys, time; subprocess.Popen(sys.argv[1:], stdout=1); time.sleep(600)")
+    parent = subprocess.Popen([sys.executable, "-c", code, sys.executable, "-m", "deepem_scipion.deepem", "studio",
+                               str(folder / "micrographs"), "--no-browser", "--project", str(folder / "session"),
+                               "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with parent:
+        base, token = parent.stdout.readline().split("studio: ")[1].strip().split("#")
+        yield base, token, parent, folder
+        parent.kill()
+
+
+def ask(url, token=None, data=None, **headers):
+    """Status, headers and content of an answer."""
+    headers = {key.replace("_", "-"): value for key, value in headers.items()}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read()
+
+
+PATHS = ["api/session", "api/changes?since=0", "api/micrograph/0", "api/tile/0/0/0/0", "api/scores/0"]
+ACTIONS = ["api/limits", "api/edit/0", "api/undo", "api/redo", "api/settings", "api/close"]
+
+
+@pytest.mark.parametrize("path", PATHS + ACTIONS)
+def test_another_user_of_the_machine_gets_nothing(server, path):
+    base, token, _, _ = server
+    data = b"{}" if path in ACTIONS else None
+    for wrong in (None, "", token[:-1], token.upper(), token + "x", "é"):
+        assert ask(base + path, wrong and wrong.encode().decode("latin-1"), data)[0] == 401
+    assert ask(f"{base}{path}{'&' if '?' in path else '?'}token={token}", None, data)[0] == 401
+
+
+def test_the_page_itself_holds_nothing_of_the_session(server):
+    base, token, _, folder = server
+    status, headers, content = ask(base)
+    assert status == 200 and token.encode() not in content and str(folder).encode() not in content
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    assert "http" not in content.decode().replace("http-equiv", "")
+
+
+def test_hosts_and_origins_of_other_sites_are_refused(server):
+    base, token, _, _ = server
+    host = base.split("/")[2]
+    for wrong in ("evil.example", f"evil.example:{host.split(':')[1]}", "127.0.0.1.evil.example", ""):
+        assert ask(base + "api/session", token, Host=wrong)[0] in (400, 421)
+        assert ask(base, Host=wrong)[0] in (400, 421)
+    for wrong in ("http://evil.example", "null", "https://" + host, "http://127.0.0.1:1"):
+        assert ask(base + "api/undo", token, b"{}", Origin=wrong)[0] == 403
+    assert ask(base + "api/session", token, Sec_Fetch_Site="cross-site")[0] == 403
+    assert ask(base + "api/session", token, Host="localhost:99", Origin="http://localhost:99")[0] == 200  # ssh -L
+
+
+def test_no_file_but_those_of_the_page_is_served(server):
+    base, token, _, folder = server
+    for path in ("static/../session.py", "static/%2e%2e/session.py", "static/..%2fsession.py", "static//etc/passwd",
+                 "static/%2fetc%2fpasswd", "static/.", "static/", "etc/passwd", "api/tile/0/0/0/../../../etc/passwd",
+                 "api/micrograph/%2e%2e", "api/micrograph/-1", "api/micrograph/99", "api/tile/99/0/0/0"):
+        status, _, content = ask(base + path, token)
+        assert status in (400, 404, 405) and b"root:" not in content and b"Copyright" not in content
+    assert ask(base + "static/app.js")[0] == 200
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b'{"action": 3}', b'{"threshold": "NaN", "number": 0}',
+                                  b"\xff", b"[" * 100_000, b'{"number": 1e400}', b'{"diameter": true, "number": 0}'])
+def test_requests_that_make_no_sense_are_refused_and_the_server_stays(server, data):
+    base, token, _, _ = server
+    for path in ("api/limits", "api/edit/0"):
+        status, _, content = ask(base + path, token, data)
+        assert status == 400 and json.loads(content)["problem"]
+    assert ask(base + "api/session", token)[0] == 200
+
+
+@pytest.mark.parametrize("header", ["Transfer-Encoding: chunked", "Content-Length: 1000001",
+                                    "Content-Length: 99999999999999999999"])
+def test_a_request_that_is_too_long_is_refused(server, header):
+    base, token, _, _ = server
+    host = base.split("/")[2]
+    with socket.create_connection(host.split(":")) as connection:
+        connection.sendall(f"POST /api/undo HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+                           f"{header}\r\n\r\n".encode())
+        assert connection.recv(12) in (b"HTTP/1.1 413", b"HTTP/1.1 400")
+
+
+def test_the_server_listens_on_the_loopback_interface_only(server):
+    port = int(server[0].split(":")[-1].strip("/"))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [line[1] for line in lines if line[3] == "0A"]
+    assert [place for place in listening if int(place.split(":")[1], 16) == port] == [f"0100007F:{port:04X}"]
+
+
+def test_the_file_that_opens_the_page_is_for_its_owner_only(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    (tmp_path / "open.html").write_text("old")
+    os.chmod(tmp_path / "open.html", 0o666)
+    open_browser(Address("127.0.0.1", 1234, "secret"), tmp_path)
+    assert stat.S_IMODE((tmp_path / "open.html").stat().st_mode) == 0o600
+    assert "http://127.0.0.1:1234/#secret" in (tmp_path / "open.html").read_text()
+    assert opened == [(tmp_path / "open.html").as_uri()] and "secret" not in opened[0]
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert not open_browser(Address("127.0.0.1", 1234, "secret"), tmp_path)
+
+
+def test_the_server_ends_with_its_parent(server):
+    base, token, parent, folder = server
+    pid = int((folder / "session/lock").read_text().split("process ")[1].split(",")[0])
+    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{each}").exists() and "Z" not in Path(f"/proc/{each}/stat").read_text().split()[2]
+              for each in (pid, *children)):
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,490 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The studio in a real browser: clicks and keys do what they should, the console stays empty, no request leaves."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_blobs
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.selection import Limits, select
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.studio.suggestions import suggest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve()
+DESKTOP, LAPTOP, PHONE = (1600, 1000), (1024, 700), (390, 844)
+PIXEL_ANGST, DIAMETER_ANGST, SHAPE = 4.0, 64.0, (300, 420)
+HOSTILE = "<img src=x onerror=alert(1)> & 'quotes\" $(ls)"
+NAMES = ["a", "b", "c", HOSTILE]
+NAMES_SORTED = sorted(NAMES)  # as in a folder
+LIMITS = Limits(0.25, 32.0)
+
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in the search path; on Debian: apt-get install "
+                                 "chromium")]
+
+
+def write_run(folder, names):
+    """Micrographs of blobs, and the results folder of a run on them; returns name -> (n, 2) x, y of the blobs."""
+    centres = write_blobs(folder, names, shape=SHAPE, n=40, pixel_size=PIXEL_ANGST)
+    results, found = PickingResults(folder / "picks"), {}
+    results.make(score_maps=True)
+    for name in names:
+        path = folder / "micrographs" / f"{name}.mrc"
+        candidates = suggest(path, DIAMETER_ANGST, PIXEL_ANGST)
+        reasons = select(candidates, LIMITS, PIXEL_ANGST)
+        results.write_micrograph(name, candidates, reasons, 24)
+        results.write_score_map(name, np.linspace(0, 1, 70 * 100, dtype=np.float32).reshape(70, 100), 16.0)
+        found[name] = MicrographResult.of(str(path), candidates, reasons)
+    results.write_summary(RunSettings(LIMITS, 4, 4, 24, PIXEL_ANGST, DIAMETER_ANGST), found)
+    return centres
+
+
+class Studio:
+    """A studio that runs, and a page that shows it."""
+
+    def __init__(self, browser, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deepem_scipion.deepem", "studio", "--no-browser", "--threads", "1",
+             *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.url = self.process.stdout.readline().split("studio: ")[1].strip()
+        self.base, self.token = self.url.split("#")
+        self.console, self.asked = [], []
+        self.page = browser.new_page(viewport=dict(zip(("width", "height"), DESKTOP)))
+        self.page.on("console", lambda message: self.console.append(message.text))
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(self.url)
+        self.until(lambda: "picks" in self.text("#headline") and self.text("#title"))
+
+    def close(self):
+        self.page.close()
+        self.process.terminate()
+        _, self.log = self.process.communicate(timeout=60)
+
+    def until(self, condition, seconds=120):
+        """Wait until a condition holds, however slow the machine is."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"in vain; the page shows {self.text('body')[:2000]}"
+            self.page.wait_for_timeout(20)  # meanwhile events arrive
+
+    def text(self, selector):
+        return self.page.inner_text(selector)
+
+    def api(self, path, **values):
+        """What the server answers."""
+        request = urllib.request.Request(f"{self.base}api/{path}", json.dumps(values).encode() if values else None,
+                                         {"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def found(self, number=0):
+        return self.api(f"micrograph/{number}")
+
+    def screen(self, x, y):
+        """Where a place of the micrograph is on the screen, the whole micrograph being shown."""
+        box = self.page.locator("#view").bounding_box()
+        zoom = min(box["width"] / SHAPE[1], box["height"] / SHAPE[0])
+        return (box["x"] + box["width"] / 2 + (x + 0.5 - SHAPE[1] / 2) * zoom,
+                box["y"] + box["height"] / 2 + (y + 0.5 - SHAPE[0] / 2) * zoom)
+
+    def click(self, x, y, **options):
+        self.page.mouse.click(*self.screen(x, y), **options)
+
+    def drag(self, *places):
+        self.page.mouse.move(*self.screen(*places[0]))
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*self.screen(*place), steps=4)
+        self.page.mouse.up()
+
+    def colours(self):
+        """Number of pixels of the overlay by their red, green, blue, of those that are opaque."""
+        found = self.page.evaluate("""() => {
+            const shown = document.querySelector("#marks"), counts = {};
+            const canvas = new OffscreenCanvas(shown.width, shown.height);
+            const context = canvas.getContext("2d", {willReadFrequently: true});
+            context.drawImage(shown, 0, 0);
+            const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+            for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 250) {
+                const key = `${data[at]},${data[at + 1]},${data[at + 2]}`;
+                counts[key] = (counts[key] ?? 0) + 1;
+            }
+            return counts; }""")
+        return {tuple(map(int, key.split(","))): number for key, number in found.items()}
+
+    def screenshot(self, name):
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=[
+            "--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio")
+    return folder, write_run(folder, NAMES)
+
+
+@pytest.fixture(scope="module")
+def studio(browser, run):
+    found = Studio(browser, run[0] / "picks", "--reference", run[0] / "boxes")
+    yield found
+    found.close()
+    assert found.process.returncode in (0, 143), found.log
+    assert "Traceback" not in found.log
+
+
+@pytest.fixture
+def clean(studio):
+    """The studio without marks, the first micrograph in view; afterwards nothing was on the console or asked outside.
+    """
+    for number in range(len(NAMES)):
+        studio.api(f"edit/{number}", action="clear")
+    studio.page.set_viewport_size(dict(zip(("width", "height"), DESKTOP)))
+    studio.page.keyboard.press("Escape")
+    studio.page.click("#sheet .row >> nth=0")
+    studio.page.keyboard.press("f")
+    studio.page.keyboard.press("1")
+    studio.until(lambda: studio.text("#title").startswith("a") and "true positives" in studio.text("#title"))
+    studio.until(lambda: not any(map(len, (marks_of(studio, kind) for kind in ("particle", "negative", "region")))))
+    yield studio
+    assert studio.console == []
+    assert [url for url in studio.asked if not url.startswith((studio.base, f"blob:{studio.base}"))] == []
+
+
+def marks_of(studio, kind, number=0):
+    return studio.found(number)[kind]
+
+
+def first_pick(studio, reason=0):
+    """x, y of a candidate with this reason, away from the border of the micrograph and from other circles."""
+    found = studio.found()
+    places = np.stack([found["x"], found["y"]], axis=1)
+    for index, code in enumerate(found["reason"]):
+        x, y = places[index]
+        near = np.hypot(*(places - places[index]).T) < 24
+        if code == reason and near.sum() == 1 and 30 < x < SHAPE[1] - 30 and 30 < y < SHAPE[0] - 30:
+            return float(x), float(y)
+    raise AssertionError("no such candidate")
+
+
+def empty_place(studio):
+    """A place without any candidate within a particle diameter."""
+    found = studio.found()
+    places = np.stack([found["x"], found["y"]], axis=1)
+    for y in range(30, SHAPE[0] - 30, 3):
+        for x in range(30, SHAPE[1] - 30, 3):
+            if np.hypot(*(places - (x, y)).T).min() > 17:
+                return float(x), float(y)
+    raise AssertionError("no such place")
+
+
+def test_everything_is_on_the_page_and_a_hostile_name_is_text(clean):
+    assert clean.text("#headline").startswith(f"{sum(clean.api('session')['picks'])} picks")
+    assert [row.inner_text().split("\n")[0] for row in clean.page.locator("#sheet .row").all()] == NAMES
+    assert clean.page.locator("img").count() == 0
+    clean.page.click("#sheet .row >> nth=3")
+    clean.until(lambda: clean.text("#title").startswith(HOSTILE))
+    assert clean.page.locator("img").count() == 0
+
+
+def test_the_micrograph_is_shown_with_its_circles(clean):
+    clean.until(lambda: len(clean.colours()) > 5)
+    shown = clean.page.evaluate("""() => {
+        const canvas = document.querySelector("#picture");
+        const data = canvas.getContext("2d").getImageData(canvas.width / 2 - 50, canvas.height / 2 - 50, 100, 100).data;
+        return data.filter((value, at) => at % 4 === 0).reduce((sum, value) => sum + value) / 10000; }""")
+    assert 60 < shown < 200
+    clean.page.keyboard.press("h")
+    clean.until(lambda: clean.colours() == {})
+    clean.page.keyboard.press("h")
+    clean.until(lambda: len(clean.colours()) > 5)
+
+
+def test_a_click_accepts_a_pick_and_adds_where_nothing_is(clean):
+    x, y = first_pick(clean)
+    clean.click(x + 2, y - 2)
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    (mark,) = marks_of(clean, "particle")
+    assert mark[:2] == pytest.approx([x, y], abs=0.01) and 0 < mark[2] <= 1  # the peak and its score, not the click
+    clean.until(lambda: (70, 211, 154) in clean.colours())
+    x, y = empty_place(clean)
+    clean.click(x, y)
+    clean.until(lambda: len(marks_of(clean, "particle")) == 2)
+    added = marks_of(clean, "particle")[1]
+    assert added[:2] == pytest.approx([x, y], abs=0.5) and added[2] is None
+    clean.until(lambda: clean.page.locator("#sheet .row.touched").count() == 1)
+
+
+def test_right_click_and_delete_make_negatives_which_a_click_takes_back(clean):
+    x, y = first_pick(clean)
+    clean.click(x, y, button="right")
+    clean.until(lambda: len(marks_of(clean, "negative")) == 1)
+    assert marks_of(clean, "negative")[0][:2] == pytest.approx([x, y], abs=0.01)
+    clean.click(x, y)
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1 and not marks_of(clean, "negative"))
+    clean.page.mouse.move(*clean.screen(x, y))
+    clean.page.keyboard.press("Delete")
+    clean.until(lambda: len(marks_of(clean, "negative")) == 1 and not marks_of(clean, "particle"))
+
+
+def test_a_circle_is_dragged_to_another_place(clean):
+    x, y = first_pick(clean)
+    clean.drag((x, y), (x + 5, y + 3))
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    assert marks_of(clean, "particle")[0][:2] == pytest.approx([x + 5, y + 3], abs=0.7)
+    assert marks_of(clean, "negative") == []
+
+
+def test_brushes_remove_and_accept_what_they_touch(clean):
+    picks = sum(code == 0 for code in clean.found()["reason"])
+    clean.page.keyboard.press("2")
+    clean.drag((20, 150), (400, 150))
+    clean.until(lambda: marks_of(clean, "negative"))
+    erased = marks_of(clean, "negative")
+    assert all(abs(y - 150) <= 12.5 for _, y, _ in erased)
+    assert sum(code == 0 for code in clean.found()["reason"]) <= picks - len(erased)
+    clean.page.keyboard.press("3")
+    clean.drag((20, 150), (400, 150))
+    clean.until(lambda: len(marks_of(clean, "particle")) >= len(erased) and not marks_of(clean, "negative"))
+
+
+def test_a_rectangle_is_kept_and_removed(clean):
+    clean.page.keyboard.press("4")
+    clean.drag((300, 250), (100, 60))
+    clean.until(lambda: len(marks_of(clean, "region")) == 1)
+    assert marks_of(clean, "region")[0] == pytest.approx([100, 60, 300, 250], abs=0.7)
+    x, y = empty_place(clean)
+    clean.api("edit/0", action="region", x=x - 3, y=y - 3, to_x=x + 3, to_y=y + 3)
+    clean.page.keyboard.press("1")
+    clean.click(x, y, button="right")
+    clean.until(lambda: len(marks_of(clean, "region")) == 1)
+
+
+def test_undo_and_redo_go_through_all_edits(clean):
+    x, y = first_pick(clean)
+    clean.click(x, y)
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    clean.page.keyboard.press("a")
+    clean.until(lambda: clean.found()["done"])
+    accepted = len(marks_of(clean, "particle"))
+    assert accepted > 20
+    clean.until(lambda: clean.page.locator("#sheet .row.done").count() == 1)
+    clean.page.keyboard.press("Control+z")
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1 and not clean.found()["done"])
+    clean.page.click("#undo")
+    clean.until(lambda: not marks_of(clean, "particle"))
+    clean.page.keyboard.press("Shift+Z")
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    clean.page.click("#redo")
+    clean.until(lambda: len(marks_of(clean, "particle")) == accepted and clean.found()["done"])
+    clean.until(lambda: clean.page.is_disabled("#redo"))
+
+
+def test_next_previous_search_and_sort(clean):
+    clean.page.keyboard.press("j")
+    clean.until(lambda: clean.text("#title").startswith("b"))
+    clean.page.keyboard.press("ArrowLeft")
+    clean.until(lambda: clean.text("#title").startswith("a"))
+    clean.page.click("#next")
+    clean.until(lambda: clean.text("#title").startswith("b"))
+    clean.page.keyboard.press("/")
+    clean.page.keyboard.type("quotes")
+    clean.until(lambda: clean.page.locator("#sheet .row:visible").count() == 1)
+    clean.page.fill("#search", "")
+    clean.page.keyboard.press("Escape")
+    clean.page.click("#headings .picks")
+    rows = sorted(clean.page.locator("#sheet .row:visible").all(), key=lambda row: row.bounding_box()["y"])
+    picks = [int(row.locator("span").nth(1).inner_text()) for row in rows]
+    assert picks == sorted(picks, reverse=True)
+    clean.page.click("#headings .name")
+
+
+def test_limits_act_on_all_micrographs(clean):
+    before = clean.api("session")
+    middle = np.median([score for score, code in zip(clean.found()["score"], clean.found()["reason"]) if code == 0])
+    threshold = round(float(middle), 3)
+    clean.page.fill("#field-threshold", str(threshold))
+    clean.page.keyboard.press("Enter")
+    clean.until(lambda: clean.api("session")["limits"]["threshold"] == threshold)
+    after = clean.api("session")
+    assert all(n <= m for n, m in zip(after["picks"], before["picks"])) and sum(after["picks"]) < sum(before["picks"])
+    for number in range(len(NAMES)):
+        found = clean.found(number)
+        assert after["picks"][number] == sum(code == 0 for code in found["reason"])
+        assert all(score >= threshold - 1e-4 for score, code in zip(found["score"], found["reason"]) if code == 0)
+    clean.until(lambda: clean.text("#headline") == f"{sum(after['picks'])} picks")
+    box = clean.page.locator("#histogram").bounding_box()
+    clean.page.mouse.click(box["x"] + 2 + 0.6 * (box["width"] - 4), box["y"] + 30)
+    clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(0.6, abs=0.01))
+    clean.page.check("#ranged")
+    clean.page.fill("#field-high", "1.0")
+    clean.page.keyboard.press("Enter")
+    clean.until(lambda: clean.api("session")["limits"]["high"] == 1.0)
+    assert all(std <= 1.0 for std, code in zip(clean.found()["std"], clean.found()["reason"]) if code == 0)
+    clean.page.click("#reset")
+    clean.until(lambda: clean.api("session")["picks"] == before["picks"])
+
+
+def test_zoom_pan_and_display(clean):
+    scale = clean.text("#scale")
+    clean.page.mouse.move(*clean.screen(200, 150))
+    clean.page.mouse.wheel(0, -400)
+    clean.until(lambda: clean.text("#scale") != scale)
+    clean.page.keyboard.press("f")
+    clean.until(lambda: clean.text("#scale") == scale)
+    clean.page.keyboard.press("i")
+    assert "invert" in clean.page.evaluate("document.querySelector('#picture').style.filter")
+    clean.page.keyboard.press("i")
+    tiles = len([url for url in clean.asked if "/tile/" in url])
+    clean.page.fill("#field-lowPass", "20")
+    clean.page.keyboard.press("Enter")
+    clean.until(lambda: len([url for url in clean.asked if "low_pass=20" in url]) and
+                len([url for url in clean.asked if "/tile/" in url]) > tiles)
+    clean.page.keyboard.press("Escape")
+    clean.page.click("#look-scoreMap")
+    clean.until(lambda: any("/scores/0" in url for url in clean.asked))
+    clean.page.click("#look-scoreMap")
+
+
+def test_what_is_pointed_at_is_described_and_keys_are_listed(clean):
+    x, y = first_pick(clean)
+    clean.page.mouse.move(*clean.screen(x, y))
+    clean.until(lambda: "score 0." in clean.text("#pointed") and "picked" in clean.text("#pointed"))
+    clean.page.keyboard.press("?")
+    clean.until(lambda: clean.page.is_visible("#keys"))
+    assert "right click" in clean.text("#keys")
+    clean.page.keyboard.press("Escape")
+    clean.until(lambda: not clean.page.is_visible("#keys"))
+
+
+def test_reference_coordinates_are_compared(clean, run):
+    found = clean.found()["reference"]
+    assert found["true"] + len(found["missed"]) == len(run[1]["a"])
+    assert found["true"] > 30
+    x, y = found["false"][0] if found["false"] else first_pick(clean)
+    clean.click(x, y, button="right")
+    clean.until(lambda: sum(map(bool, clean.found()["negative"])) == 1)
+    after = clean.found()["reference"]
+    assert (after["true"] + len(after["false"])) == found["true"] + len(found["false"]) - 1
+
+
+@pytest.mark.parametrize("name, size", [("desktop", DESKTOP), ("laptop", LAPTOP), ("phone", PHONE)])
+def test_the_page_fits_on_the_screen(clean, name, size):
+    clean.api("edit/0", action="paint", points=[[60, 60], [200, 200]], radius=14)
+    clean.api("edit/0", action="erase", points=[[350, 60], [360, 250]], radius=14)
+    clean.page.set_viewport_size(dict(zip(("width", "height"), size)))
+    clean.until(lambda: clean.page.evaluate("document.querySelector('#picture').width") ==
+                clean.page.locator("#view").bounding_box()["width"])
+    clean.until(lambda: (70, 211, 154) in clean.colours())
+    width, height = clean.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert (width, height) == size
+    clean.screenshot(f"studio-{name}")
+    if name == "phone":
+        clean.page.click("#menu")
+        clean.until(lambda: clean.page.is_visible("#list"))
+        clean.page.click("#sheet .row >> nth=0")
+        clean.until(lambda: not clean.page.is_visible("#list"))
+        before = clean.found()["particle"]
+        clean.click(200, 150)
+        assert clean.found()["particle"] == before  # for looking only
+    else:
+        for outside in clean.page.locator("button:visible, input:visible").all():
+            box = outside.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= size[0] + 0.5
+
+
+def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path):
+    write_run(tmp_path, ["a", "b"])
+    first = Studio(browser, tmp_path / "picks")
+    first.until(lambda: first.found()["x"])
+    first.click(*first_pick(first))
+    first.until(lambda: len(marks_of(first, "particle")) == 1)
+    second = subprocess.run([sys.executable, "-m", "deepem_scipion.deepem", "studio", "--no-browser",
+                             tmp_path / "picks"], capture_output=True, text=True)
+    assert second.returncode == 2
+    assert "is open in another studio" in second.stderr and f"process {first.process.pid}" in second.stderr
+    marks = marks_of(first, "particle")
+    first.process.kill()
+    first.until(lambda: "does not answer" in first.text("#state"))
+    first.close()
+    again = Studio(browser, tmp_path / "picks")
+    assert marks_of(again, "particle") == marks
+    again.page.keyboard.press("z")
+    again.until(lambda: marks_of(again, "particle") == [])
+    again.api("close", now=True)
+    assert again.process.wait(60) == 0
+    again.close()
+
+
+def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browser, run, tmp_path):
+    found = Studio(browser, run[0] / "micrographs", "--diameter", 96, "--project", tmp_path / "session")
+    with contextlib.closing(found):
+        found.until(lambda: all(found.api("session")["status"]))
+        wide = found.found()["x"]
+        found.page.keyboard.press("5")
+        found.drag((100, 100), (116, 100))  # 16 pixels of 4 A
+        found.until(lambda: found.api("session")["diameter"] == pytest.approx(64, abs=2))
+        found.until(lambda: all(found.api("session")["status"]))
+        picks = found.found(NAMES_SORTED.index("a"))
+        assert picks["diameter_px"] == pytest.approx(16, abs=0.5)
+        assert found.found()["x"] != wide
+        centres = run[1]["a"]
+        places = np.array([(x, y) for x, y, code in zip(picks["x"], picks["y"], picks["reason"]) if code == 0])
+        near = np.hypot(*(centres[:, None] - places[None]).transpose(2, 0, 1)).min(axis=1) < 5
+        assert near.mean() > 0.8
+    assert found.console == []
+
+
+def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, blob_model, tmp_path):
+    found = Studio(browser, blobs[0] / "micrographs", "--model", blob_model, "--project", tmp_path / "session")
+    with contextlib.closing(found):
+        found.until(lambda: all(found.api("session")["status"]), 300)
+        before = found.found()
+        found.page.keyboard.press("a")
+        found.until(lambda: found.found()["done"])
+        found.page.keyboard.press("n")
+        found.until(lambda: not found.text("#title").startswith("a"))
+        found.page.click("#learn")
+        found.until(lambda: found.page.is_disabled("#learn"))
+        found.until(lambda: found.page.is_enabled("#learn"), 600)
+        found.until(lambda: "the new model gets" in found.text("#lesson"))
+        session = found.api("session")
+        if session["teaching"]["offer"]:
+            found.page.click("#take")
+        found.until(lambda: found.api("session")["turn"] == 1)
+        found.until(lambda: all(found.api("session")["status"]), 300)
+        assert found.found()["score"] != before["score"] and found.api("session")["model"] == "model-1.deepem"
+        assert len(found.found()["particle"]) == sum(code == 0 for code in before["reason"])
+        found.screenshot("studio-learnt")
+        found.page.click("#save")
+        found.until(lambda: (tmp_path / "session/output/model.deepem").exists())
+        star = (tmp_path / "session/output/picks.star").read_text()
+        assert all(f"{name}.mrc" in star for name in "abcde")
+        found.page.click("#back")
+        found.until(lambda: found.api("session")["turn"] == 0)
+        found.until(lambda: found.found()["score"] == before["score"])
+        assert found.api("session")["limits"]["threshold"] != session["limits"]["threshold"] or session["turn"] == 0
+    assert found.console == []
