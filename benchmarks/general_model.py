@@ -37,7 +37,7 @@ VALIDATION, AGREEMENT, THRESHOLD = 25, 180, 60
 KEPT, MARGIN = 0.99, 0.1
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def volume(path):
     """Density map of a file."""
     from deepem_scipion.deepem.simulation.volumes import read_volume
