@@ -66,14 +66,15 @@ def figures(model, name, folder, share):
             f"{found['error_px'] or 0:.1f}")
 
 
-def empty_fields(model, number):
-    """Mean and maximum number of picks on simulated fields without particles."""
+def empty_fields(model, number, others):
+    """Mean and maximum number of picks on simulated fields without particles, with or without other proteins."""
     from deepem_scipion.deepem import Picker
     from deepem_scipion.deepem.simulation.fields import labelled_field, simulate_field
 
     picker, counts = Picker(model), []
     for index in range(number):
-        field = simulate_field(np.random.default_rng([EMPTY_SEED, index]), diameter_px=model.diameter_px, empty=True)
+        field = simulate_field(np.random.default_rng([EMPTY_SEED, index]), diameter_px=model.diameter_px, empty=True,
+                               others=others)
         item = labelled_field(field, model.diameter_px, model.geometry.box, f"empty{index}")
         counts.append(len(picker.pick(replace(item.micrograph, pixel_size_angst=model.working_pixel_size_angst)).picks
                           .scores))
@@ -102,8 +103,9 @@ def main():
         lines += [f"{path.name}:", "", *table(
             ("set", "diameter", "best F1", "AP", "threshold", "F1 at it", "below best", "P", "R", "error px"), *rows)]
         if options.empty:
-            lines += table(("empty fields", "picks per field", "maximum", "without any"),
-                           (options.empty, *empty_fields(model, options.empty)))
+            lines += table(("fields without particles", "picks per field", "maximum", "without any"),
+                           ("ice, carbon, gold", *empty_fields(model, options.empty, False)),
+                           ("also fragments, aggregates, other proteins", *empty_fields(model, options.empty, True)))
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "general_accuracy.md").write_text("\n".join(lines))
     print("\n".join(lines))

@@ -8,17 +8,20 @@
 Fields of view are simulated under random conditions (`simulation/fields.py`), a share of them with particles from the
 density maps in a folder, the others with particles of random shape. A network is trained on most of them with the
 default training preset; on others its candidates are compared with each other (`picking/agreement.py`), and on the rest
-the threshold is chosen, that with the best F0.5, in which precision counts twice: F1 is nearly as high there, and
-fewer picks lie where there are no particles. An interrupted run resumes after its last complete epoch. Another seed
+the threshold is chosen, that with the best F1. An interrupted run resumes after its last complete epoch. Another seed
 gives a model that differs as much as chance makes it differ. The card names the commit of the code, and the checksum of
 the maps.
 """
 
 import argparse
+import functools
 import hashlib
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,46 +32,39 @@ DIAMETER_PX = 27.0
 # Share of the fields with particles from density maps, if there are any.
 MAPS_SHARE = 0.4
 # Fields on which epochs are compared, candidates are compared, and the threshold is chosen.
-VALIDATION, AGREEMENT, THRESHOLD = 25, 250, 60
-# Weight of recall in the choice of the threshold.
-BETA = 0.5
+VALIDATION, AGREEMENT, THRESHOLD = 25, 180, 60
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.
 KEPT, MARGIN = 0.99, 0.1
 
 
-class Source:
-    """Labelled fields by their number.
+@functools.cache
+def volume(path):
+    """Density map of a file."""
+    from deepem_scipion.deepem.simulation.volumes import read_volume
 
-    Parameters
-    ----------
-    seed : int
-        Seed of all fields.
-    maps : list of Path
-        Density maps.
-    box_px : int
-        Side of the network's box.
-    """
+    return read_volume(path)
 
-    def __init__(self, seed, maps, box_px):
-        from deepem_scipion.deepem.simulation.volumes import read_volume
 
-        self.seed, self.box_px = seed, box_px
-        self.volumes = [read_volume(path) for path in maps]
+def make_field(seed, index, maps, box_px):
+    """Labelled field with a number: of a seed, with density maps as a tuple of paths, for a network's box."""
+    from deepem_scipion.deepem.simulation.fields import labelled_field, simulate_field
+    from deepem_scipion.deepem.simulation.shapes import shape_of_volume
 
-    def fields(self, first, number):
-        """Labelled fields number `first` and following."""
-        from deepem_scipion.deepem.simulation.fields import labelled_field, simulate_field
-        from deepem_scipion.deepem.simulation.shapes import shape_of_volume
+    rng = np.random.default_rng([seed, index])
+    shape = None
+    if maps and rng.random() < MAPS_SHARE:
+        shape = shape_of_volume(volume(maps[rng.integers(len(maps))]), rng)
+    field = simulate_field(rng, shape, diameter_px=DIAMETER_PX)
+    return labelled_field(field, DIAMETER_PX, box_px, f"field{index:05d}")
 
-        found = []
-        for index in range(first, first + number):
-            rng = np.random.default_rng([self.seed, index])
-            shape = None
-            if self.volumes and rng.random() < MAPS_SHARE:
-                shape = shape_of_volume(self.volumes[rng.integers(len(self.volumes))], rng)
-            field = simulate_field(rng, shape, diameter_px=DIAMETER_PX)
-            found.append(labelled_field(field, DIAMETER_PX, self.box_px, f"field{index:05d}"))
-        return found
+
+def make_fields(options, maps, box_px):
+    """Fields for the four purposes, simulated by several processes."""
+    numbers = options.fields, VALIDATION, AGREEMENT, THRESHOLD
+    make = functools.partial(make_field, options.seed, maps=tuple(maps), box_px=box_px)
+    with ProcessPoolExecutor(options.threads or os.cpu_count(), get_context("spawn")) as pool:
+        found = iter(list(pool.map(make, range(sum(numbers)), chunksize=8)))
+    return [[next(found) for _ in range(number)] for number in numbers]
 
 
 def checksum(paths):
@@ -91,7 +87,6 @@ def local_std_range(labelled, box_px):
 def train(options, maps):
     """Train the network, fit the comparison of candidates and choose the threshold."""
     from deepem_scipion.deepem import runtime
-    from deepem_scipion.deepem.evaluation.metrics import curve_from_points, steady_threshold
     from deepem_scipion.deepem.model.record import TrainingRecord
     from deepem_scipion.deepem.training.agreement_fit import with_agreement
     from deepem_scipion.deepem.training.calibration import with_threshold
@@ -104,10 +99,7 @@ def train(options, maps):
     plan = Plan(DIAMETER_PX, maps=tuple(options.network), working_pixel_size_angst=1.0, epochs=options.epochs,
                 seed=options.seed)
     setup = choose_geometry(plan, 1.0)
-    source = Source(options.seed, maps, setup.geometry.box)
-    training, validation, compared, threshold = (
-        source.fields(first, number) for first, number in zip(
-            np.cumsum([0, options.fields, VALIDATION, AGREEMENT]), (options.fields, VALIDATION, AGREEMENT, THRESHOLD)))
+    training, validation, compared, threshold = make_fields(options, maps, setup.geometry.box)
     say(f"{sum(len(item.particles_rc) for item in training)} particles on {len(training)} fields")
     record = TrainingRecord("dark", None, plan.training_preset, plan.seed, versions=runtime.versions(), origin={
         "by": f"benchmarks/general_model.py at commit {commit()}", "of": f"simulated fields, {checksum(maps)}"})
@@ -116,8 +108,8 @@ def train(options, maps):
     trainer = RoundTrainer(plan, setup, local_std_range(training, setup.geometry.box), 0.0, record, show, checkpoint)
     model = trainer.train([Split(training, validation)])
     model = with_threshold(with_agreement(model, compared, options.seed), [threshold], 0.0, kept_out=True)
+    model = replace(model, threshold=model.threshold_for("F1"))
     found = model.record
-    model = replace(model, threshold=steady_threshold(curve_from_points(found.validation.curve), BETA))
     return replace(model, record=replace(found, training=replace(found.training, names=[]),
                                          validation=replace(found.validation, names=[])))
 
@@ -138,8 +130,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RESULTS / "general" / "general.deepem")
     parser.add_argument("--maps", type=Path, metavar="FOLDER", help="density maps (*.mrc), protein positive")
-    parser.add_argument("--fields", type=int, default=400, help="number of fields to train on")
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--fields", type=int, default=300, help="number of fields to train on")
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--network", type=int, nargs=3, default=(12, 24, 24), help="feature maps of the three stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: all")

@@ -43,7 +43,7 @@ def test_the_file_is_small_and_its_card_names_what_made_it():
     model = load_model(GENERAL_MODEL)
     assert model.diameter_px == pytest.approx(27) and model.record.contrast == "dark"
     rows = dict(card_rows(model.card()))
-    assert "benchmarks/general_model.py at commit" in rows["made by"] and "simulated" in rows["made of"]
+    assert "benchmarks/general_model.py" in rows["made by"] and "simulated" in rows["made of"]
 
 
 def test_particles_of_any_diameter_are_equally_wide():

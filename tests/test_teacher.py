@@ -132,4 +132,6 @@ def test_auto_trains_on_the_first_micrographs_and_picks_all(folder, tmp_path, sh
     assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--train", "1", "--output",
                  str(tmp_path / "picks"), "--quiet"]) == 0
     assert set(read_coordinates(tmp_path / "picks")) == {"mic_001", "mic_002"}
-    assert load_model(tmp_path / "picks" / "model.deepem").record.training.micrographs == 1
+    assert load_model(tmp_path / "picks.deepem").record.training.micrographs == 1
+    assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--output",
+                 str(tmp_path / "picks"), "--quiet"]) == 2

@@ -82,8 +82,9 @@ class TestDeepEMModels(BaseTest):
         protocol = project.newProtocol(ProtDeepEMPick, numberOfThreads=1, binThreads=2, useGpu=False, **params)
         for pointer, source, output in ((protocol.inputMicrographs, imported, "outputMicrographs"),
                                         (protocol.inputModel, model, "outputModel")):
-            pointer.set(source)
-            pointer.setExtended(output)
+            if source is not None:
+                pointer.set(source)
+                pointer.setExtended(output)
         return self.launch(project, protocol)
 
     def assertPicked(self, protocol, mics, diameter_px=DIAMETER_PX):
@@ -196,6 +197,14 @@ class TestDeepEMModels(BaseTest):
         self.assertIn("5.00 Å/px, those of the training 2.50 Å/px", picks.warnings()[0])
         self.assertIn("micrographs downsampled by a factor of 1.50; training micrographs had 2.50 Å/px",
                       "\n".join(picks.summary()))
+
+    def test_the_general_model_picks_with_nothing_but_the_diameter(self):
+        picks = self.pick(self.proj, None, self.mics, PIXEL_ANGST, particleDiameter=DIAMETER_PX * PIXEL_ANGST)
+        self.assertPicked(picks, self.mics)
+        self.assertEqual(picks.outputCoordinates.getBoxSize(), 60)
+        self.assertTrue(os.path.exists(picks.getResults().path("model")))
+        with open(picks._getReportFile(), encoding="utf-8") as report:
+            self.assertIn("benchmarks/general_model.py", report.read())
 
     def test_inverted_micrographs_are_reported_and_all_figures_are_available_to_monitors(self):
         inverted = {name: (-pixels, centres) for name, (pixels, centres) in self.mics.items()}

@@ -14,14 +14,14 @@ from .arguments import Parser, add_micrographs, add_threads
 SUMMARY = "train without labels on the first micrographs, pick all"
 REQUIRED = ("--micrographs MICS ...", "--diameter A", "--output DIR")
 DESCRIPTION = ("Pick micrographs of which nothing is marked, with a model that learns from the confident picks of the "
-               "general model on the first of them. The output folder is that of `deepem pick`, with the model "
-               "in it.")
+               "general model on the first of them. The output folder is that of `deepem pick`; the model is "
+               "written next to it.")
 EPILOG = """example:
   deepem auto --micrographs 'mics/*.mrc' --diameter 120 --output picks
 
 It does what these two commands do:
-  deepem train --micrographs FIRST --diameter 120 --output picks/model.deepem
-  deepem pick --micrographs ALL --model picks/model.deepem --output picks"""
+  deepem train --micrographs FIRST --diameter 120 --output picks.deepem
+  deepem pick --micrographs ALL --model picks.deepem --output picks"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,10 @@ def run(options: argparse.Namespace) -> int:
     if options.train < 1:
         raise DeepEMError(f"--train {options.train}: expected at least 1 micrograph")
     paths = [str(path) for path in find_micrographs(options.micrographs).values()]
-    model = PickingResults(options.output).path("model")
+    model = options.output.with_name(f"{options.output.name}.deepem")
+    if PickingResults(options.output).files():
+        raise DeepEMError(f"--output {options.output}: the folder has results of an earlier run; expected a new or "
+                          "empty one")
     common = [*(["--pixel-size", str(options.pixel_size)] if options.pixel_size else []),
               *(["--threads", str(options.threads)] if options.threads else [])]
     status = train.run(_parsed(train, ["--micrographs", *paths[:options.train], "--diameter", str(options.diameter),

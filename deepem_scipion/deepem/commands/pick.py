@@ -121,6 +121,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     from ..coordinates.formats.registry import check_formats
     from ..coordinates.star import Optics
     from ..micrographs.find import find_micrographs
+    from ..model.files import save_model
     from ..picking.merge import part_of
     from ..picking.picker import Picker
     from ..picking.results import PickingResults
@@ -145,7 +146,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
                                    _Progress(len(micrographs), show), options.tiff_rows, options.force,
                                    masks)
     if options.model is None:
-        PickingResults(options.output).write_model(model)
+        save_model(PickingResults(options.output).path("model"), model)  # to be fine-tuned as any other
     n_failed = sum(not result.ok for result in results.values())
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "

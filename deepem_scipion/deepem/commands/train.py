@@ -7,15 +7,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
 from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads
 from .info import format_card
 from .planning import make_plan, read_training_set
+from .unlabelled import add_unlabelled, train_unlabelled, with_teacher
 
 if TYPE_CHECKING:
     from ..model.record import Epoch
@@ -53,14 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser)
 
 
-def _add_unlabelled(group: Any) -> None:
-    group.add_argument("--incomplete", action="store_true", help="only some of the particles on the micrographs of "
-                       "--coordinates are marked, 5 to 50 for instance; the training starts from the general model, "
-                       "which finds the others and the background")
-    group.add_argument("--contrast", choices=("dark", "bright"), help="where the training starts from the general "
-                       "model: whether particles are dark (default) or bright")
-
-
 def add_training_arguments(parser: argparse.ArgumentParser, searched: bool = False) -> None:
     """Add the arguments of a training.
 
@@ -84,7 +76,7 @@ def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
                        help=f"reference coordinates of the particles: {COORDINATES}"
                        + ("" if searched else " (default: none are needed, see below)"))
     if not searched:
-        _add_unlabelled(group)
+        add_unlabelled(group)
     group.add_argument("--negatives", metavar="PATH", type=Path,
                        help=f"verified negatives (background and contaminants): {COORDINATES}")
     group.add_argument("--coordinate-scale", type=float, default=1.0, metavar="F", help="multiply --coordinates and "
@@ -155,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     plan = make_plan(options)
     check_writable(options.output)
     if options.coordinates is None:
-        return run_unlabelled(options, plan)
+        return train_unlabelled(options, plan, show_epoch)
     data, files = read_training_set(options), ModelFiles(options.output)
     warn_of_problems(data, plan)
     if options.incomplete:
@@ -178,44 +170,6 @@ def warn_of_problems(data: TrainingSet, plan: Plan) -> None:
 
     for problem in find_problems(data, plan):
         log.warning("warning: %s", problem)
-
-
-def run_unlabelled(options: argparse.Namespace, plan: Plan) -> int:
-    """Train a model without coordinates.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        Arguments of `deepem train`.
-    plan : Plan
-        With the model from which the training starts.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
-    from .. import runtime
-    from ..micrographs.find import find_micrographs
-    from ..model.files import save_model
-    from ..training.self_training import ROUNDS, self_train
-
-    micrographs = find_micrographs(options.micrographs)
-    runtime.start(options.threads)
-    with console.progress(plan.networks * ROUNDS) as show:
-        model = self_train(micrographs, plan, lambda record: show_epoch(record, show))
-    save_model(options.output, model)
-    console.print_result(format_card(model.card()))
-    console.print_result(f"model written to {options.output}")
-    return console.OK
-
-
-def with_teacher(data: TrainingSet, plan: Plan) -> TrainingSet:
-    """Return the data with the model from which the training starts as the teacher for what is not marked."""
-    from ..training.teacher import TaughtSet
-
-    values = {field.name: getattr(data, field.name) for field in fields(data)}
-    return TaughtSet(**{**values, "incomplete": frozenset(data.names)}, teacher=plan.start)
 
 
 def check_writable(path: Path) -> None:

@@ -20,8 +20,6 @@ from ..coordinates.coordinates import Coordinates
 from ..coordinates.read import EXPORTS
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
-from ..model.files import save_model
-from ..model.model import Model
 from .candidates import Candidates, read_candidates, write_candidates
 from .scale import scale_warnings
 from .selection import PICKED
@@ -122,21 +120,6 @@ class PickingResults:
                 self._folder_of(kind).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DeepEMError(f"{self.folder}: the output folder cannot be made ({error.strerror})") from error
-
-    def write_model(self, model: Model) -> None:
-        """Write the general model as it was used, with its diameter, so that it can be fine-tuned as any other.
-
-        Parameters
-        ----------
-        model : Model
-
-        Raises
-        ------
-        DeepEMError
-            The folder cannot be made, or the file not be written.
-        """
-        self.make()
-        save_model(self.path("model"), model)
 
     def write_micrograph(self, name: str, candidates: Candidates, reasons: np.ndarray, box_px: float) -> None:
         """Write candidates and picks of one micrograph.

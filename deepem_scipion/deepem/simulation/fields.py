@@ -60,7 +60,7 @@ class Field:
 
 
 def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px: int = 448, diameter_px: float = 27.0,
-                   empty: bool | None = None) -> Field:
+                   empty: bool | None = None, others: bool = True) -> Field:
     """Simulate a field of view under random conditions.
 
     Parameters
@@ -75,6 +75,8 @@ def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px
         Stated diameter in pixels, from which the real one differs by up to `DIAMETER_ERROR`.
     empty : bool, optional
         Whether there are no particles. Default: a share `EMPTY` of the fields has none.
+    others : bool
+        Whether there may be fragments, other proteins and aggregates.
 
     Returns
     -------
@@ -88,7 +90,8 @@ def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px
     size = side_px + 2 * margin
     film = draw_film(size, diameter, rng)
     ice, crystals = draw_ice(size, diameter, contrast, rng)
-    mass, whole, doubtful, negatives = _particles(shape, size, diameter, (film.share > 0.1) | (ice < -1), empty, rng)
+    mass, whole, doubtful, negatives = _particles(shape, size, diameter, (film.share > 0.1) | (ice < -1), empty,
+                                                others, rng)
     pixels = take_image(mass, film, whole, diameter, contrast, rng)
     pixels = process(pixels + ice, diameter, rng)[margin:-margin, margin:-margin]
     on_film = rng.uniform(0, size, (FILM_POINTS, 2))
@@ -122,7 +125,7 @@ def labelled_field(field: Field, diameter_px: float, box_px: int, name: str) -> 
                               field.negatives_rc, doubtful_rc=field.doubtful_rc, negative_distance=NEGATIVE_DISTANCE)
 
 
-def _particles(shape: Shape, size: int, diameter: float, blocked: NDArray[np.bool_], empty: bool,
+def _particles(shape: Shape, size: int, diameter: float, blocked: NDArray[np.bool_], empty: bool, with_others: bool,
                rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Image of the projected mass of particles and others; centres of whole, doubtful and other particles."""
     centres = np.empty((0, 2)) if empty else _arrangement(size, diameter, rng)
@@ -135,7 +138,7 @@ def _particles(shape: Shape, size: int, diameter: float, blocked: NDArray[np.boo
     for centre, offset in zip(parts, offsets):
         direction = rng.standard_normal(3)
         _draw(mass, shape.cut(direction / np.linalg.norm(direction), offset), centre[None], diameter, rng)
-    others = _others(mass, shape, whole, diameter, rng)
+    others = _others(mass, shape, whole, diameter, rng) if with_others else []
     return mass, whole, parts[offsets > 0], np.concatenate([parts[offsets <= 0], *others])
 
 

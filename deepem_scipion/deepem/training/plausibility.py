@@ -67,7 +67,7 @@ def find_problems(data: TrainingSet, plan: Plan) -> list[str]:
     pixel_size = plan.pixel_size_angst or next(iter(sizes.values()), None)
     if pixel_size is not None:
         found += _start(plan, pixel_size) + _boxes(data, plan.diameter_angst, pixel_size)
-    return found + _extent(data, headers) + _number(data)
+    return found + _extent(data, headers) + ([] if data.taught else _number(data))
 
 
 def find_bright(labelled: Sequence[LabelledMicrograph], diameter_px: float, start_contrast: str | None) -> list[str]:

@@ -41,6 +41,11 @@ class TaughtSet(TrainingSet):
 
     teacher: Model | None = None
 
+    @property
+    def taught(self) -> bool:
+        """See `TrainingSet`."""
+        return True
+
     def read(self, preprocessing: Preprocessing, diameter_px: float, pixel_size_angst: float | None = None,
              given_negatives_only: bool = False) -> list[LabelledMicrograph]:
         """See `TrainingSet.read`.

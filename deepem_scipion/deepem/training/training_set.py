@@ -58,6 +58,11 @@ class TrainingSet:
     max_mask: float = MAX_MASK
 
     @property
+    def taught(self) -> bool:
+        """Whether a model labels what is not marked."""
+        return False
+
+    @property
     def names(self) -> list[str]:
         """Sorted names of the micrographs that have coordinates."""
         return sorted(set(self.micrographs) & set(self.particles))
