@@ -28,7 +28,7 @@ TRUSTED_SHARE = 0.8
 # Candidates above this share of the threshold may be particles, and are not taken for background.
 DOUBTFUL_SHARE = 0.5
 # Epochs and updates in each: from a model, without one, and for the final model.
-QUICK, FIRST, FINAL = (4, 40), (6, 70), (10, 120)
+QUICK, FIRST, FINAL = (4, 60), (6, 100), (10, 150)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ def _train(plan: object, setup: NetworkSetup, labelled: list[LabelledMicrograph]
 
     assert isinstance(plan, Plan)
     epochs, updates = FINAL if course.final else FIRST if plan.start is None else QUICK
-    quick = replace(TRAINING_PRESETS[plan.training_preset], epochs=epochs, updates_per_epoch=updates)
+    quick = replace(TRAINING_PRESETS[plan.training_preset], epochs=epochs, later_epochs=epochs,
+                    updates_per_epoch=updates)
 
     class Trainer(RoundTrainer):
         """With fewer updates than usual."""
