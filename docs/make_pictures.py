@@ -221,8 +221,8 @@ def photograph_studio(work):
             page.wait_for_timeout(3000)
             keep_photo(page.screenshot(), "studio")
             page.keyboard.press("l")
-            page.wait_for_selector("#learn:disabled")
-            page.wait_for_selector("#learn:enabled", timeout=600_000)
+            page.wait_for_selector("#learning", state="visible")
+            page.wait_for_selector("#learning", state="hidden", timeout=600_000)
             until_picked(page)
             keep_photo(page.screenshot(), "studio-learnt")
             browser.close()
@@ -244,7 +244,7 @@ def keep_photo(content, name):
 
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.LANCZOS).save(
-        PICTURES / f"{name}.jpg", quality=72, optimize=True)
+        PICTURES / f"{name}.jpg", quality=66, optimize=True)
 
 
 def photograph(window, name, close=True, size=(900, 800)):

@@ -152,11 +152,9 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
         There is nothing to learn from, or the training failed.
     """
     from ..model.files import save_model
-    from ..runtime import ensure_keras_started
     from ..training.plan import Plan, check, choose_geometry
 
-    state.start()
-    ensure_keras_started()
+    state.start_keras()
     picker = _picker(state, course.model, course)
     start = picker.model if picker else None
     plan = Plan(course.diameter_angst, pixel_size_angst=course.pixel_size_angst, start=start)

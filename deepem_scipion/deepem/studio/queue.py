@@ -11,7 +11,7 @@ from typing import Callable
 
 from ..errors import DeepEMError
 from .session import Session
-from .worker import Worker, find, read_stored
+from .worker import Worker, find, prepare, read_stored
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Queue:
         self._session, self._worker = session, worker
         self._jobs: list[Job] = []
         self._view, self._closed = "", False
+        self._prepared = False
         self.loaded = threading.Event()
         self.loaded.set()
         self.when_idle: Job = lambda worker: None
@@ -103,6 +104,9 @@ class Queue:
                 name = "" if job else self._session.waiting(self._view)
             if not job and not name:
                 self._try(partial(self.when_idle, self._worker))
+                if not self._prepared:
+                    self._prepared = True
+                    self._try(partial(self._worker.call, prepare))
                 with self._wake:
                     if not self._jobs and not self._session.waiting() and not self._closed:
                         self._wake.wait()

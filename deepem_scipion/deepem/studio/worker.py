@@ -108,6 +108,7 @@ class WorkerState:
     def __init__(self, threads: int | None, report: Callable[[Any], None]) -> None:
         self.report, self._threads = report, threads
         self._picker: tuple[object, Picker] | None = None
+        self._keras = threading.Lock()
 
     def start(self) -> None:
         """Start the network backend, the first time."""
@@ -115,6 +116,14 @@ class WorkerState:
 
         if not runtime.state.started:
             runtime.start(self._threads)
+
+    def start_keras(self) -> None:
+        """Start what trains networks, the first time; raises DeepEMError where it is not installed."""
+        from .. import runtime
+
+        self.start()
+        with self._keras:
+            runtime.ensure_keras_started()
 
     def picker(self, model: str) -> Picker:
         """Return the picker of a model file, which is loaded unless it was the last one."""
@@ -149,6 +158,16 @@ def find(state: WorkerState, path: str, name: str, pixel_size_angst: float, diam
     if picker is None:
         return suggest(Path(path), diameter_angst, pixel_size_angst, bright)
     return picker.candidates(picker.model.read_micrograph(path, pixel_size_angst, name))[0]
+
+
+def prepare(state: WorkerState) -> None:
+    """Start in the background what trains networks, so that learning need not wait for it."""
+
+    def run() -> None:
+        with contextlib.suppress(DeepEMError):
+            state.start_keras()
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 def read_stored(state: WorkerState, results: PickingResults, names: list[str], max_distance_px: float,

@@ -3,7 +3,7 @@
 // Circles on the micrograph: picks by score, other candidates by reason, marks, reference coordinates.
 
 export const KINDS = {
-  particle: { label: "your particles", colour: "#46d39a" },
+  particle: { label: "particles", colour: "#46d39a" },
   picked: { label: "picks", colour: "#f6b73c" },
   threshold: { label: "low score", colour: "#56b4e9" },
   distance: { label: "too close", colour: "#009e73" },
@@ -11,7 +11,7 @@ export const KINDS = {
   border: { label: "at the border", colour: "#2f8fd8" },
   mask: { label: "in the mask", colour: "#d55e00" },
   rank: { label: "not among the best", colour: "#e69f00" },
-  negative: { label: "your negatives", colour: "#ff6b6b" },
+  negative: { label: "negatives", colour: "#ff6b6b" },
   missed: { label: "missed", colour: "#ff4fd8" },
   false: { label: "false positives", colour: "#ff4fd8" },
   gained: { label: "gained", colour: "#ffffff" },

@@ -28,7 +28,7 @@ export class Teach {
     this.next = next;
     this.learntAt ??= marks;
     if (busy) this.learntAt = marks;
-    $("learn").disabled = $("finish").disabled = busy;
+    $("learn").disabled = $("finish").disabled = busy || !marks;
     $("unsure").disabled = next < 0;
     $("back").hidden = !back || busy;
     $("take").hidden = !offer;
