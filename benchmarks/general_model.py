@@ -7,10 +7,10 @@
 
 Fields of view are simulated under random conditions (`simulation/fields.py`), a share of them with particles from the
 density maps in a folder, the others with particles of random shape. A network is trained on most of them with the
-default training preset; on others its candidates are compared with each other (`picking/agreement.py`), and on the rest
-the threshold is chosen, that with the best F1. An interrupted run resumes after its last complete epoch. Another seed
-gives a model that differs as much as chance makes it differ. The card names the commit of the code, and the checksum of
-the maps.
+default training preset in larger batches; on others its candidates are compared with each other
+(`picking/agreement.py`), and on the rest the threshold is chosen, that with the best F1. An interrupted run resumes
+after its last complete epoch. Another seed gives a model that differs as much as chance makes it differ. The card names
+the commit of the code, and the checksum of the maps.
 """
 
 import argparse
@@ -33,6 +33,8 @@ DIAMETER_PX = 27.0
 MAPS_SHARE = 0.4
 # Fields on which epochs are compared, candidates are compared, and the threshold is chosen.
 VALIDATION, AGREEMENT, THRESHOLD = 25, 180, 60
+# Crops in a batch, and those on which epochs are compared: with few, chance chooses an early epoch.
+BATCH, SAMPLE = 16, 1536
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.
 KEPT, MARGIN = 0.99, 0.1
 
@@ -88,16 +90,20 @@ def train(options, maps):
     """Train the network, fit the comparison of candidates and choose the threshold."""
     from deepem_scipion.deepem import runtime
     from deepem_scipion.deepem.model.record import TrainingRecord
+    from deepem_scipion.deepem.training import batches
     from deepem_scipion.deepem.training.agreement_fit import with_agreement
     from deepem_scipion.deepem.training.calibration import with_threshold
     from deepem_scipion.deepem.training.checkpoint import Checkpoint
     from deepem_scipion.deepem.training.plan import Plan, choose_geometry
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
     from deepem_scipion.deepem.training.rounds import RoundTrainer
     from deepem_scipion.deepem.training.split import Split
 
     runtime.start(options.threads)
+    batches.SAMPLE_CROPS = SAMPLE
+    TRAINING_PRESETS["general"] = replace(TRAINING_PRESETS["default"], batch=BATCH)
     plan = Plan(DIAMETER_PX, maps=tuple(options.network), working_pixel_size_angst=1.0, epochs=options.epochs,
-                seed=options.seed)
+                seed=options.seed, training_preset="general")
     setup = choose_geometry(plan, 1.0)
     training, validation, compared, threshold = make_fields(options, maps, setup.geometry.box)
     say(f"{sum(len(item.particles_rc) for item in training)} particles on {len(training)} fields")

@@ -30,7 +30,7 @@ DIAMETER_ERROR = 0.2
 # Range of the signal-to-noise ratio, see `Scene`.
 SNR = 0.04, 8.0
 # Places that are drawn for negatives, of which those on film are used.
-FILM_POINTS = 40
+FILM_POINTS = 8
 # Negatives are at least this many diameters from the particles.
 NEGATIVE_DISTANCE = 0.3
 # Fields are drawn with a margin of this many diameters, so that particles are cut by the border.
