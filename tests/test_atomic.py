@@ -192,7 +192,10 @@ OTHERWISE = {
     "demo.py": "hosts.conf is written each time",
     "demonstration.py": "a mark says whether the simulated micrographs are complete",
     "dataset.py": "the same micrographs",
+    "marks.py": "marks are added line by line, and a truncated line is not read",
     "program.py": "a log for people",
+    "project.py": "a lock without content",
+    "serving.py": "a page for the browser that is opened at once, in a new file",
     "table.py": "a table grows by lines, and a truncated line is not read",
 }
 WRITING = r"\.(write_text|write_bytes|tofile|savefig|save|savetxt|savez|savez_compressed)$|^mrcfile\.(new|write)$"
@@ -206,7 +209,7 @@ def writes(path):
         name, arguments = ast.unparse(node.func), [ast.unparse(argument) for argument in node.args]
         aside = arguments[:1] in (["aside"], ["handle"], ["file"], ["content"])
         opened = name == "open" and len(arguments) > 1 and re.search("[wax+]", arguments[1])
-        if not aside and (opened or re.search(WRITING, name)):
+        if arguments and not aside and (opened or re.search(WRITING, name)):
             yield f"{name}({', '.join(arguments)})"
 
 
@@ -244,6 +247,8 @@ def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(m
             run(folder)
         left = tree(folder)
         assert len(left) == number if error is Killed else len(left) >= len(clean) - 3
+        # Settings and micrographs done, from which the next run goes on.
+        left.pop("summary.json", None)
         whole = left if error is Killed else {name: left[name] for name in left if name.endswith((".box", ".mrc"))}
         assert whole == {name: clean[name] for name in whole}
         run(folder)

@@ -328,7 +328,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
             return read_micrograph(first, pixel_size_angst=4.0).input_shape
 
     for size in (0, 900, 2000, 6000):
-        with pytest.raises(DeepEMError, match=f"{first}.*(truncated|cannot be read)"):
+        with pytest.raises(DeepEMError, match=f"{first}.*(truncated|cannot be read|is empty)"):
             read_while(lambda size=size: os.truncate(first, size))
     if ending == "mrc":
         assert read_while(lambda: os.replace(other, first)) == (30, 50)
@@ -395,7 +395,7 @@ def test_a_million_coordinates_are_read_and_a_micrograph_crowded_with_them_is_le
 def test_columns_of_a_star_file_may_have_any_order(tmp_path):
     (tmp_path / "a.star").write_text("data_\nloop_\n_rlnCoordinateY #1\n_rlnAutopickFigureOfMerit #2\n"
                                      "_rlnMicrographName #3\n_rlnCoordinateX #4\n7 0.5 m/b.mrc 3\n")
-    found = read_coordinates(tmp_path / "a.star")["b"]
+    found = read_coordinates(tmp_path / "a.star")["m/b"]
     assert found.centres_xy.tolist() == [[3, 7]] and found.scores.tolist() == [0.5]
 
 
@@ -452,11 +452,11 @@ def test_a_micrograph_that_does_not_fit_into_the_memory_costs_no_other(blobs, bl
     content[:8] = np.array([23_000, 23_000], "<i4").tobytes()
     (tmp_path / "big.mrc").write_bytes(content)
     os.truncate(tmp_path / "big.mrc", 1024 + 4 * 23_000**2)  # takes no room on most file systems
-    assert pick(blob_model, micrographs[:1], tmp_path / "out") == 0  # so that the libraries have what they need
+    assert pick(blob_model, micrographs[:1], tmp_path / "first") == 0  # so that the libraries have what they need
     with memory(2**30):
         assert pick(blob_model, micrographs, tmp_path / "out") == 1
     assert list(failures(tmp_path / "out")) == ["big"] and "memory" in failures(tmp_path / "out")["big"]
-    assert set(read_coordinates(tmp_path / "out" / "picks.star")) == {"d", "e"}
+    assert {Path(name).name for name in read_coordinates(tmp_path / "out" / "picks.star")} == {"d", "e"}
 
 
 def whole(folder):

@@ -17,6 +17,7 @@ import pytest
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.program import Worker
 
 SCORES_OF_PICKING, SCORES_OF_TRAINING = 1e-5, 1e-3
@@ -60,8 +61,11 @@ def test_picks_are_the_same_with_any_number_of_threads_and_any_size_of_batches(b
         subprocess.run([*PROGRAM, "pick", *arguments("abcde", f"threads{threads}"), "--threads", str(threads)],
                        env=ENVIRON, check=True)
     worker = Worker([*PROGRAM, "worker", "--threads", "2"], ENVIRON)
+    batches = PickingResults(tmp_path / "batches")
+    batches.make(score_maps=True)
     for names in ("a", "bc", "d", "e"):
-        assert worker.pick(arguments(names, "batches")) == (0, "")
+        assert worker.pick(arguments(names, names)) == (0, "")
+        batches.absorb(PickingResults(tmp_path / names))
     assert worker.close() == 0
     assert_same_picks(tmp_path / "threads1", tmp_path / "threads3")
     assert_same_picks(tmp_path / "threads1", tmp_path / "batches")
