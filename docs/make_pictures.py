@@ -207,25 +207,35 @@ def photograph_studio(work):
         [sys.executable, "-m", "deepem_scipion.deepem", "studio", str(work / "micrographs"), "--diameter",
          str(scene.diameter_angst), "--project", str(work / "session"), "--reference", str(work / "boxes"),
          "--no-browser"], stdout=subprocess.PIPE, text=True)
-    with studio, sync_playwright() as playwright:
-        address = studio.stdout.readline().split("studio: ")[1].strip()
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 880})
-        page.goto(address)
-        page.wait_for_selector("#progress", state="hidden", timeout=300_000)
-        page.keyboard.press("a")
-        page.wait_for_selector("#sheet .row.done")
-        page.keyboard.press("j")
-        page.wait_for_timeout(3000)
-        keep_photo(page.screenshot(), "studio")
-        page.keyboard.press("l")
-        page.wait_for_selector("#learn:disabled")
-        page.wait_for_selector("#learn:enabled", timeout=600_000)
-        page.wait_for_selector("#progress", state="hidden", timeout=300_000)
-        page.wait_for_timeout(3000)
-        keep_photo(page.screenshot(), "studio-learnt")
-        browser.close()
+    try:
+        with sync_playwright() as playwright:
+            address = studio.stdout.readline().split("studio: ")[1].strip()
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1400, "height": 880})
+            page.goto(address)
+            page.wait_for_selector("#sheet .row.current")
+            until_picked(page)
+            page.keyboard.press("a")
+            page.wait_for_selector("#sheet .row.done")
+            page.keyboard.press("j")
+            page.wait_for_timeout(3000)
+            keep_photo(page.screenshot(), "studio")
+            page.keyboard.press("l")
+            page.wait_for_selector("#learn:disabled")
+            page.wait_for_selector("#learn:enabled", timeout=600_000)
+            until_picked(page)
+            keep_photo(page.screenshot(), "studio-learnt")
+            browser.close()
+    finally:
         studio.terminate()
+        studio.communicate()
+
+
+def until_picked(page):
+    """Wait until the studio has found the candidates of all micrographs."""
+    page.wait_for_timeout(2000)
+    page.wait_for_selector("#progress", state="hidden", timeout=300_000)
+    page.wait_for_timeout(3000)
 
 
 def keep_photo(content, name):

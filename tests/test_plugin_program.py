@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import mrcfile
@@ -22,6 +23,7 @@ from pyworkflow.utils.process import buildRunCommand
 
 from deepem_scipion import Plugin, convert, program
 from deepem_scipion.constants import DEEPEM_PYTHON
+from deepem_scipion.convert import identity
 from deepem_scipion.deepem.commands.parser import build_parser
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -128,7 +130,7 @@ HOSTILE = ["--output", "a b;$(x)`y`'\"%(GPU)s%d\\", "100%"]
 
 @pytest.mark.parametrize("gpus", [[], [0], [0, 2]])
 def test_arguments_reach_the_program_unchanged(tmp_path, monkeypatch, gpus):
-    protocol = pick_protocol(tmp_path, monkeypatch, binThreads=3)
+    protocol = pick_protocol(tmp_path, monkeypatch, binThreads=3, useGpu=True)
     protocol._stepsExecutor = Executor(gpus)
     monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
     use_python(monkeypatch, "/opt/my python 100%/bin/python")
@@ -215,7 +217,7 @@ def picking(folder, monkeypatch, gpus, *answers):
     workers = Workers(*answers)
     monkeypatch.setattr(protocol_base, "Worker", workers)
     monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
-    protocol = pick_protocol(folder, monkeypatch, binThreads=3)
+    protocol = pick_protocol(folder, monkeypatch, binThreads=3, useGpu=True)
     protocol._stepsExecutor = Executor(gpus)
     return protocol, workers
 
@@ -350,8 +352,7 @@ def test_progress_and_outliers_are_reported_while_micrographs_are_picked(tmp_pat
     protocol.getResults().absorb(write_results(tmp_path / "batch", **micrographs))
     summary = "\n".join(protocol.summary())
     for words in ("Micrographs: 13 of 1 done, 92.3 picks each, mean score 0.80, 6.5 per minute",
-                  "Candidates not picked: 0.0 % too close to the border, 0.0 % local standard deviation out of range, "
-                  "45.0 % below the threshold, 5.0 % too close to a better pick",
+                  "Candidates not picked: 45.0 % below the threshold, 5.0 % too close to a better pick",
                   "*1 micrographs are outliers:* empty: few picks (0, median 100)",
                   "*Warning:* the contrast seems to be inverted: the model was trained on dark particles"):
         assert words in summary
@@ -540,6 +541,8 @@ def test_a_plain_form_trains_once_with_the_options_of_the_program(tmp_path, monk
 
 def test_further_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_path, monkeypatch):
     protocol, commands = train_form(tmp_path, monkeypatch, rounds=3, networks=4)
+    # Of the files, which do not exist here, those of one name show the same.
+    monkeypatch.setattr(identity, "same_image", lambda first, second: Path(first).name == Path(second).name)
     # All sets number their micrographs from 1; b is picked on binned micrographs, too.
     protocol.moreParticles.append(coordinate_set(tmp_path, 2, {"c.mrc": [(5, 6)], "empty.mrc": []}))
     protocol.moreParticles.append(coordinate_set(tmp_path, 3, {"b.mrc": [(10, 15)]}, pixel_size=4.0, box=15))

@@ -29,7 +29,7 @@ from deepem_scipion.deepem.coordinates.box import read_box, write_box
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.results import PickingResults
-from deepem_scipion.deepem.picking.selection import PICKED, Limits, select
+from deepem_scipion.deepem.picking.selection import PICKED, REASONS, Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.studio.collection import Collection
@@ -180,7 +180,7 @@ def test_marks_decide_about_the_candidates_at_the_same_place():
     summary = found.summary(marks)
     assert summary["picks"] == [2, 0] and summary["particles"] == [1, 0] and summary["negatives"] == [1, 0]
     assert summary["status"] == [1, 0] and summary["done"] == [1, 0] and summary["scores"] == [0.8, None]
-    assert summary["reasons"] == [1, 0, 0, 1, 0]
+    assert dict(zip(REASONS, summary["reasons"])) == {**dict.fromkeys(REASONS, 0), PICKED: 1, "threshold": 1}
     assert np.sum(summary["histogram"], axis=1).tolist() == [1, 3]
     found.limits = replace(LIMITS, threshold=0.2)
     assert found.summary({})["picks"] == [3, 0]
@@ -240,6 +240,7 @@ def test_a_session_keeps_limits_marks_and_candidates(micrographs, tmp_path):
     assert session.waiting("b") == "b" and session.waiting() == "a"
     session.put("a", suggest(micrographs / "a.mrc", 64.0), settings)
     assert session.waiting() == "b"
+    session.set_limits(DEFAULT_THRESHOLD, 32.0, None)
     picks = session.picks("a")
     assert len(picks.scores) == 6
     session.set_limits(0.9, 10.0, (0.0, 5.0))
@@ -332,7 +333,7 @@ def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrograp
                                             coordinates=tmp_path / "picked"))
     session = Session(project, settings)
     for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.max_distance_px))
+        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
     session.all_read()
     assert session.waiting() == ""  # nothing is suggested beside them
     assert sorted(session.picks("a").scores) == pytest.approx([-4, 0.5, 6], abs=1e-4)
@@ -364,7 +365,7 @@ def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_pa
     session = Session(project, settings)
     assert settings.diameter_angst == 64.0 and settings.limits == limits
     for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.max_distance_px))
+        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
     session.all_read()
     view = Views(session, Teacher(session, Queue(session, Worker())))
     assert view.micrograph(0)["x"] == pytest.approx(candidates.centres_xy[:, 0], abs=0.01)
@@ -387,6 +388,7 @@ def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path):
 
     queue = Queue(session, Worker())
     teacher = Teacher(session, queue)
+    session.set_limits(DEFAULT_THRESHOLD, 32.0, None)
     for name in "ab":
         session.put(name, suggest(micrographs / f"{name}.mrc", 64.0), settings)
     picks = session.picks("a").centres_xy
@@ -423,7 +425,7 @@ def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_
     lesson = Lesson(path, "d", centres["d"], free, none, np.zeros(0), none, [], False)
     shares = []
     state = WorkerState(1, shares.append)
-    found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), str(tmp_path / "m" / "new.deepem")))
+    found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
     assert found.held_out and found.marks == (len(centres["d"]) + len(free)) // 5
     assert found.after >= found.marks - 1 and not found.worse
     assert shares[-1] == 1 and shares == sorted(shares)
@@ -432,7 +434,7 @@ def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_
     assert (np.hypot(*(centres["e"][:, None] - picks[None]).transpose(2, 0, 1)).min(axis=1) < 4).mean() > 0.8
     nothing = replace(lesson, particles_xy=none)
     with pytest.raises(DeepEMError, match="no particle to learn from"):
-        learn(state, [nothing], Course(64.0, 4.0, str(blob_model), str(tmp_path / "m" / "new.deepem")))
+        learn(state, [nothing], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
 
 
 # ---------------------------------------------------------------- who may talk to the server

@@ -49,7 +49,8 @@ def test_batch_after_batch_is_picked_as_by_the_program(worker, log, blobs, blob_
 
     def arguments(names, output, threshold):
         return ["--micrographs", *[str(blobs[0] / "micrographs" / f"{name}.mrc") for name in names], "--model",
-                str(model), "--threshold", threshold, "--score-maps", "--output", str(tmp_path / output)]
+                str(model), "--threshold", threshold, "--score-maps", "--overwrite", "--output",
+                str(tmp_path / output)]
 
     for names, threshold, more in (("abc", "auto", []), ("de", "0.1", ["--debug"]), ("abc", "auto", ["--quiet"])):
         assert worker.pick([*arguments(names, "warm", threshold), *more]) == (0, "")
@@ -88,7 +89,7 @@ def test_the_worker_ends_during_a_batch_when_its_caller_is_gone(blobs, blob_mode
         time.sleep(0.01)
     answer, _ = process.communicate(timeout=600)
     assert answer == b"" and process.returncode == 0
-    assert not (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "picks.star").exists()
 
 
 def test_a_worker_that_dies_says_with_which_status(tmp_path):

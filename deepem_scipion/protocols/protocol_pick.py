@@ -178,8 +178,10 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
     def _validate(self):
         errors = []
         model = self.getModel()
-        if model is None and self.isGeneral():
-            errors.append("Give the particle diameter for the general model, or choose a model.")
+        if model is None:
+            # A scheduled run starts as soon as it is valid; the framework does not wait for an optional input.
+            errors.append("Give the particle diameter for the general model, or choose a model." if self.isGeneral()
+                          else "The model is not there yet: the run that makes it has not finished.")
         if model is None or self.getInputMicrographs() is None:
             return errors  # reported by the framework
         if not os.path.exists(model.getFileName()):
@@ -302,8 +304,9 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
                             (found.micrographs_per_minute, "{:.1f} per minute")):
             if value is not None:
                 words.append(text.format(value))
-        lines = [", ".join(words), "Candidates not picked: " + ", ".join(
-            f"{100 * share:.1f} % {REASON_LABELS[reason]}" for reason, share in found.rejected_share.items())]
+        rejected = [f"{100 * share:.1f} % {REASON_LABELS[reason]}" for reason, share in found.rejected_share.items()
+                    if share]
+        lines = [", ".join(words), "Candidates not picked: " + (", ".join(rejected) or "none")]
         odd = found.outliers
         if odd:
             lines.append(f"*{len(odd)} micrographs are outliers:* "

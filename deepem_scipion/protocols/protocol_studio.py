@@ -54,7 +54,7 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
     def _defineParams(self, form):
         form.addSection(label="Input")
         form.addParam("inputMicrographs", params.PointerParam, pointerClass="SetOfMicrographs", important=True,
-                      label="Micrographs", help="Micrographs to pick.")
+                      label="Micrographs", help="The micrographs in which you pick particles.")
         form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", allowsNull=True, label="Model",
                       help="Model whose picks you correct. Leave it empty to start without a model.")
         form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,

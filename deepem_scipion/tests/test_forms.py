@@ -18,6 +18,7 @@ from deepem_scipion.protocols import (
     ProtDeepEMExportModel,
     ProtDeepEMImportModel,
     ProtDeepEMPick,
+    ProtDeepEMStudio,
     ProtDeepEMTrain,
 )
 
@@ -55,6 +56,7 @@ class TestForms(WithWorkflow):
             ProtDeepEMEvaluate: {"referenceCoordinates": (self.coordinates, "outputCoordinates"),
                                  "pickedCoordinates": (self.pick, "outputCoordinates")},
             ProtDeepEMExportModel: {"inputModel": (self.train, "outputModel")},
+            ProtDeepEMStudio: {"inputMicrographs": (self.mics, "outputMicrographs")},
         }.get(protocolClass, {})
         given = {ProtDeepEMImportModel: {"modelFile": self.train.outputModel.getFileName()},
                  ProtDeepEMExportModel: {"folder": os.path.join(self.folder, "exported")}}.get(protocolClass, {})

@@ -152,7 +152,7 @@ class TestDeepEMInterrupted(BaseTest):
         os.mkdir(folder)
         good = {"good.mrc": "a.mrc", "well.mrc": "b.mrc"}
         reasons = {"constant": "is constant", "folder": "directory", "gone": "no such file", "nan": "not finite",
-                   "small": "smaller than the network's box", "truncated": "is truncated"}
+                   "small": "the particle of the model", "truncated": "is truncated"}
         sources = {**good, **{f"{name}.mrc": "c.mrc" for name in reasons}}
         for name, source in sources.items():
             shutil.copy(os.path.join(self.folder, source), os.path.join(folder, name))

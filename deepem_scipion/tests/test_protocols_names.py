@@ -113,7 +113,7 @@ class TestDeepEMNames(BaseTest):
         with open(script, "w") as file:
             file.write("import json, os, sys\n"
                        f"json.dump([sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES']], open({written!r}, 'w'))\n")
-        protocol = self.project.newProtocol(ProtDeepEMPick, binThreads=3, gpuList="0 2")
+        protocol = self.project.newProtocol(ProtDeepEMPick, binThreads=3, useGpu=True, gpuList="0 2")
         for gpus in ([], [0], [0, 2]):
             protocol._stepsExecutor = StepExecutor(None, gpuList=gpus)
             protocol._stepsExecutor.setProtocol(protocol)

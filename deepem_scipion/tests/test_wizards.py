@@ -129,7 +129,7 @@ class TestSizeWizards(WithWorkflow):
 
     def test_without_inputs_it_says_what_to_choose_first(self):
         for protocolClass, name, words in ((ProtDeepEMTrain, "particleDiameter", "particle coordinates first"),
-                                           (ProtDeepEMPick, "boxSize", "micrographs and the model first")):
+                                           (ProtDeepEMPick, "boxSize", "the model or the diameter, first")):
             protocol = self.newProtocol(protocolClass)
             form = SimpleNamespace(protocol=protocol, root=self.root, setVar=self.fail)
             with unittest.mock.patch.object(dialog, "showWarning") as message:

@@ -16,6 +16,7 @@ from .editing import SAME_PLACE
 
 if TYPE_CHECKING:
     from ..model.model import Model
+    from ..picking.picker import Picker
     from ..training.labels import LabelledMicrograph
     from ..training.plan import NetworkSetup
     from ..training.presets import TrainingPreset
@@ -28,7 +29,7 @@ TRUSTED_SHARE = 0.8
 # Candidates above this share of the threshold may be particles, and are not taken for background.
 DOUBTFUL_SHARE = 0.5
 # Epochs and updates in each: from a model, without one, and for the final model.
-QUICK, FIRST, FINAL = (4, 40), (6, 70), (10, 120)
+QUICK, FIRST, FINAL = (4, 60), (6, 100), (10, 150)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Course:
         Of the particle and of the micrographs.
     model : str, optional
         Model to start from.
+    bright : bool
+        Whether particles are brighter than the background.
     output : str
         File of the new model.
     final : bool
@@ -124,6 +127,7 @@ class Course:
     diameter_angst: float
     pixel_size_angst: float
     model: str | None
+    bright: bool
     output: str
     final: bool = False
 
@@ -153,7 +157,8 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
 
     state.start()
     ensure_keras_started()
-    start = None if course.model is None else state.picker(course.model).model
+    picker = _picker(state, course.model, course)
+    start = picker.model if picker else None
     plan = Plan(course.diameter_angst, pixel_size_angst=course.pixel_size_angst, start=start)
     check(plan)
     setup = choose_geometry(plan, course.pixel_size_angst)
@@ -209,7 +214,8 @@ def _train(plan: object, setup: NetworkSetup, labelled: list[LabelledMicrograph]
 
     assert isinstance(plan, Plan)
     epochs, updates = FINAL if course.final else FIRST if plan.start is None else QUICK
-    quick = replace(TRAINING_PRESETS[plan.training_preset], epochs=epochs, updates_per_epoch=updates)
+    quick = replace(TRAINING_PRESETS[plan.training_preset], epochs=epochs, later_epochs=epochs,
+                    updates_per_epoch=updates)
 
     class Trainer(RoundTrainer):
         """With fewer updates than usual."""
@@ -245,15 +251,20 @@ def _right(state: WorkerState, model: str | None, lessons: Sequence[Lesson], com
     return right
 
 
+def _picker(state: WorkerState, model: str | None, course: Course) -> Picker | None:
+    """The picker of a model or, without one, of the general model, if there is one."""
+    return state.picker(model) if model else state.starting_picker(course.diameter_angst, course.bright)
+
+
 def _picks(state: WorkerState, model: str | None, lesson: Lesson, course: Course) -> np.ndarray:
     """Centres of the picks of a model, with the limits that it suggests."""
-    from .suggestions import default_limits, suggest
+    from .suggestions import starting_limits, suggest
 
-    if model is None:
-        limits = default_limits(course.diameter_angst)
-        candidates = suggest(Path(lesson.path), course.diameter_angst, course.pixel_size_angst)
+    picker = _picker(state, model, course)
+    if picker is None:
+        limits = starting_limits(course.diameter_angst, course.bright)
+        candidates = suggest(Path(lesson.path), course.diameter_angst, course.pixel_size_angst, course.bright)
     else:
-        picker = state.picker(model)
         limits = picker.limits
         candidates, _ = picker.candidates(picker.model.read_micrograph(lesson.path, course.pixel_size_angst))
     found: np.ndarray = candidates.centres_xy[select(candidates, limits, course.pixel_size_angst) == PICKED]

@@ -73,16 +73,25 @@ class StudioSettings:
             if not 0 < value < math.inf:
                 raise DeepEMError(f"{what} {value:g}: expected angstrom, above 0")
 
+    @property
+    def source(self) -> tuple[Any, ...]:
+        """What candidates depend on."""
+        without = (self.diameter_angst, self.bright) if self.model is None else ()
+        return (self.model, self.turn, *without)
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> StudioSettings:
         """Return settings from plain values; raises TypeError, ValueError, LookupError or AttributeError."""
-        limits = plain["limits"]
-        std_range = limits["std_range"]
+        found = plain["limits"]
+        std_range = found["std_range"]
+        limits = Limits(**{key: float(found[key]) for key in ("threshold", "min_distance_angst", "border_angst",
+                                                              "max_mask", "keep_best")},
+                        std_range=None if std_range is None else (float(std_range[0]), float(std_range[1])),
+                        at_least=int(found["at_least"]))
         names = {str(name): str(path) for name, path in plain["micrographs"].items()}
         texts = {key: None if plain.get(key) is None else str(plain[key]) for key in ("model", "results", "reference")}
-        return cls(names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), Limits(
-            float(limits["threshold"]), float(limits["min_distance_angst"]),
-            None if std_range is None else (float(std_range[0]), float(std_range[1])), float(limits["border_angst"])),
+        return cls(
+            names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), limits,
             **texts, bright=bool(plain.get("bright")), turn=int(plain.get("turn", 0)),
             score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
 

@@ -92,7 +92,7 @@ class Queue:
         for results, names in self._session.stored():
             for first in range(0, len(names), READ_AT_ONCE):
                 self._session.put_stored(results, self._worker.call(
-                    read_stored, results, names[first:first + READ_AT_ONCE], self._session.max_distance_px))
+                    read_stored, results, names[first:first + READ_AT_ONCE], self._session.collection.max_distance_px))
         self._session.all_read()
 
     def _run(self) -> None:

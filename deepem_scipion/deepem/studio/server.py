@@ -121,7 +121,7 @@ class Api:
             changes["diameter_angst"] = _number(request, "diameter")
         if "bright" in request:
             changes["bright"] = request["bright"] is True
-        self.session.update(**changes)
+        self.session.adjust(**changes)
         self.queue.wake()
         return self._both(_whole(request, "number"))
 

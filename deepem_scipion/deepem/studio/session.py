@@ -21,11 +21,12 @@ from ..errors import DeepEMError
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.review import Part
-from ..picking.selection import PICKED, Limits
+from ..picking.selection import PICKED
 from .collection import Collection
 from .editing import MARKED, Shown, change
 from .marks import NEGATIVE, PARTICLE, EditLog, Mark
 from .project import StudioProject, StudioSettings
+from .suggestions import starting_limits
 
 # A change that nobody waits for is shown after at most this many seconds.
 POLL_SECONDS = 20.0
@@ -129,16 +130,11 @@ class Session:
             self.collection.forget_missing()
             self.touch()
 
-    @property
-    def max_distance_px(self) -> float:
-        """Largest minimum distance that can be tried, in pixels of the micrographs."""
-        return self.collection.max_distance_px
-
     def put(self, name: str, candidates: Candidates, settings: StudioSettings) -> None:
         """Show new candidates of a micrograph, and store them, unless they were found with other settings."""
         results, path = self.project.results(self.settings.turn), self.settings.micrographs[name]
         with self.changed:
-            if _source(settings) != _source(self.settings):
+            if settings.source != self.settings.source:
                 return
             before = self.shown(name).picks if self.collection.found(name) else None
             self.collection.put(name, path, candidates)
@@ -224,12 +220,19 @@ class Session:
             # A moving slider must not wait for the disk.
             if changes.keys() != {"limits"} or time.monotonic() - self._saved > SAVE_SECONDS:
                 self.save()
-            if _source(before) != _source(self.settings):
+            if before.source != self.settings.source:
                 if before.turn <= self.settings.turn:  # otherwise to be read again
                     shutil.rmtree(self.project.results(self.settings.turn).folder, ignore_errors=True)
                 self.collection = self._new_collection()
             self.collection.limits = self.settings.limits
             self.touch()
+
+    def adjust(self, **changes: Any) -> None:
+        """Change diameter or contrast; without a model of its own the session then also has other limits."""
+        wanted = replace(self.settings, **changes)
+        if wanted.model is None and wanted.results is None:
+            changes["limits"] = starting_limits(wanted.diameter_angst, wanted.bright)
+        self.update(**changes)
 
     def remember(self, settings: StudioSettings) -> None:
         """Keep model and limits of a turn, to which `back` may return."""
@@ -243,9 +246,9 @@ class Session:
 
     def set_limits(self, threshold: float, min_distance_angst: float, std_range: tuple[float, float] | None) -> None:
         """Apply other limits to all micrographs; raises DeepEMError where they make no sense."""
-        limits = Limits(threshold, min(min_distance_angst, self.collection.ranges()["distance"]), std_range,
-                        self.settings.limits.border_angst)
-        self.update(limits=limits)
+        distance = min(min_distance_angst, self.collection.ranges()["distance"])
+        self.update(limits=replace(self.settings.limits, threshold=threshold, min_distance_angst=distance,
+                                   std_range=std_range))
 
     def edit(self, number: int, request: Mapping[str, Any]) -> None:
         """Edit the marks of a micrograph, see `editing.change`.
@@ -291,10 +294,3 @@ class Session:
         values = np.array(every, dtype=np.float64).reshape(-1, 3)
         low, high = (0.0, 1.0) if self.settings.turn else self.settings.score_range
         return Coordinates(values[:, :2], low + (high - low) * values[:, 2], self.box_px)
-
-
-
-def _source(settings: StudioSettings) -> tuple[Any, ...]:
-    """What candidates depend on."""
-    suggested = (settings.diameter_angst, settings.bright) if settings.model is None else ()
-    return settings.model, settings.turn, *suggested

@@ -1,11 +1,13 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Candidates without a model: blobs of the particle's size, found by a Laplacian of Gaussian."""
+"""Where to start: the general model or, without it, blobs of the particle's size (Laplacian of Gaussian)."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from ..errors import DeepEMError
 from ..micrographs.micrograph import read_micrograph, read_pixel_size
 from ..picking.candidates import Candidates, find_candidates, pad
 from ..picking.selection import MIN_DISTANCE, Limits
+
+if TYPE_CHECKING:
+    from ..model.model import Model
 
 # Micrographs are downsampled until the particle is about this wide, in binned pixels.
 WORKING_DIAMETER_PX = 16
@@ -73,19 +78,43 @@ def suggest(path: Path, diameter_angst: float, pixel_size_angst: float | None = 
     return find_candidates(micrograph, pad(micrograph.pixels, box), scores, box, 1)
 
 
-def default_limits(diameter_angst: float) -> Limits:
-    """Return limits for suggested candidates: the usual threshold and minimum distance, any local standard deviation.
+def starting_model(diameter_angst: float, bright: bool) -> Model | None:
+    """Return the general model for a particle; None where it is not part of the installation.
 
     Parameters
     ----------
     diameter_angst : float
         Particle diameter, in angstrom.
+    bright : bool
+        Whether particles are brighter than the background.
+
+    Returns
+    -------
+    Model or None
+    """
+    from ..model.general import general_model
+
+    with contextlib.suppress(DeepEMError):
+        return general_model(diameter_angst, "bright" if bright else "dark")
+    return None
+
+
+def starting_limits(diameter_angst: float, bright: bool) -> Limits:
+    """Return limits for the first candidates: those of the general model, or for suggestions by size.
+
+    Parameters
+    ----------
+    diameter_angst : float
+        Particle diameter, in angstrom.
+    bright : bool
+        Whether particles are brighter than the background.
 
     Returns
     -------
     Limits
     """
-    return Limits(DEFAULT_THRESHOLD, MIN_DISTANCE * diameter_angst)
+    model = starting_model(diameter_angst, bright)
+    return Limits.of_model(model) if model else Limits(DEFAULT_THRESHOLD, MIN_DISTANCE * diameter_angst)
 
 
 def _typical(maxima: np.ndarray) -> float:

@@ -119,7 +119,8 @@ class Teacher:
         before = session.settings
         turn = before.turn + 1
         output = session.project.model(turn)
-        course = Course(before.diameter_angst, before.pixel_size_angst, before.model, str(output), self._finishing)
+        course = Course(before.diameter_angst, before.pixel_size_angst, before.model, before.bright,
+                        str(output), self._finishing)
         try:
             learned = worker.call(learn, self._lessons(), course, progress=self._progress)
             self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,

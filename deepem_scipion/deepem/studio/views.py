@@ -58,7 +58,7 @@ class Views:
                 "limits": {"threshold": limits.threshold, "distance": limits.min_distance_angst, "low": low,
                            "high": high, "ranged": limits.std_range is not None},
                 "ranges": ranges, "diameter": settings.diameter_angst, "bright": settings.bright,
-                "model": settings.model and Path(settings.model).name, "turn": settings.turn,
+                "model": Path(settings.model).name if settings.model else None, "turn": settings.turn,
                 "teaching": self._teacher.view(), "state": session.state, "problem": session.problem,
                 "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
 

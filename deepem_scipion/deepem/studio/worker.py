@@ -107,7 +107,7 @@ class WorkerState:
 
     def __init__(self, threads: int | None, report: Callable[[Any], None]) -> None:
         self.report, self._threads = report, threads
-        self._picker: tuple[str, float, Picker] | None = None
+        self._picker: tuple[object, Picker] | None = None
 
     def start(self) -> None:
         """Start the network backend, the first time."""
@@ -121,20 +121,33 @@ class WorkerState:
         from ..model.files import load_model
 
         self.start()
-        changed = os.stat(model).st_mtime if os.path.exists(model) else 0.0
-        if self._picker is None or self._picker[:2] != (model, changed):
-            self._picker = model, changed, Picker(load_model(model))
-        return self._picker[2]
+        key = model, os.stat(model).st_mtime if os.path.exists(model) else 0.0
+        if self._picker is None or self._picker[0] != key:
+            self._picker = key, Picker(load_model(model))
+        return self._picker[1]
+
+    def starting_picker(self, diameter_angst: float, bright: bool) -> Picker | None:
+        """Return the picker of the general model; None where it is not part of the installation."""
+        from .suggestions import starting_model
+
+        self.start()
+        key = diameter_angst, bright
+        if self._picker is None or self._picker[0] != key:
+            model = starting_model(diameter_angst, bright)
+            if model is None:
+                return None
+            self._picker = key, Picker(model)
+        return self._picker[1]
 
 
 def find(state: WorkerState, path: str, name: str, pixel_size_angst: float, diameter_angst: float, bright: bool,
          model: str | None) -> Candidates:
-    """Find the candidates of a micrograph with a model or, without one, by their size."""
+    """Find the candidates of a micrograph with a model, the general one or, without any, by their size."""
     from .suggestions import suggest
 
-    if model is None:
+    picker = state.picker(model) if model else state.starting_picker(diameter_angst, bright)
+    if picker is None:
         return suggest(Path(path), diameter_angst, pixel_size_angst, bright)
-    picker = state.picker(model)
     return picker.candidates(picker.model.read_micrograph(path, pixel_size_angst, name))[0]
 
 

@@ -11,7 +11,7 @@ import { Tools } from "./tools.js";
 import { Viewer } from "./viewer.js";
 
 const $ = id => document.getElementById(id);
-const REJECTED = ["threshold", "distance", "local_std", "border"];
+const REJECTED = ["threshold", "distance", "local_std", "border", "mask", "rank"];
 const NARROW = matchMedia("(max-width: 760px)");
 const state = { session: null, summary: null, found: null, circles: [], number: -1, hidden: false, pointed: null };
 let display, legend, limits, list, teach, tools;
@@ -103,6 +103,7 @@ function showMicrograph(found) {
     [found.reference && `${found.reference.true} true positives, ${found.reference.false.length} false positives, ${found.reference.missed.length} missed`, ""]])
     if (text) title.append(Object.assign(document.createElement("small"), { textContent: text, className: name }));
   for (const kind of Object.keys(legend.lines)) legend.lines[kind].here.textContent = here(kind) ?? "";
+  for (const kind of ["mask", "rank"]) legend.show(kind, state.summary.reasons[Object.keys(state.session.labels).indexOf(kind)] > 0);
   for (const kind of ["gained", "lost"]) legend.show(kind, state.summary.turn > 0);
   if (changed) showScoreMap();
   arrange();

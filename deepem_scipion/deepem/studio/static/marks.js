@@ -9,6 +9,8 @@ export const KINDS = {
   distance: { label: "too close", colour: "#009e73" },
   local_std: { label: "local std.", colour: "#cc79a7" },
   border: { label: "at the border", colour: "#2f8fd8" },
+  mask: { label: "in the mask", colour: "#d55e00" },
+  rank: { label: "not among the best", colour: "#e69f00" },
   negative: { label: "your negatives", colour: "#ff6b6b" },
   missed: { label: "missed", colour: "#ff4fd8" },
   false: { label: "false positives", colour: "#ff4fd8" },

@@ -34,7 +34,7 @@ export class Teach {
     $("take").hidden = !offer;
     $("learning").hidden = !busy;
     $("learning").value = share;
-    $("lesson").textContent = busy ? "Learning from your marks ..." : sentence(outcome) || (marks ? `${marks} marks${model ? "" : ", no model yet"}.` :
+    $("lesson").textContent = busy ? "Learning from your marks ..." : sentence(outcome) || (marks ? `${marks} marks${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
     if ($("auto").checked && !busy && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
