@@ -71,6 +71,7 @@ def test_the_protocols_are_where_users_look_for_them_with_short_names(domain):
     collect(ProtocolTreeConfig.load(domain, os.devnull)["Protocols SPA"], ())
     picking = ("Particles", "Picking")
     assert found == {"DeepEM training": picking, "DeepEM picking": picking, "DeepEM evaluation": picking,
+                     "DeepEM studio": picking,
                      "import DeepEM model": ("Imports", "more"), "export DeepEM model": ("Exports",)}
 
 

@@ -132,6 +132,10 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
             return ["The particle diameter must be 0 or more."]
         return []
 
+    def _warnings(self):
+        micrographs = self.inputMicrographs.get()
+        return [] if micrographs is None else convert.frame_warnings(micrographs)
+
     def _summary(self):
         lines = []
         for name, what in ((COORDINATES, "picks"), (NEGATIVES, "marked as negatives")):
