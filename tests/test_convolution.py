@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from deepem_scipion.deepem.network import kernels
 from deepem_scipion.deepem.network.convolution import FOURIER_COST, TILES, FourierConvolution, fastest_tile, products
-from deepem_scipion.deepem.network.kernels import Memory, WeightedSums, positions
+from deepem_scipion.deepem.network.kernels import Memory, WeightedSums
+from deepem_scipion.deepem.network.stage import positions
 
 
 def sigmoid(x):

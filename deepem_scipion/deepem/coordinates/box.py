@@ -48,7 +48,7 @@ def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_
     corners = np.rint(np.reshape(centres_xy, (-1, 2)) - size / 2).astype(int)
     scored = not np.all(np.isnan(scores))
     with atomic_write(path) as handle:
-        for (x, y), score in zip(corners, np.reshape(scores, len(corners))):
+        for (x, y), score in zip(corners.tolist(), np.reshape(scores, len(corners)).tolist()):
             handle.write(f"{x}\t{y}\t{size}\t{size}" + (f"\t{score:.6g}\n" if scored else "\n"))
 
 

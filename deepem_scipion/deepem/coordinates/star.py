@@ -83,9 +83,8 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
         handle.write(_star_header("particles", particles))
         for (micrograph, centres_xy, scores), group in zip(entries, groups if np.ndim(pixel_size_angst) else repeat(1)):
             name = quote(str(micrograph))
-            rows = np.reshape(centres_xy, (-1, 2))
-            for (x, y), score in zip(rows, np.reshape(scores, len(rows))):
-                handle.write(f"{name} {x:.6f} {y:.6f} {score:.6g} {group}\n")
+            rows = np.column_stack([np.reshape(centres_xy, (-1, 2)), np.reshape(scores, -1)]).tolist()
+            handle.writelines(f"{name} {x:.6f} {y:.6f} {score:.6g} {group}\n" for x, y, score in rows)
         handle.write("\n")
 
 

@@ -10,6 +10,8 @@ import numpy as np
 _STREAK_CORRELATION = 0.8
 # A smoothed image hardly changes over its first few lines, which are not padding yet.
 MIN_PADDING = 8
+# Where there is no padding this many lines show it.
+_FIRST_LINES = 32
 
 
 def padding_margins(pixels: np.ndarray, min_lines: int = 1) -> tuple[int, int, int, int]:
@@ -42,6 +44,10 @@ def padding_margins(pixels: np.ndarray, min_lines: int = 1) -> tuple[int, int, i
 
 def _padding_lines(lines: np.ndarray, flat_below: float) -> int:
     """Count the lines of padding at the start of an (n, length) array."""
+    if len(lines) > _FIRST_LINES:
+        found = _padding_lines(lines[:_FIRST_LINES], flat_below)
+        if found < _FIRST_LINES - 1:
+            return found
     flat = lines.std(axis=1) <= flat_below
     if flat[0]:
         return len(flat) if flat.all() else int(np.argmin(flat))

@@ -9,8 +9,8 @@ docs/accuracy.md).
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -55,14 +55,17 @@ def resample(pixels: np.ndarray, scale: float) -> np.ndarray:
     return result
 
 
-def _blocks(size: int, resampled: int, scale: float) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield, for each block of output pixels, the first one, the first input pixel and (input, output) weights."""
+@functools.lru_cache(maxsize=8)
+def _blocks(size: int, resampled: int, scale: float) -> list[tuple[int, int, np.ndarray]]:
+    """Return, for each block of output pixels, the first one, the first input pixel and (input, output) weights."""
     scale = min(resampled * scale, size) / resampled
     width = max(scale, 1.0)
+    blocks = []
     for first in range(0, resampled, TOGETHER):
         centres = (np.arange(first, min(first + TOGETHER, resampled)) + 0.5) * scale
         begin = max(0, math.floor(centres[0] - LOBES * width))
         end = min(size, math.ceil(centres[-1] + LOBES * width))
         distances = (np.arange(begin, end)[:, np.newaxis] + 0.5 - centres) / width
         weights = np.where(abs(distances) < LOBES, np.sinc(distances) * np.sinc(distances / LOBES), 0)
-        yield first, begin, (weights / weights.sum(axis=0)).astype(np.float32)
+        blocks.append((first, begin, (weights / weights.sum(axis=0)).astype(np.float32)))
+    return blocks

@@ -10,6 +10,8 @@ transforms.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -22,8 +24,8 @@ TOGETHER = 6
 TILES = range(10, 259, 6)
 # A multiplication takes about twice as long as in the direct convolution, as more numbers go through the cache.
 FOURIER_COST = 2
-# Columns whose spectra about fit into the cache of a core.
-COLUMNS = 512
+# Columns whose spectra and products about fit into the cache of a core.
+COLUMNS = 1024
 
 
 class FourierConvolution:
@@ -46,8 +48,8 @@ class FourierConvolution:
         self.tile, self.spacing, self.valid = tile, spacing, tile - self.side + 1
         angles = 2 * np.pi * np.outer(np.arange(tile), np.arange(tile // 2 + 1)) / tile  # (sample, frequency)
         waves = np.stack([np.cos(angles), -np.sin(angles)], -1).reshape(tile, -1)
-        self._forward = [WeightedSums(waves[:, first:first + TOGETHER], np.zeros(TOGETHER))
-                         for first in range(0, waves.shape[1], TOGETHER)]
+        forward = _grouped(waves)
+        self._forward = WeightedSums(forward, np.zeros(TOGETHER), shared=True)
         self._products = []
         for number, weights in enumerate(_spectra(kernel, tile)):
             constants = np.zeros((len(weights), TOGETHER))  # a constant has only the first frequency
@@ -55,16 +57,15 @@ class FourierConvolution:
             self._products.append(WeightedSums(weights, constants))
         # All frequencies but the first and, for an even number of samples, the last one stand for two.
         share = np.where((np.arange(tile // 2 + 1) * 2) % tile == 0, 1, 2).repeat(2) / tile
-        back = np.zeros((waves.shape[1], math.ceil(self.valid / TOGETHER) * TOGETHER))
-        back[:, :self.valid] = (waves * share)[:self.valid].T
-        self._inverse = [WeightedSums(back[:, first:first + TOGETHER], np.zeros(TOGETHER), sigmoid=True)
-                         for first in range(0, back.shape[1], TOGETHER)]
+        inverse = _grouped((waves * share)[:self.valid].T)
+        self._inverse = WeightedSums(inverse, np.zeros(TOGETHER), sigmoid=True, shared=True)
+        self._groups = len(forward), len(inverse)
         self._memory = Memory()
 
     def rows(self, rows: int) -> int:
         """Return how many rows the target of this many rows must have room for."""
         each = self.valid * self.spacing
-        return rows // each * each + len(self._inverse) * TOGETHER * self.spacing
+        return rows // each * each + self._groups[1] * TOGETHER * self.spacing
 
     def __call__(self, target: np.ndarray, pixels: np.ndarray, rows: int, columns: int) -> None:
         """Convolve rows and apply the sigmoid.
@@ -78,44 +79,38 @@ class FourierConvolution:
         rows, columns : int
             Size of the result.
         """
-        for top in range(0, rows, self.valid * self.spacing):
-            left_rows = rows - top + (self.side - 1) * self.spacing
-            for left in range(0, columns, COLUMNS):
-                wide = min(COLUMNS, columns - left)
-                spectra = self._transform(pixels[:, top:, left:], left_rows, wide + (self.side - 1) * self.spacing)
-                for number, products in enumerate(self._products):
-                    self._multiply(target[number * 3:number * 3 + 3, top:, left:], spectra, products, wide)
+        margin = (self.side - 1) * self.spacing
+        starts = [top + remainder for top in range(0, rows, self.valid * self.spacing)
+                  for remainder in range(min(self.spacing, rows - top))]
+        for first, left in itertools.product(starts, range(0, columns, COLUMNS)):
+            wide = min(COLUMNS, columns - left)
+            spectra = self._transform(pixels[:, first:rows + margin:self.spacing, left:], wide + margin)
+            for number, products in enumerate(self._products):
+                rows_of_maps = target[number * 3:number * 3 + 3, first::self.spacing, left:]
+                self._multiply(rows_of_maps, spectra, products, wide)
 
-    def _transform(self, pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-        """Spectra of one tile: (channels, coefficients, remainders of the row modulo the spacing, columns)."""
-        spectra = self._memory.maps("spectra", self.channels * len(self._forward) * TOGETHER, self.spacing, columns)
-        spectra = spectra.reshape(self.channels, -1, *spectra.shape[1:])
-        whole, more = divmod(min(rows, self.tile * self.spacing), self.spacing)
-        where = np.arange(whole + 1) * (self.spacing * pixels.strides[1] // 4)
-        for number, forward in enumerate(self._forward):
-            part = spectra[:, number * TOGETHER:(number + 1) * TOGETHER]
-            if more:  # these remainders have one row more than the others
-                forward(part[:, :, :more], pixels, where, columns)
-            if whole:
-                forward(part[:, :, more:], pixels[:, more:], where[:whole], columns)
+    def _transform(self, pixels: np.ndarray, columns: int) -> np.ndarray:
+        """Spectra of one tile: (channels, coefficients, columns)."""
+        spectra = self._memory.maps("spectra", self.channels, self._groups[0] * TOGETHER, columns)
+        where = np.arange(min(self.tile, pixels.shape[1])) * (pixels.strides[1] // 4)
+        for channel, coefficients in zip(pixels, spectra):
+            self._forward(coefficients.reshape(-1, TOGETHER, 1, coefficients.shape[-1]), channel[None], where, columns)
         return spectra
 
     def _multiply(self, target: np.ndarray, spectra: np.ndarray, products: WeightedSums, columns: int) -> None:
         """Compute up to three maps of one tile from the spectra."""
-        maps, frequencies = len(target), self.tile // 2 + 1
-        sums = self._memory.maps("sums", frequencies * TOGETHER, self.spacing, columns)
-        sums = sums.reshape(frequencies, TOGETHER, *sums.shape[1:])
-        channel, part = (stride // 4 for stride in spectra.strides[:2])
+        frequencies = self.tile // 2 + 1
+        sums = self._memory.maps("sums", frequencies, TOGETHER, columns)
+        channel, part, _ = (stride // 4 for stride in spectra.strides)
         taps = (np.arange(self.side)[:, None, None] * self.spacing + np.arange(self.channels)[:, None] * channel
                 + np.arange(2) * part)
-        products(sums, spectra[0, :2 * frequencies:2], taps.ravel(), columns)
-        where = (np.arange(frequencies)[:, None] * TOGETHER + np.arange(2)).ravel() * (sums.strides[1] // 4)
-        each = TOGETHER * self.spacing
-        for number, inverse in enumerate(self._inverse):
-            rows = target[:, number * each:(number + 1) * each]
-            inverse(rows.reshape(maps, TOGETHER, self.spacing, -1), sums[0, :2 * maps:2], where, columns)
+        products(sums[:, :, None], spectra[0, :2 * frequencies:2, None], taps.ravel(), columns)
+        where = (np.arange(frequencies)[:, None] * sums.strides[0] + np.arange(2) * sums.strides[1]).ravel() // 4
+        for number, rows in enumerate(target[:, :self._groups[1] * TOGETHER]):
+            self._inverse(rows.reshape(-1, TOGETHER, 1, rows.shape[-1]), sums[:1, 2 * number:], where, columns)
 
 
+@functools.lru_cache(maxsize=None)
 def fastest_tile(kernel: tuple[int, ...], spacing: int, rows: int) -> int | None:
     """Choose the tiles of the fastest convolution by Fourier transforms.
 
@@ -171,3 +166,9 @@ def _spectra(kernel: np.ndarray, tile: int) -> list[np.ndarray]:
                        3)  # (frequency, column, channel, part of the pixels, map, part of the result)
     return [weights[..., first:first + 3, :].reshape(len(weights), -1, TOGETHER)
             for first in range(0, padded.shape[3], 3)]
+
+
+def _grouped(weights: np.ndarray) -> np.ndarray:
+    """Divide weights, (taps, results), into groups of results, the last one with zeros: (groups, taps, `TOGETHER`)."""
+    filled = np.pad(weights, ((0, 0), (0, -weights.shape[1] % TOGETHER)))
+    return filled.reshape(len(weights), -1, TOGETHER).transpose(1, 0, 2)

@@ -13,7 +13,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -54,6 +54,8 @@ class WeightedSums:
         Distance in the source between results that are neighbours in a row.
     sigmoid : bool
         Whether the sigmoid is applied.
+    shared : bool
+        Whether all sources are the same pixels.
 
     Attributes
     ----------
@@ -61,14 +63,16 @@ class WeightedSums:
         Results of a row are computed in groups of this size: the target and the source must have room for them.
     """
 
-    def __init__(self, weights: np.ndarray, bias: np.ndarray, stride: int = 1, sigmoid: bool = False) -> None:
+    def __init__(self, weights: np.ndarray, bias: np.ndarray, stride: int = 1, sigmoid: bool = False,
+                 shared: bool = False) -> None:
         self._weights, self._bias = (np.ascontiguousarray(values, np.float32) for values in (weights, bias))
         taps, maps = self._weights.shape[-2:]
         lanes, accumulators = vector_registers()
         lanes = lanes if stride <= MAX_VECTOR_STRIDE else 1
         vectors = max(n for n in VECTORS if n * maps <= max(accumulators, maps))
         self.columns = lanes * vectors
-        self._function = _compiled(maps, vectors, lanes, stride, sigmoid)
+        self._shared = shared
+        self._function = _compiled(maps, vectors, lanes, stride, sigmoid, shared)
         self._constants = (self._weights.ctypes.data, taps * maps * (self._weights.ndim == 3),
                            self._bias.ctypes.data, maps * (self._bias.ndim == 2))
 
@@ -81,7 +85,7 @@ class WeightedSums:
         targets : (n, maps, rows, >= columns) float32 array
             Overwritten, in groups of columns: made by `Memory`. Columns of both arrays are contiguous.
         sources : (n, rows, cols) float32 array
-            Its first element is that of offset 0 for the first result.
+            Only the first one is used if all are the same. Its first element is that of offset 0 for the first result.
         offsets : (taps,) int64 array
             Position of each tap in elements of a source, contiguous; fewer than there are weights for a shorter sum.
         columns : int
@@ -91,9 +95,9 @@ class WeightedSums:
         """
         following, plane, row, _ = targets.strides
         source, source_row, _ = sources.strides
-        self._function(targets.ctypes.data, following // 4, plane // 4, row // 4, sources.ctypes.data, source // 4,
-                       source_row // 4 * row_stride, offsets.ctypes.data, len(offsets), *self._constants, len(sources),
-                       targets.shape[2], columns)
+        self._function(targets.ctypes.data, following // 4, plane // 4, row // 4, sources.ctypes.data,
+                       0 if self._shared else source // 4, source_row // 4 * row_stride, offsets.ctypes.data,
+                       len(offsets), *self._constants, len(targets), targets.shape[2], columns)
 
 
 class Memory(threading.local):
@@ -124,29 +128,6 @@ class Memory(threading.local):
         return self._arrays[name][:size].reshape(maps, high, wide)[:, :rows]
 
 
-def positions(maps: np.ndarray, side: int, spacing: int) -> np.ndarray:
-    """Return the positions of the samples of a square, in elements of the memory.
-
-    Parameters
-    ----------
-    maps : (maps, rows, cols) float32 array
-        The square is in all maps.
-    side : int
-        Side of the square in samples.
-    spacing : int
-        Distance between neighbouring samples in pixels.
-
-    Returns
-    -------
-    (side * side * maps,) int64 array
-        In the order of rows, columns and maps, like the weights of Keras.
-    """
-    plane, row, column = (stride // 4 for stride in maps.strides)
-    steps = np.arange(side, dtype=np.int64) * spacing
-    found: np.ndarray = (steps[:, None, None] * row + steps[:, None] * column + np.arange(len(maps)) * plane).ravel()
-    return found
-
-
 @functools.lru_cache(maxsize=None)
 def vector_registers() -> tuple[int, int]:
     """Return how many float32 numbers a vector register holds, and how many registers can hold sums.
@@ -173,9 +154,9 @@ def _machine() -> llvm.TargetMachine:
 
 
 @functools.lru_cache(maxsize=None)
-def _compiled(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool) -> Callable[..., None]:
+def _compiled(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool, shared: bool) -> Callable[..., None]:
     """Compile a function for this machine."""
-    module = llvm.parse_assembly(_source(maps, vectors, lanes, stride, sigmoid))
+    module = llvm.parse_assembly(_source(maps, vectors, lanes, stride, sigmoid, shared))
     module.verify()
     engine = llvm.create_mcjit_compiler(module, _machine())
     engine.finalize_object()
@@ -186,10 +167,11 @@ def _compiled(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool) -
     return function
 
 
-def _source(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool) -> str:
+def _source(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool, shared: bool) -> str:
     """Write the function in LLVM's intermediate representation: loops over sources, rows, columns and taps.
 
-    The sums of all maps and `vectors` vectors of columns stay in registers while the taps are added up.
+    The sums of all maps and `vectors` vectors of columns stay in registers while the taps are added up. Pixels that all
+    sources share stay in the innermost cache, as the loop over sources is then an inner one.
     """
     floats, sizes = _FLOAT.as_pointer(), _SIZE.as_pointer()
     module = ir.Module()
@@ -203,8 +185,11 @@ def _source(maps: int, vectors: int, lanes: int, stride: int, sigmoid: bool) -> 
     multiply_add = ir.Function(module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f32")
     build = ir.IRBuilder(function.append_basic_block())
 
-    with _loop(build, n, 1) as (s, _, _), _loop(build, n_rows, 1) as (r, _, _), \
-            _loop(build, n_columns, lanes * vectors) as (c, _, _):
+    loops = [(n, 1), (n_rows, 1), (n_columns, lanes * vectors)]
+    with ExitStack() as nested:
+        order = (1, 2, 0) if shared else (0, 1, 2)
+        index = {loop: nested.enter_context(_loop(build, *loops[loop]))[0] for loop in order}
+        s, r, c = index[0], index[1], index[2]
         start = _address(build, bias, (s, bias_of_next))
         biases = [_broadcast(build, start, number, lanes) for number in range(maps) for _ in range(vectors)]
         first = _address(build, sources, (s, source), (r, source_row), (c, _SIZE(stride)))

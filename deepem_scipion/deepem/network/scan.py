@@ -19,8 +19,8 @@ from .. import runtime
 from ..errors import DeepEMError
 from .architecture import build_network, set_weights
 from .geometry import Geometry
-from .kernels import Memory, WeightedSums, positions
-from .stage import Stage
+from .kernels import Memory, WeightedSums
+from .stage import Stage, positions
 
 Weights = Mapping[str, np.ndarray]
 

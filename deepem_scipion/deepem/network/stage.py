@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .convolution import FourierConvolution, fastest_tile
-from .kernels import Memory, WeightedSums, positions
+from .kernels import Memory, WeightedSums
 
 # Convolved maps are pooled while they are in the cache of a core.
 CACHE_BYTES = 2**20
@@ -102,3 +102,26 @@ class Stage:
             self._fourier[tile] = [FourierConvolution(kernel, bias, self.spacing, tile)
                                    for kernel, bias in zip(self._kernels, self._biases)]
         return self._fourier[tile]
+
+
+def positions(maps: np.ndarray, side: int, spacing: int) -> np.ndarray:
+    """Return the positions of the samples of a square, in elements of the memory.
+
+    Parameters
+    ----------
+    maps : (maps, rows, cols) float32 array
+        The square is in all maps.
+    side : int
+        Side of the square in samples.
+    spacing : int
+        Distance between neighbouring samples in pixels.
+
+    Returns
+    -------
+    (side * side * maps,) int64 array
+        In the order of rows, columns and maps, like the weights of Keras.
+    """
+    plane, row, column = (stride // 4 for stride in maps.strides)
+    steps = np.arange(side, dtype=np.int64) * spacing
+    found: np.ndarray = (steps[:, None, None] * row + steps[:, None] * column + np.arange(len(maps)) * plane).ravel()
+    return found
