@@ -476,6 +476,17 @@ def test_tiff_micrographs_are_read_as_other_protocols_of_scipion_read_them_and_c
     assert of_option(protocol._getArguments(), "--tiff-rows") == ["top"]
 
 
+@pytest.mark.parametrize("name, number", [("a.mrc", 0), ("a.tif", 1)])
+def test_the_studio_does_not_show_tiff_micrographs_upside_down(tmp_path, monkeypatch, name, number):
+    from deepem_scipion.protocols import ProtDeepEMStudio
+
+    monkeypatch.chdir(tmp_path)
+    protocol = ProtDeepEMStudio(workingDir="run")
+    protocol.inputMicrographs.set(coordinate_set(tmp_path, 2, {name: []}).getMicrographs())
+    errors = protocol._validate()
+    assert len(errors) == number and all("Convert the micrographs to MRC" in text for text in errors)
+
+
 def test_pixel_sizes_that_disagree_are_in_the_summary(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch)
     results = PickingResults(tmp_path / "batch")

@@ -81,6 +81,14 @@ def test_a_particle_that_a_micrograph_cannot_hold_is_said(blob_model):
         check_scale(micrograph, replace(model, diameter_angst=480.0))
 
 
+def test_a_particle_of_too_few_pixels_is_refused(blob_model):
+    model = load_model(blob_model)
+    micrograph = Micrograph("m.mrc", "m", np.zeros((40, 60)), 4.0, 1.0, (40, 60))
+    check_scale(micrograph, replace(model, diameter_angst=40.0))
+    with pytest.raises(DeepEMError, match=r"pixels of 4 A the particle of the model, 28 A, is only 7.0 px wide"):
+        check_scale(micrograph, replace(model, diameter_angst=28.0))
+
+
 def test_warnings_are_those_of_all_micrographs_after_batches(blobs, blob_model, tmp_path):
     mics = resized(blobs, tmp_path / "mics", {"d": 4.0, "e": 2.5})
     together = PickingResults(tmp_path / "all")

@@ -566,3 +566,15 @@ def test_the_server_ends_with_its_parent(server):
               for each in (pid, *children)):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_results_in_the_other_frame_of_tiff_files_are_not_shown_upside_down(tmp_path):
+    results = PickingResults(tmp_path / "picks")
+    results.make()
+    settings = RunSettings(Limits(0.5, 10.0), 2, 4, 27, 4.0, 100.0)
+    listed = {"a": MicrographResult(str(tmp_path / "a.tif"), picks=1)}
+    results.write_summary(settings, listed)
+    open_session(Wanted([results.folder], pixel_size_angst=2.0))[0].close()
+    results.write_summary(replace(settings, tiff_rows="top"), listed)
+    with pytest.raises(DeepEMError, match="first row of TIFF files.*convert the micrographs to MRC"):
+        open_session(Wanted([results.folder], pixel_size_angst=2.0))

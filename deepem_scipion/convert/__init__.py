@@ -14,6 +14,7 @@ from .coordinates import (
 from .identity import keys_by_id
 from .json_files import read_json, write_json
 from .micrographs import (
+    are_tiff,
     frame_warnings,
     micrographs_with_coordinates,
     result_names,
@@ -23,6 +24,7 @@ from .micrographs import (
 from .models import copy_model, general_model, model_of_card, read_card, read_model
 
 __all__ = [
+    "are_tiff",
     "coordinates_by_name",
     "copy_model",
     "frame_warnings",

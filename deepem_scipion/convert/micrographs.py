@@ -117,6 +117,11 @@ def micrographs_with_coordinates(coordinates, keys=None):
     return {keys[mic.getObjId()]: mic.clone() for mic in coordinates.getMicrographs() if mic.getObjId() in present}
 
 
+def are_tiff(micrographs):
+    """Whether the first micrograph of a set is a TIFF file."""
+    first = micrographs.getFirstItem() if micrographs.getSize() else None
+    return first is not None and first.getFileName().lower().endswith((".tif", ".tiff"))
+
 
 def frame_warnings(micrographs):
     """Warning for the form about the frame of coordinates in TIFF files.
@@ -130,8 +135,7 @@ def frame_warnings(micrographs):
     list of str
         One warning if the first micrograph is a TIFF file, otherwise none.
     """
-    first = micrographs.getFirstItem() if micrographs.getSize() else None
-    if first is None or not first.getFileName().lower().endswith((".tif", ".tiff")):
+    if not are_tiff(micrographs):
         return []
     return ["The micrographs are TIFF files, in which programs disagree about the coordinates. Here y counts from the "
             "first row, as in Xmipp and in RELION's extraction within Scipion. EMAN2, and RELION with the TIFF files "

@@ -130,11 +130,11 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
             return [f"The file of the model, {model.getFileName()}, is missing."]
         if model is None and not self.particleDiameter.get() >= 0:
             return ["The particle diameter must be 0 or more."]
+        if self.inputMicrographs.get() is not None and convert.are_tiff(self.inputMicrographs.get()):
+            return ["The micrographs are TIFF files. The studio counts y from their last row, Scipion from the first: "
+                    "the coordinates would be upside down. Convert the micrographs to MRC before you import them "
+                    "(relion_image_handler --i mic.tif --o mic.mrc)."]
         return []
-
-    def _warnings(self):
-        micrographs = self.inputMicrographs.get()
-        return [] if micrographs is None else convert.frame_warnings(micrographs)
 
     def _summary(self):
         lines = []

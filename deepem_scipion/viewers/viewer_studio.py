@@ -23,6 +23,9 @@ class DeepEMStudioViewer(Viewer):
         if coordinates is None or not coordinates.getSize():
             return [self.infoMessage("There are no coordinates yet. *Continue* opens the studio again.",
                                      "DeepEM studio")]
+        if convert.are_tiff(coordinates.getMicrographs()):
+            return [self.infoMessage("The micrographs are TIFF files, which the studio would show upside down. Convert "
+                                     "them to MRC before you import them.", "DeepEM studio")]
         self.process = self.open(coordinates)
         return [self.infoMessage("The studio opens in your browser. Where there is none, its address is in "
                                  f"{self.log}.\n\nTo keep corrections as outputs, run *picking by hand and by "

@@ -17,6 +17,8 @@ from .summary import MicrographResult
 MAX_FACTOR = 4.1
 # A particle that is wider than this share of the micrograph is hardly one.
 MAX_SHARE = 0.5
+# A particle of fewer pixels has no shape left, and enlarging the micrograph for the network takes long.
+MIN_WIDTH_PX = 9
 
 
 def check_scale(micrograph: Micrograph, model: Model) -> None:
@@ -31,7 +33,7 @@ def check_scale(micrograph: Micrograph, model: Model) -> None:
     ------
     DeepEMError
         The pixel size differs from that of the training by more than `MAX_FACTOR`, or the particle is wider than
-        `MAX_SHARE` of the micrograph.
+        `MAX_SHARE` of the micrograph or narrower than `MIN_WIDTH_PX`.
     """
     size, trained = micrograph.input_pixel_size_angst, model.record.training_pixel_size_angst
     what = f"{micrograph.path}: with pixels of {size:g} A"
@@ -45,6 +47,10 @@ def check_scale(micrograph: Micrograph, model: Model) -> None:
         raise DeepEMError(f"{what} the particle of the model, {model.diameter_angst:g} A, is {width:.0f} px wide, and "
                           f"the micrograph {side} px. Expected a particle of at most half of it: use a model of this "
                           f"particle, {advice}.")
+    if width < MIN_WIDTH_PX:
+        raise DeepEMError(f"{what} the particle of the model, {model.diameter_angst:g} A, is only {width:.1f} px wide. "
+                          f"Expected at least {MIN_WIDTH_PX} px, better 27: give the right diameter (--diameter, in "
+                          f"angstrom), micrographs with finer pixels, {advice}.")
 
 
 def scale_warnings(results: Mapping[str, MicrographResult], settings: RunSettings) -> list[str]:

@@ -150,6 +150,9 @@ def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
     if not paths:
         raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
+    if run.tiff_rows != "bottom" and any(path.lower().endswith((".tif", ".tiff")) for path in paths.values()):
+        raise DeepEMError(f"{results.folder} was picked with y counted from the first row of TIFF files. The studio "
+                          "counts from the last one: convert the micrographs to MRC and pick them again")
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
                           wanted.diameter_angst or run.diameter_angst, run.limits,
                           str(wanted.model.absolute()) if wanted.model else None, str(results.folder))
