@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -121,7 +122,12 @@ def positions(maps: np.ndarray, side: int, spacing: int) -> np.ndarray:
     (side * side * maps,) int64 array
         In the order of rows, columns and maps, like the weights of Keras.
     """
-    plane, row, column = (stride // 4 for stride in maps.strides)
+    return _positions(len(maps), side, spacing, maps.strides)
+
+
+@functools.lru_cache(maxsize=256)
+def _positions(maps: int, side: int, spacing: int, strides: tuple[int, int, int]) -> np.ndarray:
+    plane, row, column = (stride // 4 for stride in strides)
     steps = np.arange(side, dtype=np.int64) * spacing
-    found: np.ndarray = (steps[:, None, None] * row + steps[:, None] * column + np.arange(len(maps)) * plane).ravel()
+    found: np.ndarray = (steps[:, None, None] * row + steps[:, None] * column + np.arange(maps) * plane).ravel()
     return found

@@ -197,7 +197,7 @@ def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         rows = [line.split("\t") for line in lines[1:]]
-        numbers = np.array([[float(field) for field in row[:6]] for row in rows]).reshape(-1, 6)
+        numbers = np.array([row[:6] for row in rows], np.float64).reshape(-1, 6)
         reasons = np.array([row[6] for row in rows], dtype="U9")
         if not np.isfinite(numbers).all():
             raise ValueError("a number is not finite")
