@@ -323,15 +323,16 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
     def read_while(change):
         write(first, noise())
         write(other, noise(80, 90))
+        once = iter([change])
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, lambda *arguments: change() or unchanged(*arguments))
+            patch.setattr(module, name, lambda *arguments: next(once, bool)() or unchanged(*arguments))
             return read_micrograph(first, pixel_size_angst=4.0).input_shape
 
     for size in (0, 900, 2000, 6000):
         with pytest.raises(DeepEMError, match=f"{first}.*(truncated|cannot be read|is empty)"):
             read_while(lambda size=size: os.truncate(first, size))
     if ending == "mrc":
-        assert read_while(lambda: os.replace(other, first)) == (30, 50)
+        assert read_while(lambda: os.replace(other, first)) in ((30, 50), (80, 90))
     else:
         with pytest.raises(DeepEMError, match="changed while it was read"):
             read_while(lambda: os.replace(other, first))
@@ -462,7 +463,7 @@ def test_a_micrograph_that_does_not_fit_into_the_memory_costs_no_other(blobs, bl
 def whole(folder):
     """Check that all files of a folder with picks are whole, and return the names of the micrographs."""
     for path in folder.rglob("*.tsv"):
-        assert path.read_bytes().endswith(b"\n")
+        assert (path.read_bytes() or b"\n").endswith(b"\n")
         if path.parent.name == "candidates":
             read_candidates(path)
     for path in folder.rglob("*.mrc"):
