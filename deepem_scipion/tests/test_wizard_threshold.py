@@ -130,7 +130,7 @@ class TestThresholdWizard(WithWorkflow):
     def test_it_asks_for_the_inputs_first_and_refuses_what_cannot_work(self):
         with mock.patch.object(dialog, "showWarning") as shown:
             self.assertIsNone(self.start(self.form(inputs=False)))
-        self.assertIn("the model first", shown.call_args.args[1])
+        self.assertIn("the model or the diameter, first", shown.call_args.args[1])
         with mock.patch.object(dialog, "showError") as shown:
             self.assertIsNone(self.start(self.form(stdRange=2, stdLow=2, stdHigh=1)))
         self.assertIn("Local standard deviation", shown.call_args.args[1])
