@@ -299,7 +299,7 @@ def test_picking_writes_a_report_beside_its_results_if_asked_to(blobs, blob_mode
     assert "64 A, 16.0 binned pixels, dark" in dict(page.table("Card of the model"))["particle"]
     assert len(page.images()) == 9
 
-    assert main([*arguments, "--report", str(tmp_path / "no" / "such" / "folder.html")]) == 0
+    assert main([*arguments, "--resume", "--report", str(tmp_path / "no" / "such" / "folder.html")]) == 0
     assert "the report" in capsys.readouterr().err
 
 
