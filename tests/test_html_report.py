@@ -318,17 +318,18 @@ def test_a_model_has_a_report_with_its_curves(blob_model, tmp_path):
 def test_an_evaluation_has_a_report_with_its_figures_and_pictures(blobs, tmp_path, more, options):
     folder, centres = blobs
     rng = np.random.default_rng(2)
-    (tmp_path / "picks").mkdir()
+    for name in ("picks", "truth"):
+        (tmp_path / name).mkdir()
     for name in "ab":
         places = np.concatenate([centres[name][:9] + rng.normal(0, 2, (9, 2)), rng.uniform(20, 130, (6, 2))])
         write_box(tmp_path / "picks" / f"{name}.box", places, rng.uniform(0.2, 1, 15), 24)
     for name in "ab":
-        write_box(tmp_path / f"{name}.box", centres[name], np.full(14, np.nan), 24)
+        write_box(tmp_path / "truth" / f"{name}.box", centres[name], np.full(14, np.nan), 24)
     page_file = tmp_path / "report.html"
-    assert main(["evaluate", "--truth", str(tmp_path), "--picks", str(tmp_path / "picks"), "--distance", "8",
+    assert main(["evaluate", "--truth", str(tmp_path / "truth"), "--picks", str(tmp_path / "picks"), "--distance", "8",
                  "--report", str(page_file), "--micrographs", str(folder / "micrographs"), *options]) == 0
     page = read_page(page_file)
-    expected = evaluate(read_coordinates(tmp_path), read_coordinates(tmp_path / "picks"), 8.0, **more)
+    expected = evaluate(read_coordinates(tmp_path / "truth"), read_coordinates(tmp_path / "picks"), 8.0, **more)
     assert [page.figures()[name] for name in ("precision", "recall", "F1", "average precision")] == [
         f"{expected['overall'][key]:.3f}" for key in ("precision", "recall", "F1", "AP")]
     rows = {row[0]: row[1:] for row in page.table("Figures of the micrographs")[1:]}
