@@ -143,8 +143,9 @@ def activate(command):
     RuntimeError
         If the command fails.
     """
-    done = subprocess.run(f"{command} && python -c {shlex.quote(_SHOW)}", shell=True, capture_output=True, text=True,
-                          executable=shutil.which("bash"), env=clean_environ(), check=False)
+    # Written by whoever set up the environment, for a shell.
+    done = subprocess.run([shutil.which("bash") or "/bin/sh", "-c", f"{command} && python -c {shlex.quote(_SHOW)}"],
+                          capture_output=True, text=True, env=clean_environ(), check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise RuntimeError(f"The environment of the deepem program cannot be activated by {command!r}: {reason}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,7 @@ def _json(found: Any, status: int = 200) -> Response:
 async def _static_file(request: Request) -> Response:
     """One of the files of the page, which belong to the package."""
     name = request.path_params.get("name", "index.html")
-    folder = files(__package__) / "static"
+    folder = Path(__file__).parent / "static"
     if name not in {each.name for each in folder.iterdir()}:
         return Response("not found", 404)
     return Response((folder / name).read_bytes(), media_type=STATIC[Path(name).suffix])
