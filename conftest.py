@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 if "pyworkflow" in sys.modules:
     raise RuntimeError("pyworkflow was imported before conftest.py could prepare its environment")
 
@@ -48,3 +50,11 @@ def pytest_collection_modifyitems(items):
         if {"blob_model", "few_updates"} & set(item.fixturenames) or _PROJECTS in item.path.parents:
             item.add_marker("slow")
     items.sort(key=lambda item: (_PROJECTS not in item.path.parents, item.get_closest_marker("slow") is None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Names of files in a log may hold bytes that are no text, which a process of the tests cannot send on."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
