@@ -590,7 +590,7 @@ def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, bl
     _, errors = process.communicate(timeout=600)
     assert process.returncode == code
     finished = whole(out)
-    assert 3 < len(finished) < 3000
+    assert 2 < len(finished) < 3000  # m2 may not have been
     if number == signal.SIGINT:
         assert b"interrupted; finished results are kept" in errors
         summary = json.loads((out / "summary.json").read_text())

@@ -485,6 +485,11 @@ def test_the_studio_does_not_show_tiff_micrographs_upside_down(tmp_path, monkeyp
     protocol.inputMicrographs.set(coordinate_set(tmp_path, 2, {name: []}).getMicrographs())
     errors = protocol._validate()
     assert len(errors) == number and all("Convert the micrographs to MRC" in text for text in errors)
+    protocol.inputCoordinates.set(coordinate_set(tmp_path, 3, {name: [(1, 2)]}, pixel_size=4.0))
+    warning, = protocol._warnings()
+    assert "4.00 Å/px, and will be scaled to those with 2.00 Å/px" in warning
+    protocol.inputCoordinates.set(coordinate_set(tmp_path, 4, {name: [(1, 2)]}))
+    assert protocol._warnings() == []
 
 
 def test_pixel_sizes_that_disagree_are_in_the_summary(tmp_path, monkeypatch):

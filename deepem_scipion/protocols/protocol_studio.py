@@ -136,6 +136,16 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
                     "(relion_image_handler --i mic.tif --o mic.mrc)."]
         return []
 
+    def _warnings(self):
+        mics, coordinates = self.inputMicrographs.get(), self.inputCoordinates.get()
+        if mics is None or coordinates is None or self.inputModel.get() is not None:
+            return []
+        rate, other = mics.getSamplingRate(), coordinates.getMicrographs().getSamplingRate()
+        if abs(rate - other) <= 0.01 * rate:
+            return []
+        return [f"The coordinates are from micrographs with {other:.2f} Å/px, and will be scaled to those with "
+                f"{rate:.2f} Å/px."]
+
     def _summary(self):
         lines = []
         for name, what in ((COORDINATES, "picks"), (NEGATIVES, "marked as negatives")):
