@@ -15,7 +15,6 @@ import numpy as np
 from ..atomic import atomic_write
 from ..errors import DeepEMError
 from ..model.model import Model
-from ..network.scan import Scanner
 from .boxes import collect_boxes
 from .labels import NO_CENTRES, LabelledMicrograph
 
@@ -172,6 +171,8 @@ def load_examples(path: str | Path) -> TrainingExamples:
 
 def _scores(model: Model, pixels: np.ndarray) -> np.ndarray:
     """Score each box. Side by side they are an image that is scanned in steps of a box."""
+    from ..network.scan import Scanner  # not in Scipion's Python, which shows the examples
+
     scanner = Scanner(model.geometry, model.networks, model.geometry.box)
     rows = [pixels[start:start + AT_A_TIME] for start in range(0, len(pixels), AT_A_TIME)]
     return np.concatenate([np.empty(0, np.float32), *(scanner.scan(np.hstack(list(row)))[0] for row in rows)])
