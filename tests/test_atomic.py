@@ -247,9 +247,12 @@ def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(m
             run(folder)
         left = tree(folder)
         assert len(left) == number if error is Killed else len(left) >= len(clean) - 3
-        # Settings and micrographs done, from which the next run goes on.
-        for name in ("summary.json", "summary.tsv"):
-            left.pop(name, None)
+        # Of the settings and the micrographs done, from which the next run goes on, nothing is wrong.
+        summary, end = left.pop("summary.json", {}), clean["summary.json"]
+        assert not summary or summary["threshold"] == end["threshold"]
+        for done, all_done in ((left.pop("summary.tsv", {}), clean["summary.tsv"]),
+                               (summary.get("micrographs", {}), end["micrographs"])):
+            assert error is DiskFull or done == {name: all_done[name] for name in done}
         whole = left if error is Killed else {name: left[name] for name in left if name.endswith((".box", ".mrc"))}
         assert whole == {name: clean[name] for name in whole}
         run(folder)

@@ -320,19 +320,22 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_as_one_of_both_or_refus
     module, name = (mrc, "_check_length") if ending == "mrc" else (tiff, "_read_data")
     unchanged = getattr(module, name)
 
-    def read_while(change):
+    def read_while(change, number=1):
+        """Read the file, which is changed as soon as it is opened this many times."""
         write(first, noise())
         write(other, noise(80, 90))
-        once = iter([change])
+        changes = iter([bool] * (number - 1) + [change])
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, lambda *arguments: next(once, bool)() or unchanged(*arguments))
+            patch.setattr(module, name, lambda *arguments: next(changes, bool)() or unchanged(*arguments))
             return read_micrograph(first, pixel_size_angst=4.0).input_shape
 
     for size in (0, 900, 2000, 6000):
         with pytest.raises(DeepEMError, match=f"{first}.*(truncated|cannot be read|is empty)"):
             read_while(lambda size=size: os.truncate(first, size))
     if ending == "mrc":
-        assert read_while(lambda: os.replace(other, first)) in ((30, 50), (80, 90))
+        # First the header is read, then the image: each from one file.
+        assert read_while(lambda: os.replace(other, first)) == (80, 90)
+        assert read_while(lambda: os.replace(other, first), 2) == (30, 50)
     else:
         with pytest.raises(DeepEMError, match="changed while it was read"):
             read_while(lambda: os.replace(other, first))
@@ -463,7 +466,7 @@ def test_a_micrograph_that_does_not_fit_into_the_memory_costs_no_other(blobs, bl
 def whole(folder):
     """Check that all files of a folder with picks are whole, and return the names of the micrographs."""
     for path in folder.rglob("*.tsv"):
-        assert (path.read_bytes() or b"\n").endswith(b"\n")
+        assert path.read_bytes().endswith(b"\n")
         if path.parent.name == "candidates":
             read_candidates(path)
     for path in folder.rglob("*.mrc"):
@@ -583,14 +586,14 @@ def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, bl
                                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                # Shells start what runs in the background with this signal ignored.
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    while not (out / "m3.box").exists():
+    while len(list(out.glob("*.box"))) < 4:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == code
     finished = whole(out)
-    assert 2 < len(finished) < 3000  # m2 may not have been
+    assert 3 < len(finished) < 3000
     if number == signal.SIGINT:
         assert b"interrupted; finished results are kept" in errors
         summary = json.loads((out / "summary.json").read_text())

@@ -49,6 +49,8 @@ def append_table(path: str | Path, micrographs: Mapping[str, MicrographResult]) 
 
     The table is made where it does not exist. The write is not atomic: `read_table` leaves out a truncated line.
     """
+    if not os.path.exists(path):
+        return write_table(path, micrographs)
     try:
         with open(path, "a+b", buffering=0) as handle:
             start, size = _HEADING, handle.seek(0, os.SEEK_END)
