@@ -16,6 +16,7 @@ from deepem_scipion.deepem.commands.planning import read_training_set
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_file
 from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.micrographs.micrograph import read_shape
 from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.startables import read_tables
 
@@ -139,3 +140,13 @@ def test_coordinates_of_another_program_are_trained_on_and_evaluated(blobs, tmp_
     assert main(["evaluate", "--truth", str(boxes), "--picks", str(tmp_path / "cbox"), "--distance", "2", "--json",
                  str(tmp_path / "f.json")]) == 0
     assert '"F1": 1.0' in (tmp_path / "f.json").read_text()
+
+
+def test_y_from_the_last_row_of_a_binned_micrograph(blobs, tmp_path):
+    micrograph = blobs[0] / "micrographs" / "a.mrc"
+    rows, _ = read_shape(micrograph)
+    (tmp_path / "a.csv").write_text(f"X-Coordinate,Y-Coordinate,Diameter\n20,{rows / 2 - 30:g},8\n")
+    options = parse_arguments(["train", "--micrographs", str(micrograph), "--coordinates", str(tmp_path / "a.csv"),
+                               "--coordinate-scale", "2", "--diameter", "64", "--output", str(tmp_path / "m.deepem")])
+    found = read_training_set(options).particles["a"]
+    assert found.centres_xy.tolist() == [[40.5, 60.5]] and found.box_px == 16

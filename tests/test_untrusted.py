@@ -7,6 +7,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import stat
@@ -241,6 +242,11 @@ def test_no_source_file_unpickles_evaluates_or_uses_a_shell_itself():
     assert [str(path) for path in sources for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load")
             and "allow_pickle=False" not in ast.unparse(node)] == []
+    # The one command for a shell: the activation that the administrator's configuration gives.
+    shells = [path.name for path in sources for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+              if isinstance(node, ast.List) and any(ast.unparse(each) == "'-c'" for each in node.elts)
+              and re.search(r"\b(ba|z|da)?sh\b", ast.unparse(node.elts[0]))]
+    assert shells == ["environments.py"]
 
 
 # ------------------------------------------------------------------ network

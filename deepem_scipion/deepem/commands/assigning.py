@@ -20,7 +20,7 @@ log = logging.getLogger("deepem")
 
 
 def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool,
-                  pixel_size_angst: float | None = None) -> dict[str, Coordinates]:
+                  pixel_size_angst: float | None = None, binning: float = 1.0) -> dict[str, Coordinates]:
     """Read coordinates and assign them to micrographs.
 
     Parameters
@@ -33,21 +33,24 @@ def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool,
         Whether to subtract the shifts of an alignment.
     pixel_size_angst : float, optional
         Pixel size of the micrographs; default: from their headers.
+    binning : float
+        Factor by which the micrographs were binned before they got their coordinates.
 
     Returns
     -------
     dict of str to Coordinates
-        By the names of `micrographs`; those of other micrographs by the names in the file.
+        In pixels of `micrographs` and by their names; those of other micrographs by the names in the file.
 
     Raises
     ------
     DeepEMError
         If the file cannot be used, or it is not clear to which micrographs it belongs.
     """
+    from ..coordinates.coordinates import scaled
     from ..coordinates.formats.headers import MicrographHeaders
     from ..coordinates.names import by_micrograph
 
-    found = _read(path, shifts, MicrographHeaders(micrographs, pixel_size_angst))
+    found = scaled(_read(path, shifts, MicrographHeaders(micrographs, pixel_size_angst, binning)), binning)
     assigned, match = by_micrograph(micrographs, found, path)
     if match.pairs:
         log.info("%s: %s", path, match.describe())

@@ -13,6 +13,9 @@ from ..errors import DeepEMError
 from .assigning import read_assigned, read_masks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..coordinates.coordinates import Coordinates
     from ..network.geometry import Geometry
     from ..training.plan import Plan
     from ..training.training_set import TrainingSet
@@ -99,7 +102,7 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     """
     import numpy as np
 
-    from ..coordinates.coordinates import merge, scaled
+    from ..coordinates.coordinates import merge
     from ..micrographs.find import find_micrographs
     from ..training.training_set import TrainingSet
 
@@ -108,17 +111,18 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     if not 0 < scale < math.inf:
         raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
                           "micrographs binned by 2")
-    complete, *others = (read_assigned(path, micrographs, options.apply_shifts, options.pixel_size)
-                         for path in (options.coordinates, *options.more_particles))
-    complete = scaled(complete, scale)
+
+    def read(path: Path, binning: float = 1.0) -> dict[str, Coordinates]:
+        return read_assigned(path, micrographs, options.apply_shifts, options.pixel_size, binning)
+
+    complete = read(options.coordinates, scale)
+    others = [read(path) for path in options.more_particles]
     particles = merge([complete, *others])
     if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
         raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
                           "Expected coordinates of particles.")
-    given_negatives, more_negatives = (
-        [read_assigned(path, micrographs, options.apply_shifts, options.pixel_size) for path in paths]
-        for paths in (filter(None, [options.negatives]), options.more_negatives))
-    negatives = merge([*(scaled(found, scale) for found in given_negatives), *more_negatives])
+    more_negatives = [read(path) for path in options.more_negatives]
+    negatives = merge([*([read(options.negatives, scale)] if options.negatives else []), *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
     return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,

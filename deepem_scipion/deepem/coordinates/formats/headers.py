@@ -43,21 +43,28 @@ class MicrographHeaders(Mapping):  # without parameters, for Python 3.8
         Files by name. A micrograph is also found by another name of it, see `names.match_names`.
     pixel_size_angst : float, optional
         Pixel size of all; default: from the headers.
+    binning : float
+        Factor by which the micrographs were binned before they got their coordinates: the sizes are those after it.
     """
 
-    def __init__(self, paths: Mapping[str, Path], pixel_size_angst: float | None = None) -> None:
+    def __init__(self, paths: Mapping[str, Path], pixel_size_angst: float | None = None, binning: float = 1.0) -> None:
         self._paths = dict(paths)
-        self._pixel_size_angst = pixel_size_angst
+        self._pixel_size_angst, self._binning = pixel_size_angst, binning
         self._found: dict[str, MicrographInfo | None] = {}
 
     def __getitem__(self, name: str) -> MicrographInfo:
         if name not in self._found:
             assigned, _ = by_micrograph(self._paths, {name: name}, f"the coordinates of {name}")
-            self._found[name] = next((read_info(self._paths[own], self._pixel_size_angst) for own in assigned), None)
+            self._found[name] = next((self._read(self._paths[own]) for own in assigned), None)
         info = self._found[name]
         if info is None:
             raise KeyError(name)
         return info
+
+    def _read(self, path: Path) -> MicrographInfo:
+        info = read_info(path, self._pixel_size_angst)
+        rows, columns = (round(size / self._binning) for size in info.shape)
+        return MicrographInfo((rows, columns), info.pixel_size_angst and self._binning * info.pixel_size_angst)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
