@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from deepem_scipion.deepem.coordinates.box import write_box
+from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.picking.candidates import Candidates
 
 # Speed belongs in benchmarks; a run of the tests must depend neither on chance nor on how busy the machine is.
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -36,6 +38,17 @@ def shared_data():
     if not (shared / "data").is_dir():
         pytest.skip(f"no shared data at {shared}; set DEEPEM_SHARED to the folder that holds data/")
     return shared / "data"
+
+
+def candidates_of_blobs(path):
+    """Candidates of a micrograph of `write_blobs`: its blobs with high scores, and others with low ones."""
+    (blobs,) = read_coordinates(path.parent.parent / "boxes" / f"{path.stem}.box").values()
+    rng = np.random.default_rng(len(path.stem))
+    others = rng.uniform(10, 140, (12, 2)).round(2)
+    n = len(blobs.centres_xy)
+    scores = np.concatenate([rng.uniform(0.6, 0.9, n), rng.uniform(0.01, 0.2, len(others))])
+    return Candidates(np.concatenate([blobs.centres_xy, others]), scores, rng.uniform(0.8, 1.2, len(scores)),
+                      np.full(len(scores), 60.0))
 
 
 def write_blobs(folder, names, seed=0, shape=(150, 210), n=14, pixel_size=4.0):

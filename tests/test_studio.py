@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import write_blobs
+from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.coordinates.box import read_box, write_box
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.picking.candidates import Candidates
@@ -42,12 +42,12 @@ from deepem_scipion.deepem.studio.project import StudioProject, StudioSettings
 from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.serving import Address, open_browser
 from deepem_scipion.deepem.studio.session import Session
-from deepem_scipion.deepem.studio.suggestions import DEFAULT_THRESHOLD, suggest
 from deepem_scipion.deepem.studio.teacher import Teacher
 from deepem_scipion.deepem.studio.views import Views
 from deepem_scipion.deepem.studio.worker import Worker, WorkerState, read_stored
 
 LIMITS = Limits(0.5, 40.0)
+THRESHOLD = 0.4
 
 
 def particle(x, y, score=math.nan):
@@ -186,7 +186,7 @@ def test_marks_decide_about_the_candidates_at_the_same_place():
     assert found.summary({})["picks"] == [3, 0]
 
 
-# ---------------------------------------------------------------- pictures and suggestions
+# ---------------------------------------------------------------- pictures
 
 def test_tiles_are_the_micrograph_binned(tmp_path):
     y, x = np.indices((600, 1100))
@@ -212,19 +212,6 @@ def test_tiles_are_the_micrograph_binned(tmp_path):
             pictures.tile(path, level, column, row, Look())
 
 
-def test_suggestions_are_particles_of_the_given_size(tmp_path):
-    centres = write_blobs(tmp_path, "ab", shape=(200, 300), n=20)
-    for name in "ab":
-        found = suggest(tmp_path / "micrographs" / f"{name}.mrc", 64.0)
-        best = found.centres_xy[found.scores > DEFAULT_THRESHOLD]
-        near = np.hypot(*(centres[name][:, None] - best[None]).transpose(2, 0, 1)).min(axis=1)
-        assert len(best) == 20 and near.max() < 1.5
-    bright = suggest(tmp_path / "micrographs" / "a.mrc", 64.0, bright=True).centres_xy
-    assert np.hypot(*(centres["a"][:, None] - bright[None]).transpose(2, 0, 1)).min() > 3
-    with pytest.raises(DeepEMError, match="smaller than a particle"):
-        suggest(tmp_path / "micrographs" / "a.mrc", 3000.0)
-
-
 # ---------------------------------------------------------------- sessions
 
 @pytest.fixture
@@ -238,9 +225,9 @@ def test_a_session_keeps_limits_marks_and_candidates(micrographs, tmp_path):
     project, settings = open_session(wanted)
     session = Session(project, settings)
     assert session.waiting("b") == "b" and session.waiting() == "a"
-    session.put("a", suggest(micrographs / "a.mrc", 64.0), settings)
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
     assert session.waiting() == "b"
-    session.set_limits(DEFAULT_THRESHOLD, 32.0, None)
+    session.set_limits(THRESHOLD, 32.0, None)
     picks = session.picks("a")
     assert len(picks.scores) == 6
     session.set_limits(0.9, 10.0, (0.0, 5.0))
@@ -263,10 +250,10 @@ def test_a_session_keeps_limits_marks_and_candidates(micrographs, tmp_path):
 def test_another_diameter_discards_suggestions_and_what_was_found_with_the_old_one(micrographs, tmp_path):
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=90.0))
     session = Session(project, settings)
-    session.put("a", suggest(micrographs / "a.mrc", 90.0), settings)
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
     session.update(diameter_angst=64.0)
     assert session.waiting() == "a" and not project.results(0).folder.exists()
-    session.put("a", suggest(micrographs / "a.mrc", 90.0), settings)  # was under way
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)  # was under way
     assert session.waiting() == "a"
     with pytest.raises(DeepEMError, match="particle diameter -1"):
         session.update(diameter_angst=-1.0)
@@ -354,7 +341,7 @@ def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrograp
 def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_path):
     results = PickingResults(tmp_path / "picks")
     results.make()
-    candidates = suggest(micrographs / "a.mrc", 64.0)
+    candidates = candidates_of_blobs(micrographs / "a.mrc")
     limits = Limits(0.4, 32.0)
     reasons = select(candidates, limits, 4.0)
     results.write_micrograph("a", candidates, reasons, 24)
@@ -388,9 +375,9 @@ def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path):
 
     queue = Queue(session, Worker())
     teacher = Teacher(session, queue)
-    session.set_limits(DEFAULT_THRESHOLD, 32.0, None)
+    session.set_limits(THRESHOLD, 32.0, None)
     for name in "ab":
-        session.put(name, suggest(micrographs / f"{name}.mrc", 64.0), settings)
+        session.put(name, candidates_of_blobs(micrographs / f"{name}.mrc"), settings)
     picks = session.picks("a").centres_xy
     session.edit(0, {"action": "add", "x": picks[0, 0], "y": picks[0, 1]})
     session.edit(0, {"action": "remove", "x": picks[1, 0], "y": picks[1, 1]})

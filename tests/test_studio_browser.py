@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_blobs
+from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
-from deepem_scipion.deepem.studio.suggestions import suggest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -43,7 +42,7 @@ def write_run(folder, names):
     results.make(score_maps=True)
     for name in names:
         path = folder / "micrographs" / f"{name}.mrc"
-        candidates = suggest(path, DIAMETER_ANGST, PIXEL_ANGST)
+        candidates = candidates_of_blobs(path)
         reasons = select(candidates, LIMITS, PIXEL_ANGST)
         results.write_micrograph(name, candidates, reasons, 24)
         results.write_score_map(name, np.linspace(0, 1, 70 * 100, dtype=np.float32).reshape(70, 100), 16.0)
@@ -458,7 +457,7 @@ def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, bl
         found.until(lambda: all(found.api("session")["status"]), 300)
         before = found.found()
         found.page.keyboard.press("a")
-        found.until(lambda: found.found()["done"])
+        found.until(lambda: found.found()["done"] and "done" in found.text("#title"))
         found.page.keyboard.press("n")
         found.until(lambda: not found.text("#title").startswith("a"))
         found.page.click("#learn")

@@ -26,8 +26,8 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
 
     *Input*
 
-    Micrographs. Optionally a model to start from, or coordinates of any picker to correct. With neither, candidates of
-    the particle's diameter are suggested, which you correct.
+    Micrographs. Optionally a model to start from, or coordinates of any picker to correct. With neither, you
+    correct the picks of the general model.
 
     *On a machine without a browser*
 
@@ -56,7 +56,7 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
         form.addParam("inputMicrographs", params.PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Micrographs", help="The micrographs in which you pick particles.")
         form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", allowsNull=True, label="Model",
-                      help="Model whose picks you correct. Leave it empty to start without a model.")
+                      help="Model whose picks you correct. Leave it empty to start with the general model.")
         form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", allowsNull=True,
                       label="Coordinates", condition="inputModel is None",
                       help="Coordinates of any picker to correct, on some of these micrographs.")

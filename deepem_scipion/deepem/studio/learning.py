@@ -155,8 +155,7 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
     from ..training.plan import Plan, check, choose_geometry
 
     state.start_keras()
-    picker = _picker(state, course.model, course)
-    start = picker.model if picker else None
+    start = _picker(state, course.model, course).model
     plan = Plan(course.diameter_angst, pixel_size_angst=course.pixel_size_angst, start=start)
     check(plan)
     setup = choose_geometry(plan, course.pixel_size_angst)
@@ -249,21 +248,14 @@ def _right(state: WorkerState, model: str | None, lessons: Sequence[Lesson], com
     return right
 
 
-def _picker(state: WorkerState, model: str | None, course: Course) -> Picker | None:
-    """The picker of a model or, without one, of the general model, if there is one."""
+def _picker(state: WorkerState, model: str | None, course: Course) -> Picker:
+    """The picker of a model or, without one, of the general model."""
     return state.picker(model) if model else state.starting_picker(course.diameter_angst, course.bright)
 
 
 def _picks(state: WorkerState, model: str | None, lesson: Lesson, course: Course) -> np.ndarray:
     """Centres of the picks of a model, with the limits that it suggests."""
-    from .suggestions import starting_limits, suggest
-
     picker = _picker(state, model, course)
-    if picker is None:
-        limits = starting_limits(course.diameter_angst, course.bright)
-        candidates = suggest(Path(lesson.path), course.diameter_angst, course.pixel_size_angst, course.bright)
-    else:
-        limits = picker.limits
-        candidates, _ = picker.candidates(picker.model.read_micrograph(lesson.path, course.pixel_size_angst))
-    found: np.ndarray = candidates.centres_xy[select(candidates, limits, course.pixel_size_angst) == PICKED]
+    candidates, _ = picker.candidates(picker.model.read_micrograph(lesson.path, course.pixel_size_angst))
+    found: np.ndarray = candidates.centres_xy[select(candidates, picker.limits, course.pixel_size_angst) == PICKED]
     return found

@@ -17,13 +17,13 @@ from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
 from ..micrographs.micrograph import read_pixel_size
 from ..model.files import load_model
+from ..model.general import CONTRASTS, general_model
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.selection import PICKED, Limits
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult
 from .project import StudioProject, StudioSettings
-from .suggestions import starting_limits
 
 # In angstrom, until somebody gives another one.
 USUAL_DIAMETER = 150.0
@@ -115,7 +115,7 @@ def _of_micrographs(wanted: Wanted) -> StudioSettings:
     paths = {name: os.path.abspath(path) for name, path in find_micrographs(wanted.sources).items()}
     model = load_model(wanted.model) if wanted.model else None
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
-    limits = Limits.of_model(model) if model else starting_limits(diameter, wanted.bright)
+    limits = Limits.of_model(model or general_model(diameter, CONTRASTS[wanted.bright]))
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
                           str(wanted.model.absolute()) if wanted.model else None)
 

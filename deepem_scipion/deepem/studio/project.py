@@ -41,13 +41,13 @@ class StudioSettings:
     limits : Limits
         Limits of the picks shown.
     model : str, optional
-        Model that found the candidates; None: there is none, they are suggested by their size.
+        Model that found the candidates; None: the general model.
     results : str, optional
         Results folder with the candidates to start from.
     reference : str, optional
         Reference coordinates, a file or a folder.
     bright : bool
-        Whether particles are brighter than the background, for suggestions.
+        Whether particles are brighter than the background, for the general model.
     turn : int
         How many times a model was learnt.
     score_range : tuple of (float, float)

@@ -18,15 +18,15 @@ from ..coordinates.box import write_box
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
+from ..model.general import CONTRASTS, general_model
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.review import Part
-from ..picking.selection import PICKED
+from ..picking.selection import PICKED, Limits
 from .collection import Collection
 from .editing import MARKED, Shown, change
 from .marks import NEGATIVE, PARTICLE, EditLog, Mark
 from .project import StudioProject, StudioSettings
-from .suggestions import starting_limits
 
 # A change that nobody waits for is shown after at most this many seconds.
 POLL_SECONDS = 20.0
@@ -231,7 +231,7 @@ class Session:
         """Change diameter or contrast; without a model of its own the session then also has other limits."""
         wanted = replace(self.settings, **changes)
         if wanted.model is None and wanted.results is None:
-            changes["limits"] = starting_limits(wanted.diameter_angst, wanted.bright)
+            changes["limits"] = Limits.of_model(general_model(wanted.diameter_angst, CONTRASTS[wanted.bright]))
         self.update(**changes)
 
     def remember(self, settings: StudioSettings) -> None:

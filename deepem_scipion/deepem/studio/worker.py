@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from ..errors import DeepEMError
@@ -135,28 +134,21 @@ class WorkerState:
             self._picker = key, Picker(load_model(model))
         return self._picker[1]
 
-    def starting_picker(self, diameter_angst: float, bright: bool) -> Picker | None:
-        """Return the picker of the general model; None where it is not part of the installation."""
-        from .suggestions import starting_model
+    def starting_picker(self, diameter_angst: float, bright: bool) -> Picker:
+        """Return the picker of the general model."""
+        from ..model.general import CONTRASTS, general_model
 
         self.start()
         key = diameter_angst, bright
         if self._picker is None or self._picker[0] != key:
-            model = starting_model(diameter_angst, bright)
-            if model is None:
-                return None
-            self._picker = key, Picker(model)
+            self._picker = key, Picker(general_model(diameter_angst, CONTRASTS[bright]))
         return self._picker[1]
 
 
 def find(state: WorkerState, path: str, name: str, pixel_size_angst: float, diameter_angst: float, bright: bool,
          model: str | None) -> Candidates:
-    """Find the candidates of a micrograph with a model, the general one or, without any, by their size."""
-    from .suggestions import suggest
-
+    """Find the candidates of a micrograph with a model or, without one, with the general model."""
     picker = state.picker(model) if model else state.starting_picker(diameter_angst, bright)
-    if picker is None:
-        return suggest(Path(path), diameter_angst, pixel_size_angst, bright)
     return picker.candidates(picker.model.read_micrograph(path, pixel_size_angst, name))[0]
 
 

@@ -109,11 +109,12 @@ function showMicrograph(found) {
   arrange();
 }
 
-function showBoth({ summary, micrograph }) {
+// An answer that comes when another micrograph is already in view does not lead back, except after undo and redo.
+function showBoth({ summary, micrograph }, goThere = false) {
   if (summary) showSummary(summary);
   if (micrograph?.name === undefined) return;
   if (micrograph.number === state.number) showMicrograph(micrograph);
-  else select(micrograph.number);
+  else if (goThere) select(micrograph.number);
 }
 
 async function select(number) {
@@ -166,7 +167,7 @@ function point(place) {
   if (!place || !state.found) { $("pointed").textContent = ""; return; }
   const found = at(...place), [x, y] = place;
   if (!found) { $("pointed").textContent = `x ${x.toFixed(0)}, y ${y.toFixed(0)}`; return; }
-  const [kind, left, top, score, index] = found, label = state.session.labels[kind] ?? legend.lines[kind].label;
+  const [kind, left, top, score, index] = found, label = legend.lines[kind]?.label;
   $("pointed").textContent = [`x ${left.toFixed(0)}, y ${top.toFixed(0)}`, score !== null && `score ${score.toFixed(3)}`,
     index !== null && `local std. ${state.found.std[index].toFixed(2)}`, label].filter(Boolean).join(" · ");
 }
@@ -181,7 +182,7 @@ async function act(edit) {
 
 async function undo(redo) {
   const both = await attempt(() => post(redo ? "redo" : "undo"));
-  if (both) showBoth(both);
+  if (both) showBoth(both, true);
 }
 
 async function setDiameter(angst) {

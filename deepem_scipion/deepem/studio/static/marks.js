@@ -1,16 +1,17 @@
 // Copyright (C) 2026 the authors of scipion-em-deepem
 // SPDX-License-Identifier: GPL-3.0-or-later
-// Circles on the micrograph: picks by score, other candidates by reason, marks, reference coordinates.
+// Circles on the micrograph: picks by score, other candidates by reason, marks, reference coordinates. The session has
+// the wording of the reasons.
 
 export const KINDS = {
   particle: { label: "particles", colour: "#46d39a" },
-  picked: { label: "picks", colour: "#f6b73c" },
-  threshold: { label: "low score", colour: "#56b4e9" },
-  distance: { label: "too close", colour: "#009e73" },
-  local_std: { label: "local std.", colour: "#cc79a7" },
-  border: { label: "at the border", colour: "#2f8fd8" },
-  mask: { label: "in the mask", colour: "#d55e00" },
-  rank: { label: "not among the best", colour: "#e69f00" },
+  picked: { colour: "#f6b73c" },
+  threshold: { colour: "#56b4e9" },
+  distance: { colour: "#009e73" },
+  local_std: { colour: "#cc79a7" },
+  border: { colour: "#2f8fd8" },
+  mask: { colour: "#d55e00" },
+  rank: { colour: "#e69f00" },
   negative: { label: "negatives", colour: "#ff6b6b" },
   missed: { label: "missed", colour: "#ff4fd8" },
   false: { label: "false positives", colour: "#ff4fd8" },

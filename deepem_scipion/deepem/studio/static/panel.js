@@ -134,7 +134,7 @@ export class Limits {
 }
 
 export class Legend {
-  constructor(place, kinds, titles, onChange) {
+  constructor(place, kinds, labels, onChange) {
     this.lines = {};
     this.shown = {};
     for (const kind of kinds) {
@@ -147,9 +147,10 @@ export class Legend {
       const [here, all] = [element("b"), element("b")];
       this.shown[kind] = true;
       box.addEventListener("change", () => { this.shown[kind] = box.checked; onChange(); });
-      this.lines[kind] = { here, all, box };
-      this.lines[kind].line = element("label", { className: "kind", title: titles[kind] ?? "" }, box, sample,
-        element("span", { textContent: KINDS[kind].label }), here, all);
+      const label = labels[kind] ?? KINDS[kind].label;
+      this.lines[kind] = { here, all, box, label };
+      this.lines[kind].line = element("label", { className: "kind" }, box, sample,
+        element("span", { textContent: label }), here, all);
       place.append(this.lines[kind].line);
     }
   }
