@@ -3,19 +3,9 @@
 """The studio without a browser: marks and their log, edits, sessions, tiles, and who may talk to the server."""
 
 import io
-import json
 import math
 import os
-import signal
-import socket
-import stat
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -40,7 +30,6 @@ from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.pictures import TILE_PX, Look, Pictures
 from deepem_scipion.deepem.studio.project import StudioProject, StudioSettings
 from deepem_scipion.deepem.studio.queue import Queue
-from deepem_scipion.deepem.studio.serving import Address, open_browser
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.teacher import Teacher
 from deepem_scipion.deepem.studio.views import Views
@@ -422,137 +411,6 @@ def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_
     nothing = replace(lesson, particles_xy=none)
     with pytest.raises(DeepEMError, match="no particle to learn from"):
         learn(state, [nothing], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
-
-
-# ---------------------------------------------------------------- who may talk to the server
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A studio whose parent is a process of its own: (address, token, parent, folder)."""
-    folder = tmp_path_factory.mktemp("studio")
-    write_blobs(folder, ["a"], n=6)
-    code = ("import subprocess, sys, time; subprocess.Popen(sys.argv[1:], stdout=1); time.sleep(600)")
-    parent = subprocess.Popen([sys.executable, "-c", code, sys.executable, "-m", "deepem_scipion.deepem", "studio",
-                               str(folder / "micrographs"), "--no-browser", "--project", str(folder / "session"),
-                               "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    with parent:
-        base, token = parent.stdout.readline().split("studio: ")[1].strip().split("#")
-        yield base, token, parent, folder
-        parent.kill()
-
-
-def ask(url, token=None, data=None, **headers):
-    """Status, headers and content of an answer."""
-    headers = {key.replace("_", "-"): value for key, value in headers.items()}
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
-            return answer.status, dict(answer.headers), answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, dict(error.headers), error.read()
-
-
-PATHS = ["api/session", "api/changes?since=0", "api/micrograph/0", "api/tile/0/0/0/0", "api/scores/0"]
-ACTIONS = ["api/limits", "api/edit/0", "api/undo", "api/redo", "api/settings", "api/close"]
-
-
-@pytest.mark.parametrize("path", PATHS + ACTIONS)
-def test_another_user_of_the_machine_gets_nothing(server, path):
-    base, token, _, _ = server
-    data = b"{}" if path in ACTIONS else None
-    for wrong in (None, "", token[:-1], token.upper(), token + "x", "é"):
-        assert ask(base + path, wrong and wrong.encode().decode("latin-1"), data)[0] == 401
-    assert ask(f"{base}{path}{'&' if '?' in path else '?'}token={token}", None, data)[0] == 401
-
-
-def test_the_page_itself_holds_nothing_of_the_session(server):
-    base, token, _, folder = server
-    status, headers, content = ask(base)
-    assert status == 200 and token.encode() not in content and str(folder).encode() not in content
-    assert "default-src 'none'" in headers["content-security-policy"]
-    assert "unsafe" not in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
-    assert "http" not in content.decode().replace("http-equiv", "")
-
-
-def test_hosts_and_origins_of_other_sites_are_refused(server):
-    base, token, _, _ = server
-    host = base.split("/")[2]
-    for wrong in ("evil.example", f"evil.example:{host.split(':')[1]}", "127.0.0.1.evil.example", ""):
-        assert ask(base + "api/session", token, Host=wrong)[0] in (400, 421)
-        assert ask(base, Host=wrong)[0] in (400, 421)
-    for wrong in ("http://evil.example", "null", "https://" + host, "http://127.0.0.1:1"):
-        assert ask(base + "api/undo", token, b"{}", Origin=wrong)[0] == 403
-    assert ask(base + "api/session", token, Sec_Fetch_Site="cross-site")[0] == 403
-    assert ask(base + "api/session", token, Host="localhost:99", Origin="http://localhost:99")[0] == 200  # ssh -L
-
-
-def test_no_file_but_those_of_the_page_is_served(server):
-    base, token, _, folder = server
-    for path in ("static/../session.py", "static/%2e%2e/session.py", "static/..%2fsession.py", "static//etc/passwd",
-                 "static/%2fetc%2fpasswd", "static/.", "static/", "etc/passwd", "api/tile/0/0/0/../../../etc/passwd",
-                 "api/micrograph/%2e%2e", "api/micrograph/-1", "api/micrograph/99", "api/tile/99/0/0/0"):
-        status, _, content = ask(base + path, token)
-        assert status in (400, 404, 405) and b"root:" not in content and b"Copyright" not in content
-    assert ask(base + "static/app.js")[0] == 200
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b'{"action": 3}', b'{"threshold": "NaN", "number": 0}',
-                                  b"\xff", b"[" * 100_000, b'{"number": 1e400}', b'{"diameter": true, "number": 0}'])
-def test_requests_that_make_no_sense_are_refused_and_the_server_stays(server, data):
-    base, token, _, _ = server
-    for path in ("api/limits", "api/edit/0"):
-        status, _, content = ask(base + path, token, data)
-        assert status == 400 and json.loads(content)["problem"]
-    assert ask(base + "api/session", token)[0] == 200
-
-
-@pytest.mark.parametrize("header", ["Transfer-Encoding: chunked", "Content-Length: 1000001",
-                                    "Content-Length: 99999999999999999999"])
-def test_a_request_that_is_too_long_is_refused(server, header):
-    base, token, _, _ = server
-    host = base.split("/")[2]
-    with socket.create_connection(host.split(":")) as connection:
-        connection.sendall(f"POST /api/undo HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
-                           f"{header}\r\n\r\n".encode())
-        assert connection.recv(12) in (b"HTTP/1.1 413", b"HTTP/1.1 400")
-
-
-def test_the_server_listens_on_the_loopback_interface_only(server):
-    port = int(server[0].split(":")[-1].strip("/"))
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    listening = [line[1] for line in lines if line[3] == "0A"]
-    assert [place for place in listening if int(place.split(":")[1], 16) == port] == [f"0100007F:{port:04X}"]
-
-
-def test_the_file_that_opens_the_page_is_for_its_owner_only(tmp_path, monkeypatch):
-    opened = []
-    monkeypatch.setenv("DISPLAY", ":99")
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    (tmp_path / "open.html").write_text("old")
-    os.chmod(tmp_path / "open.html", 0o666)
-    open_browser(Address("127.0.0.1", 1234, "secret"), tmp_path)
-    assert stat.S_IMODE((tmp_path / "open.html").stat().st_mode) == 0o600
-    assert "http://127.0.0.1:1234/#secret" in (tmp_path / "open.html").read_text()
-    assert opened == [(tmp_path / "open.html").as_uri()] and "secret" not in opened[0]
-    monkeypatch.delenv("DISPLAY")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    assert not open_browser(Address("127.0.0.1", 1234, "secret"), tmp_path)
-
-
-def test_the_server_ends_with_its_parent(server):
-    base, token, parent, folder = server
-    pid = int((folder / "session/lock").read_text().split("process ")[1].split(",")[0])
-    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    end = time.monotonic() + 60
-    while any(Path(f"/proc/{each}").exists() and "Z" not in Path(f"/proc/{each}/stat").read_text().split()[2]
-              for each in (pid, *children)):
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_results_in_the_other_frame_of_tiff_files_are_not_shown_upside_down(tmp_path):

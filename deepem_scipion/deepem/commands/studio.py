@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "lists), or one output folder of `deepem pick`; nothing to resume a session")
     parser.add_argument("--project", type=Path, metavar="DIR", help="folder of the session (default: `studio` in the "
                         "output folder of `deepem pick`, otherwise `deepem-studio`)")
-    parser.add_argument("--model", type=Path, metavar="MODEL", help="model to pick with (default: candidates of the "
-                        "particle's size)")
+    parser.add_argument("--model", type=Path, metavar="MODEL", help="model to pick with (default: the general model)")
     parser.add_argument("--diameter", type=float, metavar="A", help="particle diameter in angstrom; it can also be set "
                         "on the page")
     parser.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
