@@ -76,3 +76,53 @@ def test_a_distance_wider_than_the_boxes_and_coordinates_of_binned_micrographs_a
         write_box(tmp_path / f"{name}.box", found.centres_xy, np.ones(len(found.scores)), 12)
     assert main([*command, "8", "--picks", str(tmp_path)]) == 0
     assert re.search(rf"coordinates in {tmp_path} end at .* binned by 2", warnings(capsys))
+
+
+def test_lengths_of_an_evaluation_are_in_pixels_or_angstrom_and_a_slip_is_said(blobs, blob_model, tmp_path, capsys):
+    """Blobs are 64 A wide, 16 px of 4 A."""
+    folder, picks = blobs[0], tmp_path / "picks"
+    assert main(["pick", "--model", str(blob_model), "--micrographs", str(folder / "micrographs" / "d.mrc"), "--output",
+                 str(picks), "--contrast-checks", "0", "--border", "40"]) == 0
+    said = capsys.readouterr().err
+    assert "pixels of 4 A; particle diameter 64 A = 16 px; boxes of 24 px" in said
+    command = ["evaluate", "--truth", str(folder / "boxes"), "--picks"]
+    figures = {}
+    for lengths in ([], ["--distance", "8"], ["--distance", "32A", "--min-distance", "16A", "--box", "96A"]):
+        assert main([*command, str(picks), *lengths]) == 0
+        printed = capsys.readouterr()
+        assert "--distance" not in printed.err and "within 8 px" in printed.out
+        figures[" ".join(lengths)] = printed.out.split("all micrographs")[1].split("one-to-one")[0]
+    assert "only the one with the highest score" in printed.out and "boxes of 24 px" in printed.out
+    assert len(set(figures.values())) == 1
+    for slip, ratio in (("80", "10"), ("2", "0.25")):
+        assert main([*command, str(picks), "--distance", slip]) == 0
+        assert f"--distance {slip} px is {ratio} times what is usual: 0.5 diameters of the particle, 8 px" in warnings(
+            capsys)
+    boxes = str(folder / "boxes")  # states no diameter, but boxes of 24 px
+    assert main([*command, boxes, "--distance", "0.8"]) == 0
+    assert "0.1 times what is usual: 0.5 diameters of the particle, 8 px if the boxes are 1.5 diameters" in warnings(
+        capsys)
+    for lengths, message in (([], "give --distance"), (["--distance", "32A"], "Give the length in pixels"),
+                             (["--distance", "32A", "--pixel-size", "-4"], "--pixel-size -4: expected angstrom")):
+        assert main([*command, boxes, *lengths]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command, boxes, "--distance", "32A", "--pixel-size", "4"]) == 0
+    assert "within 8 px" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, boxes, "--distance", "32nm"])
+    assert "expected pixels, such as 40, or angstrom, such as 60A" in capsys.readouterr().err
+
+
+def test_picks_whose_boxes_leave_the_micrograph_are_counted_and_can_be_left_out(blobs, blob_model, tmp_path, capsys):
+    command = ["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
+               "--contrast-checks", "0", "--box", "60", "--output"]
+    assert main([*command, str(tmp_path / "all")]) == 0
+    (found,) = read_coordinates(tmp_path / "all").values()
+    rows, columns = 150, 210
+    outside = ((found.centres_xy < 30) | (found.centres_xy > np.array([columns, rows]) - 31)).any(axis=1).sum()
+    assert 0 < outside < len(found.scores)
+    assert re.search(rf" {outside} of the picks are so close .* \(with --border 120 they", capsys.readouterr().err)
+    assert main([*command, str(tmp_path / "whole"), "--border", "120"]) == 0
+    (whole,) = read_coordinates(tmp_path / "whole").values()
+    assert len(whole.scores) == len(found.scores) - outside
+    assert "so close to the border" not in capsys.readouterr().err

@@ -15,6 +15,7 @@ from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.model.card import MODEL_LABELS_WARNING, card_rows
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
@@ -82,17 +83,20 @@ def test_too_few_particles_are_an_error(folder):
         labelled(folder, replace(general_model(400), threshold=1.0))
 
 
-def test_a_model_without_labels_picks_what_the_general_one_picks(folder, tmp_path, short):
+def test_a_model_without_labels_picks_what_the_general_one_picks(folder, tmp_path, short, capsys):
     assert main(["train", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--epochs", "1",
                  "--output", str(tmp_path / "none.deepem"), "--quiet"]) == 0
     assert main(["pick", "--micrographs", str(folder / "micrographs"), "--model", str(tmp_path / "none.deepem"),
                  "--output", str(tmp_path / "picks"), "--quiet", "--contrast-checks", "0"]) == 0
     found = evaluate(read_coordinates(folder / "boxes"), read_coordinates(tmp_path / "picks"), 20)
     assert found["overall"]["F1"] > 0.85
-    assert load_model(tmp_path / "none.deepem").record.training.particles > 20
+    card = load_model(tmp_path / "none.deepem").card()
+    assert card["training"]["particles"] > 20
+    assert dict(card_rows(card))["at that threshold"].endswith("(validation micrographs (labelled by a model))")
+    assert MODEL_LABELS_WARNING in card["warnings"] and MODEL_LABELS_WARNING in capsys.readouterr().err
 
 
-def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short):
+def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys):
     truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
     (tmp_path / "clicks").mkdir()
     marks = "".join(f"{x - 24:.0f} {y - 24:.0f} 48 48\n" for x, y in truth[:5])
@@ -101,6 +105,8 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short):
                  "--incomplete", "--diameter", "400", "--epochs", "1", "--output", str(tmp_path / "few.deepem"),
                  "--quiet"]) == 0
     assert load_model(tmp_path / "few.deepem").diameter_px == pytest.approx(27)
+    said = capsys.readouterr().err
+    assert MODEL_LABELS_WARNING in said and "very few" not in said
 
 
 def test_a_model_that_drifted_is_refused(folder, caplog, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 
 from .. import program
 from ..deepem.atomic import atomic_path
+from ..deepem.model.card import MODEL_LABELS
 from ..objects import DeepEMModel
 
 
@@ -120,7 +121,9 @@ def _model_of_card(path, card):
     model._numberOfRounds.set(sum(done["kept"] for done in card.get("rounds", ())))
     model._numberOfTrials.set(card.get("tuning", {}).get("complete", 0))
     model._warnings.set("\n".join(card.get("warnings", ())))
-    # A training in which nothing was picked has no figures.
+    # A training in which nothing was picked has no figures; those on labels of a model are no validation.
+    if MODEL_LABELS in validation.get("on", ""):
+        validation = {}
     model._precision.set(validation.get("precision"))
     model._recall.set(validation.get("recall"))
     model._fScore.set(validation.get("F1"))

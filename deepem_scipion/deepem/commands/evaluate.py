@@ -16,6 +16,7 @@ from ..errors import DeepEMError
 from . import console
 from .arguments import COORDINATES, add_shifts, add_tiff_rows
 from .assigning import Compared, read_compared
+from .lengths import USUAL, Length, known_sizes, length
 from .report import try_report
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ MIN_TO_COMPARE, MAX_RATIO = 20, 1.6
 _MAX_SIZE = 10_000
 
 SUMMARY = "compare picks with reference coordinates"
-REQUIRED = ("--truth PATH", "--picks PATH", "--distance PX")
+REQUIRED = ("--truth PATH", "--picks PATH", "--distance LENGTH")
 DESCRIPTION = """\
 Compare picks with reference coordinates.
 
@@ -40,9 +41,15 @@ pick's score, closest first among equal scores. A second pick on the same partic
 of a micrograph was annotated, particles and unmatched picks outside of it do not count; a matched pick counts if its \
 particle does. Micrographs with reference coordinates and without picks count; those with picks only do not. Which \
 micrographs are the same is decided by the ends of their paths, by the file name where it occurs once on either side, \
-and then without known endings such as _DW; the log states it."""
+and then without known endings such as _DW; the log states it.
+
+Lengths are in pixels of the micrographs, as coordinates are, or in angstrom if they end with A. The pixel size is \
+then that of the run, if --picks is an output folder of `deepem pick`, or that in the headers of --micrographs."""
 EPILOG = """examples:
-  deepem evaluate --truth boxes --picks picks --distance 40
+  deepem evaluate --truth boxes --picks picks
+  deepem evaluate --truth boxes --picks coordinates.star --distance 40
+  deepem evaluate --truth boxes --picks coordinates.star --distance 60A \
+      --pixel-size 1.5
   deepem evaluate --truth boxes --picks picks --distance 40 \\
       --json figures.json --plot curve.png"""
 
@@ -55,11 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--picks", required=True, type=Path, metavar="PATH", help=f"picks: {COORDINATES}")
     add_shifts(group)
     group = parser.add_argument_group("matching")
-    group.add_argument("--distance", required=True, type=float, metavar="PX", help="maximum distance of a correct pick "
-                       "from its particle in pixels, usually half the particle diameter")
-    group.add_argument("--min-distance", type=float, default=0.0, metavar="PX", help="apply non-maximum suppression "
-                       "before matching, as in picking: of picks closer to each other than this, in pixels, only the "
-                       "one with the highest score counts (default: all count)")
+    group.add_argument("--distance", type=length, metavar="LENGTH", help="maximum distance of a correct pick from its "
+                       "particle in pixels, or in angstrom as 60A, usually half the particle diameter (default: that, "
+                       "if --picks is an output folder of `deepem pick`)")
+    group.add_argument("--min-distance", type=length, default=Length(0.0, False), metavar="LENGTH", help="apply "
+                       "non-maximum suppression before matching, as in picking: of picks closer to each other than "
+                       "this, in pixels or as 60A, only the one with the highest score counts (default: all count)")
+    group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom, for "
+                       "lengths in angstrom (default: that of the run or of --micrographs)")
     group.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
                        "micrographs, X0 <= x < X1 and Y0 <= y < Y1, in pixels (default: all)")
     group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph: a table with "
@@ -68,11 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threshold", metavar="T", help="evaluate picks with at least this score; `F1` or `F2`: the "
                        "score with the best F1 or F2 on these micrographs (default: all picks)")
     group = parser.add_argument_group("other measures")
-    group.add_argument("--box", type=float, metavar="PX", help="also compare boxes of this side, in pixels, which "
-                       "match if their intersection over union is at least that of --min-iou")
+    group.add_argument("--box", type=length, metavar="LENGTH", help="also compare boxes of this side, in pixels or as "
+                       "180A, which match if their intersection over union is at least that of --min-iou")
     group.add_argument("--min-iou", type=float, default=0.5, metavar="IOU", help="minimum intersection over union of "
                        "matching boxes (default: %(default)s)")
-    group.add_argument("--diameter", type=float, metavar="PX", help="also compare the pixels of discs of this diameter")
+    group.add_argument("--diameter", type=length, metavar="LENGTH", help="also compare the pixels of discs of this "
+                       "diameter, in pixels or as 120A")
     group = parser.add_argument_group("results")
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a JSON file")
     group.add_argument("--plot", type=Path, metavar="FILE", help="draw the precision-recall curve as PNG, PDF or SVG")
@@ -90,12 +101,9 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.matching import match_all, pool
     from ..evaluation.metrics import curve, summarise
 
-    if not options.distance > 0:
-        raise DeepEMError(f"--distance {options.distance}: expected pixels, above 0")
-    if not options.min_distance >= 0:
-        raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
     threshold = _threshold(options.threshold)
     compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(_files(options)))
+    _set_lengths(options, compared)
     _check_lengths(options, compared.truth, compared.picks)
     regions = _regions(options, compared)
     matches = match_all(compared.truth, compared.picks, options.distance, regions, options.min_distance)
@@ -114,6 +122,28 @@ def run(options: argparse.Namespace) -> int:
     if options.report:
         _report(options, result, matches, compared, regions)
     return console.OK
+
+
+def _set_lengths(options: argparse.Namespace, compared: Compared) -> None:
+    """Replace the lengths in the options by pixels, and check them."""
+    boxes = [found.box_px for found in (*compared.truth.values(), *compared.picks.values()) if found.box_px]
+    sizes = known_sizes(options.picks, _files(options), options.pixel_size, boxes)
+    for name in ("distance", "min_distance", "box", "diameter"):
+        if (given := getattr(options, name)) is not None:
+            option = name.replace("_", "-")
+            setattr(options, name, sizes.in_pixels(option, given))
+            if name in USUAL and getattr(options, name) > 0:
+                sizes.warn(option, getattr(options, name))
+    if options.distance is None:
+        if sizes.diameter_px is None or sizes.guessed:
+            raise DeepEMError("give --distance, in pixels or in angstrom (60A): half the particle diameter is usual, "
+                              f"and {options.picks} does not state the diameter as the results of `deepem pick` do")
+        options.distance = USUAL["distance"] * sizes.diameter_px
+    if not options.distance > 0:
+        raise DeepEMError(f"--distance {options.distance}: expected pixels, above 0")
+    if not options.min_distance >= 0:
+        raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")
+    _check_areas(options)
 
 
 def _check_lengths(options: argparse.Namespace, truth: Mapping[str, Coordinates],
@@ -142,7 +172,6 @@ def _areas(options: argparse.Namespace, compared: Compared, regions: Mapping[str
     from ..coordinates.parse import gather
     from ..evaluation.areas import box_counts, chosen_picks, disc_counts, summarise_counts
 
-    _check_areas(options)
     picks, infos = chosen_picks(compared.picks, threshold, options.min_distance), MicrographHeaders(_files(options))
     nothing = gather([], None)
     found: dict[str, Any] = {}

@@ -143,8 +143,8 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
-                                   _Progress(len(micrographs), show), options.tiff_rows, options.force,
-                                   masks)
+                                   _Progress(len(micrographs), show, model.diameter_angst, options.box),
+                                   options.tiff_rows, options.force, masks)
     if options.model is None:
         save_model(PickingResults(options.output).path("model"), model)  # to be fine-tuned as any other
     n_failed = sum(not result.ok for result in results.values())
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
     not_written = _export(options.output, formats)
-    _finish(options, results)
+    _finish(options, results, model)
     if results and n_failed == len(results):
         return console.UNUSABLE
     return console.SOME_FAILED if n_failed or not_written else console.OK
@@ -174,17 +174,36 @@ def _model(options: argparse.Namespace) -> Model:
 
 
 class _Progress:
-    """Shows each micrograph that is done."""
+    """Shows each micrograph that is done, and with the first of each pixel size the sizes that are worked with."""
 
-    def __init__(self, total: int, show: console.ShowProgress) -> None:
-        self.total, self.show, self.done = total, show, 0
+    def __init__(self, total: int, show: console.ShowProgress, diameter_angst: float, box_px: int | None) -> None:
+        self.total, self.show, self.diameter_angst, self.box_px, self.done = total, show, diameter_angst, box_px, 0
+        self.pixel_sizes: set[str] = set()
 
     def __call__(self, name: str, result: MicrographResult) -> None:
+        from ..picking.box import default_box_px
+
         self.done += 1
+        if (size := result.pixel_size_angst) and f"{size:.3g}" not in self.pixel_sizes:
+            self.pixel_sizes.add(f"{size:.3g}")
+            log.info("pixels of %g A; particle diameter %g A = %.0f px; boxes of %d px", size, self.diameter_angst,
+                     self.diameter_angst / size, self.box_px or default_box_px(self.diameter_angst, size))
         if result.ok:
             self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
         else:
             log.warning("%d/%d %s failed: %s", self.done, self.total, name, result.reason)
+
+
+def _say_what_is_cut(results: Mapping[str, MicrographResult], box_px: int | None, model: Model) -> None:
+    """Say how many picks are too close to the border to be extracted whole."""
+    from ..picking.box import default_box_px
+
+    if cut := sum(result.cut or 0 for result in results.values()):
+        size = max(result.pixel_size_angst or 0.0 for result in results.values())
+        half_angst = (box_px or default_box_px(model.diameter_angst, size)) * size / 2
+        log.info("%d of the picks are so close to the border that their boxes leave the micrograph; RELION and "
+                 "cryoSPARC leave these out when they extract particles (with --border %g they are not picked)", cut,
+                 math.ceil(half_angst))
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -229,13 +248,14 @@ def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
                     model.diameter_px, max(1, int(model.diameter_px / 4)))
 
 
-def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]) -> None:
-    """Say what to look at: failures, or that nothing was picked; and write the report if there is to be one."""
+def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult], model: Model) -> None:
+    """Say what to look at: failures, cut picks, or that nothing was picked; and write the report, if wanted."""
     from ..picking.results import PickingResults
     from ..picking.selection import REASON_LABELS
     from ..picking.summary import summarise_run
 
     found = summarise_run(results)
+    _say_what_is_cut(results, options.box, model)
     if found.picked and not found.picks:
         shares = {reason: share for reason, share in found.rejected_share.items() if share}
         reasons = ", ".join(f"{share:.0%} {REASON_LABELS[reason]}" for reason, share in shares.items())
@@ -247,5 +267,5 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
         from ..report.picking_report import report_picking
 
         path = report_path(options.output) if options.report == Path() else options.report
-        model = options.model or PickingResults(options.output).path("model")
-        try_report(path, lambda: report_picking(options.output, path, model))
+        file = options.model or PickingResults(options.output).path("model")
+        try_report(path, lambda: report_picking(options.output, path, file))

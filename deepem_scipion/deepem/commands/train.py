@@ -149,9 +149,9 @@ def run(options: argparse.Namespace) -> int:
     if options.coordinates is None:
         return train_unlabelled(options, plan, show_epoch)
     data, files = read_training_set(options), ModelFiles(options.output)
-    warn_of_problems(data, plan)
     if options.incomplete:
         data = with_teacher(data, plan)
+    warn_of_problems(data, plan)
     if options.fresh:
         files.checkpoint.unlink(missing_ok=True)
     runtime.start_keras(options.threads)

@@ -13,6 +13,11 @@ from .record import TrainingRecord, finite
 MODEL_FORMAT = 1
 # Number of values by which a candidate is compared with others of its micrograph, see `picking.agreement`.
 AGREEMENT_FEATURES = 10
+# Added to the name of validation micrographs on which a model labelled what nobody marked, and the warning about them.
+MODEL_LABELS = "labelled by a model"
+MODEL_LABELS_WARNING = ("precision, recall, F1 and average precision were measured on micrographs that the model from "
+                        "which the training started had labelled itself: they show how far the two models agree, not "
+                        "how accurate the picks are")
 
 
 def geometry_of(card: Mapping[str, Any]) -> Geometry:

@@ -90,8 +90,8 @@ class Validation(TrainingData):
     Attributes
     ----------
     on : str, optional
-        "validation micrographs", or "training micrographs" if none were kept for validation; None if nothing was
-        picked.
+        "validation micrographs", or "training micrographs" if none were kept for validation, followed by
+        `card.MODEL_LABELS` in brackets where a model has labelled them; None if nothing was picked.
     precision, recall, F1, F2 : float, optional
         At the threshold of the model.
     best_F1 : float, optional

@@ -164,7 +164,8 @@ class _Run:
             mask = read_mask(self.masks[name], micrograph.input_shape, self.tiff_rows)
         found = self.picker.pick(micrograph, mask)
         pixel_size = micrograph.input_pixel_size_angst
-        self.results.write_micrograph(name, found.candidates, found.reasons, self._box_px(pixel_size))
+        box_px = self._box_px(pixel_size)
+        self.results.write_micrograph(name, found.candidates, found.reasons, box_px)
         if self.score_maps:
             self.results.write_score_map(name, found.score_map, micrograph.pixel_size_angst * self.picker.scan_step)
         evidence = negative = None
@@ -174,7 +175,8 @@ class _Run:
         return MicrographResult.of(
             str(path), found.candidates, found.reasons, seconds=round(time.perf_counter() - began, 4),
             finished=round(time.time(), 2), evidence=evidence, negative_evidence=negative,
-            pixel_size_angst=round(pixel_size, 6), header_pixel_size_angst=micrograph.header_pixel_size_angst)
+            pixel_size_angst=round(pixel_size, 6), header_pixel_size_angst=micrograph.header_pixel_size_angst,
+            cut=int((found.candidates.border_px[found.reasons == PICKED] < box_px / 2).sum()))
 
     def record(self, name: str, path: Path, future: Future[MicrographResult]) -> MicrographResult:
         """Note what became of a micrograph."""

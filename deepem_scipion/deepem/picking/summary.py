@@ -54,6 +54,8 @@ class MicrographResult:
         Of the first micrographs: evidence for particles in the micrograph and in its negative, see `contrast`.
     pixel_size_angst, header_pixel_size_angst : float, optional
         Pixel size that was used, and that in the header, in angstrom.
+    cut : int, optional
+        Number of picks whose boxes leave the micrograph.
     """
 
     path: str
@@ -68,6 +70,7 @@ class MicrographResult:
     negative_evidence: float | None = None
     pixel_size_angst: float | None = None
     header_pixel_size_angst: float | None = None
+    cut: int | None = None
 
     @classmethod
     def of(cls, path: str, candidates: Candidates, reasons: np.ndarray, **others: Any) -> MicrographResult:

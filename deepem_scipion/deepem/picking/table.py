@@ -17,7 +17,7 @@ from .summary import REJECTED, MicrographResult
 
 _NUMBERS = {"picks": int, "mean_score": float, "candidates": int, "seconds": float, "finished": float,
             "evidence": float, "negative_evidence": float, "pixel_size_angst": float,
-            "header_pixel_size_angst": float}
+            "header_pixel_size_angst": float, "cut": int}
 _COLUMNS = ("micrograph", "status", *_NUMBERS, *(f"rejected_{reason}" for reason in REJECTED),
             *(f"share_{reason}" for reason in REJECTED), "path", "reason")
 _HEADING = "\t".join(_COLUMNS) + "\n"

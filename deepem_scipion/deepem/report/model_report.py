@@ -61,7 +61,7 @@ def model_section(card: Mapping[str, Any], threshold: float | None) -> Section:
         charts += make_charts(draw_training(card["history"]), ["Loss after each epoch", "Accuracy after each epoch"])
     if points := card.get("validation", {}).get("curve"):
         charts += make_charts(draw_curve(curve_from_points(points), threshold=threshold), CURVE_ALTS, [
-            "On the validation micrographs of the training."] * 2)
+            f"On the {card['validation'].get('on', 'validation micrographs')} of the training."] * 2)
     return Section("Model", charts=charts, tables=[Table("Card of the model", (), card_rows(card))])
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DeepEMError
+from ..model.card import MODEL_LABELS, MODEL_LABELS_WARNING
 from ..model.model import Model
 from ..model.paths import ModelFiles
 from ..model.record import Epoch, TrainingRecord
@@ -92,6 +93,8 @@ def train_model(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None]
     trainer = RoundTrainer(plan, setup, std_range_of(boxes, plan.std_margin), border_px, record, progress, checkpoint)
     model = trainer.train(split(labelled, plan.validation_fraction, plan.networks, plan.seed))
     checkpoint.check()
+    if data.taught:
+        model = _without_reference(model)
     if files:
         keep_examples(files.examples, model, labelled, border_px, plan.seed)
     return model
@@ -119,6 +122,15 @@ def write_examples(path: Path, model: Model, data: TrainingSet, plan: Plan) -> N
     setup = NetworkSetup(model.geometry, model.working_pixel_size_angst, model.scan_step)
     labelled = _read(data, plan, setup, model.diameter_px)
     keep_examples(path, model, labelled, _border(labelled, model.diameter_px), plan.seed)
+
+
+def _without_reference(model: Model) -> Model:
+    """State in the record, and in the log, that the figures of a model do not compare it with reference coordinates."""
+    found = model.record
+    log.warning("warning: %s", MODEL_LABELS_WARNING)
+    validation = replace(found.validation, on=found.validation.on and f"{found.validation.on} ({MODEL_LABELS})")
+    return replace(model, record=replace(found, validation=validation,
+                                         warnings=[*found.warnings, MODEL_LABELS_WARNING]))
 
 
 def _read(data: TrainingSet, plan: Plan, setup: NetworkSetup, diameter_px: float) -> list[LabelledMicrograph]:
