@@ -25,12 +25,13 @@ from deepem_scipion.deepem.coordinates.regions import write_regions
 from deepem_scipion.deepem.coordinates.star import Optics, write_star
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import Curve
+from deepem_scipion.deepem.micrographs.micrograph import Micrograph as Pixels
 from deepem_scipion.deepem.model.files import load_model, save_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
 from deepem_scipion.deepem.picking.picker import Picker
-from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.results import ALWAYS, FURTHER, PickingResults
 from deepem_scipion.deepem.picking.run import pick_micrographs
 from deepem_scipion.deepem.picking.selection import Limits
 from deepem_scipion.deepem.picking.settings import RunSettings
@@ -171,14 +172,17 @@ FILES = {
     "box": lambda results: results.write_micrograph("a", *candidates(), 8),
     "candidates": lambda results: results.write_micrograph("a", *candidates(), 8),
     "score_map": lambda results: results.write_score_map("a", np.ones((3, 4), np.float32), 16.0),
+    "json": lambda results: results.write_json("a", {"picks": []}),
+    "picture": lambda results: results.write_picture(
+        "a", Pixels(Path("a.mrc"), "a", pixels_of(0), 4.0, 1.0, SHAPE), np.ones((3, 2)), 9.0),
 }
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_an_old_file_of_a_results_folder_stays_until_the_new_one_is_complete(kind, tmp_path):
     results = PickingResults(tmp_path)
-    results.make(score_maps=True)
-    path = results.path(kind, "a" if kind in ("box", "candidates", "score_map") else "")
+    results.make(FURTHER)
+    path = results.path(kind, "a" if kind in (*ALWAYS, *FURTHER) else "")
     path.write_text("old")
     with failing(Killed), pytest.raises(Killed):
         FILES[kind](results)
@@ -235,8 +239,8 @@ def picker():
 @pytest.mark.parametrize("error", [Killed, DiskFull])
 def test_picking_after_an_interruption_gives_the_results_of_an_undisturbed_run(micrographs, picker, tmp_path, error):
     def run(folder):
-        return pick_micrographs({name: micrographs[name] for name in ("mic0", "mic1")}, picker, folder, score_maps=True,
-                                existing="resume")
+        return pick_micrographs({name: micrographs[name] for name in ("mic0", "mic1")}, picker, folder,
+                                further=["score_map"], existing="resume")
 
     run(tmp_path / "clean")
     clean = tree(tmp_path / "clean")
@@ -312,7 +316,7 @@ def test_evaluation_after_an_interruption_gives_the_results_of_an_undisturbed_ru
 def test_a_batch_that_is_collected_twice_gives_the_results_of_an_undisturbed_run(micrographs, picker, tmp_path):
     batches = {name: tmp_path / name for name in ("first", "second")}
     for folder, mics in zip(batches.values(), (("mic0", "mic1"), ("mic2",))):
-        pick_micrographs({mic: micrographs[mic] for mic in mics}, picker, folder, score_maps=True)
+        pick_micrographs({mic: micrographs[mic] for mic in mics}, picker, folder, further=["score_map"])
 
     def absorb(target, name):
         shutil.copytree(batches[name], tmp_path / "attempt", dirs_exist_ok=True)  # as if picked again

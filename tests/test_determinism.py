@@ -62,7 +62,7 @@ def test_picks_are_the_same_with_any_number_of_threads_and_any_size_of_batches(b
                        env=ENVIRON, check=True)
     worker = Worker([*PROGRAM, "worker", "--threads", "2"], ENVIRON)
     batches = PickingResults(tmp_path / "batches")
-    batches.make(score_maps=True)
+    batches.make(further=["score_map"])
     for names in ("a", "bc", "d", "e"):
         assert worker.pick(arguments(names, names)) == (0, "")
         batches.absorb(PickingResults(tmp_path / names))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.candidates import Candidates
@@ -64,6 +65,43 @@ def test_a_worker_answers_request_after_request(blobs, blob_model, tmp_path):
     assert "none.mrc" in answers[1]["reason"] and "expected a JSON object" in answers[2]["reason"]
 
 
+def test_the_program_writes_the_message_and_a_picture_of_each_micrograph(picker, blobs, blob_model, tmp_path):
+    mics, bad = blobs[0] / "micrographs", tmp_path / "bad.mrc"
+    bad.write_text("no")
+    arguments = ["pick", "--model", str(blob_model), "--micrographs", str(mics / "d.mrc"), str(mics / "e.mrc"),
+                 str(bad), "--output", str(tmp_path / "out"), "--box", "30", "--contrast-checks", "0"]
+    assert main([*arguments, "--json", "--pictures"]) == 1
+    read = {name: json.loads((tmp_path / "out" / "json" / f"{name}.json").read_text()) for name in ("d", "e", "bad")}
+    expected = pick_message(picker, mics / "d.mrc")
+    assert read["d"].pop("seconds") > 0 < expected.pop("seconds")
+    assert read["d"] == {**expected, "box_px": 30, "picture": "pictures/d.jpg"} and len(read["d"]["picks"]) > 5
+    assert read["bad"] == pick_message(picker, bad)
+    pictures = tmp_path / "out" / "pictures"
+    assert sorted(path.name for path in pictures.iterdir()) == ["d.jpg", "e.jpg"]
+    with Image.open(pictures / "e.jpg") as picture:
+        assert picture.size == (210, 150)
+
+    # An earlier run is complete only with them, and leaves none behind.
+    (pictures / "d.jpg").unlink()
+    times = {name: (tmp_path / "out" / f"{name}.box").stat().st_mtime_ns for name in "de"}
+    assert main([*arguments, "--json", "--pictures", "--resume"]) == 1
+    assert {name: (tmp_path / "out" / f"{name}.box").stat().st_mtime_ns > times[name] for name in "de"} == {
+        "d": True, "e": False}
+    assert (pictures / "d.jpg").exists()
+    assert main(["merge", str(tmp_path / "all"), str(tmp_path / "out")]) == 1
+    assert json.loads((tmp_path / "all" / "json" / "e.json").read_text()) == read["e"]
+    assert (tmp_path / "all" / "pictures" / "d.jpg").read_bytes() == (pictures / "d.jpg").read_bytes()
+    assert main([*arguments, "--overwrite"]) == 1
+    assert not pictures.exists() and not (tmp_path / "out" / "json").exists()
+
+
+def test_a_micrograph_at_an_improbable_scale_is_picked_only_if_asked_for(picker, blobs):
+    path = blobs[0] / "micrographs" / "d.mrc"
+    found = pick_message(picker, path, pixel_size_angst=20.0)
+    assert found["status"] == "failed" and "expected at most 4 times" in found["reason"].lower()
+    assert pick_message(picker, path, pixel_size_angst=20.0, any_scale=True)["status"] == "ok"
+
+
 @given(st.lists(st.integers(0, 5), max_size=12), st.floats(0.01, 1), st.integers(0, 15))
 def test_the_best_picks_are_kept_but_a_minimum_number(scores, share, number):
     n = len(scores)
@@ -85,8 +123,6 @@ def test_the_share_is_that_of_each_micrograph():
 
 
 def test_the_program_keeps_the_best_picks(blobs, blob_model, tmp_path):
-    from deepem_scipion.deepem.commands.main import main
-
     arguments = ["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
                  "--output"]
     assert main([*arguments, str(tmp_path / "all")]) == 0

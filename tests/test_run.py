@@ -42,7 +42,7 @@ def paths(blobs, tmp_path):
 def pick(monkeypatch, n, paths, picker, output, **more):
     """Pick n micrographs at a time."""
     monkeypatch.setattr(run, "micrographs_at_a_time", lambda: n)
-    return pick_micrographs(paths, picker, output, score_maps=True, **more)
+    return pick_micrographs(paths, picker, output, further=["score_map"], **more)
 
 
 def reasons(found):

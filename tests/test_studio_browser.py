@@ -39,7 +39,7 @@ def write_run(folder, names):
     """Micrographs of blobs, and the results folder of a run on them; returns name -> (n, 2) x, y of the blobs."""
     centres = write_blobs(folder, names, shape=SHAPE, n=40, pixel_size=PIXEL_ANGST)
     results, found = PickingResults(folder / "picks"), {}
-    results.make(score_maps=True)
+    results.make(further=["score_map"])
     for name in names:
         path = folder / "micrographs" / f"{name}.mrc"
         candidates = candidates_of_blobs(path)

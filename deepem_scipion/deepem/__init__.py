@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "model.model": ["Model"],
     "model.files": ["load_model", "save_model"],
     "model.general": ["general_model"],
+    "picking.message": ["pick_message"],
     "picking.picker": ["Picker"],
     "picking.results": ["PickingResults"],
     "picking.run": ["pick_micrographs"],

@@ -239,7 +239,7 @@ class TestPickViewer(WithWorkflow):
         shutil.copytree(self.pick.getCoordsDir(), folder)
         self.addCleanup(shutil.rmtree, folder)
         results = PickingResults(folder)
-        results.make(score_maps=True)
+        results.make(further=["score_map"])
         results.write_score_map("first", np.linspace(0, 1, 60 * 90, dtype=np.float32).reshape(60, 90), 10.0)
         results.append({"broken": MicrographResult("broken.mrc", "it is truncated"),
                         "third": MicrographResult("third.mrc", candidates=1, picks=1)})

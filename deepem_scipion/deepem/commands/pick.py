@@ -69,15 +69,26 @@ def add_scan(group: Any) -> None:
                        "which the score is averaged (default: %(default)s)")
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("files")
-    add_micrographs(group)
+def add_model(group: Any) -> None:
+    """Add the options that choose a model to a group of options."""
     group.add_argument("--model", type=Path, metavar="MODEL", help="model from `deepem train` (default: the general "
                        "model; requires --diameter)")
     group.add_argument("--diameter", type=float, metavar="A", help="for the general model: particle diameter in "
                        "angstrom, that of the longest view")
     group.add_argument("--contrast", choices=("dark", "bright"), help="for the general model: whether particles are "
                        "dark (default) or bright, as in some images of negative stain")
+
+
+def add_force(group: Any) -> None:
+    """Add the option that picks at any scale to a group of options."""
+    group.add_argument("--force", action="store_true", help="pick even if the pixel sizes of micrographs and training "
+                       "differ by a factor of more than 4, or the particle is wider than half of the micrograph")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("files")
+    add_micrographs(group)
+    add_model(group)
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
     earlier = group.add_mutually_exclusive_group()
     for name, what in (("overwrite", "replace the results of an earlier run in the output folder"),
@@ -92,12 +103,16 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
                                 ("amplitude-contrast", 0.1, "amplitude contrast as a fraction")):
         group.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{what}, written to picks.star "
                            "for RELION (default: %(default)s)")
-    group.add_argument("--force", action="store_true", help="pick even if the pixel sizes of micrographs and training "
-                       "differ by a factor of more than 4, or the particle is wider than half of the micrograph")
+    add_force(group)
     group.add_argument("--write", metavar="FORMAT", help="also write the picks in formats of other programs, separated "
                        f"by commas ({EXPORT_FOLDER}): {FORMAT_NAMES}")
     add_masks(group)
-    group.add_argument("--score-maps", action="store_true", help="also write the score maps (DIR/scores)")
+    for name, kind, what in (("score-maps", "score_map", "the score maps (DIR/scores)"),
+                             ("json", "json", "what became of each micrograph as a JSON file (DIR/json), with the keys "
+                              "of `deepem worker`"),
+                             ("pictures", "picture", "a JPEG of each micrograph with its picks (DIR/pictures)")):
+        group.add_argument(f"--{name}", dest="further", action="append_const", const=kind, default=[],
+                           help=f"also write {what}")
     group.add_argument("--report", type=Path, nargs="?", const="", metavar="FILE", help="also write an HTML report "
                        "(without FILE: DIR/report.html), see `deepem report`")
 
@@ -129,7 +144,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
 
     _check_numbers(options)
     formats = check_formats(options.write) if options.write else []
-    model = _model(options)
+    model = chosen_model(options)
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = find_micrographs(options.micrographs)
@@ -141,7 +156,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as show:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
-                                   options.score_maps, Optics(options.voltage, options.cs, options.amplitude_contrast),
+                                   options.further, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
                                    _Progress(len(micrographs), show, model.diameter_angst, options.box),
                                    options.tiff_rows, options.force, masks)
@@ -158,7 +173,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     return console.SOME_FAILED if n_failed or not_written else console.OK
 
 
-def _model(options: argparse.Namespace) -> Model:
+def chosen_model(options: argparse.Namespace) -> Model:
     """Return the given model, or the general one for the given diameter."""
     from ..model.files import load_model
     from ..model.general import general_model

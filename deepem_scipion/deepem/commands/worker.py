@@ -3,7 +3,8 @@
 """`deepem worker`: pick batch after batch in one process, which loads the libraries once.
 
 A request is a line with the arguments of `deepem pick` as a JSON list. The answer is a line with a JSON object:
-`status`, the exit code, and `message`, the error message or nothing. With --model a request is one micrograph.
+`status`, the exit code, and `message`, the error message or nothing. With --model or --diameter a request is one
+micrograph.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -35,7 +35,8 @@ DESCRIPTION = (
     "is a request, the arguments of `deepem pick` without --threads as a JSON list. When it is done, the answer is "
     "written to standard output as a line with a JSON object: `status`, the exit code of `deepem pick`, and `message`, "
     "the error message if there was an error. The log goes to standard error. The worker exits when its input ends, "
-    "even while a batch is being picked: wait for the answer. With --model a request is one micrograph instead, as a "
+    "even while a batch is being picked: wait for the answer. With --model, or --diameter for the general model, a "
+    "request is one micrograph instead, as a "
     "JSON object: `micrograph`, the file, and optionally `pixel_size` in angstrom, `name`, `picture`, a JPEG file to "
     "write, and `mask`. The answer is a JSON object with `status` (`ok`, also without a pick, or `failed`), `picks`, "
     "`scores`, `diameter_angst`, `box_px`, `picture` and others. Requests that came before the end of the input are "
@@ -49,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem worker` to its parser."""
     add_threads(parser)
     group = parser.add_argument_group("micrograph by micrograph")
-    group.add_argument("--model", type=Path, metavar="MODEL", help="pick one micrograph for each request with this "
-                       "model")
+    pick.add_model(group)
+    pick.add_force(group)
     add_limits(parser)
     pick.add_scan(parser.add_argument_group("scan"))
 
@@ -59,20 +60,19 @@ def run(options: argparse.Namespace) -> NoReturn:
     """Run `deepem worker`, which ends the process itself."""
     from .. import runtime
 
-    if options.model is None:
+    if options.model is None and options.diameter is None:
         runtime.start(options.threads)
         serve(lambda request: dict(zip(("status", "message"), run_pick(parse_request(request)))))
-    from ..model.files import load_model
     from ..picking.picker import Picker
 
-    model = load_model(options.model)
+    model = pick.chosen_model(options)
     limits = chosen_limits(options, model)
     runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)
-    serve(lambda request: pick_one(picker, request), to_the_end=True)
+    serve(lambda request: pick_one(picker, request, options.force), to_the_end=True)
 
 
-def pick_one(picker: Picker, request: bytes) -> dict[str, Any]:
+def pick_one(picker: Picker, request: bytes, any_scale: bool = False) -> dict[str, Any]:
     """Pick the micrograph of a request.
 
     Parameters
@@ -80,6 +80,8 @@ def pick_one(picker: Picker, request: bytes) -> dict[str, Any]:
     picker : Picker
     request : bytes
         A line of standard input.
+    any_scale : bool
+        See `message.pick_message`.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def pick_one(picker: Picker, request: bytes) -> dict[str, Any]:
         return {"status": "failed", "reason": f"the request {request.strip().decode(errors='replace')}: expected a "
                 f"JSON object with `micrograph` and, optionally, {', '.join(f'`{name}`' for name in list(kinds)[1:])}"}
     size = found.pop("pixel_size", None)
-    return pick_message(picker, found.pop("micrograph"), size, **found)
+    return pick_message(picker, found.pop("micrograph"), size, any_scale=any_scale, **found)
 
 
 def run_pick(arguments: Sequence[str]) -> tuple[int, str]:

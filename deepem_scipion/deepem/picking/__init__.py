@@ -7,7 +7,7 @@ from ..lazy import attach
 __getattr__, __dir__, __all__ = attach(__name__, {
     "box": ["default_box_px"],
     "candidates": ["Candidates", "find_candidates"],
-    "message": ["pick_message", "write_picture"],
+    "message": ["as_message", "pick_message"],
     "selection": ["Limits", "REASONS", "REASON_LABELS", "select"],
     "picker": ["PickedMicrograph", "Picker"],
     "settings": ["RunSettings"],

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DeepEMError
-from .results import PickingResults
+from .results import ALWAYS, PickingResults
 from .settings import RunSettings
 from .summary import MicrographResult
 
@@ -19,7 +19,7 @@ REFUSE, OVERWRITE, RESUME = EXISTING = ("refuse", "overwrite", "resume")
 
 
 def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSettings, existing: str,
-            score_maps: bool = False, checked: Collection[str] = ()) -> dict[str, MicrographResult]:
+            further: Collection[str] = (), checked: Collection[str] = ()) -> dict[str, MicrographResult]:
     """Make a results folder ready for a run, so that nothing of an earlier one is left in the end.
 
     Parameters
@@ -32,8 +32,8 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
         Of the new run.
     existing : {"refuse", "overwrite", "resume"}
         Refuse a folder with results, remove them, or keep those of micrographs that the new run would pick again.
-    score_maps : bool
-        Whether the new run writes score maps.
+    further : collection of str
+        Kinds of files that the new run writes besides the usual ones, among `results.FURTHER`.
     checked : collection of str
         Micrographs whose contrast the new run checks.
 
@@ -51,7 +51,7 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     if existing not in EXISTING:
         raise DeepEMError(f"existing={existing!r}: expected one of {', '.join(EXISTING)}")
     if not os.path.isdir(results.folder):
-        results.make(score_maps)
+        results.make(further)
     files = results.files()
     _check_others(results, paths, files)
     if files and existing == REFUSE:
@@ -62,10 +62,9 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     if existing == RESUME and results.exists():
         _check_settings(results, settings)
         kept = {name: found for name, found in results.read_micrographs().items() if name in paths
-                and _is_done(results, name, paths[name], found, score_maps, name in checked)}
-    results.remove(set(files) - {results.path(kind, name) for name in kept for kind in
-                                 ("box", "candidates", *["score_map"] * score_maps)})
-    results.make(score_maps)
+                and _is_done(results, name, paths[name], found, further, name in checked)}
+    results.remove(set(files) - {results.path(kind, name) for name in kept for kind in (*ALWAYS, *further)})
+    results.make(further)
     with suppress(DeepEMError):  # reported at the end, when it is written again
         results.write_summary(settings, kept)
     return kept
@@ -87,9 +86,9 @@ def _check_settings(results: PickingResults, settings: RunSettings) -> None:
                           "Expected the same with --resume: use --overwrite, or another --output.")
 
 
-def _is_done(results: PickingResults, name: str, path: Path, found: MicrographResult, score_map: bool,
-             checked: bool) -> bool:
-    written = [results.path(kind, name) for kind in ("box", "candidates", *["score_map"] * score_map)]
+def _is_done(results: PickingResults, name: str, path: Path, found: MicrographResult,
+             further: Collection[str], checked: bool) -> bool:
+    written = [results.path(kind, name) for kind in (*ALWAYS, *further)]
     if not found.ok or found.path != str(path) or checked != (found.evidence is not None):
         return False
     try:

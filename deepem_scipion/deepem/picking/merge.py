@@ -17,14 +17,12 @@ from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
 from ..startables import read_tables
 from .earlier import REFUSE, prepare
-from .results import PickingResults
+from .results import ALWAYS, PickingResults
 from .selection import PICKED
 from .settings import RunSettings
 from .summary import MicrographResult
 
 T = TypeVar("T")
-# Files of each micrograph that are taken over.
-_KINDS = ("box", "candidates", "score_map")
 
 
 def part_of(micrographs: Mapping[str, T], text: str) -> dict[str, T]:
@@ -86,10 +84,10 @@ def merge_runs(output: str | Path, folders: Sequence[str | Path],
     parts = [PickingResults(folder) for folder in folders]
     settings, micrographs, sources = _collect(parts)
     results = PickingResults(output)
-    has_maps = any(part.has_score_maps for part in parts)
-    prepare(results, {name: Path(found.path) for name, found in micrographs.items()}, settings, existing, has_maps)
+    further = sorted({kind for part in parts for kind in part.further()})
+    prepare(results, {name: Path(found.path) for name, found in micrographs.items()}, settings, existing, further)
     for name, part in sources.items():
-        for kind in _KINDS:
+        for kind in (*ALWAYS, *further):
             if part.path(kind, name).is_file():
                 _take(part.path(kind, name), results.path(kind, name))
     results.write_summary(settings, micrographs)

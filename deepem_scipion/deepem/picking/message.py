@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One micrograph at a time for other programs: its picks as plain values, and a picture."""
+"""One micrograph at a time for other programs: what became of it as plain values."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_path
+from ..coordinates.coordinates import Coordinates
 from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from .box import default_box_px
 from .picker import Picker
+from .picture import write_picture
+from .scale import check_scale
 
 log = logging.getLogger(__name__)
 
-# Largest side of a picture in pixels, and the range of grey values in standard deviations of the micrograph.
-PICTURE_PX = 1024
-_GREY_STDS = 3.0
-_JPEG_QUALITY = 80
-_CIRCLE = (240, 228, 66)  # the yellow of Okabe and Ito
-
 
 def pick_message(picker: Picker, path: str | Path, pixel_size_angst: float | None = None, name: str | None = None,
-                 picture: str | Path | None = None, mask: str | Path | None = None) -> dict[str, Any]:
+                 picture: str | Path | None = None, mask: str | Path | None = None,
+                 any_scale: bool = False) -> dict[str, Any]:
     """Pick one micrograph and return everything as plain values for JSON.
 
     Parameters
@@ -44,13 +41,13 @@ def pick_message(picker: Picker, path: str | Path, pixel_size_angst: float | Non
         JPEG file to write, with the picks as circles.
     mask : str or Path, optional
         Mask of contamination.
+    any_scale : bool
+        Whether to pick also if the pixel size makes the particle improbable, see `scale.check_scale`.
 
     Returns
     -------
     dict
-        "micrograph", "name" and "status", which is "ok", also without a pick, or "failed"; then only "reason". With
-        "ok" also "picks", a list of [x, y] in pixels of the micrograph, "scores", "diameter_angst" of the model,
-        "box_px", "pixel_size_angst", "shape" (rows, columns), "threshold", "picture" and "seconds".
+        See `as_message`, or `failure`; no error is raised.
 
     Examples
     --------
@@ -59,54 +56,60 @@ def pick_message(picker: Picker, path: str | Path, pixel_size_angst: float | Non
     >>> pick_message(picker, "mic.mrc")["picks"]  # doctest: +SKIP
     """
     began = time.perf_counter()
-    known = {"micrograph": str(path), "name": Path(path).stem if name is None else name}
+    name = Path(path).stem if name is None else name
+    diameter = picker.model.diameter_angst
     try:
-        micrograph = picker.model.read_micrograph(path, pixel_size_angst, known["name"])
-        shape, size = micrograph.input_shape, micrograph.input_pixel_size_angst
-        picks = picker.pick(micrograph, None if mask is None else read_mask(mask, shape)).picks
+        micrograph = picker.model.read_micrograph(path, pixel_size_angst, name)
+        if not any_scale:
+            check_scale(micrograph, picker.model)
+        picks = picker.pick(micrograph, None if mask is None else read_mask(mask, micrograph.input_shape)).picks
         if picture is not None:
-            write_picture(picture, micrograph, picks.centres_xy, picker.model.diameter_angst)
+            write_picture(picture, micrograph, picks.centres_xy, diameter)
     except Exception as error:  # one micrograph costs no other
         log.debug("%s failed", path, exc_info=True)
-        reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
-        return {**known, "status": "failed", "reason": reason}
-    return {**known, "status": "ok", "picks": np.round(picks.centres_xy, 2).tolist(),
-            "scores": [float(f"{score:.6g}") for score in picks.scores], "diameter_angst": picker.model.diameter_angst,
-            "box_px": default_box_px(picker.model.diameter_angst, size), "pixel_size_angst": size, "shape": list(shape),
-            "threshold": picker.limits.threshold, "picture": None if picture is None else str(picture),
-            "seconds": round(time.perf_counter() - began, 4)}
+        return failure(path, name, reason_of(error, path))
+    box_px = default_box_px(diameter, micrograph.input_pixel_size_angst)
+    return as_message(picker, micrograph, picks, name, box_px, picture, time.perf_counter() - began)
 
 
-def write_picture(path: str | Path, micrograph: Micrograph, picks_xy: np.ndarray, diameter_angst: float) -> None:
-    """Write a JPEG of a micrograph with its picks as circles; x runs to the right and y downwards.
+def as_message(picker: Picker, micrograph: Micrograph, picks: Coordinates, name: str, box_px: int,
+               picture: str | Path | None, seconds: float) -> dict[str, Any]:
+    """Return what was picked in a micrograph as plain values for JSON.
 
     Parameters
     ----------
-    path : str or Path
-        File to write, atomically.
+    picker : Picker
     micrograph : Micrograph
-    picks_xy : (n, 2) array
-        Centres in pixels of the input micrograph.
-    diameter_angst : float
-        Particle diameter, that of the circles.
+    picks : Coordinates
+        In pixels of the input micrograph, in descending order of score.
+    name : str
+    box_px : int
+        Side of the boxes in pixels of the input micrograph.
+    picture : str or Path, optional
+        JPEG file that was written.
+    seconds : float
+        Time taken.
 
-    Raises
-    ------
-    DeepEMError
-        The file cannot be written.
+    Returns
+    -------
+    dict
+        "micrograph", "name", "status" ("ok", also without a pick), "picks", a list of [x, y] in pixels of the
+        micrograph, "scores", "diameter_angst" of the model, "box_px", "pixel_size_angst", "shape" (rows, columns),
+        "threshold", "picture" and "seconds".
     """
-    from PIL import Image, ImageDraw
+    return {"micrograph": str(micrograph.path), "name": name, "status": "ok",
+            "picks": np.round(picks.centres_xy, 2).tolist(),
+            "scores": [float(f"{score:.6g}") for score in picks.scores], "diameter_angst": picker.model.diameter_angst,
+            "box_px": box_px, "pixel_size_angst": micrograph.input_pixel_size_angst,
+            "shape": list(micrograph.input_shape), "threshold": picker.limits.threshold,
+            "picture": None if picture is None else str(picture), "seconds": round(seconds, 4)}
 
-    rows, columns = micrograph.pixels.shape
-    factor = min(1.0, PICTURE_PX / max(rows, columns))
-    grey = np.clip(0.5 + micrograph.pixels / (2 * _GREY_STDS), 0, 1)
-    image = Image.fromarray(np.rint(255 * grey).astype(np.uint8))
-    if factor < 1:
-        image = image.resize((round(columns * factor), round(rows * factor)), Image.Resampling.BOX)
-    image = image.convert("RGB")
-    draw, radius = ImageDraw.Draw(image), factor * diameter_angst / micrograph.pixel_size_angst / 2
-    for row, column in micrograph.to_binned_rc(picks_xy):
-        x, y = factor * (column + 0.5), factor * (row + 0.5)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_CIRCLE, width=2)
-    with atomic_path(path) as aside:
-        image.save(aside, "JPEG", quality=_JPEG_QUALITY)
+
+def failure(path: str | Path, name: str, reason: str) -> dict[str, Any]:
+    """Return that a micrograph was not picked: "micrograph", "name", "status" ("failed") and "reason"."""
+    return {"micrograph": str(path), "name": name, "status": "failed", "reason": reason}
+
+
+def reason_of(error: Exception, path: str | Path) -> str:
+    """Return one sentence about why the micrograph in a file could not be picked."""
+    return str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from ..coordinates.coordinates import Coordinates
 from ..coordinates.read import EXPORTS
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
+from ..micrographs.micrograph import Micrograph
 from .candidates import Candidates, read_candidates, write_candidates
+from .picture import write_picture
 from .scale import scale_warnings
 from .selection import PICKED
 from .settings import RunSettings
@@ -31,7 +34,9 @@ from .table import append_table, read_failures, read_table, write_failures, writ
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
           "report": "report.html", "model": "model.deepem"}
 _OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
-                  "export": EXPORTS + "/{}"}
+                  "json": "json/{}.json", "picture": "pictures/{}.jpg", "export": EXPORTS + "/{}"}
+# Those that every micrograph that was picked has, and those that a run writes on request.
+ALWAYS, FURTHER = ("box", "candidates"), ("score_map", "json", "picture")
 
 # summary.json of a run that grows is written again at most once in this many seconds.
 SUMMARY_SECONDS = 60
@@ -54,8 +59,9 @@ class PickingResults:
 
         Parameters
         ----------
-        kind : {"settings", "table", "failed", "star", "report", "model", "box", "candidates", "score_map", "export"}
-            "box", "candidates" and "score_map" belong to a micrograph, "export" to a format of other programs.
+        kind : str
+            "settings", "table", "failed", "star", "report" or "model"; "box", "candidates", "score_map", "json" or
+            "picture" of a micrograph; "export" for a format of other programs.
         name : str
             Name of that micrograph, one with slashes is in subfolders; or of the format.
 
@@ -79,7 +85,7 @@ class PickingResults:
         """Return all files here that a run has written, also one that was interrupted."""
         found = [self.path(kind) for kind in _FILES]
         names = set(self.read_micrographs())
-        for kind in ("candidates", "score_map"):
+        for kind in ("candidates", *FURTHER):
             folder, ending = self._folder_of(kind), self.path(kind, "name").suffix
             written = sorted(folder.rglob(f"*{ending}"))
             found += written
@@ -113,10 +119,10 @@ class PickingResults:
             raise DeepEMError(f"{error.filename}: cannot be removed ({error.strerror}). Give another output folder.") \
                 from error
 
-    def make(self, score_maps: bool = False) -> None:
-        """Make the folder and its subfolders; raises DeepEMError where this is impossible."""
+    def make(self, further: Iterable[str] = ()) -> None:
+        """Make the folder and its subfolders, also of `FURTHER` files; raises DeepEMError where this is impossible."""
         try:
-            for kind in ("box", "candidates", *["score_map"] * score_maps):
+            for kind in (*ALWAYS, *further):
                 self._folder_of(kind).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DeepEMError(f"{self.folder}: the output folder cannot be made ({error.strerror})") from error
@@ -165,6 +171,15 @@ class PickingResults:
 
         with atomic_path(self._new("score_map", name)) as aside, mrcfile.new(aside, scores) as file:
             file.voxel_size = step_angst
+
+    def write_json(self, name: str, message: Mapping[str, Any]) -> None:
+        """Write what became of one micrograph, see `as_message`; raises DeepEMError where it cannot be written."""
+        with atomic_write(self._new("json", name)) as handle:
+            json.dump(message, handle)
+
+    def write_picture(self, name: str, micrograph: Micrograph, picks_xy: np.ndarray, diameter_angst: float) -> None:
+        """Write one micrograph with its picks as JPEG; parameters and errors as for `picture.write_picture`."""
+        write_picture(self._new("picture", name), micrograph, picks_xy, diameter_angst)
 
     def write_star(self, picks: Iterable[tuple[str | Path, np.ndarray, np.ndarray]],
                    pixel_size_angst: float | Sequence[float], optics: Optics) -> None:
@@ -242,10 +257,14 @@ class PickingResults:
 
     # -- reading
 
+    def further(self) -> list[str]:
+        """Return the kinds of files, among `FURTHER`, that were written on request."""
+        return [kind for kind in FURTHER if self._folder_of(kind).is_dir()]
+
     @property
     def has_score_maps(self) -> bool:
         """Whether score maps were written."""
-        return self._folder_of("score_map").is_dir()
+        return "score_map" in self.further()
 
     def exists(self) -> bool:
         """Whether a run has written its summary here."""

@@ -22,10 +22,12 @@ from .. import runtime
 from ..coordinates.masks import read_mask
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
+from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from .box import default_box_px
 from .earlier import REFUSE, prepare
-from .picker import Picker
+from .message import as_message, failure, reason_of
+from .picker import PickedMicrograph, Picker
 from .results import PickingResults
 from .scale import check_scale, scale_warnings
 from .selection import PICKED
@@ -41,7 +43,7 @@ Progress = Callable[[str, MicrographResult], None]
 
 
 def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Path, box_px: int | None = None,
-                     pixel_size_angst: float | None = None, score_maps: bool = False, optics: Optics | None = None,
+                     pixel_size_angst: float | None = None, further: Collection[str] = (), optics: Optics | None = None,
                      contrast_checks: int = 0, existing: str = REFUSE,
                      progress: Progress = lambda name, result: None, tiff_rows: str = "bottom",
                      any_scale: bool = False, masks: Mapping[str, Path] | None = None) -> dict[str, MicrographResult]:
@@ -58,8 +60,9 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         Side of the boxes written, in pixels of the input micrographs; default: 1.5 particle diameters, made even.
     pixel_size_angst : float, optional
         Pixel size of the micrographs, in angstrom; default: from their headers.
-    score_maps : bool
-        Whether to write score maps.
+    further : collection of str
+        Files to write besides the usual ones: "score_map", an MRC file; "json", what became of the micrograph, see
+        `pick_message`; "picture", a JPEG with the picks.
     optics : Optics, optional
         Written into picks.star.
     contrast_checks : int
@@ -88,9 +91,9 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     DeepEMError
         The folder cannot be made or written, or has results of an earlier run, see `earlier.prepare`.
     """
-    run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, score_maps, list(paths)[:contrast_checks],
+    run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, further, list(paths)[:contrast_checks],
                tiff_rows, any_scale, masks or {})
-    run.kept = prepare(run.results, paths, run.settings, existing, score_maps, run.checked)
+    run.kept = prepare(run.results, paths, run.settings, existing, further, run.checked)
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     waiting: Iterator[tuple[str, Path]] = iter(paths.items())
     pending: dict[str, Future[MicrographResult]] = {}
@@ -132,7 +135,7 @@ class _Run:
     results: PickingResults
     box_px: int | None
     pixel_size_angst: float | None
-    score_maps: bool
+    further: Collection[str]
     checked: Collection[str]
     tiff_rows: str
     any_scale: bool
@@ -166,8 +169,7 @@ class _Run:
         pixel_size = micrograph.input_pixel_size_angst
         box_px = self._box_px(pixel_size)
         self.results.write_micrograph(name, found.candidates, found.reasons, box_px)
-        if self.score_maps:
-            self.results.write_score_map(name, found.score_map, micrograph.pixel_size_angst * self.picker.scan_step)
+        self._write_further(name, micrograph, found, box_px, time.perf_counter() - began)
         evidence = negative = None
         if name in self.checked:
             evidence = round(self.picker.evidence(micrograph, found.candidates), 3)
@@ -184,14 +186,30 @@ class _Run:
             result = future.result()
         except Exception as error:  # the one place where a micrograph may fail without stopping the others
             log.debug("%s failed", name, exc_info=True)
-            reason = str(error) if isinstance(error, DeepEMError) else f"{path}: {type(error).__name__}: {error}"
+            reason = reason_of(error, path)
             result = MicrographResult(str(path), reason, finished=round(time.time(), 2))
+            if "json" in self.further:
+                with suppress(DeepEMError):  # it is listed in failed.tsv as well
+                    self.results.write_json(name, failure(path, name, reason))
         self.micrographs[name] = result
         if result.ok and not self.warnings:
             self._warn({name: result})
         with suppress(DeepEMError):  # reported at the end, when the whole table is written
             self.results.append({name: result})
         return result
+
+    def _write_further(self, name: str, micrograph: Micrograph, found: PickedMicrograph, box_px: int,
+                       seconds: float) -> None:
+        """Write the files of one micrograph that are written on request."""
+        if "score_map" in self.further:
+            self.results.write_score_map(name, found.score_map, micrograph.pixel_size_angst * self.picker.scan_step)
+        picture = None
+        if "picture" in self.further:
+            self.results.write_picture(name, micrograph, found.picks.centres_xy, self.picker.model.diameter_angst)
+            picture = self.results.path("picture", name).relative_to(self.results.folder).as_posix()
+        if "json" in self.further:
+            self.results.write_json(name, as_message(self.picker, micrograph, found.picks, name, box_px, picture,
+                                                     seconds))
 
     def finish(self, optics: Optics) -> None:
         """Write the files about all micrographs; each is tried, whatever becomes of the others."""
