@@ -32,7 +32,7 @@ MIN_TO_COMPARE, MAX_RATIO = 20, 1.6
 _MAX_SIZE = 10_000
 
 SUMMARY = "compare picks with reference coordinates"
-REQUIRED = ("--truth PATH", "--picks PATH", "--distance LENGTH")
+REQUIRED = ("--truth PATH", "--picks PATH")
 DESCRIPTION = """\
 Compare picks with reference coordinates.
 
