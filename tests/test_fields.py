@@ -128,3 +128,13 @@ def test_film_covers_the_stated_share_and_is_darker():
 def test_scattered_points_keep_their_distance():
     points = imaging.scatter(50, 200, 20.0, np.random.default_rng(0))
     assert 30 < len(points) <= 50 and cKDTree(points).query(points, 2)[0][:, 1].min() >= 20
+
+
+def test_a_steep_low_pass_keeps_what_a_gaussian_weakens_and_removes_more_beyond():
+    pixels = np.random.default_rng(0).standard_normal((SIDE, SIDE))
+    power = [np.abs(np.fft.rfft2(image))[0] / np.abs(np.fft.rfft2(pixels))[0]
+             for image in (imaging.low_pass(pixels, 2.0), ndimage.gaussian_filter(pixels, 2.0, mode="wrap"))]
+    half = np.argmin(np.abs(power[1] - 0.5))
+    assert power[0][half] == pytest.approx(0.5, abs=0.06)
+    assert power[0][half // 2] > 0.98 > power[1][half // 2]
+    assert power[0][2 * half] < 0.04 and power[0][0] == pytest.approx(1)

@@ -15,7 +15,7 @@ from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from ..network.scan import Scanner
 from ..runtime import ensure_started
-from .agreement import features, rescore
+from .agreement import features, presence, rescore
 from .candidates import Candidates, find_candidates, pad
 from .selection import PICKED, Limits, select
 
@@ -149,9 +149,10 @@ def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Ca
         In descending order of the new scores.
     """
     assert model.agreement is not None
-    found = features(micrograph.pixels, micrograph.to_binned_rc(candidates.centres_xy), candidates.scores,
-                     candidates.local_stds, model.diameter_px)
+    centres_rc, diameter_px = micrograph.to_binned_rc(candidates.centres_xy), model.diameter_px
+    found = features(micrograph.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter_px)
     scores = rescore(model.agreement, found)
+    scores = scores * presence(scores, centres_rc, diameter_px)
     order = np.lexsort((candidates.centres_xy[:, 0], candidates.centres_xy[:, 1], -scores))
     return replace(candidates, scores=scores).subset(order)
 

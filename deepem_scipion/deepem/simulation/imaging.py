@@ -119,7 +119,7 @@ def draw_ice(size: int, diameter: float, contrast: float, rng: np.random.Generat
     row, column = np.indices((size, size), float)
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
     wave = (row * np.sin(angle) + column * np.cos(angle)) / (1.4 * size)
-    ice: FloatArray = rng.uniform(0, 1.5) * rng.integers(0, 2) * np.sin(2 * np.pi * wave + phase)
+    ice: FloatArray = rng.uniform(0, 0.8) * rng.integers(0, 2) * np.sin(2 * np.pi * wave + phase)
     if rng.random() < 0.4:
         uneven = gaussian_filter(rng.standard_normal((size, size)), diameter * rng.uniform(0.6, 3))
         ice += uneven * rng.uniform(0, 0.6) / uneven.std()
@@ -210,14 +210,15 @@ def process(pixels: FloatArray, diameter: float, rng: np.random.Generator) -> Fl
     """
     from scipy.ndimage import gaussian_filter, median_filter
 
+    smooth = low_pass if rng.random() < 0.5 else gaussian_filter
     treatment = rng.choice(["none", "low-pass", "denoised"], p=(0.40, 0.25, 0.35))
     if treatment == "none":
         return pixels
     if treatment == "low-pass":
-        return np.asarray(gaussian_filter(pixels, diameter * rng.uniform(0.01, 0.06)))
+        return np.asarray(smooth(pixels, diameter * rng.uniform(0.01, 0.06)))
     if rng.random() < 0.3:
         pixels = median_filter(pixels, int(rng.choice([3, 5])))
-    pixels = gaussian_filter(pixels, diameter * rng.uniform(0.02, 0.09))
+    pixels = smooth(pixels, diameter * rng.uniform(0.02, 0.09))
     if rng.random() < 0.5:
         wide = diameter * rng.uniform(0.8, 3)
         pixels = pixels - gaussian_filter(pixels, wide)
@@ -228,3 +229,26 @@ def process(pixels: FloatArray, diameter: float, rng: np.random.Generator) -> Fl
     if kind == 1:  # compressed contrast
         return np.asarray(np.tanh((pixels - pixels.mean()) / (pixels.std() * rng.uniform(1, 3))))
     return np.asarray(pixels)
+
+
+def low_pass(pixels: FloatArray, sigma_px: float, order: float = 4.0) -> FloatArray:
+    """Filter an image with a steep edge (Butterworth), below which nothing is weakened.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) float array
+    sigma_px : float
+        Standard deviation of the Gaussian that weakens the same frequency by a factor of 2, in pixels.
+    order : float
+        Steepness of the edge.
+
+    Returns
+    -------
+    (rows, columns) float array
+    """
+    from scipy import fft
+
+    limit = math.sqrt(2 * math.log(2)) / (2 * np.pi * sigma_px)
+    frequency = np.hypot(fft.fftfreq(pixels.shape[0])[:, None], fft.rfftfreq(pixels.shape[1])[None])
+    passed = 1 / np.sqrt(1 + 3 * (frequency / limit) ** (2 * order))
+    return np.asarray(fft.irfft2(fft.rfft2(pixels) * passed, s=pixels.shape))
