@@ -173,26 +173,50 @@ def photograph_windows(project, runs):
         for label in ("train", "pick"):
             form = FormWindow("Protocol Run", runs[label], lambda *others: None, None)
             photograph(form, f"form-{label}")
-            photograph_results(project, runs[label], label)
+        photograph_model(project, runs["train"])
+        photograph_picks(project, runs["pick"])
     finally:
         OnDisplay.doClassCleanups()
 
 
-def photograph_results(project, run, label):
-    """Capture the window of the first viewer of a run, or each of its first two tabs if it has any."""
+def photograph_model(project, run):
+    """Capture the first two tabs of the window of a training."""
     from pyworkflow import Config
     from pyworkflow.viewer import DESKTOP_TKINTER
 
     viewer = Config.getDomain().findViewers(run, DESKTOP_TKINTER)[0]
     window, = viewer(project=project, protocol=run)._visualize(run)
-    notebook = getattr(window, "notebook", None)
-    if notebook is None:
-        photograph(window, f"results-{label}")
-        return
-    for tab in notebook.tabs()[:2]:
-        notebook.select(tab)
-        photograph(window, f"results-{label}-{notebook.tab(tab, 'text').lower()}", close=False)
+    for tab in window.notebook.tabs()[:2]:
+        window.notebook.select(tab)
+        photograph(window, f"results-train-{window.notebook.tab(tab, 'text').lower()}", close=False)
     window.root.destroy()
+
+
+def photograph_picks(project, run):
+    """Capture the studio that *Analyze results* of a picking opens."""
+    from playwright.sync_api import sync_playwright
+
+    from deepem_scipion.tests.studio import started
+    from deepem_scipion.viewers import DeepEMPickViewer
+
+    os.environ["BROWSER"] = "true"  # the program that does nothing
+    studio = DeepEMPickViewer(project=project, protocol=run).start(run)
+    try:
+        with sync_playwright() as playwright:
+            page = open_page(playwright, started(studio))
+            page.wait_for_timeout(3000)
+            keep_photo(page.screenshot(), "results-pick")
+    finally:
+        studio.stop()
+
+
+def open_page(playwright, address):
+    """The page of a studio in a browser."""
+    browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    page = browser.new_page(viewport={"width": 1400, "height": 880})
+    page.goto(address)
+    page.wait_for_selector("#sheet .row.current")
+    return page
 
 
 def photograph_studio(work):
@@ -209,11 +233,7 @@ def photograph_studio(work):
          "--no-browser"], stdout=subprocess.PIPE, text=True)
     try:
         with sync_playwright() as playwright:
-            address = studio.stdout.readline().split("studio: ")[1].strip()
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1400, "height": 880})
-            page.goto(address)
-            page.wait_for_selector("#sheet .row.current")
+            page = open_page(playwright, studio.stdout.readline().split("studio: ")[1].strip())
             until_picked(page)
             page.keyboard.press("a")
             page.wait_for_selector("#sheet .row.done")
@@ -225,7 +245,6 @@ def photograph_studio(work):
             page.wait_for_selector("#learning", state="hidden", timeout=600_000)
             until_picked(page)
             keep_photo(page.screenshot(), "studio-learnt")
-            browser.close()
     finally:
         studio.terminate()
         studio.communicate()

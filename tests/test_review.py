@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepem_scipion.deepem.coordinates.box import write_box
-from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.coordinates.suppression import non_maximum_suppression
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.micrographs.micrograph import Micrograph
@@ -27,8 +25,9 @@ from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.review import HISTOGRAM_BINS, read_review
 from deepem_scipion.deepem.picking.selection import PICKED, REASONS, Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
-from deepem_scipion.deepem.picking.summary import MicrographResult, summarise_run
-from deepem_scipion.deepem.report.pictures import read_picture, read_score_map
+from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.report.pictures import read_score_map
+from deepem_scipion.deepem.studio.collection import Collection
 
 PIXEL_ANGST = 2.0
 LIMITS = Limits(0.5, 60.0, (0.8, 1.2), 20.0)
@@ -101,45 +100,26 @@ def test_the_limits_of_the_run_give_the_picks_of_the_run(tmp_path):
     assert (review.select(replace(LIMITS, threshold=0.5000001))[review.part("mic_0")] == PICKED).any()
 
 
-def test_numbers_of_each_micrograph_are_those_of_its_candidates(run):
-    _, found, review = run
-    limits = Limits(0.3, 100.0)
-    reasons = review.select(limits)
-    results = review.summarise(reasons)
-    assert list(results) == [*found, "broken"]
-    for name, candidates in found.items():
-        each = select(candidates, limits, PIXEL_ANGST)
-        picked = candidates.scores[each == PICKED]
-        assert (results[name].picks, results[name].candidates) == (len(picked), len(candidates))
-        assert results[name].rejected == {reason: (each == reason).sum() for reason in REASONS if reason != PICKED}
-        assert (results[name].path, results[name].seconds) == (f"{name}.mrc", 0.5)
-        if len(picked):
-            assert results[name].mean_score == pytest.approx(picked.mean(), abs=1e-4)
-    assert results["mic_1"].mean_score is None
-    found = summarise_run(results)
-    assert (found.picks, found.failed) == ((reasons == PICKED).sum(), 1)
-
-
-def test_the_histogram_counts_every_candidate_once(run):
-    _, found, review = run
-    reasons = review.select(LIMITS)
-    picked, every = review.histogram(reasons)
-    assert len(picked) == len(every) == HISTOGRAM_BINS
-    assert every.sum() == sum(map(len, found.values()))
-    scores = np.concatenate([candidates.scores for candidates in found.values()])
-    assert every[-1] == (scores >= 1 - 1 / HISTOGRAM_BINS).sum()
-    assert picked.sum() == (reasons == PICKED).sum()
-    assert not picked[:HISTOGRAM_BINS // 2].any()
-
-
-def test_picks_are_written_as_the_run_writes_them(run, tmp_path):
-    _, found, review = run
-    limits = Limits(0.3, 100.0)
-    review.write_picks("mic_2", review.select(limits), tmp_path / "a.box", 61)
-    candidates, picked = found["mic_2"], select(found["mic_2"], limits, PIXEL_ANGST) == PICKED
-    write_box(tmp_path / "b.box", candidates.centres_xy[picked], candidates.scores[picked], 61)
-    assert (tmp_path / "a.box").read_text() == (tmp_path / "b.box").read_text()
-    assert len(read_coordinates(tmp_path / "a.box")["a"].scores) == picked.sum()
+def test_numbers_of_each_micrograph_and_the_histogram_are_those_of_the_candidates():
+    rng, found = np.random.default_rng(3), {}
+    limits, names = Limits(0.3, 100.0), [f"mic_{number}" for number in range(4)]
+    collection = Collection(names, PIXEL_ANGST, 100.0, LIMITS)
+    for name, size in zip(names, (60, 0, 45, 80)):
+        found[name] = some_candidates(rng, size)
+        collection.put(name, f"{name}.mrc", found[name])
+    collection.limits = limits
+    summary, every = collection.summary({}), [select(each, limits, PIXEL_ANGST) for each in found.values()]
+    assert summary["picks"] == [(each == PICKED).sum() for each in every]
+    for mean, candidates, reasons in zip(summary["scores"], found.values(), every):
+        picked = candidates.scores[reasons == PICKED]
+        assert mean == (pytest.approx(picked.mean(), abs=1e-4) if len(picked) else None)
+    reasons, scores = np.concatenate(every), np.concatenate([each.scores for each in found.values()])
+    assert summary["reasons"] == [(reasons == reason).sum() for reason in REASONS]
+    picked, all_candidates = summary["histogram"]
+    assert len(picked) == len(all_candidates) == HISTOGRAM_BINS
+    assert sum(all_candidates) == len(scores) and sum(picked) == (reasons == PICKED).sum()
+    assert all_candidates[-1] == (scores >= 1 - 1 / HISTOGRAM_BINS).sum()
+    assert not any(picked[:int(0.3 * HISTOGRAM_BINS)])
 
 
 def test_a_micrograph_whose_candidates_cannot_be_read_costs_no_other(tmp_path):
@@ -170,18 +150,6 @@ def test_non_maximum_suppression_of_equal_scores_on_a_grid_goes_row_by_row():
     kept = np.empty(x.size, bool)
     kept[order] = non_maximum_suppression(points.centres_xy[order], points.scores[order], 2.5)
     assert np.flatnonzero(kept).tolist() == greedy(points, Limits(0, 2.5), 1.0)
-
-
-def test_a_dark_particle_is_dark_at_its_place_in_the_picture(tmp_path):
-    rows, cols = np.mgrid[:300, :420]
-    pixels = np.random.default_rng(0).normal(0, 0.3, (300, 420)) - 2 * (np.hypot(cols - 301, rows - 78) < 20)
-    with mrcfile.new(tmp_path / "m.mrc", pixels.astype(np.float32)) as file:
-        file.voxel_size = 1.0
-    picture = read_picture(tmp_path / "m.mrc", PIXEL_ANGST, 40 * PIXEL_ANGST)
-    assert picture.pixels.dtype == np.uint8
-    assert np.array(picture.pixels.shape) * picture.scale == pytest.approx((300, 420), abs=picture.scale)
-    col, row = ((np.array((301, 78)) - picture.edge_px) / picture.scale).astype(int)
-    assert picture.pixels[row - 5:row + 6, col - 5:col + 6].mean() < 40 < picture.pixels.mean()
 
 
 @pytest.mark.parametrize("box", [12, 13])

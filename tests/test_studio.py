@@ -3,6 +3,7 @@
 """The studio without a browser: marks and their log, edits, sessions, tiles, and who may talk to the server."""
 
 import io
+import json
 import math
 import os
 from dataclasses import replace
@@ -10,19 +11,25 @@ from dataclasses import replace
 import mrcfile
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.coordinates.box import read_box, write_box
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import PICKED, REASONS, Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.studio.choosing import Choice
 from deepem_scipion.deepem.studio.collection import Collection
+from deepem_scipion.deepem.studio.comparing import Comparison
 from deepem_scipion.deepem.studio.editing import Shown, change
 from deepem_scipion.deepem.studio.learning import Course, Lesson, learn
 from deepem_scipion.deepem.studio.marks import DONE, NEGATIVE, PARTICLE, REGION, EditLog, Mark
@@ -30,6 +37,7 @@ from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.pictures import TILE_PX, Look, Pictures
 from deepem_scipion.deepem.studio.project import StudioProject, StudioSettings
 from deepem_scipion.deepem.studio.queue import Queue
+from deepem_scipion.deepem.studio.server import Api
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.teacher import Teacher
 from deepem_scipion.deepem.studio.views import Views
@@ -413,13 +421,82 @@ def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_
         learn(state, [nothing], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
 
 
-def test_results_in_the_other_frame_of_tiff_files_are_not_shown_upside_down(tmp_path):
+def test_rows_of_tiff_files_are_counted_as_in_the_run_that_is_shown(tmp_path):
+    pixels = np.arange(600 * 500, dtype=np.float32).reshape(600, 500)
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
     results = PickingResults(tmp_path / "picks")
     results.make()
     settings = RunSettings(Limits(0.5, 10.0), 2, 4, 27, 4.0, 100.0)
-    listed = {"a": MicrographResult(str(tmp_path / "a.tif"), picks=1)}
-    results.write_summary(settings, listed)
-    open_session(Wanted([results.folder], pixel_size_angst=2.0))[0].close()
-    results.write_summary(replace(settings, tiff_rows="top"), listed)
-    with pytest.raises(DeepEMError, match="first row of TIFF files.*convert the micrographs to MRC"):
-        open_session(Wanted([results.folder], pixel_size_angst=2.0))
+    for rows, darker in (("bottom", -1), ("top", 0)):
+        results.write_summary(replace(settings, tiff_rows=rows), {"a": MicrographResult(str(tmp_path / "a.tif"))})
+        project, found = open_session(Wanted([results.folder], pixel_size_angst=2.0))
+        project.close()
+        assert found.tiff_rows == rows
+        tile = np.asarray(Image.open(io.BytesIO(Pictures(rows).tile(tmp_path / "a.tif", 0, 0, 0, Look()))), float)
+        assert tile[darker].mean() < tile[-1 - darker].mean() - 100
+    project, found = open_session(Wanted([tmp_path / "a.tif"], tmp_path / "new", pixel_size_angst=2.0, tiff_rows="top"))
+    project.close()
+    assert found.tiff_rows == "top"
+
+
+# ---------------------------------------------------------------- comparison, and what is handed back
+
+def test_the_comparison_with_a_reference_is_that_of_the_evaluation(micrographs, tmp_path):
+    rng, truth, picks = np.random.default_rng(1), {}, {}
+    for name in "ab":
+        truth[name] = Coordinates(rng.uniform(20, 180, (12, 2)), np.full(12, np.nan), 24)
+        near = truth[name].centres_xy[:9] + rng.uniform(-3, 3, (9, 2))
+        picks[name] = Coordinates(np.concatenate([near, rng.uniform(20, 180, (8, 2))]), rng.uniform(2, 9, 17), 24)
+    for folder, found in (("truth", truth), ("picks", picks)):
+        (tmp_path / folder).mkdir()
+        for name, each in found.items():
+            write_box(tmp_path / folder / f"{name}.box", each.centres_xy, each.scores, 24)
+    (tmp_path / "regions.tsv").write_text("a\t0\t0\t150\t150\n")
+    truth, picks = read_coordinates(tmp_path / "truth"), read_coordinates(tmp_path / "picks")
+    expected = evaluate(truth, picks, 5.0, {"a": (0, 0, 150, 150)}, 5.0, 6.0)
+    (tmp_path / "other.json").write_text(json.dumps(expected))
+    project, settings = open_session(Wanted(
+        [micrographs], tmp_path / "session", pixel_size_angst=2.0, diameter_angst=64.0, coordinates=tmp_path / "picks",
+        reference=tmp_path / "truth", regions=tmp_path / "regions.tsv", compared={"other": tmp_path / "other.json"},
+        distance_angst=10.0, threshold=5.0, min_distance_angst=12.0))
+    session = Session(project, settings)
+    for found, names in session.stored():
+        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
+    comparison = Comparison(session)
+    figures = comparison.figures()
+    for key in ("truth", "picks", "true_positives", "precision", "recall", "F1", "F2", "AP"):
+        assert figures["overall"][key] == pytest.approx(expected["overall"][key])
+        assert figures["micrographs"][1][key] == pytest.approx(expected["micrographs"]["b"][key])
+    low, high = session.score_range
+    assert low + (high - low) * figures["overall"]["best_F1"]["threshold"] == pytest.approx(
+        expected["overall"]["best_F1"]["threshold"], abs=1e-4)
+    own, other = figures["curves"]
+    assert (own["label"], other["label"]) == ("", "other") and own["precision"] == other["precision"]
+    of = comparison.of("a")
+    assert of["true"] == expected["micrographs"]["a"]["true_positives"] and of["region"] == (0, 0, 150, 150)
+    missed = of["missed"][0]  # marking it makes it a true positive
+    session.edit(0, {"action": "add", "x": missed[0], "y": missed[1]})
+    assert comparison.figures()["overall"]["true_positives"] == expected["overall"]["true_positives"] + 1
+    for wrong in ("{}", '{"curve": 3}', '{"curve": {"threshold": [1, 2], "precision": [1], "recall": [1]}}',
+                  '{"curve": {"threshold": [1], "precision": [NaN], "recall": [1]}}', "[" * 9999):
+        (tmp_path / "other.json").write_text(wrong)
+        with pytest.raises(DeepEMError, match="other.json: expected figures"):
+            Comparison(session)
+    session.close()
+    project.close()
+
+
+def test_values_in_force_are_handed_back(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0, box_px=30))
+    session, ended = Session(project, settings), []
+    session.set_limits(0.3, 20.0, (0.5, 1.5))
+    queue = Queue(session, Worker())
+    with pytest.raises(DeepEMError, match="without --choose"):
+        Api(session, queue, lambda: ended.append(1)).choose({})
+    Api(session, queue, lambda: ended.append(1), Choice(tmp_path / "chosen.json")).choose({})
+    assert ended == [1] and session.box_px == 30
+    assert json.loads((tmp_path / "chosen.json").read_text()) == {
+        "threshold": 0.3, "min_distance_angst": 20.0, "std_range": [0.5, 1.5], "diameter_angst": 64.0, "box_px": 30,
+        "turn": 0}
+    session.close()
+    project.close()

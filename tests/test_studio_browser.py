@@ -389,6 +389,42 @@ def test_reference_coordinates_are_compared(clean, run):
     assert (after["true"] + len(after["false"])) == found["true"] + len(found["false"]) - 1
 
 
+def test_figures_and_curves_follow_the_threshold_and_the_list_is_sorted_by_f1(clean):
+    def shown():
+        figures = clean.api("evaluation")["overall"]
+        return f"F1 {figures['F1']:.3f}" in clean.text("#evaluation") and f"{figures['true_positives']} of " \
+            f"{figures['truth']} particles" in clean.text("#evaluation")
+
+    clean.until(shown)
+    best = clean.api("evaluation")["overall"]["best_F1"]
+    clean.page.click("#evaluation button")
+    clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(best["threshold"], abs=1e-4))
+    clean.until(lambda: f"F1 {best['F1']:.3f}" in clean.text("#evaluation p >> nth=0"))
+    box = clean.page.locator("#evaluation canvas >> nth=1").bounding_box()
+    clean.page.mouse.click(box["x"] + 26 + 0.9 * (box["width"] - 34), box["y"] + 60)
+    clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(0.9, abs=0.01))
+    clean.until(shown)
+    clean.page.click("#headings .extra")
+    figures = clean.api("evaluation")["micrographs"]
+    clean.screenshot("studio-evaluation")
+    values = [f"{value:.2f}" for value in sorted(each["F1"] for each in figures.values())]
+    clean.until(lambda: [row.locator("span").nth(3).inner_text() for row in sorted(
+        clean.page.locator("#sheet .row:visible").all(), key=lambda row: row.bounding_box()["y"])] == values)
+    clean.page.click("#headings .name")
+    clean.page.click("#reset")
+    clean.until(lambda: clean.api("session")["limits"]["threshold"] == LIMITS.threshold)
+
+
+def test_the_box_is_drawn_and_kept(clean):
+    clean.page.click("#look-boxes")
+    before = clean.colours()
+    clean.page.fill("#box", "40")
+    clean.page.keyboard.press("Enter")
+    clean.until(lambda: clean.api("session")["box"] == 40 and clean.colours() != before)
+    clean.page.click("#look-boxes")
+    clean.until(lambda: (86, 180, 233) not in clean.colours())
+
+
 @pytest.mark.parametrize("name, size", [("desktop", DESKTOP), ("laptop", LAPTOP), ("phone", PHONE)])
 def test_the_page_fits_on_the_screen(clean, name, size):
     clean.api("edit/0", action="paint", points=[[60, 60], [200, 200]], radius=14)
@@ -438,7 +474,9 @@ def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path
 
 
 def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browser, run, tmp_path):
-    found = Studio(browser, run[0] / "micrographs", "--diameter", 96, "--project", tmp_path / "session")
+    chosen = tmp_path / "chosen.json"
+    found = Studio(browser, run[0] / "micrographs", "--diameter", 96, "--project", tmp_path / "session", "--choose",
+                   chosen, "--choose-label", "Use in the form", "--threshold", 0.125)
     with contextlib.closing(found):
         found.until(lambda: all(found.api("session")["status"]))
         wide = found.found()["x"]
@@ -448,6 +486,12 @@ def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browse
         found.until(lambda: all(found.api("session")["status"]))
         assert found.found()["diameter_px"] == pytest.approx(16, abs=0.5)
         assert found.found()["x"] != wide
+        diameter = found.api("session")["diameter"]
+        found.page.click("text=Use in the form")
+        found.until(lambda: "You may close this page" in found.text("#note"))
+        assert found.process.wait(60) == 0
+        values = json.loads(chosen.read_text())
+        assert (values["threshold"], values["diameter_angst"]) == (0.125, diameter)
     assert found.console == []
 
 

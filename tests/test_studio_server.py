@@ -158,8 +158,8 @@ def studio(tmp_path):
 
 # ---------------------------------------------------------------- who may talk to the server
 
-PATHS = ["api/session", "api/changes?since=0", "api/micrograph/0", "api/tile/0/0/0/0", "api/scores/0"]
-ACTIONS = ["api/limits", "api/edit/0", "api/undo", "api/redo", "api/settings", "api/close"]
+PATHS = ["api/session", "api/changes?since=0", "api/micrograph/0", "api/tile/0/0/0/0", "api/scores/0", "api/evaluation"]
+ACTIONS = ["api/limits", "api/edit/0", "api/undo", "api/redo", "api/settings", "api/choose", "api/close"]
 
 
 @pytest.mark.parametrize("path", PATHS + ACTIONS)

@@ -39,7 +39,7 @@ class PickForm:
         form.addParam("particleDiameter", params.FloatParam, default=0, condition="inputModel is None", important=True,
                       label="Particle diameter (Å)", validators=[params.GE(0, error="should not be negative")],
                       help="Longest dimension of the particle, usually 80 to 400 Å. Within 10 % is good enough. The "
-                           "wizard shows a circle of this diameter on a micrograph.")
+                           "wizard opens some micrographs in the browser, where you measure it.")
         form.addParam("contrast", params.EnumParam, choices=CONTRASTS, default=DARK, condition="inputModel is None",
                       display=params.EnumParam.DISPLAY_HLIST, label="Particles are",
                       help="Darker than their surroundings, as in cryo-EM, or brighter, as in micrographs of negative "

@@ -23,7 +23,7 @@ from ..deepem.picking.table import write_failures
 from ..program import ProgramError
 from .form_pick import THRESHOLD_AUTO, THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_FIXED, THRESHOLD_PRECISION, PickForm
 from .protocol_base import DeepEMProgram
-from .reviewing import ReviewedPicks
+from .reviewing import CorrectedPicks
 from .streaming import PickStreaming
 from .twins import PickTwins
 
@@ -31,7 +31,7 @@ from .twins import PickTwins
 MAX_LISTED = 5
 
 
-class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMProgram, ProtParticlePickingAuto):
+class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMProgram, ProtParticlePickingAuto):
     """ Picks particles with DeepEM: with its general model, or with one trained on the particle.
 
     A convolutional neural network scans each micrograph and assigns a score from 0 to 1 to each position: its
@@ -89,8 +89,8 @@ class ProtDeepEMPick(PickForm, ReviewedPicks, PickTwins, PickStreaming, DeepEMPr
     of which each is unique, because extraction finds them by name. The coordinates belong to this set.
 
     outputCoordinates: particle centres with their score as *_deepemScore*, and as the figure of merit that RELION's
-    extraction passes on. *Analyze results* applies other limits to all micrographs at once and registers the result as
-    a further output, and lets you correct picks by hand for another training. *Continue* requires unchanged
+    extraction passes on. *Analyze results* opens the studio in your browser: other limits, for all micrographs at once,
+    and corrections by hand, registered as further outputs. *Continue* requires unchanged
     parameters; to change them use *Restart* or a copy of the run.
     """
 

@@ -10,14 +10,13 @@ from pyworkflow import NEW
 from pyworkflow.protocol import STEPS_SERIAL, params
 
 from .. import convert
-from ..deepem.coordinates.read import read_coordinates
 from ..objects import DeepEMModel
+from ..studio import studio_arguments, usual_diameter
 from .protocol_base import DeepEMProgram
+from .reviewing import MODEL, NEGATIVES, OUTPUT, StudioOutputs
 
-COORDINATES, NEGATIVES, MODEL = "outputCoordinates", "outputNegatives", "outputModel"
 
-
-class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
+class ProtDeepEMStudio(StudioOutputs, DeepEMProgram, ProtParticlePicking):
     """ Picks particles by hand and by learning, in the browser.
 
     The run opens the studio, a page in your browser with the micrographs and their picks, and waits until you press
@@ -47,7 +46,7 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
 
     _label = "picking by hand and by learning"
     _devStatus = NEW
-    _possibleOutputs = {COORDINATES: SetOfCoordinates, NEGATIVES: SetOfCoordinates, MODEL: DeepEMModel}
+    _possibleOutputs = {OUTPUT: SetOfCoordinates, NEGATIVES: SetOfCoordinates, MODEL: DeepEMModel}
     stepsExecutionMode = STEPS_SERIAL
 
     # -------------------------- DEFINE param functions -----------------------
@@ -72,56 +71,33 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
     # -------------------------- STEPS functions ------------------------------
     def studioStep(self):
         """Serve the studio until it is closed, and register what was marked."""
-        mics = {mic.getObjId(): mic.clone() for mic in self.inputMicrographs.get()}
-        names = convert.result_names(mics.values())
-        convert.write_micrograph_list(self._getExtraPath("micrographs.txt"), mics.values(), names)
-        self.runDeepEM("studio", self._getArguments(names))
-        self._createOutputs({names[each]: mic for each, mic in mics.items()})
+        mics = [mic.clone() for mic in self.inputMicrographs.get()]
+        self.runDeepEM("studio", self._getArguments(mics))
+        names = convert.result_names(mics)
+        self._createOutputs({names[mic.getObjId()]: mic for mic in mics})
 
-    def _getArguments(self, names):
-        arguments = [self._getExtraPath("micrographs.txt"), "--project", self._getStudioDir(), "--save",
-                     "--pixel-size", repr(self.inputMicrographs.get().getSamplingRate())]
-        if self.inputModel.get() is not None:
-            return [*arguments, "--model", self.inputModel.get().getFileName()]
-        coordinates, diameter = self.inputCoordinates.get(), self.particleDiameter.get()
-        if coordinates is not None:
-            folder, rate = self._getExtraPath("coordinates"), self.inputMicrographs.get().getSamplingRate()
-            own, others = convert.keys_by_id([self.inputMicrographs.get(), coordinates.getMicrographs()],
-                                             self.getProject())
-            found, _ = convert.coordinates_by_name(coordinates, others)
-            known = {own[each]: name for each, name in names.items() if own[each] in found}
-            scale = coordinates.getMicrographs().getSamplingRate() / rate
-            convert.write_scored_boxes(folder, found, known, scale)
-            arguments += ["--coordinates", folder]
-            diameter = diameter or scale * rate * (coordinates.getBoxSize() or 0) / 1.5
+    def _getArguments(self, mics):
+        model = self.inputModel.get()
+        coordinates = self.inputCoordinates.get() if model is None else None
+        arguments = [*studio_arguments(self._getExtraPath(), self.inputMicrographs.get(), mics, coordinates,
+                                       self.getProject()), "--project", self.getStudioDir(), "--save"]
+        if model is not None:
+            return [*arguments, "--model", model.getFileName()]
+        diameter = self.particleDiameter.get() or (0 if coordinates is None else usual_diameter(coordinates))
         # What was measured in the studio is kept there.
-        resumed = os.path.exists(os.path.join(self._getStudioDir(), "studio.json"))
+        resumed = os.path.exists(os.path.join(self.getStudioDir(), "studio.json"))
         return [*arguments, *(["--diameter", f"{diameter:g}"] if diameter and not resumed else [])]
 
     def _createOutputs(self, mics):
-        folder = self._getStudioDir()
-        found = {COORDINATES: self._createCoordinates("", os.path.join(folder, "output"), mics),
-                 NEGATIVES: self._createCoordinates("_negatives", os.path.join(folder, "negatives"), mics)}
-        found = {name: coordinates for name, coordinates in found.items() if coordinates.getSize()}
-        learnt = os.path.join(folder, "output", "model.deepem")
+        found = {}
+        for _ in self.readStudio(mics, "", found):
+            pass
+        learnt = os.path.join(self.getStudioDir(), "output", "model.deepem")
         if os.path.exists(learnt):
             found[MODEL] = convert.read_model(learnt)
         self._defineOutputs(**found)
         for each in found.values():
             self._defineSourceRelation(self.inputMicrographs, each)
-
-    def _createCoordinates(self, suffix, folder, mics):
-        coordinates = self._createSetOfCoordinates(self.inputMicrographs, suffix)
-        box_px = 0
-        for name, mic in mics.items():
-            path = os.path.join(folder, name + ".box")
-            if os.path.exists(path):
-                box_px = box_px or next(iter(read_coordinates(path).values())).box_px or 0
-                for item in convert.read_picks(path, mic):
-                    coordinates.append(item)
-        coordinates.setBoxSize(round(box_px))
-        coordinates.write()
-        return coordinates
 
     # -------------------------- INFO functions -------------------------------
     def _validate(self):
@@ -130,32 +106,29 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
             return [f"The file of the model, {model.getFileName()}, is missing."]
         if model is None and not self.particleDiameter.get() >= 0:
             return ["The particle diameter must be 0 or more."]
-        if self.inputMicrographs.get() is not None and convert.are_tiff(self.inputMicrographs.get()):
-            return ["The micrographs are TIFF files. The studio counts y from their last row, Scipion from the first: "
-                    "the coordinates would be upside down. Convert the micrographs to MRC before you import them "
-                    "(relion_image_handler --i mic.tif --o mic.mrc)."]
         return []
 
     def _warnings(self):
         mics, coordinates = self.inputMicrographs.get(), self.inputCoordinates.get()
+        warnings = [] if mics is None else convert.frame_warnings(mics)
         if mics is None or coordinates is None or self.inputModel.get() is not None:
-            return []
+            return warnings
         rate, other = mics.getSamplingRate(), coordinates.getMicrographs().getSamplingRate()
         if abs(rate - other) <= 0.01 * rate:
-            return []
-        return [f"The coordinates are from micrographs with {other:.2f} Å/px, and will be scaled to those with "
-                f"{rate:.2f} Å/px."]
+            return warnings
+        return [*warnings, f"The coordinates are from micrographs with {other:.2f} Å/px, and will be scaled to those "
+                f"with {rate:.2f} Å/px."]
 
     def _summary(self):
         lines = []
-        for name, what in ((COORDINATES, "picks"), (NEGATIVES, "marked as negatives")):
+        for name, what in ((OUTPUT, "picks"), (NEGATIVES, "marked as negatives")):
             found = getattr(self, name, None)
             if found is not None:
                 lines.append(f"{found.getSize()} {what}")
         return lines or ["The studio has not been closed yet."]
 
     def _methods(self):
-        picks = getattr(self, COORDINATES, None)
+        picks = getattr(self, OUTPUT, None)
         return [] if picks is None else [f"{picks.getSize()} particles were picked by hand and by DeepEM [Zhu2017]."]
 
     def _citations(self):
@@ -163,6 +136,3 @@ class ProtDeepEMStudio(DeepEMProgram, ProtParticlePicking):
 
     def getCoordsDir(self):
         return self._getExtraPath()
-
-    def _getStudioDir(self):
-        return self._getExtraPath("studio")

@@ -1,19 +1,62 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Further sets of coordinates from the candidates of a picking run."""
+"""Outputs of what was picked and corrected in the studio."""
 
-import pyworkflow.utils as pwutils
+import os
+
 from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
 from pyworkflow.object import Pointer
 
 from .. import convert
-from ..deepem.picking.results import PickingResults
+from ..deepem.coordinates.read import read_coordinates
 
-OUTPUT = ProtParticlePickingOutput.outputCoordinates.name
+OUTPUT, NEGATIVES, MODEL = ProtParticlePickingOutput.outputCoordinates.name, "outputNegatives", "outputModel"
 
 
-class ReviewedPicks:
-    """Registers picks made with other limits. To be inherited together with the picking protocol."""
+class StudioOutputs:
+    """Registers what the studio saved. To be inherited together with a protocol of picking."""
+
+    def getStudioDir(self):
+        """Return the folder of the studio's session."""
+        return self._getExtraPath("studio")
+
+    def readStudio(self, mics, suffix, found):
+        """Make coordinates of the picks and of the negatives, one micrograph at a time.
+
+        Parameters
+        ----------
+        mics : dict of str to Micrograph
+            By the name of their result files.
+        suffix : str
+            Of the names of the outputs.
+        found : dict
+            Receives the sets that are not empty by name of the output; they are not yet registered.
+
+        Yields
+        ------
+        int
+            Number of micrographs read so far.
+        """
+        folder, number = self.getStudioDir(), 0
+        for output, source in ((OUTPUT, "output"), (NEGATIVES, "negatives")):
+            coordinates = self._createSetOfCoordinates(self.inputMicrographs, f"_{output}{suffix}")
+            box_px = 0
+            for name, mic in mics.items():
+                path = os.path.join(folder, source, name + ".box")
+                if os.path.exists(path):
+                    box_px = box_px or next(iter(read_coordinates(path).values())).box_px or 0
+                    for item in convert.read_picks(path, mic):
+                        coordinates.append(item)
+                number += 1
+                yield number // 2
+            coordinates.setBoxSize(round(box_px))
+            coordinates.write()
+            if coordinates.getSize():
+                found[output + suffix] = coordinates
+
+
+class CorrectedPicks(StudioOutputs):
+    """Registers corrected picks as further outputs. To be inherited together with the picking protocol."""
 
     def getMicrographsByResult(self):
         """Return copies of the input micrographs by the name of their result files."""
@@ -21,50 +64,45 @@ class ReviewedPicks:
         names = convert.result_names(mics)
         return {names[mic.getObjId()]: mic for mic in mics}
 
-    def registerPicks(self, review, reasons, comment):
-        """Store picks as a further output, outputCoordinates_2 and so on, one micrograph at a time.
-
-        Their .box files are in a separate folder, picks_2 and so on, next to the results of the run.
+    def registerCorrected(self, values):
+        """Store what the studio saved as further outputs, outputCoordinates_2 and so on.
 
         Parameters
         ----------
-        review : Review
-        reasons : (n,) str array
-            Reason of each candidate of the review.
-        comment : str
-            Comment of the output.
+        values : dict
+            That the studio handed back.
 
         Yields
         ------
-        int
-            Number of micrographs stored so far. The output is registered after the last one.
+        str
+            What was done so far. The outputs are registered at the end.
 
         Raises
         ------
         RuntimeError
-            If the run is still active, or some of its micrographs are no longer in its input.
+            If the run is still active, or nothing is picked.
         """
         if self.isActive():
             raise RuntimeError("The run has not finished. Register further coordinates after its end.")
-        mics = self.getMicrographsByResult()
-        lost = [result for result in review.names if result not in mics]
-        if lost:
-            raise RuntimeError(f"{len(lost)} micrographs of this run, among them {lost[0]}, are no longer in its input "
-                               "set. Restart the run.")
-        name = self.getNextOutputName(OUTPUT + "_")
-        suffix = name[len(OUTPUT):]
-        folder = self._getExtraPath("picks" + suffix)
-        pwutils.cleanPath(folder)
-        pwutils.makePath(folder)
-        coordinates = self._createSetOfCoordinates(self.inputMicrographs, suffix)
-        for number, result in enumerate(review.names, start=1):
-            path = PickingResults(folder).path("box", result)
-            review.write_picks(result, reasons, path, coordinates.getBoxSize())
-            for item in convert.read_picks(path, mics[result]):
-                coordinates.append(item)
-            yield number
-        coordinates.setObjComment(comment)
-        coordinates.write()
-        self._defineOutputs(**{name: coordinates})
-        self._defineSourceRelation(self.inputMicrographs, Pointer(self, extended=name))
+        mics, suffix = self.getMicrographsByResult(), self.getNextOutputName(OUTPUT + "_")[len(OUTPUT):]
+        found = {}
+        for number in self.readStudio(mics, suffix, found):
+            yield f"Registering: {number} of {len(mics)} micrographs"
+        if OUTPUT + suffix not in found:
+            raise RuntimeError("There are no picks.")
+        comment = _comment(found[OUTPUT + suffix].getSize(), found.get(NEGATIVES + suffix), values)
+        found[OUTPUT + suffix].setObjComment(comment)
+        if values["turn"]:
+            found[MODEL + suffix] = convert.read_model(os.path.join(self.getStudioDir(), "output", "model.deepem"))
+        self._defineOutputs(**found)
+        for name in found:
+            self._defineSourceRelation(self.inputMicrographs, Pointer(self, extended=name))
         self._store()
+        yield f"Registered as {', '.join(found)}: {comment}"
+
+
+def _comment(picks, negatives, values):
+    local_stds = "any" if values["std_range"] is None else "{:.3g} to {:.3g}".format(*values["std_range"])
+    removed = f", {negatives.getSize()} removed by hand" if negatives is not None else ""
+    return (f"{picks} picks with a score of at least {values['threshold']:.4g}, a minimum distance of "
+            f"{values['min_distance_angst']:.4g} Å, a local standard deviation of {local_stds}{removed}")

@@ -2,51 +2,36 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The studio in a project: the run waits, its outputs are what was marked, and Continue opens it again."""
 
-import json
 import os
 import re
 import threading
 import time
-import unittest
-import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 from pyworkflow.protocol.constants import STATUS_INTERACTIVE
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.protocols import ProtDeepEMStudio
-from deepem_scipion.viewers import DeepEMStudioViewer
 
 from . import test_protocols_deepem as example
-
-SECONDS = 240
+from .studio import SECONDS, ask, needs_studio, wait_for_micrographs
 
 
 def address_in(log):
-    """Base and token of the page, once they are in a log, whose path is asked for again and again."""
+    """Address of the page, once it is in a log, whose path is asked for again and again."""
     end, text = time.monotonic() + SECONDS, ""
     while time.monotonic() < end:
         path = log()
         text = Path(path).read_text(errors="replace") if os.path.exists(path) else ""
-        found = re.findall(r"studio: (http://\S+/)#(\S+)", text)
+        found = re.findall(r"studio: (http://\S+)", text)
         if found:
             return found[-1]
         time.sleep(0.1)
     raise AssertionError(f"no address in {path}: {text[-2000:]}")
 
 
-def ask(address, path, **values):
-    base, token = address
-    request = urllib.request.Request(f"{base}api/{path}", json.dumps(values).encode() if values else None,
-                                     {"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
-
-
-@unittest.skipUnless(find_spec("uvicorn"), "uvicorn is not installed")
+@needs_studio
 class TestStudioProtocol(BaseTest):
     importMicrographs = classmethod(example.TestDeepEMProtocols.importMicrographs.__func__)
     importCoordinates = classmethod(example.TestDeepEMProtocols.importCoordinates.__func__)
@@ -70,8 +55,7 @@ class TestStudioProtocol(BaseTest):
                                    daemon=True)
             run.start()
             address = address_in(protocol.getStdoutLog)
-            while not all(ask(address, "session")["status"]):
-                time.sleep(0.1)
+            wait_for_micrographs(address)
             for edit in edits:
                 ask(address, "edit/0", **edit)
             found = ask(address, "micrograph/0")
@@ -100,22 +84,3 @@ class TestStudioProtocol(BaseTest):
         again = self.visit(protocol, {"action": "remove", "x": 11, "y": 12})
         self.assertEqual(again["particle"], [])
         self.assertEqual(protocol.outputCoordinates.getSize(), first.getSize() - 1)
-
-    def test_coordinates_of_any_picker_are_shown(self):
-        viewer = DeepEMStudioViewer(project=self.proj, protocol=self.coordinates)
-        with mock.patch.dict(os.environ, DISPLAY="", WAYLAND_DISPLAY=""):
-            process = viewer.open(self.coordinates.outputCoordinates)
-        try:
-            address = address_in(lambda: viewer.log)
-            while not all(ask(address, "session")["status"]):
-                time.sleep(0.1)
-            centres = {os.path.splitext(name)[0]: places for name, places in self.centres.items()}
-            for number, name in enumerate(ask(address, "session")["names"]):
-                found = ask(address, f"micrograph/{number}")
-                shown = np.array(sorted(zip(found["x"], found["y"])))
-                np.testing.assert_allclose(shown, sorted(map(tuple, np.rint(centres[name]))), atol=1)
-            ask(address, "close", now=True)
-            self.assertEqual(process.wait(60), 0)
-        finally:
-            process.kill()
-            process.wait()

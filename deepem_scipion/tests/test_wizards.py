@@ -1,144 +1,141 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wizards for diameter and box, on a display without a screen."""
+"""The wizards of the forms, whose values are chosen in the studio."""
 
 import os
-import tkinter as tk
-import unittest.mock
-from types import SimpleNamespace
+from unittest import mock
 
+import pyworkflow.gui.project  # noqa: F401  # before the forms, which import it in a circle
+from pwem.objects import CTFModel
 from pyworkflow import Config
 from pyworkflow.gui import dialog
+from pyworkflow.gui.form import FormWindow
 from pyworkflow.viewer import DESKTOP_TKINTER
 
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
+from deepem_scipion.wizards.studio_wizard import by_defocus, spread
 
 from .display import screenshot
+from .studio import ask
 from .test_protocols_deepem import BOX_PX, DIAMETER_PX, PIXEL_ANGST
-from .workflow import WithWorkflow
+from .workflow import WithStudio
 
 
-class TestSizeWizards(WithWorkflow):
-    """Each dialog is opened as the form does it, used by events of the mouse, and closed."""
+class TestWizards(WithStudio):
+    """Each wizard is started as a real form does; the page is used by its requests."""
 
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.root = tk.Tk()
-        cls.root.withdraw()
+    def form(self, inputs=True, protocolClass=ProtDeepEMPick, **params):
+        known = ({"inputCoordinates": (self.coordinates, "outputCoordinates")} if protocolClass is ProtDeepEMTrain else
+                 {"inputMicrographs": (self.mics, "outputMicrographs"), "inputModel": (self.train, "outputModel")})
+        protocol = self.run_with(protocolClass, known if inputs else {}, "new", launch=False, **params)
+        form = FormWindow("Form", protocol, lambda *args: None, None)
+        self.addCleanup(form.root.destroy)
+        form.root.deiconify()
+        form.root.update()
+        return form
 
-    def use(self, protocol, name, act, button="OK"):
-        """Run the wizard of a parameter and act on its dialog; the values that it set."""
-        values, problems = {}, []
+    def start(self, form, name):
+        return Config.getDomain().findWizards(form.protocol, DESKTOP_TKINTER)[name]().show(form)
 
-        def play():
-            shown, = (each for each in self.root.winfo_children() if isinstance(each, dialog.Dialog))
-            if not shown.grab_status():
-                self.root.after(50, play)  # it is not yet where it waits for the user
-                return
-            try:
-                self.show(shown)
-                act(shown)
-                shown.update()
-            except BaseException as error:
-                problems.append(error)
-            finally:
-                shown._handleResult({"OK": dialog.RESULT_YES, "Cancel": dialog.RESULT_CANCEL}[button])
-        self.root.after(50, play)
-        form = SimpleNamespace(protocol=protocol, root=self.root, setVar=values.__setitem__)
-        Config.getDomain().findWizards(protocol, DESKTOP_TKINTER)[name]().show(form)
-        for problem in problems:
-            raise problem
-        return values
+    def values(self, form, *names):
+        return [form.protocol.getAttributeValue(name) for name in names]
 
-    def training(self):
-        return self.run_with(ProtDeepEMTrain, {"inputCoordinates": (self.coordinates, "outputCoordinates")}, "new",
-                             launch=False)
+    def test_changed_limits_go_into_the_form_when_they_are_confirmed(self):
+        form, names = self.form(numberOfThreads=1, binThreads=2), (
+            "thresholdMode", "threshold", "minDistance", "stdRange", "stdHigh")
+        before, window = self.values(form, *names), self.start(form, "threshold")
+        self.until(window, lambda: window.state.get().startswith("Picking"))
+        self.show(window)
+        screenshot("wizard-threshold-picking")
+        address = self.opened(window)
+        session = ask(address, "session")
+        self.assertEqual(session["names"], ["first", "second_03.05.02", "third"])
+        self.assertTrue(session["has_score_maps"])
+        ask(address, "limits", threshold=0.625, distance=0, ranged=True, low=session["limits"]["low"], high=1.25,
+            number=0)
+        self.assertEqual(self.values(form, *names), before)
+        folder = os.path.dirname(window.run.log)
+        ask(address, "choose", now=True)
+        self.ended(window)
+        self.assertEqual(self.values(form, *names), [3, 0.625, 0.1, 2, 1.25])
+        self.assertFalse(os.path.exists(folder))
 
-    def picking(self):
-        return self.run_with(ProtDeepEMPick, {"inputMicrographs": (self.mics, "outputMicrographs"),
-                                              "inputModel": (self.train, "outputModel")}, "new", launch=False)
+    def test_unchanged_limits_stay_and_the_filter_can_be_turned_off(self):
+        form = self.form(minDistance=70, thresholdMode=1, numberOfThreads=1, binThreads=2)
+        window = self.start(form, "stdLow")
+        address = self.opened(window)
+        limits = ask(address, "session")["limits"]
+        self.assertEqual(limits["distance"], 70)
+        ask(address, "limits", **{**limits, "ranged": False, "number": 0})
+        ask(address, "choose", now=True)
+        self.ended(window)
+        self.assertEqual(self.values(form, "thresholdMode", "threshold", "minDistance", "stdRange", "stdLow"),
+                         [1, 0.5, 70, 1, 0.5])
 
-    def test_the_circle_begins_on_a_particle_and_follows_wheel_and_mouse(self):
-        def act(shown):
-            self.assertEqual(shown.value, DIAMETER_PX * PIXEL_ANGST)
-            self.assertIn(tuple(shown.centre), [tuple(place) for place in self.centres["first.mrc"]])
-            screenshot("wizard-diameter")
-            for _ in range(5):
-                mouse(shown, "scroll_event", step=1)
-            self.assertEqual(shown.value, 120)
-            self.assertEqual(shown.converted.get(), f"= {120 / PIXEL_ANGST:.0f} px")
-            self.assertAlmostEqual(shown.marks[0].get_radius(), 120 / PIXEL_ANGST / 2)
-            mouse(shown, "button_press_event", 200, 150, button=1)
-            before = tuple(shown.centre)
-            mouse(shown, "motion_notify_event", 210, 150, button=1)
-            self.assertGreater(shown.centre[0], before[0])
-            self.assertAlmostEqual(shown.centre[1], before[1])
-            self.show(shown)
-            screenshot("wizard-diameter-larger")
-        self.assertEqual(self.use(self.training(), "particleDiameter", act), {"particleDiameter": 120})
+    def test_closing_the_window_ends_the_program_and_changes_nothing(self):
+        form = self.form()
+        before, window = self.values(form, "threshold", "minDistance"), self.start(form, "threshold")
+        folder, process = os.path.dirname(window.run.log), window.run.process
+        self.assertIsNone(process.poll())
+        window.button.invoke()
+        form.root.update()
+        self.assertIsNotNone(process.poll())
+        self.assertFalse(os.path.exists(folder))
+        self.assertEqual(self.values(form, "threshold", "minDistance"), before)
 
-    def test_nothing_is_set_without_confirmation(self):
-        self.assertEqual(self.use(self.training(), "particleDiameter", lambda shown: shown.size.set("150"), "Cancel"),
-                         {})
+    def test_an_error_of_the_program_is_shown(self):
+        with mock.patch.object(ProtDeepEMPick, "_getArguments", return_value=["--model", "nowhere.safetensors"]):
+            window = self.start(self.form(), "threshold")
+        self.until(window, lambda: "nowhere.safetensors" in window.state.get())
 
-    def test_it_goes_to_other_particles_and_micrographs_and_round(self):
-        def act(shown):
-            first = tuple(shown.centre)
-            shown._go(0, 1)
-            self.assertNotEqual(tuple(shown.centre), first)
-            self.assertIn(tuple(shown.centre), [tuple(place) for place in self.centres["first.mrc"]])
-            shown._go(-1, 0)
-            self.assertIn("third.mrc (3 of 3)", shown.named.get())
-            shown._go(1, 0)
-            self.assertEqual(tuple(shown.centre), first)
-            shown.size.set("1000")  # larger than what is shown
-            self.assertEqual(shown.value, 1000)
-        self.assertEqual(self.use(self.training(), "particleDiameter", act), {"particleDiameter": 1000})
+    def test_the_diameter_begins_with_that_of_the_form_and_comes_back(self):
+        window = self.start(self.form(protocolClass=ProtDeepEMTrain), "particleDiameter")
+        address = self.opened(window)
+        session = ask(address, "session")
+        self.assertEqual(session["diameter"], DIAMETER_PX * PIXEL_ANGST)
+        self.assertEqual(session["picks"], [len(places) for places in self.centres.values()])
+        ask(address, "settings", diameter=125, number=0)
+        ask(address, "choose", now=True)
+        self.ended(window)
+        self.assertEqual(self.values(window.master, "particleDiameter"), [125])
 
-    def test_a_micrograph_that_cannot_be_read_is_named_and_the_others_are_shown(self):
-        path = self.mics.outputMicrographs.getFirstItem().getFileName()
-        os.rename(path, f"{path}.away")
-        self.addCleanup(os.rename, f"{path}.away", path)
+    def test_the_box_is_that_of_the_page(self):
+        window = self.start(self.form(), "boxSize")
+        address = self.opened(window)
+        self.assertEqual(ask(address, "session")["box"], BOX_PX)
+        ask(address, "settings", box=72, number=0)
+        ask(address, "choose", now=True)
+        self.ended(window)
+        self.assertEqual(self.values(window.master, "boxSize"), [72])
 
-        def act(shown):
-            self.assertIn("first.mrc cannot be read", shown.named.get())
-            shown.size.set("120")
-            shown._go(1, 0)
-            self.assertTrue(shown.marks)
-        self.assertEqual(self.use(self.training(), "particleDiameter", act), {"particleDiameter": 120})
-
-    def test_what_is_no_number_is_not_taken(self):
-        def act(shown):
-            shown.size.set("wide")
-            with unittest.mock.patch.object(dialog, "showError") as message:
-                self.assertFalse(shown.validate())
-            self.assertIn("'wide'", message.call_args.args[1])
-        self.assertEqual(self.use(self.training(), "particleDiameter", act, "Cancel"), {})
-
-    def test_the_box_is_even_and_drawn_around_the_model_s_particle(self):
-        def act(shown):
-            self.assertEqual(shown.value, BOX_PX)
-            screenshot("wizard-box")
-            mouse(shown, "scroll_event", step=1)
-            self.assertEqual(shown.value, 68)
-            shown.size.set("71")
-            self.assertEqual(shown.marks[0].get_width(), 72)
-            self.assertAlmostEqual(shown.marks[1].get_radius(), DIAMETER_PX / 2, delta=0.1)
-        self.assertEqual(self.use(self.picking(), "boxSize", act), {"boxSize": 72})
-
-    def test_without_inputs_it_says_what_to_choose_first(self):
-        for protocolClass, name, words in ((ProtDeepEMTrain, "particleDiameter", "particle coordinates first"),
-                                           (ProtDeepEMPick, "boxSize", "the model or the diameter, first")):
-            protocol = self.newProtocol(protocolClass)
-            form = SimpleNamespace(protocol=protocol, root=self.root, setVar=self.fail)
-            with unittest.mock.patch.object(dialog, "showWarning") as message:
-                Config.getDomain().findWizards(protocol, DESKTOP_TKINTER)[name]().show(form)
+    def test_without_inputs_it_says_what_to_choose_first_and_refuses_what_cannot_work(self):
+        for protocolClass, name, words in (
+                (ProtDeepEMTrain, "particleDiameter", "particle coordinates first"),
+                (ProtDeepEMPick, "particleDiameter", "micrographs first"),
+                (ProtDeepEMPick, "boxSize", "the model or the diameter, first"),
+                (ProtDeepEMPick, "threshold", "the model or the diameter, first")):
+            with mock.patch.object(dialog, "showWarning") as message:
+                self.assertIsNone(self.start(self.form(False, protocolClass), name))
             self.assertIn(words, message.call_args.args[1])
+        with mock.patch.object(dialog, "showWarning") as message:
+            self.assertIsNone(self.start(self.form(stdRange=2, stdLow=2, stdHigh=1), "threshold"))
+        self.assertIn("Local standard deviation", message.call_args.args[1])
 
+    def test_micrographs_are_spread_over_their_defocus_where_the_project_knows_it(self):
+        mics = [mic.clone() for mic in self.mics.outputMicrographs]
 
-def mouse(shown, name, x=200, y=200, **kwargs):
-    """An event of the mouse as Matplotlib hands it on."""
-    from matplotlib.backend_bases import MouseEvent
+        def names(found):
+            return [os.path.splitext(mic.getMicName())[0] for mic in found]
 
-    shown.canvas.callbacks.process(name, MouseEvent(name, shown.canvas, x, y, **kwargs))
+        self.assertEqual(names(by_defocus(mics, self.proj)), ["first", "second_03.05.02", "third"])
+        estimation = self.labelled("CTF", self.importMicrographs(self.folder))
+        ctfs = estimation._createSetOfCTF()
+        for mic, defocus in zip(mics, (20000, 30000, 10000)):
+            ctf = CTFModel(defocusU=defocus + 100, defocusV=defocus - 100, defocusAngle=0)
+            ctf.setMicrograph(mic)
+            ctfs.append(ctf)
+        ctfs.setMicrographs(self.pick.inputMicrographs)
+        estimation._defineOutputs(outputCTF=ctfs)
+        self.assertEqual(names(by_defocus(mics, self.proj)), ["third", "first", "second_03.05.02"])
+        self.assertEqual(names(spread(by_defocus(mics, self.proj), 2)), ["third", "second_03.05.02"])
+        self.assertEqual(spread(list(range(101)), 6), [0, 20, 40, 60, 80, 100])

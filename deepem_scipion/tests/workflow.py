@@ -3,6 +3,7 @@
 """A project with a small finished workflow for tests of windows."""
 
 import os
+import time
 import tkinter
 import tkinter.font
 
@@ -18,6 +19,7 @@ from deepem_scipion.protocols import (
 from . import test_protocols_deepem as example
 from .display import OnDisplay
 from .program import needs_program
+from .studio import SECONDS, needs_studio, wait_for_micrographs
 
 
 @needs_program
@@ -86,6 +88,43 @@ class WithWorkflow(OnDisplay, BaseTest):
         for _ in range(3):
             root.update()
         return root
+
+
+@needs_studio
+class WithStudio(WithWorkflow):
+    """Windows of Scipion beside a studio."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        os.environ["BROWSER"] = "true"  # the program that does nothing
+        cls.addClassCleanup(os.environ.pop, "BROWSER")
+
+    def until(self, window, condition):
+        """Let a window work until a condition holds."""
+        deadline = time.time() + SECONDS
+        while not condition():
+            self.assertLess(time.time(), deadline, window.state.get())
+            window.root.update()
+            time.sleep(0.01)
+
+    def opened(self, window):
+        """Address of the studio of a window, with all micrographs there; it is closed at the end."""
+        self.addCleanup(lambda: window.root.winfo_exists() and window.root.destroy())
+        self.until(window, lambda: window.run.address)
+        wait_for_micrographs(window.run.address)
+        return window.run.address
+
+    def ended(self, window):
+        """Wait until the window has done its work and is gone."""
+        self.until(window, lambda: not _exists(window.root) or window.button.cget("text") == "Close")
+
+
+def _exists(widget):
+    try:
+        return bool(widget.winfo_exists())
+    except Exception:  # Tk has no application any more
+        return False
 
 
 def _forget_windows():

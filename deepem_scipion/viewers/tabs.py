@@ -39,7 +39,7 @@ class TabsWindow(Window):
             fill(frame)
 
     def desiredDimensions(self):
-        return WIDTH, HEIGHT
+        return min(WIDTH, self.root.winfo_screenwidth()), min(HEIGHT, self.root.winfo_screenheight())
 
 
 def showFigure(frame, figure):

@@ -1,14 +1,22 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-""""Analyze results" of picking: the picks, other limits for them, and correction by hand."""
+""""Analyze results" of picking: the picks, other limits for them, and corrections, in the studio."""
 
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from ..protocols import ProtDeepEMPick
+from ..studio import StudioRun
+
+REGISTER = "Register in Scipion"
+TEXT = f"""The picks are open in your browser; where there is none, open the address below. Other limits apply to all \
+micrographs at once; false positives are removed by a right click, missed particles added by a click.
+
+"{REGISTER}" there makes new outputs of this run: outputCoordinates_2 and so on with the picks shown, and the \
+negatives. The outputs of the run do not change. Everything is kept for the next time."""
 
 
 class DeepEMPickViewer(Viewer):
-    """Picks and rejected candidates on the micrographs, and sliders for the limits."""
+    """Picks and rejected candidates on the micrographs, sliders for the limits, and corrections."""
 
     _name = "DeepEM picks"
     _targets = [ProtDeepEMPick]
@@ -17,6 +25,16 @@ class DeepEMPickViewer(Viewer):
     def _visualize(self, obj, **kwargs):
         if not obj.getResults().exists():
             return [self.infoMessage("No micrograph has been picked yet.", "DeepEM picks")]
-        from .pick_window import PickWindow
+        from .studio_window import StudioWindow
 
-        return [self.tkWindow(PickWindow, protocol=obj)]
+        return [self.tkWindow(StudioWindow, title=f"DeepEM picks: {obj}", text=TEXT, run=self.start(obj),
+                              done=obj.registerCorrected)]
+
+    def start(self, protocol):
+        """Start the studio for a run; returns the StudioRun."""
+        rate, model = protocol.getInputMicrographs().getSamplingRate(), protocol.inputModel.get()
+        arguments = [protocol.getCoordsDir(), "--project", protocol.getStudioDir(), "--save",
+                     "--pixel-size", repr(rate)]
+        if model is not None:
+            arguments += ["--model", model.getFileName()]
+        return StudioRun(protocol.getStudioDir(), arguments, REGISTER)

@@ -2,5 +2,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The wizards of the plugin."""
 
-from .wizard_diameter import DeepEMBoxSizeWizard, DeepEMDiameterWizard, DeepEMPickDiameterWizard  # noqa: F401
-from .wizard_threshold import DeepEMThresholdWizard  # noqa: F401
+from .wizard_limits import DeepEMThresholdWizard  # noqa: F401
+from .wizard_size import DeepEMBoxSizeWizard, DeepEMDiameterWizard, DeepEMPickDiameterWizard  # noqa: F401

@@ -9,10 +9,15 @@ import getpass
 import logging
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import add_threads
+from .arguments import add_threads, add_tiff_rows
+from .limits import add_limits, chosen_limits
+
+if TYPE_CHECKING:
+    from ..studio.opening import Wanted
 
 log = logging.getLogger("deepem")
 
@@ -43,32 +48,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "on the page")
     parser.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
                         "(default: from their headers)")
+    add_tiff_rows(parser)
+    parser.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
+                        "(default: 1.5 particle diameters)")
     parser.add_argument("--bright", action="store_true", help="particles are brighter than the background")
     parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: a "
                         "folder of .box or .star files, or one such file")
-    parser.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates to compare with, a "
-                        "folder of .box or .star files, or one such file")
     parser.add_argument("--save", action="store_true", help="save the picks of all micrographs at the end, like the "
                         "button *Save picks*")
+    add_limits(parser)
+    group = parser.add_argument_group("comparison with reference coordinates")
+    group.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates, a folder of .box or "
+                       ".star files, or one such file")
+    group.add_argument("--distance", type=float, metavar="A", help="maximum distance of a correct pick from its "
+                       "particle in angstrom (default: half a diameter)")
+    group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph, as for `deepem "
+                       "evaluate`")
+    group.add_argument("--compare", nargs="+", default=[], metavar="[LABEL=]FILE", help="figures of other evaluations, "
+                       "as written by `deepem evaluate --json`, whose curves are drawn beside")
     group = parser.add_argument_group("page")
     group.add_argument("--no-browser", action="store_true", help="print the address only")
     group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 8642 on)")
     group.add_argument("--host", default="127.0.0.1", metavar="NAME", help="interface to listen on (default: "
                        "%(default)s, which other machines cannot reach)")
+    group.add_argument("--choose", type=Path, metavar="FILE", help="for programs that open the studio: a button that "
+                       "writes limits, diameter and box to FILE (JSON) and ends the studio")
+    group.add_argument("--choose-label", default="Use these values", metavar="TEXT", help="text of that button "
+                       "(default: %(default)s)")
     add_threads(group)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem studio`; returns the exit code."""
     try:
-        from ..studio.opening import Wanted, open_session
+        from ..studio.choosing import Choice
+        from ..studio.opening import open_session
         from ..studio.serving import Address, open_browser, serve
     except ImportError as error:
         raise DeepEMError(f"the studio needs a package that is missing ({error.name}); install it with: pip install "
                           "starlette uvicorn") from error
-    project, settings = open_session(Wanted(
-        options.sources, options.project, options.model, options.pixel_size, options.diameter,
-        options.coordinates, options.reference, options.bright))
+    project, settings = open_session(_wanted(options))
 
     def ready(address: Address) -> None:
         console.print_result(f"studio: {address.url}")
@@ -77,6 +96,24 @@ def run(options: argparse.Namespace) -> int:
                      address.port, getpass.getuser(), socket.gethostname())
         log.info("%d micrographs; saved in %s; end with Ctrl+C", len(settings.micrographs), project.folder)
 
-    serve(project, settings, options.host, options.port, options.threads, options.save, ready)
+    choice = Choice(options.choose, options.choose_label) if options.choose else None
+    serve(project, settings, options.host, options.port, options.threads, options.save, choice, ready)
     log.info("the session is saved in %s", project.folder)
     return console.OK
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    """What the arguments ask for."""
+    from ..studio.opening import Wanted
+
+    given = {"threshold": options.threshold, "min_distance_angst": options.min_distance} if options.coordinates else {}
+    try:
+        numbers = {name: float(value) for name, value in given.items() if value not in (None, "auto")}
+    except ValueError:
+        raise DeepEMError(f"--threshold {options.threshold}: with --coordinates expected a score") from None
+    compared = [each.rpartition("=") for each in options.compare]
+    return Wanted(
+        options.sources, options.project, options.model, options.pixel_size, options.diameter, options.coordinates,
+        options.reference, options.regions, {label or Path(path).stem: Path(path) for label, _, path in compared},
+        options.distance, options.box, options.tiff_rows, options.bright,
+        lambda model: chosen_limits(options, model), **numbers)

@@ -5,19 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Tuple, TypeVar
 
 import numpy as np
 
-from ..coordinates.box import write_box
 from ..coordinates.suppression import Neighbours, neighbours
 from ..errors import DeepEMError
 from .candidates import Candidates
 from .results import PickingResults
-from .selection import PICKED, Limits, select
-from .summary import REJECTED, MicrographResult
+from .selection import REASONS, Limits, select_codes
+from .summary import MicrographResult
 
 HISTOGRAM_BINS = 50
 _Arrays = TypeVar("_Arrays", Candidates, Neighbours)
@@ -69,11 +68,27 @@ class Review:
         (n,) str array
             Reasons; those of the run for its own limits.
         """
+        reasons: np.ndarray = np.array(REASONS)[self.select_codes(limits)]
+        return reasons
+
+    def select_codes(self, limits: Limits) -> np.ndarray:
+        """Apply other limits as `select`; returns positions in `REASONS`, an (n,) int8 array."""
         if limits == self.limits:
             # Files have fewer digits than the run had: at its own limits a candidate in thousands might change sides.
-            return self.reasons
+            own: np.ndarray = np.argmax(self.reasons == np.array(REASONS)[:, None], axis=0).astype(np.int8)
+            return own
         parts = [slice(*ends) for ends in zip(self.first[:-1].tolist(), self.first[1:].tolist())]
-        return select(self.candidates, limits, self.pixel_size_angst, self.near, parts)
+        return select_codes(self.candidates, limits, self.pixel_size_angst, self.near, parts)
+
+    @property
+    def of(self) -> np.ndarray:
+        """The micrograph of each candidate, an (n,) int array of positions in `names`."""
+        return np.repeat(np.arange(len(self.names)), np.diff(self.first))
+
+    @property
+    def bins(self) -> np.ndarray:
+        """The bin of each candidate's score, of `HISTOGRAM_BINS` equal bins from 0 to 1."""
+        return np.minimum((self.candidates.scores * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1)
 
     def part(self, name: str) -> slice:
         """Return the slice of the candidates of a micrograph; an empty one where it has none."""
@@ -81,32 +96,6 @@ class Review:
             return slice(0, 0)
         at = self.names.index(name)
         return slice(int(self.first[at]), int(self.first[at + 1]))
-
-    def summarise(self, reasons: np.ndarray) -> dict[str, MicrographResult]:
-        """Return the results of all micrographs, by name, with the numbers that these reasons give."""
-        n, picked = len(self.names), reasons == PICKED
-        candidates = np.diff(self.first)
-        of = np.repeat(np.arange(n), candidates)
-        picks = np.bincount(of[picked], minlength=n)
-        scores = np.bincount(of[picked], self.candidates.scores[picked], minlength=n) / np.maximum(picks, 1)
-        counts = np.array([np.bincount(of[reasons == reason], minlength=n) for reason in REJECTED]).T
-        found = {name: replace(self.micrographs[name], candidates=number, picks=n_picks,
-                               mean_score=round(score, 4) if n_picks else None, rejected=dict(zip(REJECTED, row)))
-                 for name, number, n_picks, score, row in zip(self.names, candidates.tolist(), picks.tolist(),
-                                                              scores.tolist(), counts.tolist())}
-        return {**self.micrographs, **found}
-
-    def histogram(self, reasons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Count picks, and all candidates, in `HISTOGRAM_BINS` equal bins of the score from 0 to 1."""
-        bins = np.minimum((self.candidates.scores * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1)
-        return (np.bincount(bins[reasons == PICKED], minlength=HISTOGRAM_BINS),
-                np.bincount(bins, minlength=HISTOGRAM_BINS))
-
-    def write_picks(self, name: str, reasons: np.ndarray, path: str | Path, box_px: float) -> None:
-        """Write the picks of one micrograph among these reasons as .box file, see `coordinates.write_box`."""
-        part = self.part(name)
-        picked = np.flatnonzero(reasons[part] == PICKED) + part.start
-        write_box(path, self.candidates.centres_xy[picked], self.candidates.scores[picked], box_px)
 
 
 def read_review(folder: str | Path, pixel_size_angst: float, max_distance_angst: float) -> Review:

@@ -24,6 +24,7 @@ MAX_MASK = 0.5
 PICKED, BORDER, MASK, LOCAL_STD, THRESHOLD, DISTANCE, RANK = (
     "picked", "border", "mask", "local_std", "threshold", "distance", "rank")
 REASONS = (PICKED, BORDER, MASK, LOCAL_STD, THRESHOLD, DISTANCE, RANK)
+_NAMES, _CODE = np.array(REASONS), {reason: code for code, reason in enumerate(REASONS)}
 # The wording of each reason in windows, summaries and reports.
 REASON_LABELS = {
     PICKED: "picked",
@@ -129,24 +130,30 @@ def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
     (n,) str array
         One of `REASONS` for each candidate.
     """
-    reasons = np.full(len(candidates), PICKED, dtype="U9")
-    reasons[candidates.scores < limits.threshold] = THRESHOLD
+    reasons: np.ndarray = _NAMES[select_codes(candidates, limits, pixel_size_angst, near, parts)]
+    return reasons
+
+
+def select_codes(candidates: Candidates, limits: Limits, pixel_size_angst: float,
+                 near: Neighbours | None = None, parts: Sequence[slice] | None = None) -> np.ndarray:
+    """Decide as `select`, with the same parameters; returns positions in `REASONS`, an (n,) int8 array."""
+    codes = np.where(candidates.scores < limits.threshold, _CODE[THRESHOLD], 0).astype(np.int8)
     if limits.std_range is not None:
         low, high = limits.std_range
-        reasons[(candidates.local_stds < low) | (candidates.local_stds > high)] = LOCAL_STD
-    reasons[candidates.masked > limits.max_mask] = MASK
-    reasons[candidates.border_px < limits.border_angst / pixel_size_angst] = BORDER
-    remaining = reasons == PICKED
+        codes[(candidates.local_stds < low) | (candidates.local_stds > high)] = _CODE[LOCAL_STD]
+    codes[candidates.masked > limits.max_mask] = _CODE[MASK]
+    codes[candidates.border_px < limits.border_angst / pixel_size_angst] = _CODE[BORDER]
+    remaining = codes == 0
     min_distance_px = limits.min_distance_angst / pixel_size_angst
     if near is None:
         kept = non_maximum_suppression(candidates.centres_xy[remaining], candidates.scores[remaining], min_distance_px)
     else:
         kept = near.keep(remaining, min_distance_px)[remaining]
-    reasons[np.flatnonzero(remaining)[~kept]] = DISTANCE
+    codes[np.flatnonzero(remaining)[~kept]] = _CODE[DISTANCE]
     if limits.keep_best < 1:
         for part in parts or [slice(None)]:
-            picked = np.flatnonzero(reasons[part] == PICKED) + (part.start or 0)
+            picked = np.flatnonzero(codes[part] == 0) + (part.start or 0)
             n_kept = max(math.ceil(limits.keep_best * len(picked)), limits.at_least)
             y, x = candidates.centres_xy[picked].T[::-1]
-            reasons[picked[np.lexsort((x, y, -candidates.scores[picked]))[n_kept:]]] = RANK
-    return reasons
+            codes[picked[np.lexsort((x, y, -candidates.scores[picked]))[n_kept:]]] = _CODE[RANK]
+    return codes

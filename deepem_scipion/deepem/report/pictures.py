@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Micrographs and score maps as grey images in the coordinates of the micrograph."""
+"""Score maps as grey images in the coordinates of the micrograph."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..micrographs.images import read_pixels
-from ..micrographs.micrograph import read_micrograph, read_shape
 from ..picking.candidates import pad_width
-from .axes import DRAWN_LENGTH_PX, contrast_stretched
 
 
 @dataclass(frozen=True)
@@ -32,35 +30,6 @@ class Picture:
     pixels: np.ndarray
     scale: float
     edge_px: float = -0.5
-
-
-def read_picture(path: str | Path, pixel_size_angst: float, diameter_angst: float,
-                 tiff_rows: str = "bottom") -> Picture:
-    """Read a micrograph for display, without fine noise and uneven background.
-
-    Parameters
-    ----------
-    path : str or Path
-    pixel_size_angst : float
-        Pixel size of the file, in angstrom.
-    diameter_angst : float
-        Particle diameter, in angstrom.
-    tiff_rows : {"bottom", "top"}
-        Whether y is counted from the last or from the first row of a TIFF file.
-
-    Returns
-    -------
-    Picture
-
-    Raises
-    ------
-    DeepEMError
-        The file cannot be read as a micrograph.
-    """
-    step = max(1, round(max(read_shape(path)) / DRAWN_LENGTH_PX))
-    micrograph = read_micrograph(path, step * pixel_size_angst, pixel_size_angst, tiff_rows=tiff_rows)
-    shown, more = contrast_stretched(micrograph.pixels, diameter_angst / micrograph.pixel_size_angst)
-    return Picture(np.rint(255 * shown).astype(np.uint8), micrograph.scale * more)
 
 
 def read_score_map(path: str | Path, box: int, scan_step: int, binned_px: float) -> Picture:

@@ -18,8 +18,6 @@ from .marks import DONE, NEGATIVE, PARTICLE, Mark
 # Largest minimum distance that can be tried, in particle diameters.
 MAX_DISTANCE = 1.5
 WAITING, FOUND, FAILED = 0, 1, 2
-# Instead of the position of a reason: a mark decides.
-MARKED_CODE = -1
 
 Marks = Mapping[str, Sequence[Mark]]
 
@@ -39,16 +37,16 @@ class Collection:
     Attributes
     ----------
     limits : Limits
+    found_at : Limits
+        Those given at first.
     """
 
     def __init__(self, names: Sequence[str], pixel_size_angst: float, diameter_angst: float, limits: Limits) -> None:
         self.names, self.pixel_size_angst, self.diameter_angst = tuple(names), pixel_size_angst, diameter_angst
-        self.limits, self._found_at = limits, limits
+        self.limits, self.found_at = limits, limits
         self._results: dict[str, MicrographResult] = {}
         self._parts: dict[str, Part] = {}
-        self._review: Review | None = None
-        self._reasons: tuple[Limits, np.ndarray] | None = None
-        self._most: tuple[Review | None, float] = None, 2.0
+        self._joined: _Joined | None = None
 
     @property
     def diameter_px(self) -> float:
@@ -58,36 +56,36 @@ class Collection:
     def put(self, name: str, path: str, candidates: Candidates, reasons: np.ndarray | None = None) -> None:
         """Add or replace the candidates of a micrograph; reasons are those of the limits that this began with."""
         if reasons is None:
-            reasons = select(candidates, self._found_at, self.pixel_size_angst)
+            reasons = select(candidates, self.found_at, self.pixel_size_angst)
         self.put_part(name, path, review_part(candidates, reasons, self.max_distance_px))
 
     def put_part(self, name: str, path: str, part: Part) -> None:
         """Add or replace what `review_part` returned for a micrograph."""
         self._parts[name] = part
         self._results[name] = MicrographResult.of(path, *part[:2])
-        self._review = self._reasons = None
+        self._joined = None
 
     @property
     def max_distance_px(self) -> float:
         """Largest minimum distance that can be tried, in pixels of the micrographs."""
-        return max(MAX_DISTANCE * self.diameter_angst, self._found_at.min_distance_angst) / self.pixel_size_angst
+        return max(MAX_DISTANCE * self.diameter_angst, self.found_at.min_distance_angst) / self.pixel_size_angst
 
     def expect(self, results: Mapping[str, MicrographResult]) -> None:
         """List micrographs whose candidates are about to be read."""
         self._results.update(results)
-        self._review = self._reasons = None
+        self._joined = None
 
     def forget_missing(self) -> None:
         """Take micrographs whose candidates could not be read as not found yet."""
         self._results = {name: result for name, result in self._results.items()
                          if not result.ok or name in self._parts}
-        self._review = self._reasons = None
+        self._joined = None
 
     def fail(self, name: str, path: str, reason: str) -> None:
         """Note why a micrograph has no candidates."""
         self._parts.pop(name, None)
         self._results[name] = MicrographResult(path, reason)
-        self._review = self._reasons = None
+        self._joined = None
 
     def status(self, name: str) -> int:
         """Return whether the candidates of a micrograph are to be found or read, are there, or cannot be found."""
@@ -104,10 +102,10 @@ class Collection:
 
     def uncertain(self, distance: float) -> list[float]:
         """Return the number of candidates of each micrograph whose score is closer to the threshold than a distance."""
-        review, _ = self._selected()
-        near = np.abs(review.candidates.scores - self.limits.threshold) < distance
-        of = np.repeat(np.arange(len(review.names)), np.diff(review.first))
-        found = dict(zip(review.names, np.bincount(of, near, len(review.names)).tolist()))
+        joined = self._all()
+        near = np.abs(joined.review.candidates.scores - self.limits.threshold) < distance
+        names = joined.review.names
+        found = dict(zip(names, np.bincount(joined.of[near], minlength=len(names)).tolist()))
         return [found.get(name, 0.0) for name in self.names]
 
     def result(self, name: str) -> MicrographResult:
@@ -118,30 +116,25 @@ class Collection:
         """Return why a micrograph has no candidates; empty where it has or may have them."""
         return self._results[name].reason if name in self._results else ""
 
-    def shown(self, name: str, marks: Sequence[Mark]) -> Shown:
-        """Return candidates, reasons and marks of one micrograph."""
-        review, reasons = self._selected()
-        part = review.part(name)
-        found = np.array(REASONS)[reasons[part]]
-        found[covered(review.candidates.centres_xy[part], marks, self.diameter_px)] = MARKED
-        return Shown(review.candidates.centres_xy[part], review.candidates.scores[part], found, marks, self.diameter_px)
+    def shown(self, name: str, marks: Sequence[Mark], limits: Limits | None = None) -> Shown:
+        """Return candidates, reasons and marks of one micrograph, at the limits in force or at others."""
+        joined = self._all()
+        part, candidates = joined.part(name), joined.review.candidates
+        found = np.array(REASONS)[joined.codes(limits or self.limits)[part]]
+        found[covered(candidates.centres_xy[part], marks, self.diameter_px)] = MARKED
+        return Shown(candidates.centres_xy[part], candidates.scores[part], found, marks, self.diameter_px)
 
     def local_stds(self, name: str) -> np.ndarray:
         """Return the local standard deviations of the candidates of one micrograph."""
-        review, _ = self._selected()
-        found: np.ndarray = review.candidates.local_stds[review.part(name)]
+        joined = self._all()
+        found: np.ndarray = joined.review.candidates.local_stds[joined.part(name)]
         return found
 
     def ranges(self) -> dict[str, float]:
         """Return the ends of the sliders of minimum distance, in angstrom, and local standard deviation."""
-        review = self._selected()[0]
-        if self._most[0] is not review:
-            stds = review.candidates.local_stds
-            self._most = review, float(np.percentile(stds, 99.9)) if len(stds) else 2.0
-        most = self._most[1]
         high = self.limits.std_range[1] if self.limits.std_range else 0.0
         return {"distance": max(MAX_DISTANCE * self.diameter_angst, self.limits.min_distance_angst),
-                "std": max(1.2 * most, high)}
+                "std": max(1.2 * self._all().most_std, high)}
 
     def summary(self, marks: Marks) -> dict[str, Any]:
         """Count picks, with the marks of people, for display.
@@ -158,29 +151,38 @@ class Collection:
             `outliers` by the number of the micrograph, the `histogram` of the scores of picks and of all candidates,
             and `reasons`, the number of candidates for each reason in the order of `REASONS`.
         """
-        review, selected = self._selected()
-        codes = selected.copy()
+        joined, n_reasons = self._all(), len(REASONS)
+        review, codes = joined.review, joined.codes(self.limits)
+        n, scores = len(review.names), review.candidates.scores
+        counts = np.bincount(joined.of * n_reasons + codes, minlength=n * n_reasons).reshape(n, n_reasons)
+        picked = codes == 0
+        sums = np.bincount(joined.of[picked], scores[picked], n)
+        bins = np.bincount(joined.bins[picked], minlength=HISTOGRAM_BINS)
         for name in (name for name, each in marks.items() if each):
-            part = review.part(name)
-            codes[part][covered(review.candidates.centres_xy[part], marks[name], self.diameter_px)] = MARKED_CODE
-        n, picked = len(review.names), codes == 0
-        of = np.repeat(np.arange(n), np.diff(review.first))
-        decided = codes != MARKED_CODE
-        counts = np.bincount((of * len(REASONS) + codes)[decided], minlength=n * len(REASONS)).reshape(n, len(REASONS))
-        scores = np.bincount(of[picked], review.candidates.scores[picked], n) / np.maximum(counts[:, 0], 1)
+            part = joined.part(name)
+            decided = covered(review.candidates.centres_xy[part], marks[name], self.diameter_px)
+            if decided.any():
+                at, found = review.names.index(name), codes[part][decided]
+                counts[at] -= np.bincount(found, minlength=n_reasons)
+                lost = np.flatnonzero(decided & (codes[part] == 0)) + part.start
+                sums[at] -= scores[lost].sum()
+                bins -= np.bincount(joined.bins[lost], minlength=HISTOGRAM_BINS)
+        means = (sums / np.maximum(counts[:, 0], 1)).round(4).tolist()
         results = dict(self._results)
-        for name, row, score in zip(review.names, counts.tolist(), scores.round(4).tolist()):
-            picks = row[0] + sum(mark.kind == PARTICLE for mark in marks.get(name, ()))
-            results[name] = MicrographResult("", picks=picks, mean_score=score if row[0] else None)
-        bins = np.minimum((review.candidates.scores * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1)
+        for name, n_picks, mean in zip(review.names, counts[:, 0].tolist(), means):
+            added = sum(mark.kind == PARTICLE for mark in marks.get(name, ()))
+            results[name] = MicrographResult("", picks=n_picks + added, mean_score=mean if n_picks else None)
         return {**self._columns(results, marks), "reasons": counts.sum(axis=0).tolist(),
-                "histogram": [np.bincount(each, minlength=HISTOGRAM_BINS).tolist() for each in (bins[picked], bins)]}
+                "histogram": [bins.tolist(), joined.histogram]}
 
     def _columns(self, results: Mapping[str, MicrographResult], marks: Marks) -> dict[str, Any]:
         """The columns of the list of micrographs, and which are outliers."""
         kinds = {PARTICLE: "particles", NEGATIVE: "negatives", DONE: "done"}
-        counts = {column: [sum(mark.kind == kind for mark in marks.get(name, ())) for name in self.names]
-                  for kind, column in kinds.items()}
+        counts = {column: [0] * len(self.names) for column in kinds.values()}
+        for number in (number for number, name in enumerate(self.names) if marks.get(name)):
+            for mark in marks[self.names[number]]:
+                if mark.kind in kinds:
+                    counts[kinds[mark.kind]][number] += 1
         shown = [results.get(name) for name in self.names]
         odd = outliers(results)
         return {**counts, "picks": [result.picks if result else n for result, n in zip(shown, counts["particles"])],
@@ -188,14 +190,33 @@ class Collection:
                 "status": [self.status(name) for name in self.names],
                 "outliers": {number: odd[name] for number, name in enumerate(self.names) if name in odd}}
 
-    def _selected(self) -> tuple[Review, np.ndarray]:
-        """All candidates, and for each the position of its reason in `REASONS`."""
-        if self._review is None:
-            self._review = join_review(dict(self._results), self._parts, self._found_at, self.pixel_size_angst)
-        if self._reasons is None or self._reasons[0] != self.limits:
-            reasons = self._review.select(self.limits)
-            codes = np.zeros(len(reasons), dtype=np.int8)
-            for code, reason in enumerate(REASONS):
-                codes[reasons == reason] = code
-            self._reasons = self.limits, codes
-        return self._review, self._reasons[1]
+    def _all(self) -> _Joined:
+        if self._joined is None:
+            review = join_review(dict(self._results), self._parts, self.found_at, self.pixel_size_angst)
+            self._joined = _Joined(review)
+        return self._joined
+
+
+class _Joined:
+    """All candidates, with what is computed once for many limits."""
+
+    def __init__(self, review: Review) -> None:
+        self.review, self.of, self.bins = review, review.of, review.bins
+        self.histogram = np.bincount(self.bins, minlength=HISTOGRAM_BINS).tolist()
+        stds = review.candidates.local_stds
+        self.most_std = float(np.percentile(stds, 99.9)) if len(stds) else 2.0
+        self._parts = {name: slice(*ends) for name, ends in
+                       zip(review.names, zip(review.first[:-1].tolist(), review.first[1:].tolist()))}
+        self._codes: dict[Limits, np.ndarray] = {}
+
+    def part(self, name: str) -> slice:
+        """The candidates of a micrograph."""
+        return self._parts.get(name, slice(0, 0))
+
+    def codes(self, limits: Limits) -> np.ndarray:
+        """Position of the reason of each candidate in `REASONS`."""
+        if limits not in self._codes:
+            if len(self._codes) > 1:
+                self._codes.pop(next(iter(self._codes)))
+            self._codes[limits] = self.review.select_codes(limits)
+        return self._codes[limits]

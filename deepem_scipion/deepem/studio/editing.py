@@ -53,6 +53,11 @@ class Shown:
         """The picks about which no mark decides, in descending order of score, as particles."""
         return [self.candidate(index, PARTICLE) for index in np.flatnonzero(self.reasons == PICKED)]
 
+    @property
+    def particles(self) -> np.ndarray:
+        """What counts as particles: those marked, and the picks; an (n, 3) array of x, y and score."""
+        return np.array([mark.values for mark in [*self.of(PARTICLE), *self.picks]], dtype=np.float64).reshape(-1, 3)
+
     def candidate(self, index: int, kind: str) -> Mark:
         """Return a mark at a candidate."""
         x, y = self.centres_xy[index]

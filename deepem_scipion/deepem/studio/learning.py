@@ -122,6 +122,8 @@ class Course:
         File of the new model.
     final : bool
         Whether to train longer, on all marks.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
     """
 
     diameter_angst: float
@@ -130,6 +132,7 @@ class Course:
     bright: bool
     output: str
     final: bool = False
+    tiff_rows: str = "bottom"
 
 
 def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Learned:
@@ -184,7 +187,7 @@ def _labelled(setup: NetworkSetup, lesson: Lesson, course: Course, held_out: np.
     """The micrograph with what is known of it, without the marks that are held out."""
     from ..training.labels import LabelledMicrograph
 
-    micrograph = setup.preprocessing.read(lesson.path, course.pixel_size_angst, lesson.name)
+    micrograph = setup.preprocessing.read(lesson.path, course.pixel_size_angst, lesson.name, course.tiff_rows)
     n, marked = len(lesson.particles_xy), np.concatenate([lesson.particles_xy, lesson.negatives_xy])
     unknown = lesson.unmarked(lesson.picks_xy)
     lowest = np.quantile(lesson.scores, 1 - TRUSTED_SHARE) if len(lesson.scores) else 0.0
@@ -256,6 +259,7 @@ def _picker(state: WorkerState, model: str | None, course: Course) -> Picker:
 def _picks(state: WorkerState, model: str | None, lesson: Lesson, course: Course) -> np.ndarray:
     """Centres of the picks of a model, with the limits that it suggests."""
     picker = _picker(state, model, course)
-    candidates, _ = picker.candidates(picker.model.read_micrograph(lesson.path, course.pixel_size_angst))
+    micrograph = picker.model.read_micrograph(lesson.path, course.pixel_size_angst, tiff_rows=course.tiff_rows)
+    candidates, _ = picker.candidates(micrograph)
     found: np.ndarray = candidates.centres_xy[select(candidates, picker.limits, course.pixel_size_angst) == PICKED]
     return found

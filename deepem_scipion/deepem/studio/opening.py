@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from ..micrographs.find import find_micrographs
 from ..micrographs.micrograph import read_pixel_size
 from ..model.files import load_model
 from ..model.general import CONTRASTS, general_model
+from ..model.model import Model
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
-from ..picking.selection import PICKED, Limits
+from ..picking.selection import Limits, select
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult
 from .project import StudioProject, StudioSettings
@@ -50,8 +52,22 @@ class Wanted:
         Coordinates to correct, of any picker.
     reference : Path, optional
         Reference coordinates.
+    regions : Path, optional
+        Annotated regions of the micrographs, within which picks are compared with the reference.
+    compared : mapping of str to Path
+        Figures of other evaluations by label.
+    distance_angst : float, optional
+        Maximum distance of a pick from its reference particle.
+    box_px : int, optional
+        Side of the boxes written, in pixels of the micrographs.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
     bright : bool
         Whether particles are brighter than the background.
+    limits : callable
+        From a model to the limits of a new session on micrographs.
+    threshold, min_distance_angst : float
+        Limits of a new session on coordinates.
     """
 
     sources: Sequence[str | Path] = ()
@@ -61,7 +77,15 @@ class Wanted:
     diameter_angst: float | None = None
     coordinates: Path | None = None
     reference: Path | None = None
+    regions: Path | None = None
+    compared: Mapping[str, Path] = field(default_factory=dict)
+    distance_angst: float | None = None
+    box_px: int | None = None
+    tiff_rows: str = "bottom"
     bright: bool = False
+    limits: Callable[[Model], Limits] = Limits.of_model
+    threshold: float = -math.inf
+    min_distance_angst: float = 0.0
 
 
 def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
@@ -93,9 +117,10 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
         if new is None:
             settings = _changed(project.read(), wanted)
         else:
-            if wanted.coordinates and not project.exists():
-                new = _with_coordinates(project, new, read_coordinates(wanted.coordinates))
-            settings = _changed(project.resume(new), wanted)
+            begun = project.exists() and (not wanted.coordinates or project.is_edited())
+            if wanted.coordinates and not begun:
+                new = _with_coordinates(project, new, read_coordinates(wanted.coordinates), wanted)
+            settings = _changed(project.resume(new) if begun else new, wanted)
     except BaseException:
         project.close()
         raise
@@ -115,13 +140,13 @@ def _of_micrographs(wanted: Wanted) -> StudioSettings:
     paths = {name: os.path.abspath(path) for name, path in find_micrographs(wanted.sources).items()}
     model = load_model(wanted.model) if wanted.model else None
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
-    limits = Limits.of_model(model or general_model(diameter, CONTRASTS[wanted.bright]))
+    limits = wanted.limits(model or general_model(diameter, CONTRASTS[wanted.bright]))
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
-                          str(wanted.model.absolute()) if wanted.model else None)
+                          str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows)
 
 
 def _with_coordinates(project: StudioProject, settings: StudioSettings, found: Mapping[str, Coordinates],
-                      ) -> StudioSettings:
+                      wanted: Wanted) -> StudioSettings:
     """Write coordinates as candidates, all of them picked; returns settings that show them."""
     known = {name: found[name] for name in settings.micrographs if name in found}
     if not known:
@@ -130,7 +155,7 @@ def _with_coordinates(project: StudioProject, settings: StudioSettings, found: M
     scores = np.concatenate([each.scores for each in known.values()])
     low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
     low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
-    limits = Limits(0.0, 0.0)
+    limits = Limits(min(max((wanted.threshold - low) / (high - low), 0.0), 1.0), wanted.min_distance_angst)
     results, listed = project.start, {}
     results.make()
     for name, path in settings.micrographs.items():
@@ -138,7 +163,7 @@ def _with_coordinates(project: StudioProject, settings: StudioSettings, found: M
         shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
         candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
                                 np.full(len(shown), FAR_PX))
-        reasons = np.full(len(shown), PICKED, dtype="U9")
+        reasons = select(candidates, limits, settings.pixel_size_angst)
         results.write_micrograph(name, candidates, reasons, 2)
         listed[name] = MicrographResult.of(path, candidates, reasons)
     results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
@@ -150,19 +175,20 @@ def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
     if not paths:
         raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
-    if run.tiff_rows != "bottom" and any(path.lower().endswith((".tif", ".tiff")) for path in paths.values()):
-        raise DeepEMError(f"{results.folder} was picked with y counted from the first row of TIFF files. The studio "
-                          "counts from the last one: convert the micrographs to MRC and pick them again")
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
                           wanted.diameter_angst or run.diameter_angst, run.limits,
-                          str(wanted.model.absolute()) if wanted.model else None, str(results.folder))
+                          str(wanted.model.absolute()) if wanted.model else None, str(results.folder),
+                          tiff_rows=run.tiff_rows)
 
 
 def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
     """Settings with what is given now."""
     given: Mapping[str, object] = {
         "pixel_size_angst": wanted.pixel_size_angst, "diameter_angst": wanted.diameter_angst,
-        "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None}
+        "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None,
+        "regions": str(wanted.regions.absolute()) if wanted.regions else None, "box_px": wanted.box_px,
+        "compared": {label: str(path.absolute()) for label, path in wanted.compared.items()} or None,
+        "distance_angst": wanted.distance_angst}
     return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 

@@ -45,9 +45,16 @@ class Look(NamedTuple):
 
 
 class Pictures:
-    """Tiles of the micrographs shown last; may be used by several threads."""
+    """Tiles of the micrographs shown last; may be used by several threads.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
+    """
+
+    def __init__(self, tiff_rows: str = "bottom") -> None:
+        self._tiff_rows = tiff_rows
         self._lock = threading.Lock()
         self._kept: OrderedDict[Path, _Levels] = OrderedDict()
 
@@ -87,7 +94,7 @@ class Pictures:
         with self._lock:
             found = self._kept.get(path)
             if found is None:
-                found = self._kept[path] = _Levels(path)
+                found = self._kept[path] = _Levels(path, self._tiff_rows)
             self._kept.move_to_end(path)
         found.read()
         with self._lock:
@@ -99,8 +106,8 @@ class Pictures:
 class _Levels:
     """One micrograph, binned by powers of two, and the pictures made of it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.RLock()
+    def __init__(self, path: Path, tiff_rows: str) -> None:
+        self._path, self._tiff_rows, self._lock = path, tiff_rows, threading.RLock()
         self._pixels: dict[int, np.ndarray] = {}
         self._pictures: dict[tuple[int, Look], np.ndarray] = {}
 
@@ -113,7 +120,7 @@ class _Levels:
         """Read the file, the first time; raises DeepEMError where that fails."""
         with self._lock:
             if not self._pixels:
-                pixels = read_pixels(self._path)
+                pixels = read_pixels(self._path, self._tiff_rows)
                 clip_outliers(pixels)
                 self._pixels[0] = pixels
 

@@ -26,6 +26,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
+MAX_BOX_PX = 100_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,16 @@ class StudioSettings:
         Results folder with the candidates to start from.
     reference : str, optional
         Reference coordinates, a file or a folder.
+    regions : str, optional
+        Table of the annotated regions of micrographs, within which picks are compared with the reference.
+    compared : mapping of str to str
+        Path of the figures of other evaluations by label.
+    distance_angst : float, optional
+        Maximum distance of a pick from its reference particle. Default: half a diameter.
+    box_px : int, optional
+        Side of the boxes written, in pixels of the micrographs. Default: 1.5 diameters.
+    tiff_rows : {"bottom", "top"}
+        Whether y is counted from the last or from the first row of TIFF files.
     bright : bool
         Whether particles are brighter than the background, for the general model.
     turn : int
@@ -61,6 +72,11 @@ class StudioSettings:
     model: str | None = None
     results: str | None = None
     reference: str | None = None
+    regions: str | None = None
+    compared: Mapping[str, str] = field(default_factory=dict)
+    distance_angst: float | None = None
+    box_px: int | None = None
+    tiff_rows: str = "bottom"
     bright: bool = False
     turn: int = 0
     score_range: tuple[float, float] = (0.0, 1.0)
@@ -69,9 +85,12 @@ class StudioSettings:
         for name in self.micrographs:
             if not name or name in (".", "..") or "/" in name or "\0" in name:
                 raise DeepEMError(f"{name!r}: expected the name of a micrograph, without slash")
-        for what, value in (("pixel size", self.pixel_size_angst), ("particle diameter", self.diameter_angst)):
-            if not 0 < value < math.inf:
+        for what, value in (("pixel size", self.pixel_size_angst), ("particle diameter", self.diameter_angst),
+                            ("matching distance", self.distance_angst)):
+            if value is not None and not 0 < value < math.inf:
                 raise DeepEMError(f"{what} {value:g}: expected angstrom, above 0")
+        if self.box_px is not None and not 1 < self.box_px < MAX_BOX_PX:
+            raise DeepEMError(f"box {self.box_px}: expected pixels, from 2 to {MAX_BOX_PX}")
 
     @property
     def source(self) -> tuple[Any, ...]:
@@ -89,10 +108,15 @@ class StudioSettings:
                         std_range=None if std_range is None else (float(std_range[0]), float(std_range[1])),
                         at_least=int(found["at_least"]))
         names = {str(name): str(path) for name, path in plain["micrographs"].items()}
-        texts = {key: None if plain.get(key) is None else str(plain[key]) for key in ("model", "results", "reference")}
+        texts = {key: None if plain.get(key) is None else str(plain[key])
+                 for key in ("model", "results", "reference", "regions")}
+        distance, box = plain.get("distance_angst"), plain.get("box_px")
         return cls(
-            names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), limits,
-            **texts, bright=bool(plain.get("bright")), turn=int(plain.get("turn", 0)),
+            names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), limits, **texts,
+            compared={str(label): str(path) for label, path in plain.get("compared", {}).items()},
+            distance_angst=None if distance is None else float(distance), box_px=None if box is None else int(box),
+            tiff_rows="top" if plain.get("tiff_rows") == "top" else "bottom", bright=bool(plain.get("bright")),
+            turn=int(plain.get("turn", 0)),
             score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
 
 
@@ -153,6 +177,10 @@ class StudioProject:
     def exists(self) -> bool:
         """Whether a session was saved here."""
         return self._settings.exists()
+
+    def is_edited(self) -> bool:
+        """Whether somebody has edited something."""
+        return self.edits.exists() and self.edits.stat().st_size > 0
 
     def open(self) -> None:
         """Make the folder, and keep other studios out until `close`.
@@ -228,7 +256,7 @@ class StudioProject:
             json.dump({"format": FORMAT, **asdict(settings)}, handle, indent=1)
 
     def resume(self, wanted: StudioSettings) -> StudioSettings:
-        """Return the settings saved here for the micrographs of others, or these others where there are none.
+        """Return the settings saved here for the micrographs of others.
 
         Parameters
         ----------
@@ -244,8 +272,6 @@ class StudioProject:
         DeepEMError
             The session saved here is one of other micrographs.
         """
-        if not self.exists():
-            return wanted
         saved = self.read()
         if lost := sorted(set(saved.micrographs) - set(wanted.micrographs)):
             raise DeepEMError(f"{self.folder} holds a session of other micrographs ({', '.join(lost[:3])} ...). Give "

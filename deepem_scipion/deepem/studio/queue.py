@@ -127,7 +127,7 @@ class Queue:
         settings = self._session.settings
         try:
             found = self._worker.call(find, settings.micrographs[name], name, settings.pixel_size_angst,
-                                      settings.diameter_angst, settings.bright, settings.model)
+                                      settings.diameter_angst, settings.bright, settings.model, settings.tiff_rows)
         except DeepEMError as error:
             if not self._closed:
                 self._session.fail(name, str(error))

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..errors import DeepEMError
+from .choosing import Choice
 from .guard import Guard
 from .pictures import Look, Pictures
 from .queue import Queue
@@ -39,11 +40,13 @@ class Api:
         Learns what is in view.
     close : callable
         Ends the server.
+    choice : Choice, optional
+        The button that hands values back.
     """
 
-    def __init__(self, session: Session, queue: Queue, close: Callable[[], None]) -> None:
-        self.session, self.queue, self._close = session, queue, close
-        self.teacher, self.pictures = Teacher(session, queue), Pictures()
+    def __init__(self, session: Session, queue: Queue, close: Callable[[], None], choice: Choice | None = None) -> None:
+        self.session, self.queue, self._close, self._choice = session, queue, close, choice
+        self.teacher, self.pictures = Teacher(session, queue), Pictures(session.settings.tiff_rows)
         self.views = Views(session, self.teacher)
         queue.when_idle = lambda worker: self.teacher.when_all_found()
 
@@ -51,11 +54,12 @@ class Api:
         """Return the ASGI application; see `Guard` for the parameters."""
         answers: Mapping[str, Callable[..., Any]] = {
             "session": self.describe, "changes": self.changes, "micrograph/{number:int}": self.micrograph,
-            "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map}
+            "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map,
+            "evaluation": self.evaluation}
         actions: Mapping[str, Callable[..., Any]] = {
             "limits": self.limits, "edit/{number:int}": self.edit, "undo": self.undo, "redo": self.redo,
             "settings": self.settings, "learn": self.learn, "take": self.take, "back": self.back, "save": self.save,
-            "close": self.close}
+            "choose": self.choose, "close": self.close}
         routes = [Route("/", _static_file), Route("/static/{name}", _static_file)]
         routes += [Route(f"/api/{path}", _answer(function)) for path, function in answers.items()]
         routes += [Route(f"/api/{path}", _answer(function), methods=["POST"]) for path, function in actions.items()]
@@ -65,7 +69,8 @@ class Api:
 
     def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What does not change, and the list of micrographs."""
-        return {**self.views.description(), **self.views.summary()}
+        choice = {"choice": self._choice.label if self._choice else None}
+        return {**self.views.description(), **choice, **self.views.summary()}
 
     def changes(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Wait until the version differs from `since`, then return the list of micrographs."""
@@ -91,6 +96,10 @@ class Api:
         """The score map of a micrograph: its place in pixels of the micrograph, and values from 0 to 255."""
         return self.views.score_map(_whole(request, "number"))
 
+    def evaluation(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures and curves of the picks against the reference coordinates."""
+        return self.views.comparison.figures()
+
     # -- what is done
 
     def limits(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,10 +123,12 @@ class Api:
         return self._both(self.session.undo(redo=True))
 
     def settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Change the diameter or the contrast of suggestions; returns the list, and the micrograph in view."""
+        """Change diameter, box or contrast of suggestions; returns the list, and the micrograph in view."""
         changes: dict[str, Any] = {}
         if "diameter" in request:
             changes["diameter_angst"] = _number(request, "diameter")
+        if "box" in request:
+            changes["box_px"] = _whole(request, "box")
         if "bright" in request:
             changes["bright"] = request["bright"] is True
         self.session.adjust(**changes)
@@ -142,6 +153,13 @@ class Api:
     def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Write picks and model; returns the folder."""
         return {"folder": str(self.teacher.save())}
+
+    def choose(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Hand the values in force back, and end the server."""
+        if self._choice is None:
+            raise DeepEMError("nobody waits for values: the studio was opened without --choose")
+        self._choice.write(self.session.settings)
+        return self.close(request)
 
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """End the server; everything is saved."""

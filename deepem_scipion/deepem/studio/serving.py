@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DeepEMError
+from .choosing import Choice
 from .project import StudioProject, StudioSettings
 from .queue import Queue
 from .server import Api
@@ -52,7 +53,7 @@ class Address:
 
 
 def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0.1", port: int | None = None,
-          threads: int | None = None, save: bool = False,
+          threads: int | None = None, save: bool = False, choice: Choice | None = None,
           ready: Callable[[Address], None] = lambda address: None) -> None:
     """Serve a session until it is closed, interrupted, or the process that started this one ends.
 
@@ -69,6 +70,8 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         Number of CPU threads that find particles; default: all.
     save : bool
         Whether to save all picks at the end.
+    choice : Choice, optional
+        A button of the page that hands values back.
     ready : callable
         Called with the address once it can be opened.
 
@@ -87,7 +90,7 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         address = Address(host, listening.getsockname()[1], secrets.token_urlsafe(24))
 
         ended = threading.Event()
-        server = _Server(session, queue, address, ended)
+        server = _Server(session, queue, address, ended, choice)
         last.callback(ended.wait)
         last.callback(server.stop)
         server.start(listening)
@@ -106,11 +109,12 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
 class _Server:
     """Uvicorn in a thread, because here signals are for the program."""
 
-    def __init__(self, session: Session, queue: Queue, address: Address, ended: threading.Event) -> None:
+    def __init__(self, session: Session, queue: Queue, address: Address, ended: threading.Event,
+                 choice: Choice | None) -> None:
         import uvicorn
 
         self._session, self._ended = session, ended
-        self.api = Api(session, queue, self.stop)
+        self.api = Api(session, queue, self.stop, choice)
         self._server = uvicorn.Server(uvicorn.Config(
             self.api.app(address.token, address.host), log_level="error", access_log=False, lifespan="off", ws="none",
             http="h11", server_header=False, proxy_headers=False, timeout_graceful_shutdown=2))

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +157,15 @@ class Session:
         """Return the next micrograph without candidates: the one given, those after it, then those before it."""
         with self.changed:
             start = self.names.index(first) if first in self.settings.micrographs else 0
-            for name in self.names[start:] + self.names[:start]:
-                if not self.collection.is_expected(name):
-                    return name
-        return ""
+            ordered = self.names[start:] + self.names[:start]
+            return next((name for name in ordered if not self.collection.is_expected(name)), "")
 
     @property
     def box_px(self) -> int:
         """Side of the boxes written, in pixels of the micrographs."""
         from ..picking.box import default_box_px
 
-        return default_box_px(self.settings.diameter_angst, self.settings.pixel_size_angst)
+        return self.settings.box_px or default_box_px(self.settings.diameter_angst, self.settings.pixel_size_angst)
 
     def began_with(self) -> PickingResults | None:
         """The results folder that the session began with, unless a model was learnt since."""
@@ -228,10 +226,13 @@ class Session:
             self.touch()
 
     def adjust(self, **changes: Any) -> None:
-        """Change diameter or contrast; without a model of its own the session then also has other limits."""
-        wanted = replace(self.settings, **changes)
-        if wanted.model is None and wanted.results is None:
-            changes["limits"] = Limits.of_model(general_model(wanted.diameter_angst, CONTRASTS[wanted.bright]))
+        """Change settings as `update`; limits that are those of the general model then follow it."""
+        settings, wanted = self.settings, replace(self.settings, **changes)
+        if wanted.model is None and wanted.results is None and wanted.source != settings.source:
+            own, new = (asdict(Limits.of_model(general_model(each.diameter_angst, CONTRASTS[each.bright])))
+                        for each in (settings, wanted))
+            follow = {name: new[name] for name, value in asdict(settings.limits).items() if value == own[name]}
+            changes["limits"] = replace(settings.limits, **follow)
         self.update(**changes)
 
     def remember(self, settings: StudioSettings) -> None:
@@ -282,15 +283,17 @@ class Session:
         """Return the file of a micrograph; raises DeepEMError where there is no such number."""
         return Path(self.settings.micrographs[self.name(number)])
 
-    def shown(self, name: str) -> Shown:
-        """Return candidates and marks of a micrograph."""
+    def shown(self, name: str, limits: Limits | None = None) -> Shown:
+        """Return candidates and marks of a micrograph, at the limits in force or at others."""
         with self.changed:
-            return self.collection.shown(name, self.log.marks.get(name, []))
+            return self.collection.shown(name, self.log.marks.get(name, []), limits)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The scores that are shown as 0 and 1."""
+        return (0.0, 1.0) if self.settings.turn else self.settings.score_range
 
     def picks(self, name: str) -> Coordinates:
         """Return what counts as particles on a micrograph: the picks, and the particles that people marked."""
-        shown = self.shown(name)
-        every = [mark.values for mark in [*shown.of(PARTICLE), *shown.picks]]
-        values = np.array(every, dtype=np.float64).reshape(-1, 3)
-        low, high = (0.0, 1.0) if self.settings.turn else self.settings.score_range
+        values, (low, high) = self.shown(name).particles, self.score_range
         return Coordinates(values[:, :2], low + (high - low) * values[:, 2], self.box_px)

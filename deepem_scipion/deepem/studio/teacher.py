@@ -120,7 +120,7 @@ class Teacher:
         turn = before.turn + 1
         output = session.project.model(turn)
         course = Course(before.diameter_angst, before.pixel_size_angst, before.model, before.bright,
-                        str(output), self._finishing)
+                        str(output), self._finishing, before.tiff_rows)
         try:
             learned = worker.call(learn, self._lessons(), course, progress=self._progress)
             self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,

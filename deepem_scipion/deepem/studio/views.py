@@ -13,8 +13,9 @@ import numpy as np
 from ..errors import DeepEMError
 from ..evaluation.matching import classify_picks
 from ..micrographs.micrograph import read_shape
-from ..picking.selection import REASON_LABELS, REASONS
+from ..picking.selection import REASON_LABELS, REASONS, Limits
 from ..report.pictures import read_score_map
+from .comparing import Comparison
 from .editing import SAME_PLACE
 from .marks import DONE, NEGATIVE, PARTICLE, REGION
 from .session import Session
@@ -28,10 +29,16 @@ class Views:
     ----------
     session : Session
     teacher : Teacher
+
+    Attributes
+    ----------
+    comparison : Comparison
+        With the reference coordinates.
     """
 
     def __init__(self, session: Session, teacher: Teacher) -> None:
         self._session, self._teacher = session, teacher
+        self.comparison = Comparison(session)
         self._summary: dict[str, Any] = {}
         self._shapes: dict[int, tuple[int, int]] = {}
 
@@ -41,7 +48,8 @@ class Views:
         return {"names": list(self._session.names), "labels": {reason: REASON_LABELS[reason] for reason in REASONS},
                 "pixel_size": settings.pixel_size_angst, "has_reference": bool(self._session.reference),
                 "has_score_maps": score_maps is not None and score_maps.has_score_maps,
-                "has_results": settings.results is not None, "title": self._session.project.folder.resolve().name}
+                "has_results": settings.results is not None, "boxes": settings.box_px is not None,
+                "title": self._session.project.folder.resolve().name}
 
     def summary(self) -> dict[str, Any]:
         """Return the list of micrographs, the limits and the histogram."""
@@ -51,16 +59,20 @@ class Views:
             return self._summary
 
     def _summarise(self) -> dict[str, Any]:
-        session, settings, limits = self._session, self._session.settings, self._session.settings.limits
-        ranges = session.collection.ranges()
-        low, high = limits.std_range or (0.0, ranges["std"])
+        session, settings = self._session, self._session.settings
         return {"version": session.version, **session.collection.summary(session.log.marks),
-                "limits": {"threshold": limits.threshold, "distance": limits.min_distance_angst, "low": low,
-                           "high": high, "ranged": limits.std_range is not None},
-                "ranges": ranges, "diameter": settings.diameter_angst, "bright": settings.bright,
+                "limits": self._limits(settings.limits), "start": self._limits(session.collection.found_at),
+                "score_range": session.score_range, "ranges": session.collection.ranges(),
+                "diameter": settings.diameter_angst, "box": session.box_px, "bright": settings.bright,
                 "model": Path(settings.model).name if settings.model else None, "turn": settings.turn,
                 "teaching": self._teacher.view(), "state": session.state, "problem": session.problem,
                 "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
+
+    def _limits(self, limits: Limits) -> dict[str, Any]:
+        """Limits as the sliders show them."""
+        low, high = limits.std_range or (0.0, self._session.collection.ranges()["std"])
+        return {"threshold": limits.threshold, "distance": limits.min_distance_angst, "low": low, "high": high,
+                "ranged": limits.std_range is not None}
 
     def micrograph(self, number: int) -> dict[str, Any]:
         """Return what is shown on one micrograph.
@@ -93,7 +105,7 @@ class Views:
                 "y": shown.centres_xy[:, 1].round(2).tolist(), "score": shown.scores.round(4).tolist(),
                 "std": stds.round(4).tolist(), "reason": [codes.get(reason, -1) for reason in shown.reasons.tolist()],
                 **{kind: [mark.as_list()[1:] for mark in shown.of(kind)] for kind in (PARTICLE, NEGATIVE, REGION)},
-                "done": bool(shown.of(DONE)), **self._compared(name), **self._differences(name)}
+                "done": bool(shown.of(DONE)), "reference": self.comparison.of(name), **self._differences(name)}
 
     def _shape(self, number: int) -> tuple[int, int]:
         if number not in self._shapes:
@@ -127,16 +139,6 @@ class Views:
         rows, columns = picture.pixels.shape
         return {"left": picture.edge_px, "top": picture.edge_px, "scale": picture.scale, "rows": rows,
                 "columns": columns, "values": base64.b64encode(picture.pixels.tobytes()).decode()}
-
-    def _compared(self, name: str) -> dict[str, Any]:
-        """False positives and missed particles, where there are reference coordinates."""
-        if name not in self._session.reference:
-            return {"reference": None}
-        picks = self._session.picks(name)
-        found = classify_picks(picks.centres_xy, picks.scores, self._session.reference[name].centres_xy,
-                               SAME_PLACE * self._session.collection.diameter_px)
-        return {"reference": {"true": len(found["true positives"]), "false": found["false positives"].tolist(),
-                              "missed": found["missed"].tolist()}}
 
     def _differences(self, name: str) -> dict[str, Any]:
         """Picks gained and lost when the candidates were last replaced."""

@@ -146,10 +146,10 @@ class WorkerState:
 
 
 def find(state: WorkerState, path: str, name: str, pixel_size_angst: float, diameter_angst: float, bright: bool,
-         model: str | None) -> Candidates:
+         model: str | None, tiff_rows: str = "bottom") -> Candidates:
     """Find the candidates of a micrograph with a model or, without one, with the general model."""
     picker = state.picker(model) if model else state.starting_picker(diameter_angst, bright)
-    return picker.candidates(picker.model.read_micrograph(path, pixel_size_angst, name))[0]
+    return picker.candidates(picker.model.read_micrograph(path, pixel_size_angst, name, tiff_rows))[0]
 
 
 def prepare(state: WorkerState) -> None:

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // The studio: what is shown, and what happens when something is clicked.
 import { get, post } from "./api.js";
+import { Evaluation } from "./evaluation.js";
 import { listenToKeys, listKeys } from "./keys.js";
 import { List } from "./list.js";
 import { circles, drawMarks } from "./marks.js";
@@ -14,7 +15,7 @@ const $ = id => document.getElementById(id);
 const REJECTED = ["threshold", "distance", "local_std", "border", "mask", "rank"];
 const NARROW = matchMedia("(max-width: 760px)");
 const state = { session: null, summary: null, found: null, circles: [], number: -1, hidden: false, pointed: null };
-let display, legend, limits, list, teach, tools;
+let display, evaluation, legend, limits, list, teach, tools;
 
 const viewer = new Viewer($("picture"), () => draw(), problem => note(problem.message));
 
@@ -42,7 +43,8 @@ async function attempt(work) {
 // -- what is shown
 
 function draw() {
-  drawMarks($("marks"), viewer, state.found, state.hidden ? [] : state.circles, tools?.stroke, tools?.brush);
+  drawMarks($("marks"), viewer, state.found, state.hidden ? [] : state.circles, tools?.stroke, tools?.brush,
+    display?.values.boxes ? state.summary.box : 0);
   if (!state.found || !viewer.shown) { $("scale").hidden = true; return; }
   const perPixel = state.session.pixel_size / viewer.zoom, wanted = 130 * perPixel;
   const power = 10 ** Math.floor(Math.log10(wanted)), length = [5, 2, 1].map(digit => digit * power).find(each => each <= wanted);
@@ -57,9 +59,10 @@ function arrange() {
 }
 
 function showSummary(summary) {
-  if (state.summary && summary.version < state.summary.version) return;
+  if (state.summary && summary.version <= state.summary.version) return;
   const before = state.summary;
   state.summary = summary;
+  document.body.dataset.version = summary.version;
   list.update(summary);
   limits.update(summary, !before);
   const { picks, status, done } = summary, sum = values => values.reduce((total, value) => total + value, 0);
@@ -76,6 +79,8 @@ function showSummary(summary) {
   $("undo").disabled = !summary.can_undo;
   teach.update(summary);
   $("redo").disabled = !summary.can_redo;
+  evaluation?.update(summary);
+  if (document.activeElement !== $("box")) $("box").value = summary.box;
   if (document.activeElement !== $("diameter")) $("diameter").value = +summary.diameter.toFixed(1);
   $("bright").checked = summary.bright;
   $("brightness").hidden = Boolean(summary.model) || state.session.has_results;
@@ -103,7 +108,7 @@ function showMicrograph(found) {
     [found.reference && `${found.reference.true} true positives, ${found.reference.false.length} false positives, ${found.reference.missed.length} missed`, ""]])
     if (text) title.append(Object.assign(document.createElement("small"), { textContent: text, className: name }));
   for (const kind of Object.keys(legend.lines)) legend.lines[kind].here.textContent = here(kind) ?? "";
-  for (const kind of ["mask", "rank"]) legend.show(kind, state.summary.reasons[Object.keys(state.session.labels).indexOf(kind)] > 0);
+  for (const kind of REJECTED) legend.show(kind, state.summary.reasons[Object.keys(state.session.labels).indexOf(kind)] > 0);
   for (const kind of ["gained", "lost"]) legend.show(kind, state.summary.turn > 0);
   if (changed) showScoreMap();
   arrange();
@@ -168,7 +173,7 @@ function point(place) {
   const found = at(...place), [x, y] = place;
   if (!found) { $("pointed").textContent = `x ${x.toFixed(0)}, y ${y.toFixed(0)}`; return; }
   const [kind, left, top, score, index] = found, label = legend.lines[kind]?.label;
-  $("pointed").textContent = [`x ${left.toFixed(0)}, y ${top.toFixed(0)}`, score !== null && `score ${score.toFixed(3)}`,
+  $("pointed").textContent = [`x ${left.toFixed(0)}, y ${top.toFixed(0)}`, score !== null && `score ${limits.toScore(score).toFixed(3)}`,
     index !== null && `local std. ${state.found.std[index].toFixed(2)}`, label].filter(Boolean).join(" · ");
 }
 
@@ -191,6 +196,11 @@ async function setDiameter(angst) {
   if (both) showBoth(both);
 }
 
+async function setBox(pixels) {
+  const both = await attempt(() => post("settings", { box: pixels, number: state.number }));
+  if (both) showBoth(both);
+}
+
 function removePointed() {
   const found = state.pointed && at(...state.pointed);
   if (found) act({ action: "remove", x: found[1], y: found[2] });
@@ -199,6 +209,7 @@ function removePointed() {
 function look(name) {
   const { contrast, brightness, inverted, lowPass, flat } = display.values;
   if (name === "scoreMap") showScoreMap();
+  else if (name === "boxes") draw();
   else if (name === "lowPass" || name === "flat") viewer.setLook({ lowPass, flat: flat ? 1 : 0 });
   else viewer.setFilter(contrast, brightness, inverted);
 }
@@ -211,11 +222,12 @@ function wire() {
   const step = lines => select(list.neighbour(lines)), zoom = factor => viewer.zoomAt(factor, viewer.width / 2, viewer.height / 2);
   const accept = () => act({ action: "accept_all" }), help = () => $("keys").showModal();
   const clicks = { undo: () => undo(false), redo: () => undo(true), accept, fit: () => viewer.fit(), help, next: () => step(1), previous: () => step(-1),
-    reset: () => limits.reset(), close, menu: () => { $("list").classList.toggle("open"); $("panel").classList.remove("open"); list.draw(); },
+    reset: () => limits.reset(), close: () => close("close"), choose: () => close("choose"), menu: () => { $("list").classList.toggle("open"); $("panel").classList.remove("open"); list.draw(); },
     side: () => { if (NARROW.matches) { $("panel").classList.toggle("open"); $("list").classList.remove("open"); limits.show(); } else document.querySelector("main").classList.toggle("wide"); } };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => tools.select(button.dataset.tool));
   $("diameter").addEventListener("change", () => setDiameter(Number($("diameter").value)));
+  $("box").addEventListener("change", () => setBox(Number($("box").value)));
   $("bright").addEventListener("change", async () => {
     const both = await attempt(() => post("settings", { bright: $("bright").checked, number: state.number }));
     if (both) showBoth(both);
@@ -230,20 +242,25 @@ function wire() {
   listKeys($("shortcuts"));
 }
 
-async function close() {
-  if (!await attempt(() => post("close"))) return;
-  state.closed = true;
+async function close(how) {
+  state.closed = true;  // nothing more is asked
+  if (!await attempt(() => post(how))) {
+    state.closed = false;
+    follow();
+    return;
+  }
   viewer.clear();
   state.found = null;
   draw();
   document.body.classList.add("closed");
-  note("The studio is closed and everything is saved.\nYou may close this page.");
+  note(`${how === "choose" ? "Done. " : ""}The studio is closed and everything is saved.\nYou may close this page.`);
 }
 
 async function follow() {
   while (!state.closed) {
     try {
       const summary = await get("changes", { since: state.summary.version });
+      if (state.closed) return;
       const changed = summary.version !== state.summary.version;
       showSummary(summary);
       if (changed && state.number >= 0 && !tools.stroke && !limits.waiting) {
@@ -266,13 +283,17 @@ async function start() {
   viewer.pixelSize = session.pixel_size;
   document.title = `DeepEM studio: ${session.title}`;
   list = new List($("list"), select);
-  list.start(session.names);
+  list.start(session.names, session.has_reference ? "F1" : null);
+  $("choose").hidden = !session.choice;
+  $("choose").textContent = session.choice ?? "";
+  $("evaluation").hidden = !session.has_reference;
+  if (session.has_reference) evaluation = new Evaluation($("evaluation"), threshold => limits.set("threshold", threshold), figures => list.setExtra(figures));
   limits = new Limits($("sliders"), $("histogram"), async values => {
     const both = await attempt(() => post("limits", { ...values, number: state.number }));
     if (both) showBoth(both);
   });
   legend = new Legend($("kinds"), ["particle", "picked", ...REJECTED, "negative", ...(session.has_reference ? ["missed", "false"] : []), "gained", "lost"], session.labels, arrange);
-  display = new Display($("looks"), session.has_score_maps, session.diameter, look);
+  display = new Display($("looks"), session, look);
   look("lowPass");
   tools = new Tools($("marks"), viewer, { act, measure: pixels => setDiameter(pixels * session.pixel_size), hover: point, at: movable,
     redraw: draw, diameter: () => state.found?.diameter_px ?? 1, editable: () => !NARROW.matches && Boolean(state.found) && !state.found.failure });

@@ -24,7 +24,7 @@ export class List {
 
   start(names, extra = null) {
     this.names = names;
-    if (extra) { this.columns.extra = extra.label; this.extra = extra.values; }
+    if (extra) { this.columns.extra = extra; this.extra = {}; }
     const head = this.element.querySelector("#headings");
     const line = document.createElement("div");
     line.className = this.extra ? "row wide" : "row";
@@ -47,9 +47,15 @@ export class List {
     if (this.order.length !== this.names.length || this.search.value || this.sorted.by) this.arrange(); else this.draw();
   }
 
+  // Figures of each micrograph by its number.
+  setExtra(figures) {
+    this.extra = figures;
+    this.arrange();
+  }
+
   sort(key) {
     const numeric = key !== "name";
-    this.sorted = { by: key, down: this.sorted.by === key ? !this.sorted.down : numeric };
+    this.sorted = { by: key, down: this.sorted.by === key ? !this.sorted.down : numeric && key !== "extra" };
     for (const button of this.element.querySelectorAll("#headings button")) {
       const own = button.dataset.key === key;
       button.toggleAttribute("aria-sort", own);
@@ -63,12 +69,13 @@ export class List {
 
   key(number) {
     const { picks, scores, outliers, status, done } = this.summary;
-    return { name: number, picks: picks[number], score: scores[number] ?? -1, extra: this.extra?.[number] ?? -1,
+    return { name: number, picks: picks[number], score: scores[number] ?? -1, extra: this.extra?.[number]?.F1 ?? 2,
       state: (outliers[number] || status[number] === 2 ? 2 : 0) + (done[number] ? 0 : 1) }[this.sorted.by];
   }
 
   arrange() {
     const words = this.search.value.toLowerCase().trim();
+    if (!this.summary) return;
     this.order = this.names.map((_, number) => number);
     if (words === "done" || words === "outlier" || words === "failed")
       this.order = this.order.filter(number => ({ done: this.summary.done[number], outlier: this.summary.outliers[number],
@@ -110,12 +117,12 @@ export class List {
     row.style.top = `${place * HEIGHT}px`;
     row.dataset.number = number;
     row.setAttribute("aria-selected", number === this.current);
-    row.title = [this.names[number], outliers[number], done[number] && "done"].filter(Boolean).join("\n");
-    const [, name, n, score, extra] = row.children;
-    name.textContent = this.names[number];
-    n.textContent = status[number] === 2 ? "failed" : status[number] || picks[number] ? picks[number] : "…";
-    score.textContent = scores[number]?.toFixed(2) ?? "";
-    if (extra) extra.textContent = this.extra[number]?.toFixed(1) ?? "";
+    const compared = this.extra?.[number], fixed = value => value.toFixed(2);
+    row.title = [this.names[number], outliers[number], done[number] && "done", compared && `precision ${fixed(compared.precision)}, recall ${fixed(compared.recall)}, `
+      + `${compared.truth - compared.true_positives} missed, ${compared.picks - compared.true_positives} false positives`].filter(Boolean).join("\n");
+    const texts = [this.names[number], status[number] === 2 ? "failed" : status[number] || picks[number] ? String(picks[number]) : "…",
+      scores[number]?.toFixed(2) ?? "", compared ? fixed(compared.F1) : ""];
+    texts.forEach((text, at) => { const place = row.children[at + 1]; if (place && place.textContent !== text) place.textContent = text; });
   }
 
   select(number) {

@@ -92,7 +92,7 @@ export function circles(found, reasons, shown) {
   return result;
 }
 
-export function drawMarks(canvas, viewer, found, every, stroke, brush) {
+export function drawMarks(canvas, viewer, found, every, stroke, brush, box = 0) {
   const ratio = devicePixelRatio, context = canvas.getContext("2d");
   const width = Math.round(viewer.width * ratio), height = Math.round(viewer.height * ratio);
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
@@ -105,14 +105,27 @@ export function drawMarks(canvas, viewer, found, every, stroke, brush) {
     if (left > -2 * radius && top > -2 * radius && left < viewer.width + 2 * radius && top < viewer.height + 2 * radius)
       drawKind(context, kind, left, top, radius, score ?? 1);
   }
+  if (box) drawBoxes(context, viewer, every, box * viewer.zoom);
   context.strokeStyle = "#e4e7ea";
   context.lineWidth = 1.5;
   for (const corners of found.region) rectangle(context, viewer, corners);
+  context.strokeStyle = KINDS.missed.colour;
+  if (found.reference?.region) rectangle(context, viewer, found.reference.region);
   drawStroke(context, viewer, stroke);
   if (brush) {
     context.strokeStyle = "rgb(255 255 255 / 85%)";
     context.lineWidth = 1.2;
     circle(context, brush.x, brush.y, brush.radius);
+  }
+}
+
+function drawBoxes(context, viewer, every, side) {
+  context.strokeStyle = "#56b4e9";
+  context.lineWidth = 1;
+  for (const [kind, x, y] of every) {
+    if (kind !== "picked" && kind !== "particle") continue;
+    const [left, top] = viewer.toScreen(x, y);
+    context.strokeRect(left - side / 2, top - side / 2, side, side);
   }
 }
 

@@ -14,6 +14,7 @@ const LOOKS = {
   brightness: { label: "Brightness", min: 0.4, max: 2, step: 0.05, value: 1 },
   lowPass: { label: "Low-pass (Å)", min: 0, max: 60, step: 1, value: 0 },
   flat: { label: "Even background", value: true },
+  boxes: { label: "Boxes", value: false },
   inverted: { label: "Invert", value: false },
 };
 
@@ -43,7 +44,7 @@ export class Limits {
     this.ranged.addEventListener("change", () => this.set("ranged", this.ranged.checked));
     for (const [name, description] of Object.entries(SLIDERS)) {
       if (name === "low") place.append(element("label", { className: "line" }, "Filter by local standard deviation", this.ranged));
-      this.sliders[name] = slider(name, description, value => this.set(name, value));
+      this.sliders[name] = slider(name, description, value => this.set(name, name === "threshold" ? this.fromScore(value) : value));
       place.append(this.sliders[name].box);
     }
     for (const event of ["pointerdown", "pointermove"])
@@ -60,10 +61,16 @@ export class Limits {
   update(summary, force = false) {
     this.counts = summary.histogram;
     this.ranges = { threshold: 1, distance: summary.ranges.distance, low: summary.ranges.std, high: summary.ranges.std };
-    this.first ??= { ...summary.limits };
+    this.first = summary.start;
+    [this.low, this.high] = summary.score_range;
+    this.reported = summary.limits;
     if (!this.waiting || force) this.values = { ...summary.limits };
     this.show();
   }
+
+  // Scores are handled as numbers from 0 to 1; those of other pickers may be others.
+  toScore(value) { return this.low + (this.high - this.low) * value; }
+  fromScore(score) { return (score - this.low) / (this.high - this.low); }
 
   set(name, value) {
     if (!this.values) return;
@@ -92,14 +99,18 @@ export class Limits {
       await this.onChange({ ...this.values });
     } while (this.again);
     this.waiting = false;
+    this.values = { ...this.reported };
+    this.show();
   }
 
   show() {
     for (const [name, { range, field, box }] of Object.entries(this.sliders)) {
-      const { digits, ranged } = SLIDERS[name];
-      range.max = field.max = this.ranges[name];
-      range.value = this.values[name];
-      if (document.activeElement !== field || this.waiting) field.value = this.values[name].toFixed(digits);
+      const { digits, ranged } = SLIDERS[name], value = name === "threshold" ? this.toScore(this.values[name]) : this.values[name];
+      range.min = field.min = name === "threshold" ? this.low : 0;
+      range.max = field.max = name === "threshold" ? this.high : this.ranges[name];
+      if (name === "threshold") range.step = field.step = 0.001 * (this.high - this.low);
+      range.value = value;
+      if (document.activeElement !== field || this.waiting) field.value = value.toFixed(digits);
       box.hidden = Boolean(ranged) && !this.values.ranged;
     }
     this.ranged.checked = this.values.ranged;
@@ -128,7 +139,7 @@ export class Limits {
     context.font = "11px system-ui, sans-serif";
     for (const score of [0, 0.25, 0.5, 0.75, 1]) {
       context.textAlign = { 0: "left", 1: "right" }[score] ?? "center";
-      context.fillText(score, 2 + (width - 4) * score, height - 3);
+      context.fillText(+this.toScore(score).toPrecision(3), 2 + (width - 4) * score, height - 3);
     }
   }
 }
@@ -170,12 +181,12 @@ export class Legend {
 }
 
 export class Display {
-  constructor(place, hasScoreMaps, diameter, onChange) {
+  constructor(place, { has_score_maps: hasScoreMaps, diameter, boxes }, onChange) {
     this.values = {};
     this.inputs = {};
     this.onChange = onChange;
     const lowPass = { ...LOOKS.lowPass, max: Math.ceil(diameter / 3), value: Math.round(diameter / 15) };
-    const looks = { ...LOOKS, lowPass, ...(hasScoreMaps ? { scoreMap: { label: "Score map", value: false } } : {}) };
+    const looks = { ...LOOKS, lowPass, boxes: { ...LOOKS.boxes, value: boxes }, ...(hasScoreMaps ? { scoreMap: { label: "Score map", value: false } } : {}) };
     for (const [name, look] of Object.entries(looks)) {
       this.values[name] = look.value;
       if (typeof look.value === "boolean") {

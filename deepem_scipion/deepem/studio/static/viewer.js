@@ -90,7 +90,9 @@ export class Viewer {
   }
 
   setFilter(contrast, brightness, inverted) {
-    this.canvas.style.filter = `${inverted ? "invert(1) " : ""}contrast(${contrast}) brightness(${brightness})`;
+    // A filter that changes nothing costs as much as any other.
+    const filters = [inverted && "invert(1)", contrast !== 1 && `contrast(${contrast})`, brightness !== 1 && `brightness(${brightness})`];
+    this.canvas.style.filter = filters.filter(Boolean).join(" ");
   }
 
   draw() {
@@ -110,6 +112,7 @@ export class Viewer {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#0c0d0f";
     context.fillRect(0, 0, canvas.width, canvas.height);
+    this.missing = 0;
     if (this.shown) {
       context.setTransform(ratio * this.zoom, 0, 0, ratio * this.zoom, -ratio * this.zoom * this.x, -ratio * this.zoom * this.y);
       context.imageSmoothingQuality = "high";
@@ -125,6 +128,7 @@ export class Viewer {
         context.globalAlpha = 1;
       }
     }
+    canvas.dataset.shown = this.shown && !this.missing ? this.shown.number : "";
     this.onDraw();
   }
 
@@ -137,7 +141,7 @@ export class Viewer {
     for (let row = top; row < bottom; row++)
       for (let column = left; column < right; column++) {
         const tile = this.tile(number, level, column, row);
-        if (!tile) continue;
+        if (!tile) { this.missing++; continue; }
         const width = Math.min(tile.width * 2 ** level, columns - column * side);
         const height = Math.min(tile.height * 2 ** level, rows - row * side);
         this.context.drawImage(tile, 0, 0, width / 2 ** level, height / 2 ** level,
@@ -166,9 +170,6 @@ export class Viewer {
     });
     return null;
   }
-
-  // Whether all that is in view has arrived.
-  get complete() { return [...this.tiles.values()].every(tile => tile.image); }
 
   prefetch(number, rows, columns) {
     const level = Math.max(0, Math.ceil(Math.log2(Math.max(rows, columns) / (2 * TILE)))), side = TILE * 2 ** level;
