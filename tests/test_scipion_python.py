@@ -102,8 +102,9 @@ class Scipion:
         self.folder, self.home = folder, folder / "home"
         self.python, self.source = folder / "scipion" / "bin" / "python", folder / "scipion-em-deepem"
         checked(*UV, "venv", "--quiet", "--seed", "--python", base, folder / "scipion")
-        self.add("scipion-app", "scipion-em", "safetensors>=0.4.4", "imagecodecs>=2023.3.16",
-                 *(f"scipion-em-{name}" for name in PLUGINS))
+        self.add("scipion-app", "scipion-em", "safetensors>=0.4.4", "imagecodecs>=2023.3.16,<2026",
+                 *(f"scipion-em-{name}" for name in PLUGINS),
+                 "scipion-em-cryosparc2>=5")  # not one of those that only build where pwem is installed
         em = self.home / "software" / "em"
         em.mkdir(parents=True)
         (em / "void.tgz").write_text("so that it is not downloaded")
@@ -148,14 +149,16 @@ class Scipion:
         """Wheels for the environment of the program, which lead to the packages of this Python."""
         (self.folder / "wheels").mkdir()
         wanted = self.ask("import json; from deepem_scipion.environments import ENVIRONMENTS, requirements; "
-                          "print(json.dumps([text for name in ENVIRONMENTS for text in requirements(name)]))")
-        names = needed(wanted)
+                          "print(json.dumps({name: requirements(name) for name in ENVIRONMENTS}))")
+        names, light = needed(sum(wanted.values(), [])), needed(wanted["deepem_pick"])
         assert {"tensorflow", "keras", "optuna"} <= names and "scipion-em" not in names
-        links = link_packages(self.folder / "links", names)
+        assert "llvmlite" in light and not light & {"tensorflow", "keras", "optuna"}
+        links, few = (link_packages(self.folder / folder, each) for folder, each in (("links", names), ("few", light)))
         for name in names:
             write_wheel(self.folder / "wheels", name, PACKAGES[name].version)
         for name in ("tensorflow", "tensorflow-cpu"):
             write_wheel(self.folder / "wheels", name, PACKAGES["tensorflow"].version, {"there.pth": f"{links}\n"})
+        write_wheel(self.folder / "wheels", "llvmlite", PACKAGES["llvmlite"].version, {"few.pth": f"{few}\n"})
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +187,9 @@ def scipion(bare, before):
         assert "Successfully installed scipion-em-deepem" in done.stdout, done.stdout + done.stderr
         bare.write_wheels()
     else:
-        bare.add("--editable", f"{bare.source}[program]")
+        kept = bare.folder / "versions.txt"  # as README says
+        kept.write_text("".join(f"{name}=={version}\n" for name, version in before[0].items()))
+        bare.add("--constraint", kept, "--editable", f"{bare.source}[program]")
         bare.run(*words)
     return bare
 
@@ -249,7 +254,21 @@ def test_environments_are_made_as_those_of_topaz_and_cryolo(scipion):
     assert ours["deepem_cpu"]["commands"][0][1][0] == COMPLETE
 
 
-def test_import_training_picking_evaluation_and_viewers_run(scipion):
-    done = scipion.start("-m", "scipion", "tests", "deepem_scipion.tests.test_installation", CUDA_VISIBLE_DEVICES="")
+def check_installation(scipion, **environ):
+    done = scipion.start("-m", "scipion", "tests", "deepem_scipion.tests.test_installation", CUDA_VISIBLE_DEVICES="",
+                         **environ)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert "PASSED  ] 1 tests" in done.stdout + done.stderr
+
+
+def test_import_training_picking_evaluation_and_viewers_run(scipion):
+    check_installation(scipion)
+
+
+@pytest.mark.skipif(not SEPARATE, reason="the program is in the environment of Scipion")
+def test_the_environment_that_cannot_train_picks_with_the_general_model(scipion):
+    scipion.run("-m", "scipion", "installb", "deepem_pick")
+    python = scipion.home / "software" / "em" / f"deepem_pick-{VERSION}" / "env" / "bin" / "python"
+    checked(python, "-c", "import llvmlite")
+    assert subprocess.run([python, "-c", "import tensorflow"], capture_output=True).returncode != 0
+    check_installation(scipion, DEEPEM_PYTHON=str(python))

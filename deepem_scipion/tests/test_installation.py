@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Check of an installation, in about a minute: scipion3 tests deepem_scipion.tests.test_installation
 
-Unlike all other tests it fails where the program is not installed.
+Unlike all other tests it fails where the program is not installed. The environment for picking alone is checked without
+the training.
 """
 
 import os
@@ -11,7 +12,7 @@ from unittest import mock
 
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion import convert
+from deepem_scipion import Plugin, convert, environments
 from deepem_scipion.protocols import ProtDeepEMEvaluate, ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.viewers import DeepEMEvaluateViewer, DeepEMPickViewer
 from deepem_scipion.viewers.viewer_train import modelContents
@@ -19,6 +20,8 @@ from deepem_scipion.viewers.viewer_train import modelContents
 from . import test_protocols_deepem as example
 from .program import problems
 from .studio import ask, started
+
+DIAMETER_ANGST = example.DIAMETER_PX * example.PIXEL_ANGST
 
 
 class TestDeepEMInstallation(BaseTest):
@@ -32,20 +35,27 @@ class TestDeepEMInstallation(BaseTest):
         setupTestProject(cls)
 
     def test_the_program_is_installed_and_trains_picks_and_evaluates(self):
-        self.assertEqual(problems(), [])
+        found = problems()
+        light = Plugin.getPython() == environments.python_of("deepem_pick")
+        self.assertEqual(Plugin.validateInstallation() if light else found, [])
         with tempfile.TemporaryDirectory(prefix="deepem-mics-") as folder:
             type(self).folder = folder
             centres = example.write_micrographs(folder, example.TRAINING, seed=1)
             mics = self.importMicrographs(folder)
             known = self.importCoordinates(mics, centres)
-            train = self.launch(ProtDeepEMTrain, inputCoordinates=(known, "outputCoordinates"), epochs=4, useGpu=False)
-            pick = self.launch(ProtDeepEMPick, inputMicrographs=(mics, "outputMicrographs"),
-                               inputModel=(train, "outputModel"), useGpu=False)
+            if light:
+                model = {"particleDiameter": DIAMETER_ANGST}  # the general one
+            else:
+                train = self.launch(ProtDeepEMTrain, inputCoordinates=(known, "outputCoordinates"), epochs=4,
+                                    useGpu=False)
+                self.checkModel(train)
+                model = {"inputModel": (train, "outputModel")}
+            pick = self.launch(ProtDeepEMPick, inputMicrographs=(mics, "outputMicrographs"), useGpu=False, **model)
             evaluation = self.launch(ProtDeepEMEvaluate, referenceCoordinates=(known, "outputCoordinates"),
                                      pickedCoordinates=(pick, "outputCoordinates"))
             self.assertGreater(convert.read_json(evaluation._getSummaryFile())["figures"]["F1"], 0.5)
             with mock.patch.dict(os.environ, BROWSER="true"):  # the program that does nothing
-                self.checkViewers(train, pick, evaluation)
+                self.checkViewers(pick, evaluation)
 
     def launch(self, protocolClass, **params):
         """Run a protocol; parameters that are inputs are given as (protocol, output)."""
@@ -57,10 +67,13 @@ class TestDeepEMInstallation(BaseTest):
             getattr(protocol, name).setExtended(output)
         return self.launchProtocol(protocol) or protocol
 
-    def checkViewers(self, train, pick, evaluation):
-        """The viewers have something to show."""
+    def checkModel(self, train):
+        """The viewer of models has something to show."""
         for name, content in modelContents(train.outputModel.getFileName()).items():
             self.assertEqual(isinstance(content(), str), name == "Model", content())
+
+    def checkViewers(self, pick, evaluation):
+        """The studio shows picks and evaluations."""
         for viewerClass, protocol in ((DeepEMPickViewer, pick), (DeepEMEvaluateViewer, evaluation)):
             run = viewerClass(project=self.proj, protocol=protocol).start(protocol)
             self.addCleanup(run.stop)
