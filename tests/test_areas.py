@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.evaluation.areas import (
     Counts,
     box_counts,
@@ -20,8 +21,8 @@ from deepem_scipion.deepem.evaluation.areas import (
     chosen_picks,
     disc_counts,
     summarise_counts,
-    upside_down,
 )
+from deepem_scipion.deepem.evaluation.frames import other_frame, upside_down
 
 points = st.lists(st.tuples(st.integers(-5, 45), st.integers(-5, 35)), max_size=6).map(
     lambda found: np.array(found, float).reshape(-1, 2))
@@ -91,6 +92,35 @@ def test_picks_that_are_upside_down_are_recognised_without_the_height():
     others = {name: coordinates(rng.uniform([0, 0], [900, 600], (40, 2))) for name in "ab"}
     assert upside_down(truth, others, 10) is None
     assert upside_down(truth, {"a": coordinates([])}, 10) is None
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda xy: xy[:, ::-1], "with x and y exchanged"), (lambda xy: xy - [15, 15], "moved by 15 px along x and 15"),
+    (lambda xy: xy / 4, "multiplied by 4"), (lambda xy: xy * 1.5, "multiplied by 0.667")])
+def test_picks_in_another_frame_are_recognised_and_incomplete_ones_are_not(change, said):
+    rng = np.random.default_rng(0)
+    xy = {name: rng.uniform([0, 0], [900, 600], (40, 2)) for name in "ab"}
+    truth = {name: coordinates(each) for name, each in xy.items()}
+    found = [np.vstack([change(each[5:]), rng.uniform([0, 0], [900, 600], (10, 2))]) for each in xy.values()]
+    text, before, after = other_frame(truth, dict(zip("ab", map(coordinates, found))), 10)
+    assert text.startswith(said) and 70 <= after <= 74 and before < 15
+    few = {name: coordinates(np.vstack([each[30:], rng.uniform([0, 0], [900, 600], (60, 2))])) for name, each in
+           xy.items()}
+    assert other_frame(truth, few, 10) is None and other_frame(truth, truth, 10) is None
+    assert other_frame(truth, {"a": coordinates([])}, 10) is None
+    many = {"a": coordinates(rng.uniform(0, 900, (100_000, 2)))}
+    assert other_frame(many, many, 10) is None and upside_down(many, many, 10) is None  # takes no memory
+
+
+def test_the_program_names_the_other_frame(sets, capsys):
+    folder, _ = sets
+    xy = read_coordinates(folder / "truth")["a"].centres_xy
+    (folder / "exchanged").mkdir()
+    write_box(folder / "exchanged" / "a.box", xy[:, ::-1], np.ones(len(xy)), 8)
+    command = ["evaluate", "--truth", str(folder / "truth"), "--distance", "2", "--picks"]
+    assert main([*command, str(folder / "exchanged")]) == 0
+    assert f"{len(xy)} with x and y exchanged" in capsys.readouterr().err
+    assert main([*command, str(folder / "picks")]) == 0 and "frame" not in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
-from deepem_scipion.deepem.coordinates.names import by_micrograph, match_names, short_names
+from deepem_scipion.deepem.coordinates.formats import headers
+from deepem_scipion.deepem.coordinates.formats.base import MicrographInfo
+from deepem_scipion.deepem.coordinates.names import by_micrograph, copies, match_names, short_names
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.startables import quote
@@ -91,6 +93,29 @@ def test_short_names_are_ends_that_differ(names):
     short = short_names(names)
     assert len(set(short.values())) == len(names)
     assert all(f"/{name}".endswith(f"/{end}") for name, end in short.items())
+
+
+def test_micrographs_that_are_there_twice_in_a_folder_are_found():
+    files = {name: Path(path) for name, path in (
+        ("x", "m/x.mrc"), ("x_DW", "m/x_DW.mrc"), ("y", "m/y.mrc"), ("y.mrc", "m/y.mrc.gz"), ("z", "m/z.mrc"),
+        ("z_DW", "other/z_DW.mrc"), ("x_2", "m/x_2.mrc"))}
+    assert copies(files) == [["x", "x_DW"], ["y", "y.mrc"]]
+
+
+def test_the_size_of_a_micrograph_is_found_by_every_name_of_it_and_not_by_comparing_all(monkeypatch):
+    files = {"given": Path("m/a.mrc"), "b": Path("m/b_DW.mrc"), "Jul/c": Path("Jul/c.mrc"), "Aug/c": Path("Aug/c.mrc"),
+             **{f"n{number}": Path(f"m/n{number}.mrc") for number in range(1000)}}
+    monkeypatch.setattr(headers, "read_info", lambda path, size: MicrographInfo((len(str(path)), 1), None))
+    compared = []
+    monkeypatch.setattr(headers, "by_micrograph", lambda few, *others: compared.append(len(few)) or by_micrograph(
+        few, *others))
+    sizes = headers.MicrographHeaders(files)
+    for name, path in (("given", "m/a.mrc"), ("x/a", "m/a.mrc"), ("b", "m/b_DW.mrc"), ("y/b_DW", "m/b_DW.mrc"),
+                       ("p/Aug/c", "Aug/c.mrc"), ("m/n7.mrc", "m/n7.mrc")):
+        assert sizes[name].shape == (len(path), 1), name
+    assert sizes.get("nowhere") is None and max(compared) == 2
+    with pytest.raises(DeepEMError, match="not clear"):
+        sizes["c"]
 
 
 def test_a_name_given_to_a_micrograph_comes_before_its_path():

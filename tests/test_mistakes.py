@@ -3,6 +3,7 @@
 """Typical mistakes on the command line: none ends silently with exit status 0."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -126,3 +127,39 @@ def test_picks_whose_boxes_leave_the_micrograph_are_counted_and_can_be_left_out(
     (whole,) = read_coordinates(tmp_path / "whole").values()
     assert len(whole.scores) == len(found.scores) - outside
     assert "so close to the border" not in capsys.readouterr().err
+
+
+def test_micrographs_that_are_there_twice_are_said(blobs, blob_model, tmp_path, capsys):
+    for name in ("d", "d_DW"):
+        shutil.copy(blobs[0] / "micrographs" / "d.mrc", tmp_path / f"{name}.mrc")
+    assert main(["pick", "--model", str(blob_model), "--micrographs", str(tmp_path), "--contrast-checks", "0",
+                 "--output", str(tmp_path / "out")]) == 0
+    assert "seem to be the same micrographs, whose particles are then picked more than once: d and d_DW" in (
+        warnings(capsys))
+
+
+EMPTY = "data_\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+
+
+def test_files_without_any_coordinates_are_refused_by_name_and_empty_sides_are_said(blobs, tmp_path, capsys):
+    boxes, nothing, empty = blobs[0] / "boxes", tmp_path / "nothing.star", tmp_path / "boxes"
+    nothing.write_text(EMPTY)
+    empty.mkdir()
+    (empty / "a.box").touch()
+    for sides in ((boxes, nothing), (nothing, boxes)):
+        assert main(["evaluate", "--distance", "8", "--truth", str(sides[0]), "--picks", str(sides[1])]) == 2
+        assert f"{nothing} has no coordinates, and states no micrograph without any" in capsys.readouterr().err
+    for command in (["train", "--coordinates", str(nothing), "--micrographs", str(blobs[0] / "micrographs"),
+                     "--diameter", "64", "--output", str(tmp_path / "m.deepem")],
+                    ["convert", str(nothing), str(tmp_path / "out"), "--to", "eman"]):
+        assert main(command) == 2 and f"{nothing} has no coordinates" in capsys.readouterr().err
+    assert main(["pick", "--diameter", "64", "--micrographs", str(nothing), "--output", str(tmp_path / "out")]) == 2
+    assert f"{nothing}: the table with _rlnMicrographName has no row" in capsys.readouterr().err
+    for name, sides in (("picks", (boxes, empty)), ("particles to compare with", (empty, boxes))):
+        assert main(["evaluate", "--distance", "8", "--truth", str(sides[0]), "--picks", str(sides[1])]) == 0
+        assert f"{empty} has no {name}: all of its 1 micrographs are empty" in warnings(capsys)
+    # Of a run that picked nothing on any micrograph.
+    (empty / "a.box").unlink()
+    (empty / "picks.star").write_text(EMPTY)
+    assert main(["evaluate", "--distance", "8", "--truth", str(boxes), "--picks", str(empty)]) == 2
+    assert f"{empty} has no coordinates" in capsys.readouterr().err

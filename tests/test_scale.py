@@ -21,9 +21,12 @@ from deepem_scipion.deepem.micrographs.micrograph import Micrograph, read_microg
 from deepem_scipion.deepem.model import load_model, read_card
 from deepem_scipion.deepem.picking import PickingResults
 from deepem_scipion.deepem.picking.scale import check_scale, scale_warnings
+from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.training import Plan, TrainingSet
 from deepem_scipion.deepem.training.labels import LabelledMicrograph
-from deepem_scipion.deepem.training.plausibility import find_bright, find_problems
+from deepem_scipion.deepem.training.plausibility import find_bright, find_invisible, find_problems
 
 
 def resized(blobs, folder, sizes):
@@ -57,6 +60,18 @@ def test_a_pixel_size_that_disagrees_is_a_warning_in_log_summary_and_report(
     assert bool(summary) == bool(said) == bool(logged)
     for words in unsaid:
         assert f"{words} " not in " ".join(summary)
+
+
+def test_a_pixel_size_of_1_is_doubted_where_the_model_has_no_training_pixel_size():
+    settings = RunSettings(Limits(0.3, 32.0), 2, 4, 24, 4.0, 64.0)
+    results = {name: MicrographResult(name, pixel_size_angst=size, header_pixel_size_angst=size)
+               for name, size in (("a", 1.0), ("b", 1.5))}
+    (warning,) = scale_warnings(results, settings)
+    assert warning.startswith("a has 1 A per pixel in the header, which is also written where the pixel size is")
+    given = {name: replace(found, pixel_size_angst=1.5) for name, found in results.items()}
+    assert scale_warnings(given, replace(settings, pixel_size_angst=1.5)) == []
+    assert "from 1.5 A (b) to 3 A (c)" in scale_warnings(
+        {"b": results["b"], "c": MicrographResult("c", pixel_size_angst=3.0, header_pixel_size_angst=3.0)}, settings)[0]
 
 
 @pytest.mark.parametrize("size, message", [
@@ -129,6 +144,9 @@ def test_pixel_sizes_in_training_are_compared_with_the_headers_and_with_the_mode
     mics = resized(blobs, tmp_path / "mics", {"a": 4.0, "b": 8.0, "c": 4.0})
     (different,) = find_problems(replace(data, micrographs=find_micrographs([mics])), PLAN)
     assert "from 4 A (a) to 8 A (b)" in different
+    mics = resized(blobs, tmp_path / "unknown", {"a": 1.0, "b": 1.0, "c": 1.0})
+    (unknown, *_) = find_problems(replace(data, micrographs=find_micrographs([mics])), PLAN)
+    assert unknown.startswith("3 micrographs (a, b, c) have 1 A per pixel in the header, which is also written where")
 
 
 @pytest.mark.parametrize("diameter, hint", [(16.0, "a diameter in pixels would be 64 A"), (6.4, "in nm would be 64 A"),
@@ -183,6 +201,10 @@ def test_contrast_opposite_to_the_usual_one_is_said(blobs):
     rng = np.random.default_rng(0)
     anywhere = [replace(item, particles_rc=rng.uniform(20, 120, (14, 2))) for item in dark]
     assert find_bright(anywhere, 16.0, None) == []
+    (warning,) = find_invisible(anywhere, 16.0)
+    assert "the 28 places marked as particles are neither darker nor brighter" in warning
+    assert find_invisible(dark, 16.0) == find_invisible([*bright, anywhere[0]], 16.0) == []
+    assert find_invisible([replace(item, particles_rc=item.particles_rc[:3]) for item in anywhere], 16.0) == []
 
 
 def test_training_says_what_does_not_fit_before_it_starts_and_in_the_card(blobs, tmp_path, capsys, few_updates):

@@ -131,6 +131,9 @@ def read_compared(truth_path: Path, picks_path: Path, shifts: bool, infos: Infos
     from ..coordinates.names import listed, match_names, short_names
 
     truth, picks = _read(truth_path, shifts, infos), _read(picks_path, shifts, infos)
+    for path, found, what in ((truth_path, truth, "particles to compare with"), (picks_path, picks, "picks")):
+        if not any(len(each.scores) for each in found.values()):
+            log.warning("warning: %s has no %s: all of its %d micrographs are empty", path, what, len(found))
     match = match_names(truth, picks, (truth_path, picks_path))
     if not match.pairs:
         raise DeepEMError(
@@ -158,7 +161,11 @@ def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinate
     if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
         raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
                           f"for instance {others[0]}. Remove them, or pick again with --overwrite.")
-    return read_coordinates(path, shifts, infos)
+    found = read_coordinates(path, shifts, infos)
+    if not found:
+        raise DeepEMError(f"{path} has no coordinates, and states no micrograph without any. Expected coordinates of "
+                          "particles, or a folder with a .box file for each micrograph.")
+    return found
 
 
 def _own_names(*sides: tuple[Path, Mapping[str, Coordinates]]) -> str:

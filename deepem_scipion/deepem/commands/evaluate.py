@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     print(_table(result))
     print(_method(options, result["threshold"]))
     result.update(_areas(options, compared, regions, result["threshold"]))
-    _warn_if_upside_down(options, compared)
+    _warn_of_other_frame(options, compared)
     if options.json:
         with atomic_write(options.json) as handle:
             json.dump(result, handle, indent=1)
@@ -203,12 +203,18 @@ def _check_areas(options: argparse.Namespace) -> None:
         raise DeepEMError(f"--min-iou {options.min_iou:g}: expected a number above 0, up to 1")
 
 
-def _warn_if_upside_down(options: argparse.Namespace, compared: Compared) -> None:
-    from ..evaluation.areas import upside_down
+def _warn_of_other_frame(options: argparse.Namespace, compared: Compared) -> None:
+    from ..evaluation.frames import other_frame, upside_down
 
-    if found := upside_down(compared.truth, compared.picks, options.distance):
+    sides = compared.truth, compared.picks, options.distance
+    if turned := upside_down(*sides):
         log.warning("warning: the picks seem to be upside down: %d fit as they are, %d if y is counted from the other "
-                    "side. Convert them with `deepem convert --flip-y`", *found)
+                    "side. Convert them with `deepem convert --flip-y`", *turned)
+    elif found := other_frame(*sides):
+        change, before, after = found
+        log.warning("warning: the picks seem to be in another frame than the reference coordinates: %d fit as they "
+                    "are, %d %s. Check which of the two is right: corners or centres, columns or rows, binning", before,
+                    after, change)
 
 
 def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Mapping[str, Matches],

@@ -135,9 +135,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     from .. import runtime
     from ..coordinates.formats.registry import check_formats
     from ..coordinates.star import Optics
-    from ..micrographs.find import find_micrographs
     from ..model.files import save_model
-    from ..picking.merge import part_of
     from ..picking.picker import Picker
     from ..picking.results import PickingResults
     from ..picking.run import pick_micrographs
@@ -147,9 +145,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     model = chosen_model(options)
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
-    micrographs = find_micrographs(options.micrographs)
-    if options.part is not None:
-        micrographs = part_of(micrographs, options.part)
+    micrographs = _micrographs(options)
     masks = read_masks(options.masks, micrographs)
     if not started:
         runtime.start(options.threads)
@@ -261,6 +257,19 @@ def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
         log.warning("warning: a scan step of %d binned pixels is more than half of the particle diameter, %.1f binned "
                     "pixels: particles between the positions are missed. Expected --scan-step %d or less", step,
                     model.diameter_px, max(1, int(model.diameter_px / 4)))
+
+
+def _micrographs(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the micrographs, or the part of them; warn of those whose particles would be picked twice."""
+    from ..coordinates.names import copies, listed
+    from ..micrographs.find import find_micrographs
+    from ..picking.merge import part_of
+
+    micrographs = find_micrographs(options.micrographs)
+    if found := copies(micrographs):
+        log.warning("warning: these seem to be the same micrographs, whose particles are then picked more than once: "
+                    "%s. Expected one of each, for instance --micrographs '*_DW.mrc'", listed(map(" and ".join, found)))
+    return micrographs if options.part is None else part_of(micrographs, options.part)
 
 
 def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult], model: Model) -> None:

@@ -157,6 +157,47 @@ def by_micrograph(micrographs: Mapping[str, Path], found: Mapping[str, T], sourc
     return {known[path]: found[name] for path, name in match.pairs.items()}, match
 
 
+def core_of(name: str) -> str:
+    """Return the last part of a name without all that `match_names` may ignore.
+
+    Parameters
+    ----------
+    name : str
+        Name of a micrograph, or its path without extension.
+
+    Returns
+    -------
+    str
+        Two names that belong together have the same one.
+
+    Examples
+    --------
+    >>> core_of("MotionCorr/job002/mic_1_DW"), core_of("mic_1.mrc")
+    ('mic_1', 'mic_1')
+    """
+    return _without_processing(_parts(name)[-1])
+
+
+def copies(micrographs: Mapping[str, Path]) -> list[list[str]]:
+    """Find micrographs of one folder that may be the same one, as x.mrc and x_DW.mrc.
+
+    Parameters
+    ----------
+    micrographs : mapping of str to Path
+        Files by name.
+
+    Returns
+    -------
+    list of list of str
+        Names that belong together, two or more each.
+    """
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, path in micrographs.items():
+        folder, file = os.path.split(os.path.abspath(path))
+        groups[folder, core_of(os.path.splitext(file)[0])].append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return for each name its shortest end, in whole folders, in which it differs from all others."""
     parts = {name: _parts(name) for name in names}

@@ -118,8 +118,9 @@ def _read_all(files: list[Path], folder: Path, shifts: bool,
     found: dict[str, Coordinates] = {}
     sources: dict[str, Path] = {}
     for file in files:
-        # An empty table does not name its micrograph.
-        part = _read_file(file, folder, shifts, infos) or {_name(file, folder): gather([], None)}
+        part = _read_file(file, folder, shifts, infos)
+        if not part and file.name != JOINT_FILE:
+            part = {_name(file, folder): gather([], None)}  # an empty table does not name its micrograph
         for name, coordinates in part.items():
             if name in found:
                 raise DeepEMError(f"{file} and {sources[name]} are both for micrograph {name!r}. Keep one of them, or "

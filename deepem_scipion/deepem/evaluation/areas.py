@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measures of papers that compare areas: overlap of boxes, and pixels of discs; and picks that are upside down."""
+"""Measures of papers that compare areas: overlap of boxes, and pixels of discs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ import numpy as np
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.regions import Region
 from ..coordinates.suppression import non_maximum_suppression
-from .matching import inside_region, match
+from .matching import inside_region
 
 # Boxes that overlap by at least this intersection over union are the same particle.
 MIN_IOU = 0.5
-# Picks are upside down where this share of the particles is found after turning them, and this many times as many.
-_FLIPPED_SHARE, _FLIPPED_TIMES = 0.3, 3.0
-# Micrographs on which this is tried.
-_FLIP_CHECKS = 10
 
 
 @dataclass(frozen=True)
@@ -202,59 +198,6 @@ def summarise_counts(counts: Mapping[str, Counts]) -> dict[str, Any]:
     measures = ("precision", "recall", "dice", "iou")
     mean = {name: float(np.mean([found[name] for found in each.values()])) if each else 0.0 for name in measures}
     return {"micrographs": each, "pooled": pooled.figures(), "mean": mean}
-
-
-def upside_down(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
-                distance_px: float) -> tuple[int, int] | None:
-    """Check whether picks fit only if y is counted from the other side.
-
-    Parameters
-    ----------
-    truth, picks : mapping of str to Coordinates
-        By name of the micrograph.
-    distance_px : float
-        Maximum distance of a correct pick in pixels.
-
-    Returns
-    -------
-    tuple of int or None
-        Numbers of correct picks as they are and turned, on the micrographs with the most particles; None if they are
-        not upside down.
-
-    Notes
-    -----
-    Where y is turned, y of a pick and y of its particle have the same sum for all pairs of micrographs of one height.
-    The most frequent sum of pairs with the same x gives the height, which need not be known.
-    """
-    names = sorted(set(truth) & set(picks), key=lambda name: -len(truth[name].scores))[:_FLIP_CHECKS]
-    total = _most_frequent(np.concatenate([np.empty(0), *(
-        _sums(truth[name].centres_xy, picks[name].centres_xy, distance_px / 2) for name in names)]), distance_px)
-    if total is None:
-        return None
-    before = after = particles = 0
-    for name in names:
-        picks_xy, scores, truth_xy = picks[name].centres_xy, picks[name].scores, truth[name].centres_xy
-        turned = np.column_stack([picks_xy[:, 0], total - picks_xy[:, 1]])
-        before += int(match(picks_xy, scores, truth_xy, distance_px).correct.sum())
-        after += int(match(turned, scores, truth_xy, distance_px).correct.sum())
-        particles += len(truth_xy)
-    return (before, after) if after >= max(_FLIPPED_SHARE * particles, _FLIPPED_TIMES * before, 3) else None
-
-
-def _sums(truth_xy: np.ndarray, picks_xy: np.ndarray, distance_px: float) -> np.ndarray:
-    same_x = np.abs(truth_xy[:, None, 0] - picks_xy[None, :, 0]) <= distance_px
-    sums: np.ndarray = (truth_xy[:, None, 1] + picks_xy[None, :, 1])[same_x]
-    return sums
-
-
-def _most_frequent(values: np.ndarray, width: float) -> float | None:
-    """Middle of the interval of this width that holds most of the values."""
-    ordered = np.sort(values)
-    if not len(ordered):
-        return None
-    numbers = np.searchsorted(ordered, ordered + width, side="right") - np.arange(len(ordered))
-    first = int(np.argmax(numbers))
-    return float(np.median(ordered[first:first + numbers[first]]))
 
 
 def _ratio(part: float, whole: float) -> float:

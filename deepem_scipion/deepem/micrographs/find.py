@@ -147,6 +147,8 @@ def _read_star(path: Path) -> Iterator[tuple[str, Path]]:
     if table is None:
         raise DeepEMError(f"{path}: no table has _{label}. Expected micrographs as images, or a STAR file that lists "
                           "them.")
+    if not table.rows:
+        raise DeepEMError(f"{path}: the table with _{label} has no row. Expected one micrograph per row.")
     column = table.labels.index(label)
     for name in dict.fromkeys(fields[column] for _, fields in table.rows):
         place = find_listed(re.sub(r"^\d+@", "", name), path)

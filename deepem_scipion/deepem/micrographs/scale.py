@@ -36,13 +36,17 @@ def compare_pixel_sizes(headers_angst: Mapping[str, float], given_angst: float |
     Returns
     -------
     list of str
-        A sentence for the user if they disagree, or nothing.
+        A sentence for the user if they disagree, or may be unknown; or nothing.
     """
     if given_angst is not None:
         others = {name: size for name, size in headers_angst.items()
                   if size != UNKNOWN_ANGST and differ(size, given_angst)}
         return [f"the pixel size was given as {given_angst:g} A, and {of_micrographs(others)} in the header. The given "
                 "one is used: check it"] if others else []
+    unknown = {name: size for name, size in headers_angst.items() if size == UNKNOWN_ANGST}
+    if unknown:
+        return [f"{of_micrographs(unknown)} per pixel in the header, which is also written where the pixel size is "
+                "unknown. Give the true one (--pixel-size)"]
     if not headers_angst:
         return []
     smallest, largest = (find(headers_angst, key=headers_angst.__getitem__) for find in (min, max))

@@ -71,9 +71,9 @@ def scale_warnings(results: Mapping[str, MicrographResult], settings: RunSetting
     sizes = {name: found.pixel_size_angst for name, found in results.items() if found.pixel_size_angst}
     headers = {name: found.header_pixel_size_angst for name, found in results.items() if found.header_pixel_size_angst}
     given, trained = settings.pixel_size_angst, settings.training_pixel_size_angst
-    found = compare_pixel_sizes(headers, given) if given is not None else []
     if trained is None:
-        return found
+        return compare_pixel_sizes(headers, given)
+    found = compare_pixel_sizes(headers, given) if given is not None else []
     others = {name: size for name, size in sizes.items() if differ(size, trained)}
     if others:
         source = "in the header" if given is None else "as given"

@@ -99,6 +99,29 @@ def find_bright(labelled: Sequence[LabelledMicrograph], diameter_px: float, star
               "(--tiff-rows, --coordinate-scale)"]
 
 
+def find_invisible(labelled: Sequence[LabelledMicrograph], diameter_px: float) -> list[str]:
+    """Check whether the marked places differ from what is around them.
+
+    Parameters
+    ----------
+    labelled : sequence of LabelledMicrograph
+        Micrographs with particles.
+    diameter_px : float
+        Diameter of the particle in binned pixels.
+
+    Returns
+    -------
+    list of str
+    """
+    used = [item for item in labelled if len(item.particles_rc) >= FEW_TO_AVERAGE]
+    number = sum(len(item.particles_rc) for item in used)
+    if number < FEW_PARTICLES or any(abs(_brightness(item, diameter_px)) > MIN_STANDARD_ERRORS for item in used):
+        return []
+    return [f"the {number} places marked as particles are neither darker nor brighter than what is around them. Either "
+            "particles are hollow, or coordinates and micrographs do not belong together: look at the coordinates on "
+            "a micrograph, and check their frame and scale (--tiff-rows, --coordinate-scale)"]
+
+
 def _brightness(item: LabelledMicrograph, diameter_px: float) -> float:
     """Mean of the discs of the particles less that of the squares around them, in standard errors of the difference."""
     half = max(1, round(BOX_PER_DIAMETER * diameter_px / 2))

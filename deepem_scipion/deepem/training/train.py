@@ -25,7 +25,7 @@ from .checkpoint import Checkpoint
 from .examples import keep_examples
 from .labels import LabelledMicrograph, annotated_border
 from .plan import NetworkSetup, Plan, check, choose_geometry
-from .plausibility import find_bright, find_problems
+from .plausibility import find_bright, find_invisible, find_problems
 from .presets import TRAINING_PRESETS
 from .rounds import RoundTrainer
 from .split import split
@@ -81,14 +81,15 @@ def train_model(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None]
     if not (boxes.targets == 1).any():
         raise DeepEMError("no particle has its whole box within a micrograph; check that coordinates and micrographs "
                           "belong together, the diameter and the box")
-    bright = find_bright(labelled, diameter_px, plan.start.record.contrast if plan.start else None)
-    for problem in bright:
+    shown = find_bright(labelled, diameter_px, plan.start.record.contrast if plan.start else None)
+    shown += find_invisible(labelled, diameter_px)
+    for problem in shown:
         log.warning("warning: %s", problem)
     record = TrainingRecord(
         contrast_of(boxes, diameter_px), plan.preset, plan.training_preset, plan.seed, versions=versions(),
         training_pixel_size_angst=labelled[0].micrograph.input_pixel_size_angst,
         annotated_border_angst=border_px * setup.working_pixel_size_angst,
-        warnings=find_problems(data, plan) + bright)
+        warnings=find_problems(data, plan) + shown)
     checkpoint = Checkpoint(files.checkpoint, _fingerprint(labelled, plan)) if files else Checkpoint()
     trainer = RoundTrainer(plan, setup, std_range_of(boxes, plan.std_margin), border_px, record, progress, checkpoint)
     model = trainer.train(split(labelled, plan.validation_fraction, plan.networks, plan.seed))

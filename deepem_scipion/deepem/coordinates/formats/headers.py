@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ...micrographs.micrograph import read_pixel_size, read_shape
-from ..names import by_micrograph
+from ..names import by_micrograph, core_of
 from .base import MicrographInfo
 
 
@@ -51,10 +53,15 @@ class MicrographHeaders(Mapping):  # without parameters, for Python 3.8
         self._paths = dict(paths)
         self._pixel_size_angst, self._binning = pixel_size_angst, binning
         self._found: dict[str, MicrographInfo | None] = {}
+        self._alike: dict[str, dict[str, Path]] = defaultdict(dict)  # files that a name could belong to
+        for name, path in self._paths.items():
+            for text in (name, os.path.splitext(path)[0]):
+                self._alike[core_of(text)][name] = path
 
     def __getitem__(self, name: str) -> MicrographInfo:
         if name not in self._found:
-            assigned, _ = by_micrograph(self._paths, {name: name}, f"the coordinates of {name}")
+            alike = self._alike.get(core_of(name), {})
+            assigned, _ = by_micrograph(alike, {name: name}, f"the coordinates of {name}")
             self._found[name] = next((self._read(self._paths[own]) for own in assigned), None)
         info = self._found[name]
         if info is None:
