@@ -3,8 +3,10 @@
 """Micrograph by micrograph for other programs, and the share of the best picks."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from deepem_scipion import __version__
 from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import build_parser
+from deepem_scipion.deepem.commands.worker import pick_one
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.message import pick_message
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.picking.selection import Limits, select
+
+FACILITY = Path(__file__).resolve().parent.parent / "docs" / "facility.md"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +107,46 @@ def test_a_micrograph_at_an_improbable_scale_is_picked_only_if_asked_for(picker,
     found = pick_message(picker, path, pixel_size_angst=20.0)
     assert found["status"] == "failed" and "expected at most 4 times" in found["reason"].lower()
     assert pick_message(picker, path, pixel_size_angst=20.0, any_scale=True)["status"] == "ok"
+
+
+KINDS = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "null": type(None)}
+
+
+def check(value, schema):
+    """Check a value against the part of JSON Schema that the manifest uses."""
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    assert any(isinstance(value, KINDS[kind]) for kind in kinds), (value, schema)
+    assert value in schema.get("enum", [value])
+    if isinstance(value, dict):
+        assert set(schema["required"]) <= set(value) <= set(schema["properties"])
+        for name, each in value.items():
+            check(each, schema["properties"][name])
+    if isinstance(value, list):
+        for each in value:
+            check(each, schema["items"])
+
+
+@pytest.mark.skipif(not FACILITY.exists(), reason="no docs/: not in a working copy of the sources")
+def test_the_manifest_of_the_documentation_describes_the_messages_of_the_worker(picker, blobs, tmp_path):
+    manifest = json.loads(re.search(r"```json\n(.*?)```", FACILITY.read_text(encoding="utf-8"), re.S)[1])
+    assert manifest["version"] == __version__ and manifest["command"][0] == "deepem"
+    build_parser().parse_args(manifest["command"][1:])
+    path = str(blobs[0] / "micrographs" / "d.mrc")
+    full = {"micrograph": path, "name": "d", "pixel_size": 4.0, "picture": str(tmp_path / "d.jpg")}
+    assert set(full) | {"mask"} == set(manifest["request"]["properties"])
+    answered = set()
+    for request in (full, {"micrograph": path}, {"micrograph": "none.mrc"}):
+        check(request, manifest["request"])
+        answer = pick_one(picker, json.dumps(request).encode())
+        check(answer, manifest["answer"])
+        answered |= set(answer)
+    assert answered == set(manifest["answer"]["properties"])
+    for request in ({"name": "d"}, {"micrograph": 5}, {"micrograph": path, "colour": "red"}):
+        with pytest.raises(AssertionError):
+            check(request, manifest["request"])
+        answer = pick_one(picker, json.dumps(request).encode())
+        check(answer, manifest["answer"])
+        assert answer["status"] == "failed"
 
 
 @given(st.lists(st.integers(0, 5), max_size=12), st.floats(0.01, 1), st.integers(0, 15))
