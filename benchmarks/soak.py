@@ -129,7 +129,7 @@ class Soak:
         """Return a picking run that has not been started."""
         from deepem_scipion.protocols import ProtDeepEMPick
 
-        pick = self.project.newProtocol(ProtDeepEMPick, streamingBatchSize=self.options.batch, useGpu=False,
+        pick = self.project.newProtocol(ProtDeepEMPick, streamingBatchSize=self.options.batch,
                                         numberOfThreads=2, binThreads=self.options.threads)
         for pointer, run, output in ((pick.inputMicrographs, self.mics, "outputMicrographs"),
                                      (pick.inputModel, self.model, "outputModel")):

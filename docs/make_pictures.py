@@ -89,7 +89,7 @@ def scipion_project(work):
                    particleDiameter=scene.diameter_angst, useGpu=False, numberOfThreads=threads)
     pick = launch(project, ProtDeepEMPick, "pick", {"inputMicrographs": (mics["new"], "outputMicrographs"),
                                                     "inputModel": (train, "outputModel")},
-                  useGpu=False, numberOfThreads=1, binThreads=threads)
+                  numberOfThreads=1, binThreads=threads)
     extract = launch(project, ProtRelionExtractParticles, "extract", {"inputCoordinates": (pick, "outputCoordinates")},
                      boxSize=76, doInvert=True, numberOfMpi=1)
     launch(project, ProtRelionClassify2D, "classify", {"inputParticles": (extract, "outputParticles")},

@@ -85,7 +85,7 @@ def test_apoferritin_is_learnt_from_four_micrographs_and_found_in_others(shared_
     assert train.outputModel.getDiameter() == pytest.approx(120)  # two thirds of the box
     pick = launch(project, ProtDeepEMPick, [("inputMicrographs", others, "outputMicrographs"),
                                             ("inputModel", train, "outputModel")],
-                  useGpu=False, numberOfThreads=1, binThreads=threads)
+                  numberOfThreads=1, binThreads=threads)
     result = evaluate({file.stem: truth[file.stem] for file in files[4::2]}, picks_of(pick.outputCoordinates),
                       DISTANCE_PX, REGION)["overall"]
     assert result["F1"] >= 0.95, result
@@ -100,5 +100,5 @@ def test_apoferritin_is_learnt_from_four_micrographs_and_found_in_others(shared_
     wrong = launch(project, ProtDeepEMPick, [
         ("inputMicrographs", import_micrographs(project, tmp_path / "links", sorted(inverted.iterdir())),
          "outputMicrographs"), ("inputModel", train, "outputModel")],
-        useGpu=False, numberOfThreads=1, binThreads=threads)
+        numberOfThreads=1, binThreads=threads)
     assert "*Warning:* the contrast seems to be inverted: the model was trained on dark" in "\n".join(wrong.summary())

@@ -80,6 +80,8 @@ def test_a_part_that_is_missing_or_was_ended_is_named_and_the_rest_is_merged(run
     assert main(["merge", str(tmp_path / "out"), *parts, "--micrographs", str(runs / "list.txt")]) == 1
     error = capsys.readouterr().err
     assert "part 2/3 lacks 2 micrographs, for instance b: pick it again with --part 2/3 --resume" in error
+    assert f"warning: {tmp_path / 'parts/2'}: no results" in error and error.endswith(
+        "to repeat in a job array: --array=2\n")
     assert set(PickingResults(tmp_path / "out").read_micrographs()) == {"a", "c", "d", "bad"}
     shutil.copytree(runs / "parts/2", tmp_path / "parts/2")
     assert main(["merge", str(tmp_path / "out"), *parts, "--micrographs", str(runs / "list.txt")]) == 2  # results exist

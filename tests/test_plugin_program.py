@@ -68,6 +68,13 @@ def pick_protocol(folder, monkeypatch, **params):
     return ProtDeepEMPick(workingDir="run", **params)
 
 
+def train_protocol(folder, monkeypatch, **params):
+    from deepem_scipion.protocols import ProtDeepEMTrain
+
+    monkeypatch.chdir(folder)
+    return ProtDeepEMTrain(workingDir="run", **params)
+
+
 class Executor:
     def __init__(self, gpus):
         self.gpus = gpus
@@ -130,17 +137,17 @@ HOSTILE = ["--output", "a b;$(x)`y`'\"%(GPU)s%d\\", "100%"]
 
 @pytest.mark.parametrize("gpus", [[], [0], [0, 2]])
 def test_arguments_reach_the_program_unchanged(tmp_path, monkeypatch, gpus):
-    protocol = pick_protocol(tmp_path, monkeypatch, binThreads=3, useGpu=True)
+    protocol = train_protocol(tmp_path, monkeypatch, numberOfThreads=3, useGpu=True)
     protocol._stepsExecutor = Executor(gpus)
     monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
     use_python(monkeypatch, "/opt/my python 100%/bin/python")
     monkeypatch.setattr(Plugin, "isForeignPython", classmethod(lambda cls: False))
     calls = []
     monkeypatch.setattr(protocol, "runJob", lambda *args, **kwargs: calls.append((args, kwargs)))
-    protocol.runDeepEM("pick", HOSTILE)
+    protocol.runDeepEM("train", HOSTILE)
     (executable, arguments), options = calls[0]
     words = shlex.split(buildRunCommand(executable, arguments, 1, gpuList=gpus))
-    expected = ["/opt/my python 100%/bin/python", "-m", "deepem_scipion.deepem", "pick", *HOSTILE, "--threads", "3"]
+    expected = ["/opt/my python 100%/bin/python", "-m", "deepem_scipion.deepem", "train", *HOSTILE, "--threads", "3"]
     if gpus:
         expected.insert(0, "CUDA_VISIBLE_DEVICES=" + ",".join(map(str, gpus)))
     else:
@@ -164,7 +171,7 @@ def test_a_card_that_cannot_be_read_is_refused_with_the_words_of_the_program(tmp
 
 
 def test_an_error_of_the_program_is_reported_in_its_own_words(tmp_path, monkeypatch):
-    protocol = pick_protocol(tmp_path, monkeypatch, useGpu=False)
+    protocol = pick_protocol(tmp_path, monkeypatch)
     log = tmp_path / "run" / "logs" / "run.stderr"
     log.parent.mkdir(parents=True)
     log.write_text("12:00:00 error: of an earlier attempt\n")
@@ -187,9 +194,10 @@ def test_an_error_of_the_program_is_reported_in_its_own_words(tmp_path, monkeypa
     (("/nowhere/gpu[0-9]*",), True, True, [1]), (("/nowhere/gpu[0-9]*",), False, True, [])])
 def test_no_gpu_is_reserved_unless_it_is_used_and_there(tmp_path, monkeypatch, devices, use, queue, expected):
     monkeypatch.setattr(protocol_base, "GPU_DEVICES", devices)
-    protocol = pick_protocol(tmp_path, monkeypatch, useGpu=use, gpuList="1")
+    protocol = train_protocol(tmp_path, monkeypatch, useGpu=use, gpuList="1")
     protocol._useQueue.set(queue)
     assert list(protocol.getGpuList()) == expected
+    assert not pick_protocol(tmp_path, monkeypatch).getGpuList()
 
 
 class Workers:
@@ -212,32 +220,27 @@ class Workers:
         self.closed += 1
 
 
-def picking(folder, monkeypatch, gpus, *answers):
+def picking(folder, monkeypatch, *answers):
     """A protocol whose workers give the answers listed, and these workers."""
     workers = Workers(*answers)
     monkeypatch.setattr(protocol_base, "Worker", workers)
-    monkeypatch.setattr(protocol_base, "GPU_DEVICES", (os.devnull,))
-    protocol = pick_protocol(folder, monkeypatch, binThreads=3, useGpu=True)
-    protocol._stepsExecutor = Executor(gpus)
-    return protocol, workers
+    return pick_protocol(folder, monkeypatch, binThreads=3), workers
 
 
-def test_one_worker_of_a_gpu_picks_one_batch_after_the_other(tmp_path, monkeypatch):
-    protocol, workers = picking(tmp_path, monkeypatch, [0, 2], (0, ""), (0, ""), (0, ""))
+def test_one_worker_picks_one_batch_after_the_other_and_sees_no_gpu(tmp_path, monkeypatch):
+    protocol, workers = picking(tmp_path, monkeypatch, (0, ""), (0, ""))
     for number in (1, 2):
         protocol.runPick(HOSTILE, f"batch{number}")
-    protocol._stepsExecutor.gpus = [1]
-    protocol.runPick(HOSTILE, "batch3")
     command = [Plugin.getPython(), "-m", "deepem_scipion.deepem", "worker", "--threads", "3"]
-    assert workers.made == [(command, "0,2"), (command, "1")]
-    assert workers.asked == [["--output", f"batch{number}", *HOSTILE] for number in (1, 2, 3)]
+    assert workers.made == [(command, "")]
+    assert workers.asked == [["--output", f"batch{number}", *HOSTILE] for number in (1, 2)]
     monkeypatch.setattr(Protocol, "run", lambda self: None)
     protocol.run()
-    assert workers.closed == 2
+    assert workers.closed == 1
 
 
 def test_a_batch_whose_worker_died_is_tried_once_more_in_an_empty_folder(tmp_path, monkeypatch):
-    protocol, workers = picking(tmp_path, monkeypatch, [], (0, ""), None, (0, ""), None, None)
+    protocol, workers = picking(tmp_path, monkeypatch, (0, ""), None, (0, ""), None, None)
     protocol.runPick([], "first")
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "half").touch()
@@ -249,7 +252,7 @@ def test_a_batch_whose_worker_died_is_tried_once_more_in_an_empty_folder(tmp_pat
 
 
 def test_a_worker_that_met_an_error_is_not_used_again(tmp_path, monkeypatch):
-    protocol, workers = picking(tmp_path, monkeypatch, [], (2, "the model is damaged"), (0, ""))
+    protocol, workers = picking(tmp_path, monkeypatch, (2, "the model is damaged"), (0, ""))
     with pytest.raises(ProgramError, match="pick ended with status 2: the model is damaged$") as caught:
         protocol.runPick([], "batch")
     assert caught.value.status == 2 and workers.closed == 1
@@ -258,7 +261,7 @@ def test_a_worker_that_met_an_error_is_not_used_again(tmp_path, monkeypatch):
 
 
 def test_each_batch_is_a_command_of_its_own_where_each_command_is_a_job(tmp_path, monkeypatch):
-    protocol, workers = picking(tmp_path, monkeypatch, [])
+    protocol, workers = picking(tmp_path, monkeypatch)
     commands = []
     monkeypatch.setattr(protocol, "useQueueForSteps", lambda: True)
     monkeypatch.setattr(protocol, "runDeepEM", lambda *words: commands.append(words))

@@ -117,7 +117,7 @@ def run_project(data):
                    particleDiameter=SCENE.diameter_angst, epochs=EPOCHS, useGpu=False, numberOfThreads=threads)
     pick = launch(project, ProtDeepEMPick, "pick", {"inputMicrographs": (imports["test"], "outputMicrographs"),
                                                     "inputModel": (train, "outputModel")},
-                  useGpu=False, numberOfThreads=1, binThreads=threads)
+                  numberOfThreads=1, binThreads=threads)
     return read_picks(pick.outputCoordinates), Path(pick.getCoordsDir()), Path(train.outputModel.getFileName())
 
 

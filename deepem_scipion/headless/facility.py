@@ -74,7 +74,7 @@ def parse(argv):
     add("--cs", type=float, default=2.7, metavar="MM", help="spherical aberration")
     add("--amplitude", type=float, default=0.1, metavar="SHARE", help="amplitude contrast")
     add("--threads", type=int, default=available_cores(), help="of picking and of classification")
-    add("--gpu", type=int, choices=(0, 1), default=0, help="1: picking and classification use a GPU")
+    add("--gpu", type=int, choices=(0, 1), default=0, help="1: the classification uses a GPU")
     add("--home", type=Path, default=Path("deepem-facility"), metavar="FOLDER",
         help="Scipion's home unless SCIPION_HOME is set; projects are in its userdata/projects")
     return parser.parse_args(argv)

@@ -22,7 +22,6 @@ class PickForm:
     # -------------------------- DEFINE param functions -----------------------
     def _defineParams(self, form):
         super()._defineParams(form)
-        self._defineGpuParams(form, useful=False)
         self._defineInputParams(form)
         self._defineThresholdParams(form)
         self._defineSearchParams(form)

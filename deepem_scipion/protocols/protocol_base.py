@@ -1,13 +1,15 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Base of the protocols that run the `deepem` program: GPUs, queues, logs, and workers for several batches."""
+"""Base of the protocols that run the `deepem` program: GPUs, queues, logs, and workers for several batches.
+
+Only a training has the parameters of GPUs; micrographs are picked on the CPU.
+"""
 
 import os
 import shlex
 import subprocess
 import sys
 from glob import glob
-from itertools import chain
 
 import pyworkflow.utils as pwutils
 from pyworkflow.constants import QUEUE_FOR_JOBS
@@ -25,17 +27,15 @@ class DeepEMProgram:
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self._workers = {}  # idle ones, as a list for each choice of GPUs
+        self._workers = []  # idle ones
 
     # -------------------------- DEFINE param functions -----------------------
-    def _defineGpuParams(self, form, useful=True):
-        form.addHidden(params.USE_GPU, params.BooleanParam, default=useful, label="Use GPU?",
+    def _defineGpuParams(self, form):
+        form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use GPU?",
                        help="A GPU makes training several times faster. On a computer without a GPU the CPU is used, "
-                            "as with *No*. Choose *No* for a queue whose nodes have no GPU. Micrographs are picked on "
-                            "the CPU: picking only reserves a GPU, so choose *No*.")
+                            "as with *No*. Choose *No* for a queue whose nodes have no GPU.")
         form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU ids",
-                       help="Number of the GPU to use, counted from 0. If you give several, separated by blanks, "
-                            "batches of micrographs are distributed among them.")
+                       help="Number of the GPU to use, counted from 0.")
 
     def getGpuList(self):
         """Return the GPUs to reserve: none if they are not used or not present."""
@@ -116,12 +116,11 @@ class DeepEMProgram:
             self.runDeepEM("pick", arguments)
             return
         log, end = self._getLogEnd()
-        gpus = ",".join(self._getVisibleGpus())
-        idle = self._workers.setdefault(gpus, [])
+        idle = self._workers
         for secondAttempt in (False, True):
             with self._lock:
                 worker = idle.pop() if idle and not secondAttempt else None
-            worker = worker or self._startWorker(gpus)
+            worker = worker or self._startWorker()
             self.info(f"Worker {worker.pid}: deepem pick {shlex.join(arguments)}")
             pwutils.cleanPath(folder)
             try:
@@ -145,25 +144,19 @@ class DeepEMProgram:
         try:
             super().run()
         finally:
-            for worker in chain(*self._workers.values()):
+            for worker in self._workers:
                 worker.close()
-            self._workers = {}
+            self._workers = []
 
-    def _startWorker(self, gpus):
+    def _startWorker(self):
         threads = max(1, self.getBinThreads())
-        return Worker(program.command_line("worker", "--threads", str(threads)), program.environment(threads, gpus),
+        return Worker(program.command_line("worker", "--threads", str(threads)), program.environment(threads, ""),
                       sys.stderr)
 
     # -------------------------- UTILS functions ------------------------------
     def _getStepGpus(self):
         """Numbers of the GPUs that the present step may use."""
         return self._stepsExecutor.getGpuList() if self.getGpuList() else []
-
-    def _getVisibleGpus(self):
-        """The same as CUDA_VISIBLE_DEVICES must name them; in a job the framework counts those of the job."""
-        given = os.environ.get("CUDA_VISIBLE_DEVICES") if self.useQueue() else None
-        own = given.split(",") if given else []
-        return [own[number] if number < len(own) else str(number) for number in self._getStepGpus()]
 
     def _getLogEnd(self):
         """Error log of the run, and its present length."""

@@ -63,8 +63,8 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
     *Streaming and batches*
 
     Micrographs are picked in batches. In streaming a batch starts when it is full or the input is closed; use a batch
-    size of 1 to 4 to see coordinates sooner. One process per thread or GPU picks batch after batch and keeps its
-    memory, on the GPU as well, until the run ends. Only if each command is submitted to a queue as a separate job does
+    size of 1 to 4 to see coordinates sooner. One process per thread picks batch after batch and keeps its memory
+    until the run ends. Only if each command is submitted to a queue as a separate job does
     every batch load the network again, which takes a few seconds. On CPUs, several threads for one batch are more
     efficient than many batches at once.
 

@@ -50,7 +50,7 @@ class TestDeepEMInstallation(BaseTest):
                                     useGpu=False)
                 self.checkModel(train)
                 model = {"inputModel": (train, "outputModel")}
-            pick = self.launch(ProtDeepEMPick, inputMicrographs=(mics, "outputMicrographs"), useGpu=False, **model)
+            pick = self.launch(ProtDeepEMPick, inputMicrographs=(mics, "outputMicrographs"), **model)
             evaluation = self.launch(ProtDeepEMEvaluate, referenceCoordinates=(known, "outputCoordinates"),
                                      pickedCoordinates=(pick, "outputCoordinates"))
             self.assertGreater(convert.read_json(evaluation._getSummaryFile())["figures"]["F1"], 0.5)

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from glob import glob
 
 import mrcfile
 import numpy as np
@@ -23,7 +22,6 @@ from pyworkflow.protocol import MODE_RESTART
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
-from deepem_scipion.protocols.protocol_base import GPU_DEVICES
 from deepem_scipion.tests.program import needs_program
 
 SHAPE = (380, 560)  # rows and columns differ, so that exchanged axes are noticed
@@ -102,8 +100,7 @@ class TestDeepEMProtocols(BaseTest):
         return protocol
 
     def pick(self, mics, launch=True, **params):
-        protocol = self.newProtocol(ProtDeepEMPick, **{"numberOfThreads": 1, "binThreads": 2, "useGpu": False,
-                                                       **params})
+        protocol = self.newProtocol(ProtDeepEMPick, **{"numberOfThreads": 1, "binThreads": 2, **params})
         protocol.inputMicrographs.set(mics)
         protocol.inputMicrographs.setExtended("outputMicrographs")
         protocol.inputModel.set(self.train)
@@ -261,9 +258,7 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, centres)
 
     def test_threads_pick_several_batches_at_once(self):
-        # To ask for a GPU that is not there must not make them wait for each other.
-        protocol = self.pick(self.mics, streamingBatchSize=1, numberOfThreads=3, binThreads=1, thresholdMode=1,
-                             useGpu=not any(map(glob, GPU_DEVICES)))
+        protocol = self.pick(self.mics, streamingBatchSize=1, numberOfThreads=3, binThreads=1, thresholdMode=1)
         self.assertPicked(protocol, self.centres)
         with open(protocol._getLogsPath("run.stdout")) as file:
             self.assertEqual(len(set(re.findall(r"Worker (\d+): deepem pick", file.read()))), 2)

@@ -79,7 +79,7 @@ class TestDeepEMModels(BaseTest):
             write(os.path.join(folder, name + ".mrc"), pixels)
         imported = self.launch(project, project.newProtocol(
             ProtImportMicrographs, filesPath=folder, filesPattern="*.mrc", samplingRate=pixel_angst))
-        protocol = project.newProtocol(ProtDeepEMPick, numberOfThreads=1, binThreads=2, useGpu=False, **params)
+        protocol = project.newProtocol(ProtDeepEMPick, numberOfThreads=1, binThreads=2, **params)
         for pointer, source, output in ((protocol.inputMicrographs, imported, "outputMicrographs"),
                                         (protocol.inputModel, model, "outputModel")):
             if source is not None:

@@ -84,7 +84,7 @@ class TestDeepEMNames(BaseTest):
         model = self.launch(ProtDeepEMImportModel, {}, modelFile=path)
         picks = self.launch(ProtDeepEMPick, {"inputMicrographs": (imported, "outputMicrographs"),
                                              "inputModel": (model, "outputModel")},
-                            numberOfThreads=1, binThreads=2, useGpu=False, streamingBatchSize=0)
+                            numberOfThreads=1, binThreads=2, streamingBatchSize=0)
         self.assertEqual(len(picks.outputCoordinates.getUniqueValues("_micId")), 2)
         self.assertEqual(picks._getFailed(), {})
         evaluated = self.launch(ProtDeepEMEvaluate, {"referenceCoordinates": (picks, "outputCoordinates"),
@@ -113,16 +113,16 @@ class TestDeepEMNames(BaseTest):
         with open(script, "w") as file:
             file.write("import json, os, sys\n"
                        f"json.dump([sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES']], open({written!r}, 'w'))\n")
-        protocol = self.project.newProtocol(ProtDeepEMPick, binThreads=3, useGpu=True, gpuList="0 2")
+        protocol = self.project.newProtocol(ProtDeepEMTrain, numberOfThreads=3, useGpu=True, gpuList="0 2")
         for gpus in ([], [0], [0, 2]):
             protocol._stepsExecutor = StepExecutor(None, gpuList=gpus)
             protocol._stepsExecutor.setProtocol(protocol)
             protocol.setHostConfig(self.project.getHostConfig("localhost"))
             with mock.patch.object(protocol_base, "GPU_DEVICES", (os.devnull,) * bool(gpus)), \
                     mock.patch.object(program, "shell_text", lambda: shlex.join([sys.executable, script])):
-                protocol.runDeepEM("pick", [HOSTILE, "", "a\tb", *HOSTILE.split()])
+                protocol.runDeepEM("train", [HOSTILE, "", "a\tb", *HOSTILE.split()])
             with open(written) as file:
                 words, visible = json.load(file)
-            self.assertEqual(words, ["pick", HOSTILE, "", "a\tb", *HOSTILE.split(), "--threads", "3"])
+            self.assertEqual(words, ["train", HOSTILE, "", "a\tb", *HOSTILE.split(), "--threads", "3"])
             self.assertEqual(visible, ",".join(map(str, gpus)))
         self.assertFalse(os.path.exists("INTRUDED"))

@@ -14,11 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from unittest import mock
 
+import mrcfile
 import psutil
 from pyworkflow import Config
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from deepem_scipion.constants import PRESET_CUSTOM
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.protocols import ProtDeepEMTrain
 from deepem_scipion.tests import slurm
 from deepem_scipion.tests import test_protocols_deepem as simulated
@@ -33,6 +35,14 @@ def documented_hosts():
     return re.search(r"```ini\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL).group(1)
 
 
+def documented_array(**values):
+    """The commands of a job array in the documentation, with other values: to submit it, and to merge."""
+    text = DOCS.read_text(encoding="utf-8").partition("## Without Scipion")[2]
+    for name, value in values.items():
+        text = re.sub(rf"\b{name}=\d+", f"{name}={value}", text)
+    return re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+
+
 def most_at_once(jobs):
     """The largest number of jobs that ran at the same time."""
     starts, ends = ([datetime.fromisoformat(job[key]) for job in jobs] for key in ("StartTime", "EndTime"))
@@ -43,7 +53,7 @@ def most_at_once(jobs):
 @unittest.skipUnless(DOCS.exists(), "docs/cluster.md, which holds hosts.conf, is not here")
 @unittest.skipIf(slurm.reason_to_skip(), slurm.reason_to_skip())
 class TestDeepEMQueue(BaseTest):
-    """A job trains one model for all tests, and another one picks with it; other picks must be the same."""
+    """A job trains one model for all tests as if on GPUs, and another one picks with it; others must pick the same."""
 
     # Methods of the class, not the class itself, whose tests would run here again.
     importMicrographs, importCoordinates, pick, positions = (
@@ -75,14 +85,13 @@ class TestDeepEMQueue(BaseTest):
         centres = simulated.write_micrographs(cls.folder, NAMES, seed=1)
         cls.mics = cls.importMicrographs(cls.folder)
         coordinates = cls.importCoordinates(cls.mics, centres)
-        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=1, numberOfThreads=2, useGpu=False, preset=PRESET_CUSTOM,
+        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=1, numberOfThreads=2, gpuList="0 1", preset=PRESET_CUSTOM,
                                     workingSamplingRate=2 * simulated.PIXEL_ANGST, boxSize=24, kernels="5 3 3",
                                     pools="2 2 2", maps="2 2 2")
         cls.train.inputCoordinates.set(coordinates)
         cls.train.inputCoordinates.setExtended("outputCoordinates")
         cls.trainJobs = cls.submit(cls.train, "N")
-        cls.reference = cls.pick(cls, cls.mics, launch=False, numberOfThreads=3, binThreads=1, streamingBatchSize=1,
-                                 useGpu=True, gpuList="0 1")
+        cls.reference = cls.pick(cls, cls.mics, launch=False, numberOfThreads=3, binThreads=1, streamingBatchSize=1)
         cls.referenceJobs = cls.submit(cls.reference, "N")
         cls.expected = cls.positions(cls, cls.reference)
 
@@ -111,6 +120,13 @@ class TestDeepEMQueue(BaseTest):
         cls.addClassCleanup(lambda: protocol.isActive() and cls.proj.stopProtocol(protocol))
         cls.proj.launchProtocol(protocol, wait=False)
 
+    def waitUntil(self, condition, seconds=600):
+        """Wait for a condition."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, "took too long")
+            time.sleep(0.3)
+
     @classmethod
     def waitFor(cls, condition, protocol, seconds=600):
         """Refresh a protocol from its run until the condition holds."""
@@ -123,34 +139,38 @@ class TestDeepEMQueue(BaseTest):
             cls.proj._updateProtocol(protocol)
 
     def test_a_protocol_is_one_job_with_all_threads_and_gpus(self):
-        for jobs, cpus, gpus in ((self.trainJobs, "2", "0"), (self.referenceJobs, "2", "2")):
+        for jobs, cpus, gpus in ((self.trainJobs, "2", "2"), (self.referenceJobs, "2", "0")):
             job, = jobs
             self.assertEqual((job["JobState"], job["NumCPUs"], job["MinMemoryNode"], job["TresPerNode"]),
                              ("COMPLETED", cpus, "2G", f"gres:gpu:{gpus}"))
         self.assertEqual(set(self.expected), set(NAMES))
-        self.assertEqual(set(self.gpusSeen(self.trainJobs)), {""})
-        self.assertEqual(set(self.gpusSeen(self.referenceJobs)), {"1", "2", ""})  # none for the report
+        self.assertEqual(set(self.gpusSeen(self.trainJobs)), {"1,2", ""})  # none for the report
+        self.assertEqual(set(self.gpusSeen(self.referenceJobs)), {""})
 
     def test_what_is_asked_for_can_be_overruled(self):
-        protocol = self.pick(self.mics, launch=False, numberOfThreads=5, binThreads=3, useGpu=True, gpuList="0 0 1")
+        protocol = self.pick(self.mics, launch=False, numberOfThreads=5, binThreads=3)
+        train = self.newProtocol(ProtDeepEMTrain, numberOfThreads=3, gpuList="0 0 1")
 
-        def asked(**params):
+        def asked(protocol, **params):
             protocol.setQueueParams(("main", params))
             submit = protocol.getSubmitDict()
             return submit["JOB_THREADS"], submit["JOB_CORES"], submit["GPU_COUNT"]
 
-        self.proj._setHostConfig(protocol)
-        protocol._useQueue.set(True)
-        self.assertEqual(asked(QUEUE_FOR_JOBS="N"), (12, 12, 2))
-        self.assertEqual(asked(QUEUE_FOR_JOBS="Y"), (3, 3, 1))
-        self.assertEqual(asked(QUEUE_FOR_JOBS="Y", JOB_THREADS=7, GPU_COUNT=2), (7, 3, 2))
+        for each in (protocol, train):
+            self.proj._setHostConfig(each)
+            each._useQueue.set(True)
+        self.assertEqual(asked(protocol, QUEUE_FOR_JOBS="N"), (12, 12, 0))
+        self.assertEqual(asked(protocol, QUEUE_FOR_JOBS="Y"), (3, 3, 0))
+        self.assertEqual(asked(protocol, QUEUE_FOR_JOBS="Y", JOB_THREADS=7, GPU_COUNT=2), (7, 3, 2))
         protocol.numberOfThreads.set(1)
-        protocol.useGpu.set(False)
-        self.assertEqual(asked(QUEUE_FOR_JOBS="N"), (3, 3, 0))
+        self.assertEqual(asked(protocol, QUEUE_FOR_JOBS="N"), (3, 3, 0))
+        self.assertEqual(asked(train, QUEUE_FOR_JOBS="N"), (3, 3, 2))
+        self.assertEqual(asked(train, QUEUE_FOR_JOBS="Y"), (3, 3, 1))
+        train.useGpu.set(False)
+        self.assertEqual(asked(train, QUEUE_FOR_JOBS="Y"), (3, 3, 0))
 
-    def test_batches_are_jobs_at_once_with_a_gpu_each_and_continue_picks_what_dead_ones_left(self):
-        protocol = self.pick(self.mics, launch=False, numberOfThreads=3, streamingBatchSize=1, useGpu=True,
-                             gpuList="0 1 2")
+    def test_batches_are_jobs_at_once_and_continue_picks_what_dead_ones_left(self):
+        protocol = self.pick(self.mics, launch=False, numberOfThreads=3, streamingBatchSize=1)
         before = slurm.jobs()
 
         def running():
@@ -172,7 +192,57 @@ class TestDeepEMQueue(BaseTest):
         protocol.streamingBatchSize.set(2)
         jobs = self.submit(protocol, "Y")
         self.assertEqual([(job["JobState"], job["NumCPUs"], job["TresPerNode"]) for job in jobs],
-                         2 * [("COMPLETED", "2", "gres:gpu:1")])
+                         2 * [("COMPLETED", "2", "gres:gpu:0")])
         self.assertEqual(most_at_once(jobs), 2)
-        self.assertEqual(sorted(self.gpusSeen(jobs)), ["1", "2"])
+        self.assertEqual(self.gpusSeen(jobs), ["", ""])
         self.assertEqual(self.positions(protocol), self.expected)
+
+    def test_parts_are_tasks_of_an_array_and_only_a_dead_one_is_repeated(self):
+        folder = Path(tempfile.mkdtemp(prefix="deepem-array-"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        for name in NAMES:
+            shutil.copy(Path(self.folder, name), folder)
+            with mrcfile.open(folder / name, "r+") as file:
+                file.voxel_size = simulated.PIXEL_ANGST
+        (folder / "list.txt").write_text("".join(f"{name}\n" for name in NAMES))
+        shutil.copy(self.train.outputModel.getFileName(), folder / "apoferritin.deepem")
+        (folder / "deepem").write_text(f'#!/bin/sh\nexec {sys.executable} -m deepem_scipion.deepem "$@"\n')
+        (folder / "deepem").chmod(0o755)
+        submit, merge = documented_array(PARTS=3)
+        environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
+                   "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+        def shell(text):
+            return subprocess.run(["bash", "-c", text], cwd=folder, env=environ, capture_output=True, text=True)
+
+        def tasks(before):
+            return {job["ArrayTaskId"]: job for number, job in slurm.jobs().items() if number not in before}
+
+        before = slurm.jobs()
+        (folder / "b.mrc").rename(folder / "b")
+        os.mkfifo(folder / "b.mrc")  # its task waits for the end of the file
+        self.assertEqual(shell(submit).returncode, 0)
+        self.waitUntil(lambda: [tasks(before).get(part, {}).get("JobState") for part in "123"]
+                       == ["COMPLETED", "RUNNING", "COMPLETED"] and (folder / "parts/2/summary.json").exists())
+        killed = tasks(before)["2"]["JobId"]
+        for process in psutil.process_iter(["name", "environ"]):
+            environment = process.info["environ"] or {}
+            if environment.get("SLURM_JOB_ID") == killed and process.info["name"] != "slurmstepd":
+                process.kill()
+        self.waitUntil(lambda: tasks(before)["2"]["JobState"] == "FAILED")
+        (folder / "b").replace(folder / "b.mrc")
+
+        merged = shell(f"export PARTS=3\n{merge}")
+        self.assertEqual(merged.returncode, 1)
+        self.assertIn("part 2/3 lacks 1 micrographs, for instance b", merged.stderr)
+        again, before = re.search(r"--array=\S+", merged.stderr)[0], slurm.jobs()
+        self.assertEqual(shell(f"export PARTS=3\nsbatch {again} pick.sh").returncode, 0)
+        self.waitUntil(lambda: [job["JobState"] for job in tasks(before).values()] == ["COMPLETED"])
+        merged = shell(f"export PARTS=3\n{merge.strip()} --overwrite")
+        self.assertEqual(merged.returncode, 0, merged.stderr)
+        reference, results = self.reference.getResults(), PickingResults(folder / "picks")
+        self.assertEqual(sorted(results.read_micrographs()), ["a", "b", "c"])
+        for name in "abc":
+            self.assertEqual(results.read_picks(name).centres_xy.tolist(),
+                             reference.read_picks(name).centres_xy.tolist())
+            self.assertGreater(len(results.read_picks(name).scores), 0)

@@ -167,7 +167,7 @@ class TestDeepEMAndRelion(BaseTest):
                       samplingRate=BINNED_ANGST)
         pick = launch(self.proj, ProtDeepEMPick, "pick TIFF", {
             "inputMicrographs": (mics, "outputMicrographs"),
-            "inputModel": (self.proj.getProtocolsByClass("ProtDeepEMTrain")[0], "outputModel")}, useGpu=False)
+            "inputModel": (self.proj.getProtocolsByClass("ProtDeepEMTrain")[0], "outputModel")})
         self.assertIn("TIFF files, in which programs disagree", "".join(pick.warnings()))
         self.assertEqual(self.pick.warnings(), [])
         extract, mean = self.extract(BOX, pick=pick)
@@ -197,7 +197,7 @@ class TestDeepEMAndRelion(BaseTest):
         self.proj.launchProtocol(joined, wait=True)
         model = {"inputModel": (self.pick.inputModel.getObjValue(), "outputModel")}
         picks = launch(self.proj, ProtDeepEMPick, "pick both", {"inputMicrographs": (joined, "outputSet"), **model},
-                       numberOfThreads=1, binThreads=2, useGpu=False)
+                       numberOfThreads=1, binThreads=2)
         known = {}
         for folder, run in imports.items():
             star = self.folder / folder / "particles.star"

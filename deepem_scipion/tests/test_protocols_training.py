@@ -158,7 +158,7 @@ class TestDeepEMTraining(BaseTest):
         common.write_micrographs(folder, ("a.mrc", "b.mrc"), seed=6)
         mics = self.newProtocol(ProtImportMicrographs, filesPath=folder, filesPattern="*.mrc", dataStreaming=True,
                                 samplingRate=common.PIXEL_ANGST, copyFiles=True, timeout="600", fileTimeout="2")
-        first, second = (self.newProtocol(ProtDeepEMPick, numberOfThreads=1, useGpu=False, streamingBatchSize=1)
+        first, second = (self.newProtocol(ProtDeepEMPick, numberOfThreads=1, streamingBatchSize=1)
                          for _ in range(2))
         train = self.newProtocol(ProtDeepEMTrain, epochs=2, waitMicrographs=3, numberOfThreads=1, useGpu=False)
         for pointer, source, output in ((first.inputMicrographs, mics, "outputMicrographs"),

@@ -52,7 +52,7 @@ class WithWorkflow(OnDisplay, BaseTest):
                                  "training", epochs=2, numberOfThreads=2, useGpu=False)
         cls.pick = cls.run_with(ProtDeepEMPick, {"inputMicrographs": (cls.mics, "outputMicrographs"),
                                                  "inputModel": (cls.train, "outputModel")}, "picking",
-                                thresholdMode=3, threshold=0.2, numberOfThreads=1, binThreads=2, useGpu=False)
+                                thresholdMode=3, threshold=0.2, numberOfThreads=1, binThreads=2)
         cls.evaluation, cls.other_evaluation = (
             cls.run_with(ProtDeepEMEvaluate, {"referenceCoordinates": (cls.coordinates, "outputCoordinates"),
                                               "pickedCoordinates": (picked, "outputCoordinates")}, label, **settings)

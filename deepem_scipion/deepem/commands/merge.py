@@ -18,8 +18,8 @@ REQUIRED = ("OUT", "PART ...")
 DESCRIPTION = """\
 Put the results of `deepem pick --part I/N` into one results folder; the parts stay as they are.
 
-With --micrographs and --parts the micrographs that no part has are listed with the number of their part, for instance \
-because its job was ended: pick that part again, with --resume, and merge again, with --overwrite."""
+With --micrographs and --parts the parts that lack micrographs are listed, for instance because their job was ended: \
+pick those parts again, with --resume, and merge again, with --overwrite."""
 EPILOG = """examples:
   deepem pick --micrographs list.txt --model apoferritin.deepem \\
       --part 3/100 --output parts/3
@@ -42,14 +42,15 @@ def run(options: argparse.Namespace) -> int:
     """Run `deepem merge`; returns the exit code."""
     from ..micrographs.find import find_micrographs
     from ..picking.merge import merge_runs, missing_parts
+    from ..picking.results import PickingResults
 
     n_parts = len(options.folders) if options.parts is None else options.parts
     if n_parts < 1:
         raise DeepEMError(f"--parts {n_parts}: expected the number of parts")
     expected = list(find_micrographs(options.micrographs)) if options.micrographs else []
-    existing = [folder for folder in options.folders if folder.is_dir()]
-    for folder in set(options.folders) - set(existing):
-        log.warning("warning: %s: no such folder; its part is missing", folder)
+    existing = [folder for folder in options.folders if PickingResults(folder).exists()]
+    for folder in sorted(set(options.folders) - set(existing)):
+        log.warning("warning: %s: no results of `deepem pick`; its part is missing", folder)
     found = merge_runs(options.output, existing, "overwrite" if options.overwrite else "refuse")
     failed = sum(not each.ok for each in found.values())
     console.print_result(f"{sum(each.picks for each in found.values())} picks on {len(found) - failed} micrographs, "
@@ -58,5 +59,7 @@ def run(options: argparse.Namespace) -> int:
     for part, names in sorted(missing.items()):
         log.warning("part %d/%d lacks %d micrographs, for instance %s: pick it again with --part %d/%d --resume", part,
                     n_parts, len(names), names[0], part, n_parts)
+    if missing:
+        log.warning("to repeat in a job array: --array=%s", ",".join(map(str, sorted(missing))))
     incomplete = failed or missing or len(existing) < len(options.folders)
     return console.UNUSABLE if found and failed == len(found) else console.SOME_FAILED if incomplete else console.OK
