@@ -14,7 +14,9 @@ from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.commands.parser import parse_arguments
 from deepem_scipion.deepem.commands.planning import read_training_set
 from deepem_scipion.deepem.coordinates.box import write_box
-from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_file
+from deepem_scipion.deepem.coordinates.coordinates import Coordinates
+from deepem_scipion.deepem.coordinates.formats.base import MicrographInfo, MicrographPicks
+from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_file, write_files
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.micrograph import read_shape
 from deepem_scipion.deepem.picking.candidates import read_candidates
@@ -150,3 +152,15 @@ def test_y_from_the_last_row_of_a_binned_micrograph(blobs, tmp_path):
                                "--coordinate-scale", "2", "--diameter", "64", "--output", str(tmp_path / "m.deepem")])
     found = read_training_set(options).particles["a"]
     assert found.centres_xy.tolist() == [[40.5, 60.5]] and found.box_px == 16
+
+
+@pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if each.write])
+def test_coordinates_of_binned_micrographs_come_back_from_every_format(name, blobs, tmp_path):
+    micrograph, centres_xy = blobs[0] / "micrographs" / "a.mrc", np.array([[61.0, 8.0], [20.0, 30.0]])
+    info = MicrographInfo(tuple(side // 2 for side in read_shape(micrograph)), 8.0)
+    picks = MicrographPicks("a", "a.mrc", Coordinates(centres_xy, np.ones(2), 8.0), info)
+    write_files(name, tmp_path / "binned", [picks])
+    options = parse_arguments(["train", "--micrographs", str(micrograph), "--coordinates", str(tmp_path / "binned"),
+                               "--coordinate-scale", "2", "--diameter", "64", "--output", str(tmp_path / "m.deepem")])
+    found = read_training_set(options).particles["a"].centres_xy
+    np.testing.assert_allclose(found[np.argsort(-found[:, 0])], [[122.5, 16.5], [40.5, 60.5]], atol=0.01)

@@ -72,7 +72,9 @@ def test_the_protocols_are_where_users_look_for_them_with_short_names(domain):
     picking = ("Particles", "Picking")
     assert found == {"DeepEM training": picking, "DeepEM picking": picking, "DeepEM evaluation": picking,
                      "DeepEM studio": picking,
-                     "import DeepEM model": ("Imports", "more"), "export DeepEM model": ("Exports",)}
+                     "import DeepEM model": ("Imports", "more"), "export DeepEM model": ("Exports",),
+                     "import coordinates (DeepEM)": ("Imports", "more"),
+                     "export coordinates (DeepEM)": ("Exports",)}
 
 
 def test_package_data_and_logo_exist():

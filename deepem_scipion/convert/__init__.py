@@ -11,6 +11,7 @@ from .coordinates import (
     write_boxes,
     write_scored_boxes,
 )
+from .formats import coordinate_items, is_scored, picks_of_set
 from .identity import keys_by_id
 from .json_files import read_json, write_json
 from .micrographs import (
@@ -25,13 +26,16 @@ from .models import copy_model, general_model, model_of_card, read_card, read_mo
 
 __all__ = [
     "are_tiff",
+    "coordinate_items",
     "coordinates_by_name",
     "copy_model",
     "frame_warnings",
     "general_model",
+    "is_scored",
     "keys_by_id",
     "micrographs_with_coordinates",
     "model_of_card",
+    "picks_of_set",
     "read_card",
     "read_json",
     "read_model",

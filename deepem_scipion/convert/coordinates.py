@@ -167,6 +167,30 @@ def suppressed_ids(coordinates, min_distance_px):
     return found
 
 
+def scored_coordinate(mic, x, y, score):
+    """A Coordinate with a score.
+
+    Parameters
+    ----------
+    mic : Micrograph
+    x, y : int
+    score : float
+
+    Returns
+    -------
+    Coordinate
+        The three attributes with names of RELION carry the score into RELION's particle extraction, which requires all
+        of them or none.
+    """
+    item = Coordinate(x=x, y=y)
+    item.setMicrograph(mic)
+    item._deepemScore = Float(score)
+    item._rlnAutopickFigureOfMerit = Float(score)
+    item._rlnClassNumber = Integer(1)
+    item._rlnAnglePsi = Float(0.0)
+    return item
+
+
 def read_picks(path, mic):
     """Coordinates of one micrograph from a .box file of the program.
 
@@ -178,8 +202,7 @@ def read_picks(path, mic):
     Returns
     -------
     list of Coordinate
-        Rounded, because Scipion truncates decimals, and inside the micrograph. The three attributes with names of
-        RELION carry the score into RELION's particle extraction, which requires all of them or none.
+        Rounded, because Scipion truncates decimals, and inside the micrograph.
     """
     try:
         rows, cols = read_shape(mic.getFileName())
@@ -189,12 +212,5 @@ def read_picks(path, mic):
     for picks in read_coordinates(path).values():
         centres_xy = np.clip(np.rint(picks.centres_xy), 0, (cols - 1, rows - 1)).astype(int)
         for (x, y), score in zip(centres_xy.tolist(), picks.scores.tolist()):
-            item = Coordinate(x=x, y=y)
-            item.setMicrograph(mic)
-            score = 1.0 if np.isnan(score) else score  # set by hand
-            item._deepemScore = Float(score)
-            item._rlnAutopickFigureOfMerit = Float(score)
-            item._rlnClassNumber = Integer(1)
-            item._rlnAnglePsi = Float(0.0)
-            items.append(item)
+            items.append(scored_coordinate(mic, x, y, 1.0 if np.isnan(score) else score))  # 1 if set by hand
     return items

@@ -14,7 +14,10 @@ from pyworkflow.protocol import STEPS_PARALLEL
 
 from .. import convert, program
 from ..constants import STD_CUSTOM
+from ..deepem.coordinates.star import Optics
+from ..deepem.errors import DeepEMError
 from ..deepem.micrographs.scale import differ
+from ..deepem.picking.export import write_star
 from ..deepem.picking.results import PickingResults
 from ..deepem.picking.scale import MAX_FACTOR, scale_warnings
 from ..deepem.picking.selection import REASON_LABELS
@@ -92,6 +95,9 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
     extraction passes on. *Analyze results* opens the studio in your browser: other limits, for all micrographs at once,
     and corrections by hand, registered as further outputs. *Continue* requires unchanged
     parameters; to change them use *Restart* or a copy of the run.
+
+    picks/picks.star in the extra folder has all picks with decimals, for RELION outside of Scipion (not for TIFF
+    micrographs); *export coordinates* writes the formats of other programs.
     """
 
     _label = "picking"
@@ -163,6 +169,7 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
         pwutils.makePath(self.getCoordsDir())
         write_failures(self._getFailedFile(), failed)
         self.getResults().refresh()
+        self._writeStar()
         # Without the queue: it takes seconds and no GPU.
         model = str(self.getResults().path("model")) if self.isGeneral() else self.inputModel.get().getFileName()
         done = program.run("report", self.getCoordsDir(), *(["--model", model] if os.path.exists(model) else []),
@@ -173,6 +180,19 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
             name, reason = next(iter(failed.items()))
             raise RuntimeError(f"None of the {len(failed)} micrographs could be picked. {name}: {reason}")
         return [self._getFailedFile()]
+
+    def _writeStar(self):
+        """Write the picks of all micrographs in one file for RELION."""
+        results, micSet = self.getResults(), self.getInputMicrographs()
+        if not results.exists() or convert.are_tiff(micSet):  # in which RELION itself counts y from the last row
+            return
+        microscope = micSet.getAcquisition()
+        values = [microscope.getVoltage(), microscope.getSphericalAberration(), microscope.getAmplitudeContrast()]
+        try:
+            write_star(results, results.read_micrographs(), results.read_settings(),
+                       Optics() if None in values else Optics(*values))
+        except DeepEMError as error:
+            self.warning(f"{results.path('star')} could not be written: {error}")
 
     # -------------------------- INFO functions -------------------------------
     def _validate(self):
@@ -253,6 +273,8 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
             name, reason = next(iter(failed.items()))
             summary.append(f"*{len(failed)} micrographs failed*, listed in {self._getFailedFile()}. First: {name}: "
                            f"{reason.rstrip('.')}. Continue tries them again.")
+        if self.getResults().path("star").exists():
+            summary.append(f"For RELION outside of Scipion, in the project's folder: {self.getResults().path('star')}")
         if os.path.exists(self._getReportFile()):
             summary.append(f"Report for a browser: {self._getReportFile()}")
         return summary

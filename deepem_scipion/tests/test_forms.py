@@ -15,7 +15,9 @@ from deepem_scipion import protocols
 from deepem_scipion.deepem.network.geometry import BOX_PER_DIAMETER
 from deepem_scipion.protocols import (
     ProtDeepEMEvaluate,
+    ProtDeepEMExportCoordinates,
     ProtDeepEMExportModel,
+    ProtDeepEMImportCoordinates,
     ProtDeepEMImportModel,
     ProtDeepEMPick,
     ProtDeepEMStudio,
@@ -56,10 +58,14 @@ class TestForms(WithWorkflow):
             ProtDeepEMEvaluate: {"referenceCoordinates": (self.coordinates, "outputCoordinates"),
                                  "pickedCoordinates": (self.pick, "outputCoordinates")},
             ProtDeepEMExportModel: {"inputModel": (self.train, "outputModel")},
+            ProtDeepEMImportCoordinates: {"inputMicrographs": (self.mics, "outputMicrographs")},
+            ProtDeepEMExportCoordinates: {"inputCoordinates": (self.pick, "outputCoordinates")},
             ProtDeepEMStudio: {"inputMicrographs": (self.mics, "outputMicrographs")},
         }.get(protocolClass, {})
         given = {ProtDeepEMImportModel: {"modelFile": self.train.outputModel.getFileName()},
-                 ProtDeepEMExportModel: {"folder": os.path.join(self.folder, "exported")}}.get(protocolClass, {})
+                 ProtDeepEMImportCoordinates: {"path": self.pick.getCoordsDir()},
+                 **dict.fromkeys((ProtDeepEMExportModel, ProtDeepEMExportCoordinates),
+                                 {"folder": os.path.join(self.folder, "exported")})}.get(protocolClass, {})
         return self.run_with(protocolClass, inputs, f"new {protocolClass._label}", launch=False, **{**given, **values})
 
     def own(self, protocol):
@@ -71,7 +77,8 @@ class TestForms(WithWorkflow):
         states = {ProtDeepEMTrain: [{}, {"doTune": True}, {"doContinue": True}, {"preset": 5}, {"preset": 1}],
                   ProtDeepEMPick: [{}, {"thresholdMode": 2}, {"thresholdMode": 3}, {"stdRange": 2}],
                   ProtDeepEMEvaluate: [{}, {"thresholdMode": 1}, {"thresholdMode": 3}],
-                  ProtDeepEMImportModel: [{}], ProtDeepEMExportModel: [{}]}
+                  **dict.fromkeys((ProtDeepEMImportModel, ProtDeepEMExportModel, ProtDeepEMImportCoordinates,
+                                   ProtDeepEMExportCoordinates), [{}])}
         for protocolClass, settings in states.items():
             for setting in settings:
                 protocol = self.filled(protocolClass, **setting)

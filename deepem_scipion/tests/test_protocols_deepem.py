@@ -21,6 +21,7 @@ from pyworkflow.object import Pointer
 from pyworkflow.protocol import MODE_RESTART
 from pyworkflow.tests import BaseTest, setupTestProject
 
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.tests.program import needs_program
 
@@ -262,6 +263,10 @@ class TestDeepEMProtocols(BaseTest):
         self.assertPicked(protocol, self.centres)
         with open(protocol._getLogsPath("run.stdout")) as file:
             self.assertEqual(len(set(re.findall(r"Worker (\d+): deepem pick", file.read()))), 2)
+        # The same picks for RELION, with decimals.
+        found = {os.path.basename(name) + ".mrc": np.rint(each.centres_xy).tolist()
+                 for name, each in read_coordinates(protocol.getResults().path("star")).items()}
+        self.assertEqual({name: list(map(tuple, each)) for name, each in found.items()}, self.positions(protocol))
         threshold = min(item._deepemScore.get() for item in protocol.outputCoordinates)
         self.assertGreaterEqual(threshold + 1e-6, protocol._getThreshold())
         self.assertRegex("\n".join(protocol.summary()), r"Threshold: 0\.\d+ \(best F1 in the validation of the model\)")

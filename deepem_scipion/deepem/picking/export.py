@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.formats.base import MicrographInfo, MicrographPicks
 from ..coordinates.formats.headers import read_info
 from ..coordinates.formats.registry import write_files
+from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
 from .box import default_box_px
 from .results import PickingResults
 from .selection import PICKED
 from .settings import RunSettings
+from .summary import MicrographResult
 
 
 def export(results: PickingResults, formats: Iterable[str]) -> dict[str, Path]:
@@ -42,6 +46,36 @@ def export(results: PickingResults, formats: Iterable[str]) -> dict[str, Path]:
     for name, folder in folders.items():
         write_files(name, folder, picks)
     return folders
+
+
+def write_star(results: PickingResults, micrographs: Mapping[str, MicrographResult], settings: RunSettings,
+               optics: Optics) -> None:
+    """Write picks.star, the picks of all micrographs of a run, from their candidates.
+
+    Parameters
+    ----------
+    results : PickingResults
+    micrographs : mapping of str to MicrographResult
+        By name; those that failed, and those whose path cannot stand in the file, are left out.
+    settings : RunSettings
+    optics : Optics
+
+    Raises
+    ------
+    DeepEMError
+        If a file cannot be read or written.
+    """
+    named = {name: found for name, found in micrographs.items() if found.ok and can_name(found.path)}
+    working = settings.working_pixel_size_angst
+    sizes = [found.pixel_size_angst or working for found in named.values()]
+
+    def entries() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for name, found in named.items():
+            candidates, reasons = results.read_candidates(name)
+            picks = candidates.subset(reasons == PICKED)
+            yield found.path, picks.centres_xy, picks.scores
+
+    results.write_star(entries(), sizes or working, optics)
 
 
 def picks_of_run(results: PickingResults, paths: Mapping[str, Path] | None = None) -> list[MicrographPicks]:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..atomic import atomic_path
-from ..coordinates.formats.headers import read_info
-from ..coordinates.star import Optics, can_name
+from ..coordinates.star import Optics
 from ..errors import DeepEMError
 from ..startables import read_tables
 from .earlier import REFUSE, prepare
+from .export import write_star
 from .results import ALWAYS, PickingResults
-from .selection import PICKED
 from .settings import RunSettings
 from .summary import MicrographResult
 
@@ -92,7 +91,7 @@ def merge_runs(output: str | Path, folders: Sequence[str | Path],
                 _take(part.path(kind, name), results.path(kind, name))
     results.write_summary(settings, micrographs)
     results.write_failed(micrographs)
-    _write_star(results, settings, micrographs, parts)
+    write_star(results, micrographs, settings, _optics(parts))
     return micrographs
 
 
@@ -153,26 +152,6 @@ def _take(source: Path, target: Path) -> None:
                 shutil.copyfile(source, aside)
     except OSError as error:
         raise DeepEMError(f"{target} cannot be written ({error}).") from error
-
-
-def _write_star(results: PickingResults, settings: RunSettings, micrographs: Mapping[str, MicrographResult],
-                parts: Sequence[PickingResults]) -> None:
-    entries, sizes = [], []
-    for name, found in micrographs.items():
-        if found.ok and can_name(found.path):
-            candidates, reasons = results.read_candidates(name)
-            picks = candidates.subset(reasons == PICKED)
-            entries.append((found.path, picks.centres_xy, picks.scores))
-            sizes.append(_pixel_size(found.path, settings))
-    results.write_star(entries, sizes or settings.working_pixel_size_angst, _optics(parts))
-
-
-def _pixel_size(path: str, settings: RunSettings) -> float:
-    """Pixel size of a micrograph; that of the network for one that is no longer there."""
-    try:
-        return read_info(path, settings.pixel_size_angst).pixel_size_angst or settings.working_pixel_size_angst
-    except DeepEMError:
-        return settings.working_pixel_size_angst
 
 
 def _optics(parts: Sequence[PickingResults]) -> Optics:

@@ -20,12 +20,13 @@ import numpy as np
 
 from .. import runtime
 from ..coordinates.masks import read_mask
-from ..coordinates.star import Optics, can_name
+from ..coordinates.star import Optics
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from .box import default_box_px
 from .earlier import REFUSE, prepare
+from .export import write_star
 from .message import as_message, failure, reason_of
 from .picker import PickedMicrograph, Picker
 from .results import PickingResults
@@ -217,22 +218,7 @@ class _Run:
         with ExitStack() as last:
             last.callback(self.results.write_summary, self.settings, self.micrographs)
             last.callback(self.results.write_failed, self.micrographs)
-            last.callback(self._write_star, optics)
-
-    def _write_star(self, optics: Optics) -> None:
-        """Write picks.star from the files of the micrographs."""
-        named = {name: Path(found.path) for name, found in self.micrographs.items()
-                 if found.ok and can_name(found.path)}
-        working = self.picker.model.working_pixel_size_angst
-        sizes = [self.micrographs[name].pixel_size_angst or working for name in named] or working
-
-        def entries() -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-            for name, path in named.items():
-                candidates, reasons = self.results.read_candidates(name)
-                picks = candidates.subset(reasons == PICKED)
-                yield path, picks.centres_xy, picks.scores
-
-        self.results.write_star(entries(), sizes, optics)
+            last.callback(write_star, self.results, self.micrographs, self.settings, optics)
 
     def _warn(self, micrographs: Mapping[str, MicrographResult]) -> None:
         """Log what is wrong with the pixel sizes: as soon as it shows, and at the end if it concerns others as well."""
