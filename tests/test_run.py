@@ -143,9 +143,10 @@ def test_program_prints_only_its_own_lines(blobs, blob_model, tmp_path):
                           env=environ, capture_output=True, text=True, check=True)
     lines = done.stderr.splitlines()
     assert re.fullmatch(r"\d\d:\d\d:\d\d device: CPU, 8 threads", lines[0])
-    for number, (line, name) in enumerate(zip(lines[1:], "abcde"), 1):
+    assert re.fullmatch(r"\d\d:\d\d:\d\d pixels of 4 A; particle diameter 64 A = 16 px; boxes of 24 px", lines[1])
+    for number, (line, name) in enumerate(zip(lines[2:], "abcde"), 1):
         assert re.fullmatch(rf"\d\d:\d\d:\d\d {number}/5 {name}: \d+ picks in [\d.]+ s", line)
-    assert len(lines) == 6 and len(done.stdout.splitlines()) == 1
+    assert len(lines) == 7 and len(done.stdout.splitlines()) == 1
 
 
 def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, monkeypatch, tmp_path):
