@@ -35,12 +35,10 @@ def documented_hosts():
     return re.search(r"```ini\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL).group(1)
 
 
-def documented_array(**values):
-    """The commands of a job array in the documentation, with other values: to submit it, and to merge."""
+def documented_array(parts):
+    """The commands of a job array in the documentation, with other parts: to submit it, and to merge."""
     text = DOCS.read_text(encoding="utf-8").partition("## Without Scipion")[2]
-    for name, value in values.items():
-        text = re.sub(rf"\b{name}=\d+", f"{name}={value}", text)
-    return re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [block.replace("100", str(parts)) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 
 
 def most_at_once(jobs):
@@ -208,7 +206,7 @@ class TestDeepEMQueue(BaseTest):
         shutil.copy(self.train.outputModel.getFileName(), folder / "apoferritin.deepem")
         (folder / "deepem").write_text(f'#!/bin/sh\nexec {sys.executable} -m deepem_scipion.deepem "$@"\n')
         (folder / "deepem").chmod(0o755)
-        submit, merge = documented_array(PARTS=3)
+        submit, merge = documented_array(3)
         environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -232,13 +230,13 @@ class TestDeepEMQueue(BaseTest):
         self.waitUntil(lambda: tasks(before)["2"]["JobState"] == "FAILED")
         (folder / "b").replace(folder / "b.mrc")
 
-        merged = shell(f"export PARTS=3\n{merge}")
+        merged = shell(merge)
         self.assertEqual(merged.returncode, 1)
         self.assertIn("part 2/3 lacks 1 micrographs, for instance b", merged.stderr)
         again, before = re.search(r"--array=\S+", merged.stderr)[0], slurm.jobs()
-        self.assertEqual(shell(f"export PARTS=3\nsbatch {again} pick.sh").returncode, 0)
+        self.assertEqual(shell(f"sbatch {again} pick.sh").returncode, 0)
         self.waitUntil(lambda: [job["JobState"] for job in tasks(before).values()] == ["COMPLETED"])
-        merged = shell(f"export PARTS=3\n{merge.strip()} --overwrite")
+        merged = shell(f"{merge.strip()} --overwrite")
         self.assertEqual(merged.returncode, 0, merged.stderr)
         reference, results = self.reference.getResults(), PickingResults(folder / "picks")
         self.assertEqual(sorted(results.read_micrographs()), ["a", "b", "c"])
