@@ -5,7 +5,7 @@
 from pyworkflow.protocol import params
 
 from .. import convert
-from ..constants import STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF, TIFF_ROWS
+from ..constants import PROCEDURE_OWN, PROCEDURE_PAPER, STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF, TIFF_ROWS
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from ..deepem.picking.box import default_box_px
 
@@ -106,6 +106,12 @@ class PickForm:
                       help="Yes: micrographs are picked even if their pixel size and that of the training differ by a "
                            "factor of more than 4, or the particle would be wider than half of the micrograph. No: "
                            "these are refused, since one of the pixel sizes is probably wrong.")
+        form.addParam("procedure", params.EnumParam, choices=("that of the model", "paper"), default=PROCEDURE_OWN,
+                      display=params.EnumParam.DISPLAY_HLIST, expertLevel=params.LEVEL_ADVANCED,
+                      condition="inputModel is not None", label="Procedure",
+                      help="*paper*: whole boxes are scanned without padding, each with mean 0 and standard deviation "
+                           "1, and picks are selected in two passes, as in the publication. Models that were trained "
+                           "by this procedure always pick by it.")
         form.addParam("saveScoreMaps", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED,
                       label="Save score maps?",
                       help="Yes: the scores of all positions are saved as an image, up to one megabyte per "
@@ -158,5 +164,7 @@ class PickForm:
             arguments += ["--min-distance", f"{self.minDistance.get():g}"]
         if self.scanStep.get():
             arguments += ["--scan-step", str(self.scanStep.get())]
+        if not self.isGeneral() and self.procedure.get() == PROCEDURE_PAPER:
+            arguments += ["--procedure", "paper"]
         arguments += ["--force"] * bool(self.anyScale)
         return arguments + ["--score-maps"] * bool(self.saveScoreMaps)

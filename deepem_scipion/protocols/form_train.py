@@ -4,9 +4,21 @@
 
 from pyworkflow.protocol import params
 
-from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS, TIFF_ROWS, TRAINING_PRESETS
+from ..constants import (
+    PRESET_AUTO,
+    PRESET_CUSTOM,
+    PRESET_LABELS,
+    PRESETS,
+    PROCEDURE_OWN,
+    PROCEDURE_PAPER,
+    TIFF_ROWS,
+    TRAINING_PRESETS,
+)
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
+
+# Condition of parameters that the paper's procedure does without.
+BY_PAPER = f"not doTune and not doContinue and procedure == {PROCEDURE_PAPER}"
 
 
 class TrainForm:
@@ -67,8 +79,16 @@ class TrainForm:
                       help="Time for the search. It should allow for 10 to 100 networks: 60 minutes on CPUs, 30 on a "
                            "GPU. The first network is always trained to the end. To search longer increase the time "
                            "and use *Continue*.")
+        form.addParam("procedure", params.EnumParam, choices=("default", "paper"), default=PROCEDURE_OWN,
+                      display=params.EnumParam.DISPLAY_HLIST, condition="not doTune and not doContinue",
+                      expertLevel=params.LEVEL_ADVANCED, label="Procedure",
+                      help="*paper*: training and picking as in the publication, for comparison: single boxes of mean "
+                           "0 and standard deviation 1, 800 particles and as many positions of background in each "
+                           "round, the last epoch, rounds from new weights. It needs at least three micrographs, and "
+                           "one more for each further round.")
         form.addParam("trainingPreset", params.EnumParam, choices=TRAINING_PRESETS, default=0,
-                      display=params.EnumParam.DISPLAY_HLIST, condition="not doTune", label="Training preset",
+                      display=params.EnumParam.DISPLAY_HLIST, condition=f"not doTune and not ({BY_PAPER})",
+                      label="Training preset",
                       help="*default*: a modern optimiser, which takes minutes. *paper*: the procedure of the "
                            "publication, for comparison; slower.")
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
@@ -85,6 +105,7 @@ class TrainForm:
                            "ends the training. Helps if picks contain contamination; each further round takes about "
                            "half the time of the first.")
         form.addParam("networks", params.IntParam, default=1, expertLevel=params.LEVEL_ADVANCED,
+                      condition=f"not ({BY_PAPER})",
                       label="Networks to average", validators=[params.GE(1, error="should be at least 1")],
                       help="Usually 1, up to 5. Each network is validated on a different part of the micrographs, and "
                            "their scores are averaged. Scores become slightly more reproducible; training and picking "
@@ -180,8 +201,14 @@ class TrainForm:
         """Box, and lists of kernels, pools and maps from the form."""
         return self.boxSize.get(), _numbers(self.kernels), _numbers(self.pools), _numbers(self.maps)
 
+    def _isByPaper(self):
+        """Whether training is by the paper's procedure."""
+        return not self.doTune and not self.doContinue and self.procedure.get() == PROCEDURE_PAPER
+
     def _getPresetWords(self):
         """Words for the training preset."""
+        if self._isByPaper():
+            return "procedure of the paper"
         preset = TRAINING_PRESETS[0 if self.doTune else self.trainingPreset.get()]
         return f"training preset {preset}"
 
@@ -201,6 +228,8 @@ class TrainForm:
             arguments += ["--epochs", str(self.epochs.get())]
         if self.rounds.get() > 1:
             arguments += ["--rounds", str(self.rounds.get())]
+        if self._isByPaper():
+            return [*arguments, "--procedure", "paper", *self._getNetworkArguments()]
         if self.networks.get() > 1:
             arguments += ["--networks", str(self.networks.get())]
         if self.doTune:

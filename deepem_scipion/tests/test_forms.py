@@ -74,8 +74,9 @@ class TestForms(WithWorkflow):
         return {name: param for name, param in protocol._definition.iterAllParams() if name in names}
 
     def test_what_is_shown_has_an_effect_and_what_is_hidden_has_none(self):
-        states = {ProtDeepEMTrain: [{}, {"doTune": True}, {"doContinue": True}, {"preset": 5}, {"preset": 1}],
-                  ProtDeepEMPick: [{}, {"thresholdMode": 2}, {"thresholdMode": 3}, {"stdRange": 2}],
+        states = {ProtDeepEMTrain: [{}, {"doTune": True}, {"doContinue": True}, {"preset": 5}, {"preset": 1},
+                                     {"procedure": 1}, {"procedure": 1, "doTune": True}],
+                  ProtDeepEMPick: [{}, {"thresholdMode": 2}, {"thresholdMode": 3}, {"stdRange": 2}, {"procedure": 1}],
                   ProtDeepEMEvaluate: [{}, {"thresholdMode": 1}, {"thresholdMode": 3}],
                   **dict.fromkeys((ProtDeepEMImportModel, ProtDeepEMExportModel, ProtDeepEMImportCoordinates,
                                    ProtDeepEMExportCoordinates), [{}])}

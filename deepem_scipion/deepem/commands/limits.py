@@ -23,7 +23,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
                        "threshold with the best F2 or F1 in the model's validation; `precision=P`, the lowest with a "
                        "precision of at least P there; or a number from 0 (all candidates) to 1")
     group.add_argument("--min-distance", type=float, metavar="A", help="minimum distance of two picks in angstrom "
-                       "(default: half the particle diameter)")
+                       "(default: half the particle diameter; 0 by the paper's procedure, with its own suppression)")
     group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
                        "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
                        "(default): the model's, `off`: no limits")
@@ -44,7 +44,7 @@ def chosen_limits(options: argparse.Namespace, model: Model) -> Limits:
     return Limits(_threshold(options.threshold, model),
                   limits.min_distance_angst if options.min_distance is None else options.min_distance,
                   _std_range(options.std_range, model), options.border, options.max_mask,
-                  options.keep_best, options.at_least)
+                  options.keep_best, options.at_least, limits.ranges_angst)
 
 
 def _threshold(text: str, model: Model) -> float:

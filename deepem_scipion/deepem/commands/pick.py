@@ -16,6 +16,7 @@ from . import console
 from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
 from .assigning import read_masks
 from .limits import add_limits, chosen_limits
+from .procedure import add_procedure_of_picking, with_procedure
 from .report import report_path, try_report
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def add_scan(group: Any) -> None:
                        "model's)")
     group.add_argument("--rotations", type=int, choices=(1, 4), default=4, help="number of rotations of the box over "
                        "which the score is averaged (default: %(default)s)")
+    add_procedure_of_picking(group)
 
 
 def add_model(group: Any) -> None:
@@ -142,7 +144,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
 
     _check_numbers(options)
     formats = check_formats(options.write) if options.write else []
-    model = chosen_model(options)
+    model = with_procedure(chosen_model(options), options)
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = _micrographs(options)
@@ -162,7 +164,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
-    not_written = _export(options.output, formats)
+    not_written = _export(options.output, formats, model.ranges_px is not None and not started)
     _finish(options, results, model)
     if results and n_failed == len(results):
         return console.UNUSABLE
@@ -229,11 +231,14 @@ def _check_numbers(options: argparse.Namespace) -> None:
             raise DeepEMError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
 
 
-def _export(output: Path, formats: Sequence[str]) -> int:
+def _export(output: Path, formats: Sequence[str], side_by_side: bool) -> int:
     """Write the picks in other formats and return how many cannot be written: none costs the picks or the others."""
     from ..picking.export import export
     from ..picking.results import PickingResults
+    from ..picking.side_by_side import write_side_by_side
 
+    if side_by_side:
+        write_side_by_side(PickingResults(output))
     failed = 0
     for name in formats:
         try:
@@ -253,7 +258,7 @@ def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
         log.warning("warning: --min-distance %g A is more than twice the particle diameter of the model, %g A: most "
                     "particles will be rejected. Expected about %g", options.min_distance, diameter, diameter / 2)
     step = options.scan_step or model.scan_step
-    if step > model.diameter_px / 2:
+    if model.ranges_px is None and step > model.diameter_px / 2:
         log.warning("warning: a scan step of %d binned pixels is more than half of the particle diameter, %.1f binned "
                     "pixels: particles between the positions are missed. Expected --scan-step %d or less", step,
                     model.diameter_px, max(1, int(model.diameter_px / 4)))

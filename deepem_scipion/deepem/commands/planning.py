@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from .assigning import read_assigned, read_masks
+from .procedure import paper_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         raise DeepEMError(f"{'the general model' if general else '--continue-from'} determines network and working "
                           "pixel size: leave out --preset, --box, --maps and --working-pixel-size")
     return Plan(
+        paper=paper_plan(options),
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
         pixel_size_angst=options.pixel_size, training_preset=options.training_preset, epochs=options.epochs,
@@ -126,4 +128,4 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
     return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
-                       read_masks(options.masks, micrographs), options.max_mask)
+                       read_masks(options.masks, micrographs), options.max_mask, options.overlaps_as_negatives)

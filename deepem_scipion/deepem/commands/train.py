@@ -15,6 +15,7 @@ from . import console
 from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads
 from .info import format_card
 from .planning import make_plan, read_training_set
+from .procedure import add_procedure_of_training
 from .unlabelled import add_unlabelled, train_unlabelled, with_teacher
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def add_training_arguments(parser: argparse.ArgumentParser, searched: bool = Fal
     _add_files(parser, searched)
     _add_network(parser, searched)
     _add_fit(parser, searched)
+    if not searched:
+        add_procedure_of_training(parser)
 
 
 def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
@@ -85,6 +88,8 @@ def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
         group.add_argument(f"--more-{name}", metavar="PATH", type=Path, nargs="+", default=[],
                            help=f"more verified {name}, e.g. from manually curated picks; micrographs that are not in "
                            "--coordinates count as incompletely annotated, and only what is given is used for training")
+    group.add_argument("--overlaps-as-negatives", action="store_true", help="particles less than a diameter from "
+                       "another one are negatives, so that overlapping particles are avoided")
     add_shifts(group)
     add_masks(group)
     add_max_mask(group)

@@ -22,6 +22,7 @@ from ..errors import DeepEMError
 from . import console, pick
 from .arguments import Parser, add_threads, add_verbosity, protect_files
 from .limits import add_limits, chosen_limits
+from .procedure import with_procedure
 
 if TYPE_CHECKING:
     from ..picking.picker import Picker
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> NoReturn:
         serve(lambda request: dict(zip(("status", "message"), run_pick(parse_request(request)))))
     from ..picking.picker import Picker
 
-    model = pick.chosen_model(options)
+    model = with_procedure(pick.chosen_model(options), options)
     limits = chosen_limits(options, model)
     runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)

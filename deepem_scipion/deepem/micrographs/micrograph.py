@@ -100,7 +100,7 @@ class Micrograph:
 
 def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = None,
                     pixel_size_angst: float | None = None, name: str | None = None,
-                    box_px: int | None = None, tiff_rows: str = "bottom") -> Micrograph:
+                    box_px: int | None = None, tiff_rows: str = "bottom", raw: bool = False) -> Micrograph:
     """Read a micrograph, clip outliers, resample it to the working pixel size and normalise it.
 
     Parameters
@@ -118,11 +118,13 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
         the whole micrograph is normalised.
     tiff_rows : {"bottom", "top"}
         Whether y is counted from the last row of a TIFF file, as in RELION and EMAN2, or from the first.
+    raw : bool
+        Whether the grey values are left as they are, but for the resampling.
 
     Returns
     -------
     Micrograph
-        Resampled and normalised.
+        Resampled and, unless it is raw, normalised.
 
     Raises
     ------
@@ -154,19 +156,26 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     pixels = read_pixels(path, tiff_rows)
     shape = pixels.shape[0], pixels.shape[1]
     scale = _scale(path, shape, input_size, working_pixel_size_angst)
-    clip_outliers(pixels)
+    if not raw:
+        clip_outliers(pixels)
     largest = max(-float(pixels.min()), float(pixels.max()))
     if largest > _MAX_VALUE:
         raise DeepEMError(f"{path} holds values of up to {largest:.1g}. Expected those of a micrograph: its header or "
                           "its byte order is wrong, or it is damaged. Write it again, or leave it out.")
     if scale != 1.0:
         pixels = resample(pixels, scale)
+    if not raw:
+        _normalise(path, pixels, scale, box_px)
+    name = micrograph_name(path) if name is None else name
+    return Micrograph(path, name, pixels, input_size * scale, scale, shape, in_header)
+
+
+def _normalise(path: Path, pixels: np.ndarray, scale: float, box_px: int | None) -> None:
+    if scale != 1.0:
         clip_outliers(pixels)
     normalise(path, pixels)
     if box_px is not None:
         normalise_boxes(pixels, box_px)
-    name = micrograph_name(path) if name is None else name
-    return Micrograph(path, name, pixels, input_size * scale, scale, shape, in_header)
 
 
 def prepared_micrograph(pixels: np.ndarray, pixel_size_angst: float, name: str, box_px: int) -> Micrograph:

@@ -77,3 +77,43 @@ def normalise_boxes(pixels: np.ndarray, box_px: int) -> None:
     if image.any():
         pixels -= np.median(means[image])
         pixels /= np.median(stds[image])
+
+
+def within(stds: np.ndarray, std_range: tuple[float, float]) -> np.ndarray:
+    """Return which standard deviations lie between two values, without these, as bool array."""
+    inside: np.ndarray = (stds > std_range[0]) & (stds < std_range[1])
+    return inside
+
+
+def box_stds(boxes: np.ndarray) -> np.ndarray:
+    """Compute the standard deviation of each box, (n,) float64, as sums over n - 1 pixels.
+
+    Parameters
+    ----------
+    boxes : (n, box, box) array
+
+    Returns
+    -------
+    (n,) float64 array
+    """
+    stds: np.ndarray = boxes.std(axis=(1, 2), ddof=1, dtype=np.float64)
+    return stds
+
+
+def normalise_each_box(boxes: np.ndarray) -> np.ndarray:
+    """Shift and scale each box to mean 0 and standard deviation 1 (over n - 1 pixels).
+
+    Parameters
+    ----------
+    boxes : (n, box, box) array
+        Pixels in any units.
+
+    Returns
+    -------
+    (n, box, box) float32 array
+        Boxes of equal pixels are 0.
+    """
+    means, stds = boxes.mean(axis=(1, 2), dtype=np.float64), box_stds(boxes)
+    centred = boxes - means[:, np.newaxis, np.newaxis]
+    normalised: np.ndarray = (centred / np.where(stds > 0, stds, 1)[:, np.newaxis, np.newaxis]).astype(np.float32)
+    return normalised

@@ -21,10 +21,13 @@ class Preprocessing:
     box : int
         Side of the network's box in binned pixels. Micrographs are normalised so that the typical box of this size has
         mean 0 and standard deviation 1.
+    raw : bool
+        Whether the grey values are left as they are, for the paper's procedure.
     """
 
     working_pixel_size_angst: float
     box: int
+    raw: bool = False
 
     def read(self, path: str | Path, pixel_size_angst: float | None = None, name: str | None = None,
              tiff_rows: str = "bottom") -> Micrograph:
@@ -38,7 +41,7 @@ class Preprocessing:
         Returns
         -------
         Micrograph
-            Resampled and normalised.
+            Resampled and, unless it is raw, normalised.
 
         Raises
         ------
@@ -46,4 +49,4 @@ class Preprocessing:
             As for `read_micrograph`.
         """
         return read_micrograph(path, self.working_pixel_size_angst, pixel_size_angst, name, self.box,
-                               tiff_rows)
+                               tiff_rows, self.raw)

@@ -83,6 +83,32 @@ def number_of(card: Mapping[str, Any], name: str) -> float:
     return value
 
 
+def ranges_of(card: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the ranges of suppression that the card of a model of the paper's procedure states; None for others.
+
+    Parameters
+    ----------
+    card : mapping
+        Card of a model.
+
+    Returns
+    -------
+    tuple of float, or None
+        In binned pixels.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        If they are not two numbers of 0 or more.
+    """
+    if card.get("ranges_px") is None:
+        return None
+    first, second = (finite(value) for value in card["ranges_px"])
+    if min(first, second) < 0:
+        raise ValueError(f"ranges_px is {first}, {second}")
+    return first, second
+
+
 def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Describe a model in rows of a label and a value, for people.
 
@@ -107,6 +133,9 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("scores", f"mean of {card['networks']} networks, each with other validation micrographs"))
     rows += [("scan step", f"{step} px ({step * angst:.1f} A)"),
              ("local std", "{:.3f} to {:.3f}".format(*card["std_range"]))]
+    if (ranges := ranges_of(card)) is not None:
+        rows.append(("procedure", f"paper: suppression within {ranges[0]:.3g} and {ranges[1]:.3g} px, local std of "
+                                  "grey values"))
     if (used := record.training).micrographs:
         rows.append(("trained on", f"{used.micrographs} micrographs, {used.particles} particles, "
                                    f"{used.given_negatives} given negatives"))
@@ -115,6 +144,8 @@ def card_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("training", f"preset {record.training_preset}, seed {record.seed}"))
     rows += [("warning", str(text)) for text in record.warnings]
     rows.append(("threshold", f"{card['threshold']:.3f}"))
+    rows += [(f"test, round {done.round}", f"{100 * done.accuracy:.1f} % of {record.test.particles} particles and as "
+              "many negatives correct at 0.5") for done in record.rounds if done.accuracy is not None]
     rows += [(f"round {done.round}", f"{done.false_positives} false positives, {done.missed} missed particles shown "
               f"again: error {_figure(done.error, 4)}{'' if done.kept else ', not kept'}")
              for done in record.rounds[1:]]

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
-from .card import MODEL_FORMAT, agreement_shapes, geometry_of, number_of
+from .card import MODEL_FORMAT, agreement_shapes, geometry_of, number_of, ranges_of
 from .model import Model
 from .record import TrainingRecord, finite
 
@@ -73,6 +73,7 @@ def load_model(path: str | Path) -> Model:
             "working_pixel_size_angst", "diameter_angst", "threshold"))
         low, high = (finite(value) for value in card["std_range"])
         step, count, hidden = int(card["scan_step"]), int(card["networks"]), int(card.get("agreement", 0))
+        ranges = ranges_of(card)
         record = TrainingRecord.from_card(card)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"{path}: the model's card is damaged ({error}); train the model again") from error
@@ -83,7 +84,8 @@ def load_model(path: str | Path) -> Model:
                      for number in range(count))
     agreement = {name: read(f"agreement.{name}", shape)
                  for name, shape in agreement_shapes(hidden).items()} if hidden > 0 else None
-    return Model(geometry, networks, working, diameter, step, (low, high), threshold, record, agreement)
+    return Model(geometry, networks, working, diameter, step, (low, high), threshold, record, agreement,
+                 ranges)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

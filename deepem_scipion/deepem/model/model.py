@@ -45,6 +45,9 @@ class Model:
         How the model was trained and validated.
     agreement : mapping of str to float32 array, optional
         Weights by which scores take the other candidates of the micrograph into account, see `picking.agreement`.
+    ranges_px : tuple of (float, float), optional
+        Of models of the paper's procedure, which see boxes of mean 0 and standard deviation 1: half sides of the
+        squares of the two passes of suppression, in binned pixels. `std_range` is then that of grey values.
     """
 
     geometry: Geometry
@@ -56,6 +59,7 @@ class Model:
     threshold: float
     record: TrainingRecord = field(default_factory=TrainingRecord)
     agreement: Mapping[str, np.ndarray] | None = None
+    ranges_px: tuple[float, float] | None = None
 
     @property
     def diameter_px(self) -> float:
@@ -65,7 +69,7 @@ class Model:
     @property
     def preprocessing(self) -> Preprocessing:
         """How the networks' micrographs are read."""
-        return Preprocessing(self.working_pixel_size_angst, self.geometry.box)
+        return Preprocessing(self.working_pixel_size_angst, self.geometry.box, self.ranges_px is not None)
 
     def read_micrograph(self, path: str | Path, pixel_size_angst: float | None = None,
                         name: str | None = None, tiff_rows: str = "bottom") -> Micrograph:
@@ -168,5 +172,6 @@ class Model:
             "std_range": list(self.std_range),
             "threshold": self.threshold,
             **({"agreement": len(self.agreement["hidden.bias"])} if self.agreement else {}),
+            **({"ranges_px": list(self.ranges_px)} if self.ranges_px else {}),
             **self.record.as_card(),
         }

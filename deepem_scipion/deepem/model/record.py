@@ -139,6 +139,8 @@ class Round:
         Picks and particles of the training micrographs that entered the round (see `rounds.with_mistakes`).
     AP, best_F1, F2, precision, recall : float, optional
         See `Validation`.
+    accuracy : float, optional
+        Of the paper's procedure: share of the boxes of the test micrographs on the right side of a score of 0.5.
     """
 
     round: int
@@ -152,13 +154,14 @@ class Round:
     F2: float | None = None
     precision: float | None = None
     recall: float | None = None
+    accuracy: float | None = None
 
     @classmethod
     def from_card(cls, values: Any) -> Round:
         """Read and check the values of a card; raises TypeError or ValueError where they cannot be used."""
         return cls(**_found(values, int, "round", "false_positives", "missed", "doubtful"),
                    **_found(values, bool, "kept"),
-                   **_found(values, (int, float), "error", "AP", "best_F1", "F2", "precision", "recall"))
+                   **_found(values, (int, float), "error", "AP", "best_F1", "F2", "precision", "recall", "accuracy"))
 
 
 @dataclass(frozen=True)
@@ -182,17 +185,16 @@ class TrainingRecord:
     annotated_border_angst : float, optional
         Width, in angstrom, of the border without annotated particles.
     versions : dict of str to str
-        Versions of Python and of the packages that results depend on.
+        Of Python and of the packages that results depend on.
     warnings : list of str
         What did not fit together before the training: pixel sizes, coordinates, diameter, contrast.
     best_epochs : list of int
         Epoch that was kept, of each network.
     history : list of Epoch
         All epochs of all networks and rounds.
-    training : TrainingData
-        Data that all networks together were trained on.
-    validation : Validation
-        Data that all networks together were validated on, and the figures.
+    training, validation, test : TrainingData, Validation, TrainingData
+        Data that all networks together were trained and validated on, with the figures, and, by the paper's procedure,
+        data on which nothing is chosen but the end of the recursion.
     rounds : list of Round
         All rounds of recursive training.
     tuning : dict, optional
@@ -214,6 +216,7 @@ class TrainingRecord:
     history: list[Epoch] = field(default_factory=list)
     training: TrainingData = field(default_factory=TrainingData)
     validation: Validation = field(default_factory=Validation)
+    test: TrainingData = field(default_factory=TrainingData)
     rounds: list[Round] = field(default_factory=list)
     tuning: dict[str, Any] | None = None
     origin: dict[str, str] = field(default_factory=dict)
@@ -251,6 +254,7 @@ class TrainingRecord:
             **_found(card, (int, float), "training_pixel_size_angst", "annotated_border_angst"),
             training=TrainingData.from_card(card.get("training", {})),
             validation=Validation.from_card(card.get("validation", {})),
+            test=TrainingData.from_card(card.get("test", {})),
             rounds=[Round.from_card(entry) for entry in _found(card, list, "rounds").get("rounds", [])])
 
 

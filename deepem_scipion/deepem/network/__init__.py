@@ -8,4 +8,5 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "geometry": ["Geometry", "PRESETS", "auto_geometry", "nearest_geometry"],
     "architecture": ["build_network", "get_weights", "set_weights"],
     "scan": ["Scanner", "score_map_box_by_box"],
+    "box_scan": ["BoxScanner"],
 })

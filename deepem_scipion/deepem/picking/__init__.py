@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "candidates": ["Candidates", "find_candidates"],
     "message": ["as_message", "pick_message"],
     "selection": ["Limits", "REASONS", "REASON_LABELS", "select"],
+    "paper": ["best_in_squares"],
     "picker": ["PickedMicrograph", "Picker"],
     "settings": ["RunSettings"],
     "results": ["PickingResults"],

@@ -110,7 +110,7 @@ def find_candidates(micrograph: Micrograph, padded: np.ndarray, scores: np.ndarr
     local_stds = local_std(padded, np.rint(corners_rc).astype(int), box)
     centres_xy = micrograph.to_input_xy(centres_rc)
     order = np.lexsort((centres_xy[:, 0], centres_xy[:, 1], -values))
-    border_px = _border_distances(micrograph, centres_rc)
+    border_px = border_distances(micrograph, centres_rc)
     return Candidates(centres_xy[order], values[order], local_stds[order], border_px[order])
 
 
@@ -228,8 +228,20 @@ def _offsets(scores: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.clip(offsets, -0.5, 0.5)
 
 
-def _border_distances(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
-    """Distance of centres from the closest border of the image without padding, in input pixels."""
+def border_distances(micrograph: Micrograph, centres_rc: np.ndarray) -> np.ndarray:
+    """Compute the distance of centres from the closest border of the image.
+
+    Parameters
+    ----------
+    micrograph : Micrograph
+    centres_rc : (n, 2) array
+        Row and column in binned pixels.
+
+    Returns
+    -------
+    (n,) float64 array
+        In pixels of the input micrograph; padding is not part of the image.
+    """
     rows, cols = micrograph.pixels.shape
     top, bottom, left, right = padding_margins(micrograph.pixels, MIN_PADDING)
     r, c = centres_rc.T + 0.5

@@ -13,10 +13,12 @@ from ..coordinates.masks import Mask
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
+from ..network.box_scan import BoxScanner
 from ..network.scan import Scanner
 from ..runtime import ensure_started
 from .agreement import features, presence, rescore
 from .candidates import Candidates, find_candidates, pad
+from .paper import grid_candidates
 from .selection import PICKED, Limits, select
 
 
@@ -31,7 +33,7 @@ class PickedMicrograph:
     reasons : (n,) str array
         "picked", or why a candidate is not picked, see `selection.select`.
     score_map : (n_rows, n_cols) float32 array
-        Scores of the mirror-padded micrograph at every scan step.
+        Scores of the mirror-padded micrograph at every scan step; by the paper's procedure without padding.
     """
 
     candidates: Candidates
@@ -47,6 +49,8 @@ class PickedMicrograph:
 
 class Picker:
     """Picks micrographs with one model; may be used by several threads.
+
+    A model with `ranges_px` picks by the paper's procedure: whole boxes, each normalised, are the candidates.
 
     Parameters
     ----------
@@ -71,7 +75,8 @@ class Picker:
         self.model, self.rotations = model, rotations
         self.limits = Limits.of_model(model) if limits is None else limits
         self.scan_step = model.scan_step if scan_step is None else scan_step
-        self._scanner = Scanner(model.geometry, model.networks, self.scan_step, rotations)
+        scanner = Scanner if model.ranges_px is None else BoxScanner
+        self._scanner: Scanner | BoxScanner = scanner(model.geometry, model.networks, self.scan_step, rotations)
 
     def candidates(self, micrograph: Micrograph, mask: Mask | None = None) -> tuple[Candidates, np.ndarray]:
         """Find all candidates of a micrograph.
@@ -87,7 +92,7 @@ class Picker:
         -------
         candidates : Candidates
         score_map : (n_rows, n_cols) float32 array
-            Of the mirror-padded micrograph.
+            Of the mirror-padded micrograph, or by the paper's procedure of the micrograph.
 
         Raises
         ------
@@ -96,11 +101,15 @@ class Picker:
         """
         box = self.model.geometry.box
         check_size(micrograph, box)
-        padded = pad(micrograph.pixels, box)
-        scores = self._scanner.scan(padded)
-        found = find_candidates(micrograph, padded, scores, box, self.scan_step)
-        if self.model.agreement is not None:
-            found = compared(found, micrograph, self.model)
+        if isinstance(self._scanner, BoxScanner):
+            scores, stds = self._scanner.scan(micrograph.pixels, self.limits.std_range)
+            found = grid_candidates(micrograph, scores, stds, box, self.scan_step, self.limits.std_range)
+        else:
+            padded = pad(micrograph.pixels, box)
+            scores = self._scanner.scan(padded)
+            found = find_candidates(micrograph, padded, scores, box, self.scan_step)
+            if self.model.agreement is not None:
+                found = compared(found, micrograph, self.model)
         if mask is not None:
             found = replace(found, masked=mask.at(found.centres_xy, micrograph.input_shape))
         return found, scores

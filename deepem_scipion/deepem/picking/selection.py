@@ -12,8 +12,10 @@ import numpy as np
 
 from ..coordinates.suppression import Neighbours, non_maximum_suppression
 from ..errors import DeepEMError
+from ..micrographs.normalisation import within
 from ..model.model import Model
 from .candidates import Candidates
+from .paper import best_in_squares
 
 # Default minimum distance of two picks, in particle diameters: particles may overlap in projection, but not by more.
 MIN_DISTANCE = 0.5
@@ -57,12 +59,16 @@ class Limits:
         Share of the picks of a micrograph that are kept, those with the highest scores, above 0 up to 1.
     at_least : int
         Number of picks of a micrograph that are kept whatever their share, if there are as many.
+    ranges_angst : tuple of (float, float), optional
+        Of the paper's procedure: half sides, in angstrom, of the squares of its two passes of suppression, which come
+        before the minimum distance. A pick must then exceed the threshold and lie within the range of the local
+        standard deviation, whose values are not part of it.
 
     Raises
     ------
     DeepEMError
-        A distance is negative, the range of the local standard deviation is empty, or the value of the mask is not
-        from 0 to 1.
+        A distance or range is negative, the range of the local standard deviation is empty, or the value of the mask is
+        not from 0 to 1.
     """
 
     threshold: float
@@ -72,9 +78,11 @@ class Limits:
     max_mask: float = MAX_MASK
     keep_best: float = 1.0
     at_least: int = 0
+    ranges_angst: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("minimum distance", self.min_distance_angst), ("border", self.border_angst)):
+        for name, value in (("minimum distance", self.min_distance_angst), ("border", self.border_angst),
+                            *(("range of suppression", value) for value in self.ranges_angst or ())):
             if not value >= 0:
                 raise DeepEMError(f"{name} {value}: expected angstrom, 0 or more")
         if not 0 <= self.max_mask <= 1:
@@ -98,8 +106,12 @@ class Limits:
         -------
         Limits
             The model's threshold and range of the local standard deviation, and half a particle diameter as the
-            minimum distance.
+            minimum distance; or, for a model of the paper's procedure, the ranges of its two passes instead.
         """
+        if model.ranges_px is not None:
+            first, second = model.ranges_px
+            scale = model.working_pixel_size_angst
+            return cls(model.threshold, 0.0, model.std_range, ranges_angst=(first * scale, second * scale))
         return cls(model.threshold, MIN_DISTANCE * model.diameter_angst, model.std_range)
 
 
@@ -137,12 +149,21 @@ def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
 def select_codes(candidates: Candidates, limits: Limits, pixel_size_angst: float,
                  near: Neighbours | None = None, parts: Sequence[slice] | None = None) -> np.ndarray:
     """Decide as `select`, with the same parameters; returns positions in `REASONS`, an (n,) int8 array."""
-    codes = np.where(candidates.scores < limits.threshold, _CODE[THRESHOLD], 0).astype(np.int8)
+    by_paper = limits.ranges_angst is not None
+    low_score = candidates.scores <= limits.threshold if by_paper else candidates.scores < limits.threshold
+    codes = np.where(low_score, _CODE[THRESHOLD], 0).astype(np.int8)
     if limits.std_range is not None:
         low, high = limits.std_range
-        codes[(candidates.local_stds < low) | (candidates.local_stds > high)] = _CODE[LOCAL_STD]
+        outside = (candidates.local_stds < low) | (candidates.local_stds > high)
+        codes[~within(candidates.local_stds, limits.std_range) if by_paper else outside] = _CODE[LOCAL_STD]
     codes[candidates.masked > limits.max_mask] = _CODE[MASK]
     codes[candidates.border_px < limits.border_angst / pixel_size_angst] = _CODE[BORDER]
+    if limits.ranges_angst is not None:
+        ranges_px = (limits.ranges_angst[0] / pixel_size_angst, limits.ranges_angst[1] / pixel_size_angst)
+        for part in parts or [slice(None)]:
+            above = np.flatnonzero(codes[part] == 0) + (part.start or 0)
+            left = best_in_squares(candidates.centres_xy[above], candidates.scores[above], ranges_px)
+            codes[above[~left]] = _CODE[DISTANCE]
     remaining = codes == 0
     min_distance_px = limits.min_distance_angst / pixel_size_angst
     if near is None:

@@ -82,11 +82,12 @@ class RunSettings:
         KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError
             A value is missing or is not what was expected.
         """
-        std_range = plain["std_range"]
+        std_range, ranges = plain["std_range"], plain.get("ranges_angst")
         limits = Limits(float(plain["threshold"]), float(plain["min_distance_angst"]),
                         None if std_range is None else (float(std_range[0]), float(std_range[1])),
                         float(plain["border_angst"]), float(plain.get("max_mask", MAX_MASK)),
-                        float(plain.get("keep_best", 1)), int(plain.get("at_least", 0)))
+                        float(plain.get("keep_best", 1)), int(plain.get("at_least", 0)),
+                        None if ranges is None else (float(ranges[0]), float(ranges[1])))
         pixel_size, written = plain.get("pixel_size_angst"), plain.get("written_box_px")
         trained = plain.get("training_pixel_size_angst")
         return cls(limits, int(plain["scan_step"]), int(plain["rotations"]), int(plain["box"]),

@@ -32,7 +32,7 @@ class Picture:
     edge_px: float = -0.5
 
 
-def read_score_map(path: str | Path, box: int, scan_step: int, binned_px: float) -> Picture:
+def read_score_map(path: str | Path, box: int, scan_step: int, binned_px: float, padded: bool = True) -> Picture:
     """Read a stored score map, score 1 in white.
 
     Parameters
@@ -43,6 +43,8 @@ def read_score_map(path: str | Path, box: int, scan_step: int, binned_px: float)
         Of the network, in binned pixels.
     binned_px : float
         Pixels of the micrograph per binned pixel.
+    padded : bool
+        Whether the micrograph was padded for the scan, as by all procedures but the paper's.
 
     Returns
     -------
@@ -54,6 +56,6 @@ def read_score_map(path: str | Path, box: int, scan_step: int, binned_px: float)
         The file cannot be read.
     """
     scores = read_pixels(Path(path))
-    first_centre = (box - 1) / 2 - pad_width(box)
+    first_centre = (box - 1) / 2 - (pad_width(box) if padded else 0)
     return Picture(np.rint(255 * np.clip(scores, 0, 1)).astype(np.uint8), scan_step * binned_px,
                    binned_px * (first_centre + 0.5 - scan_step / 2) - 0.5)

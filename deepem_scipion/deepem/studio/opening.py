@@ -139,6 +139,9 @@ def _results(sources: Sequence[str | Path]) -> PickingResults | None:
 def _of_micrographs(wanted: Wanted) -> StudioSettings:
     paths = {name: os.path.abspath(path) for name, path in find_micrographs(wanted.sources).items()}
     model = load_model(wanted.model) if wanted.model else None
+    if model is not None and model.ranges_px is not None:
+        raise DeepEMError(f"{wanted.model} was trained by the paper's procedure, with which the studio cannot learn. "
+                          "Give another model, or pick with it and open the results")
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
     limits = wanted.limits(model or general_model(diameter, CONTRASTS[wanted.bright]))
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,

@@ -102,11 +102,12 @@ class StudioSettings:
     def from_dict(cls, plain: Mapping[str, Any]) -> StudioSettings:
         """Return settings from plain values; raises TypeError, ValueError, LookupError or AttributeError."""
         found = plain["limits"]
-        std_range = found["std_range"]
+        std_range, ranges = found["std_range"], found.get("ranges_angst")
         limits = Limits(**{key: float(found[key]) for key in ("threshold", "min_distance_angst", "border_angst",
                                                               "max_mask", "keep_best")},
                         std_range=None if std_range is None else (float(std_range[0]), float(std_range[1])),
-                        at_least=int(found["at_least"]))
+                        at_least=int(found["at_least"]),
+                        ranges_angst=None if ranges is None else (float(ranges[0]), float(ranges[1])))
         names = {str(name): str(path) for name, path in plain["micrographs"].items()}
         texts = {key: None if plain.get(key) is None else str(plain[key])
                  for key in ("model", "results", "reference", "regions")}

@@ -135,7 +135,8 @@ class Views:
             raise DeepEMError("no score maps were stored; pick with --score-maps")
         run = results.read_settings()
         picture = read_score_map(results.path("score_map", self._session.name(number)), run.box,
-                                 run.scan_step, run.working_pixel_size_angst / pixel_size)
+                                 run.scan_step, run.working_pixel_size_angst / pixel_size,
+                                 run.limits.ranges_angst is None)
         rows, columns = picture.pixels.shape
         return {"left": picture.edge_px, "top": picture.edge_px, "scale": picture.scale, "rows": rows,
                 "columns": columns, "values": base64.b64encode(picture.pixels.tobytes()).decode()}

@@ -6,7 +6,7 @@ from ..lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, {
     "training_set": ["TrainingSet"],
-    "plan": ["Plan"],
+    "plan": ["PaperPlan", "Plan"],
     "train": ["train_model"],
     "teacher": ["TaughtSet"],
     "self_training": ["self_train"],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..micrographs.normalisation import normalise_each_box
 from .labels import LabelledMicrograph, free_places
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,18 @@ class Boxes:
         Image number, first row and first column of each box.
     targets : (n,) float32 array
         1 for a particle, 0 for a negative.
+    normalised : bool
+        Whether each box that is cut has mean 0 and standard deviation 1, as in the paper's procedure.
+    stds : (n,) float64 array
+        Standard deviation of the grey values of each box, in the paper's procedure.
     """
 
     images: list[np.ndarray]
     box: int
     places: np.ndarray
     targets: np.ndarray
+    normalised: bool = False
+    stds: np.ndarray = field(default_factory=lambda: np.empty(0))
     _views: list[np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +70,7 @@ class Boxes:
         for number in np.unique(places[:, 0]):
             here = places[:, 0] == number
             pixels[here] = self._views[number][places[here, 1], places[here, 2]]
-        return pixels
+        return normalise_each_box(pixels) if self.normalised else pixels
 
     def local_stds(self, chunk: int = 1024) -> np.ndarray:
         """Compute the standard deviation of each box, for the local standard deviation filter.

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..coordinates.coordinates import Coordinates
 from ..evaluation.matching import Matches, match, pool
 from ..evaluation.metrics import average_precision, curve, f_beta, steady_threshold
 from ..model.model import Model
+from ..picking.candidates import Candidates
 from ..picking.picker import Picker
 from ..picking.selection import Limits
 from .boxes import Boxes
@@ -95,7 +97,7 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
     parts = []
     for weights, items in zip(model.networks, labelled):
         picker = Picker(replace(model, networks=(weights,)), replace(Limits.of_model(model), threshold=0.0))
-        parts += [_compare(picker, item, border_px) for item in items
+        parts += [compare(picker.pick(item.micrograph).picks, item, model.diameter_px, border_px) for item in items
                   if min(item.pixels.shape) >= model.geometry.box]  # a part of a divided micrograph may be smaller
     found = curve(pool(parts))
     if not len(found.thresholds):
@@ -117,10 +119,24 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
     return replace(model, threshold=threshold, record=replace(model.record, validation=validation))
 
 
-def _compare(picker: Picker, item: LabelledMicrograph, border_px: float) -> Matches:
-    """Match candidates of a micrograph with its particles, except those in the mask or maybe on unmarked particles."""
-    micrograph, picks = item.micrograph, picker.pick(item.micrograph).picks
-    distance = MATCH_DISTANCE * picker.model.diameter_px * micrograph.scale
+def compare(picks: Coordinates | Candidates, item: LabelledMicrograph, diameter_px: float,
+            border_px: float) -> Matches:
+    """Match picks of a micrograph with its particles, except those in the mask or maybe on unmarked particles.
+
+    Parameters
+    ----------
+    picks : Coordinates or Candidates
+        Centres and scores.
+    item : LabelledMicrograph
+    diameter_px, border_px : float
+        Diameter of the particle, and width of the border without annotation, in binned pixels.
+
+    Returns
+    -------
+    Matches
+    """
+    micrograph = item.micrograph
+    distance = MATCH_DISTANCE * diameter_px * micrograph.scale
     known = far_from(picks.centres_xy, micrograph.to_input_xy(item.doubtful_rc), distance)
     near_particle = ~far_from(picks.centres_xy, micrograph.to_input_xy(item.particles_rc), distance)
     counts = (known | near_particle) & ~item.in_mask(micrograph.to_binned_rc(picks.centres_xy))

@@ -82,6 +82,7 @@ def choose_examples(model: Model, labelled: Sequence[LabelledMicrograph], border
     """
     rng, box = np.random.default_rng(seed), model.geometry.box
     boxes = collect_boxes(labelled, box, model.diameter_px, border_px, 1.0, rng)
+    boxes.normalised = model.ranges_px is not None
     scored = max(KEPT, min(SCORED, SCORED_PIXELS // box**2))
     parts = []
     for target in (1, 0):

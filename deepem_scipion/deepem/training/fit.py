@@ -93,7 +93,8 @@ def fit(examples: Batches, validation: Batches | None, geometry: Geometry, prese
         keep: Callable[[FitState], None] = lambda state: None) -> FitResult:
     """Train a network; keep the epoch with the highest average precision on the validation sample.
 
-    Among epochs with the same average precision, to three decimals, the one with the lowest loss is kept.
+    Among epochs with the same average precision, to three decimals, the one with the lowest loss is kept. Presets may
+    keep the last epoch instead.
 
     Parameters
     ----------
@@ -226,7 +227,7 @@ class _Attempt:
         figures.update(seconds=seconds, seconds_left=seconds / epoch * (task.epochs - epoch))
         record = cast(Epoch, figures)
         self.history.append(record)
-        if task.quality(record) > self.highest:
+        if task.preset.last_epoch or task.quality(record) > self.highest:
             self.best, self.best_epoch = get_weights(self.network, task.geometry), epoch
             self.highest = task.quality(record)
 

@@ -25,6 +25,31 @@ from .calibration import STD_MARGIN
 
 
 @dataclass(frozen=True)
+class PaperPlan:
+    """Settings of a training by the paper's procedure.
+
+    Attributes
+    ----------
+    particles : int
+        Particles that are drawn in each round.
+    scan_step : int, optional
+        In binned pixels. Default: 20 for the presets, and as much in proportion to the box for other networks.
+    ranges_px : tuple of (float, float), optional
+        See `Model.ranges_px`. Default: those of the authors, see `paper.default_ranges`.
+    std_range : tuple of (float, float), optional
+        Range of the standard deviation of the grey values of a box. Default: that of most training particles.
+    accuracy : float
+        No further round starts if this share of the boxes of the test micrographs is on the right side of 0.5.
+    """
+
+    particles: int = 800
+    scan_step: int | None = None
+    ranges_px: tuple[float, float] | None = None
+    std_range: tuple[float, float] | None = None
+    accuracy: float = 0.95
+
+
+@dataclass(frozen=True)
 class Plan:
     """Settings of a training.
 
@@ -62,6 +87,9 @@ class Plan:
         Share by which the range of local standard deviations exceeds that of the training particles on either side.
     start : Model, optional
         Model to fine-tune from, which determines geometry, working pixel size and scan step.
+    paper : PaperPlan, optional
+        Settings of the paper's procedure; None trains by our own. `training_preset`, `error_cutoff` and `std_margin`
+        then have no effect.
     """
 
     diameter_angst: float
@@ -80,6 +108,7 @@ class Plan:
     error_cutoff: float = 0.01
     std_margin: float = STD_MARGIN
     start: Model | None = None
+    paper: PaperPlan | None = None
 
 
 class NetworkSetup(NamedTuple):
@@ -93,16 +122,19 @@ class NetworkSetup(NamedTuple):
         Pixel size, in angstrom, to which micrographs are resampled.
     scan_step : int
         Distance between neighbouring boxes of the scan in binned pixels.
+    raw : bool
+        Whether micrographs keep their grey values, for the paper's procedure.
     """
 
     geometry: Geometry
     working_pixel_size_angst: float
     scan_step: int
+    raw: bool = False
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How micrographs are read for the network."""
-        return Preprocessing(self.working_pixel_size_angst, self.geometry.box)
+        return Preprocessing(self.working_pixel_size_angst, self.geometry.box, self.raw)
 
 
 def check(plan: Plan) -> None:
@@ -138,6 +170,29 @@ def check(plan: Plan) -> None:
     if not 0 <= plan.std_margin < math.inf:
         raise DeepEMError(f"margin of the local standard deviation filter {plan.std_margin}: expected a share, 0 or "
                           "more")
+    if plan.start is not None and plan.start.ranges_px is not None:
+        raise DeepEMError("the model to fine-tune was trained by the paper's procedure, which always starts from new "
+                          "weights: train a new model")
+    if plan.paper is not None:
+        _check_paper(plan, plan.paper)
+
+
+def _check_paper(plan: Plan, paper: PaperPlan) -> None:
+    if plan.networks > 1 or plan.start is not None:
+        raise DeepEMError("the paper's procedure trains one network from new weights: leave out the number of networks "
+                          "and the model to fine-tune")
+    for name, value in (("particles to draw", paper.particles), ("scan step", paper.scan_step)):
+        if value is not None and value < 1:
+            raise DeepEMError(f"{name} {value}: expected at least 1")
+    if paper.ranges_px is not None and not all(0 <= value < math.inf for value in paper.ranges_px):
+        raise DeepEMError("ranges of suppression {:g} and {:g}: expected binned pixels, 0 or more".format(
+            *paper.ranges_px))
+    if paper.std_range is not None and not 0 <= paper.std_range[0] < paper.std_range[1] < math.inf:
+        raise DeepEMError("standard deviation of grey values from {:g} to {:g}: expected two numbers, the smaller "
+                          "first".format(*paper.std_range))
+    if not 0 < paper.accuracy <= 1:
+        raise DeepEMError(f"accuracy {paper.accuracy:g} at which no further round starts: expected a share above 0, up "
+                          "to 1")
 
 
 def choose_geometry(plan: Plan, pixel_size_angst: float) -> NetworkSetup:
@@ -176,4 +231,8 @@ def choose_geometry(plan: Plan, pixel_size_angst: float) -> NetworkSetup:
             1, round(BOX_PER_DIAMETER * plan.diameter_angst / pixel_size_angst / geometry.box))
     if geometry is None:
         geometry = auto_geometry(plan.diameter_angst / working, plan.maps)
-    return NetworkSetup(geometry, working, PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step)
+    step = PRESET_STEP if plan.preset and not plan.geometry else geometry.default_step
+    if plan.paper is not None:
+        in_proportion = max(1, round(PRESET_STEP * geometry.box / PRESETS["klh"].box))
+        step = plan.paper.scan_step or (PRESET_STEP if plan.preset else in_proportion)
+    return NetworkSetup(geometry, working, step, plan.paper is not None)

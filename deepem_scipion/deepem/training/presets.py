@@ -34,6 +34,8 @@ class TrainingPreset:
     wide_start : bool
         Whether the initial weights are scaled (see `architecture.scale_initial_weights`) instead of plain
         Glorot-uniform ones.
+    last_epoch : bool
+        Whether the last epoch is kept instead of the best.
     normalised : bool
         Whether to train with batch normalisation (see `architecture.build_network`). A training that starts from given
         weights never does.
@@ -52,6 +54,7 @@ class TrainingPreset:
     augmented: bool = False
     wide_start: bool = False
     normalised: bool = False
+    last_epoch: bool = False
 
 
 TRAINING_PRESETS: dict[str, TrainingPreset] = {

@@ -24,6 +24,8 @@ from .calibration import contrast_of, std_range_of
 from .checkpoint import Checkpoint
 from .examples import keep_examples
 from .labels import LabelledMicrograph, annotated_border
+from .paper import PaperTrainer
+from .paper_data import divide
 from .plan import NetworkSetup, Plan, check, choose_geometry
 from .plausibility import find_bright, find_invisible, find_problems
 from .presets import TRAINING_PRESETS
@@ -86,13 +88,20 @@ def train_model(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None]
     for problem in shown:
         log.warning("warning: %s", problem)
     record = TrainingRecord(
-        contrast_of(boxes, diameter_px), plan.preset, plan.training_preset, plan.seed, versions=versions(),
+        contrast_of(boxes, diameter_px), plan.preset, "paper" if plan.paper else plan.training_preset, plan.seed,
+        versions=versions(),
         training_pixel_size_angst=labelled[0].micrograph.input_pixel_size_angst,
         annotated_border_angst=border_px * setup.working_pixel_size_angst,
         warnings=find_problems(data, plan) + shown)
     checkpoint = Checkpoint(files.checkpoint, _fingerprint(labelled, plan)) if files else Checkpoint()
-    trainer = RoundTrainer(plan, setup, std_range_of(boxes, plan.std_margin), border_px, record, progress, checkpoint)
-    model = trainer.train(split(labelled, plan.validation_fraction, plan.networks, plan.seed))
+    model: Model
+    if plan.paper is not None:
+        model = PaperTrainer(plan, setup, border_px, record, progress, checkpoint).train(
+            divide(labelled, plan.validation_fraction, plan.rounds, plan.seed))
+    else:
+        std_range = std_range_of(boxes, plan.std_margin)
+        model = RoundTrainer(plan, setup, std_range, border_px, record, progress, checkpoint).train(
+            split(labelled, plan.validation_fraction, plan.networks, plan.seed))
     checkpoint.check()
     if data.taught:
         model = _without_reference(model)
@@ -120,7 +129,7 @@ def write_examples(path: Path, model: Model, data: TrainingSet, plan: Plan) -> N
     DeepEMError
         If no micrograph has coordinates and can be read.
     """
-    setup = NetworkSetup(model.geometry, model.working_pixel_size_angst, model.scan_step)
+    setup = NetworkSetup(model.geometry, model.working_pixel_size_angst, model.scan_step, model.ranges_px is not None)
     labelled = _read(data, plan, setup, model.diameter_px)
     keep_examples(path, model, labelled, _border(labelled, model.diameter_px), plan.seed)
 

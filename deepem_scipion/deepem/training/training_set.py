@@ -47,6 +47,8 @@ class TrainingSet:
         given.
     max_mask : float
         Maximum value of the mask where a micrograph is used, from 0 to 1.
+    overlaps_as_negatives : bool
+        Whether particles that overlap with others are negatives, so that the model avoids them.
     """
 
     micrographs: Mapping[str, Path]
@@ -56,6 +58,7 @@ class TrainingSet:
     tiff_rows: str = "bottom"
     masks: Mapping[str, Path] = field(default_factory=dict)
     max_mask: float = MAX_MASK
+    overlaps_as_negatives: bool = False
 
     @property
     def taught(self) -> bool:
@@ -133,7 +136,8 @@ class TrainingSet:
                 log.warning("left out: %s", error)
                 continue
             complete = name not in self.incomplete and not given_negatives_only
-            found.append(_without_masked(LabelledMicrograph(micrograph, particles, negatives, complete, masked=masked)))
+            item = _without_masked(LabelledMicrograph(micrograph, particles, negatives, complete, masked=masked))
+            found.append(_without_overlaps(item, diameter_px) if self.overlaps_as_negatives else item)
         if not found:
             raise DeepEMError(reasons[0] if reasons else self._nothing_in_common())
         return found
@@ -167,6 +171,19 @@ def _without_masked(item: LabelledMicrograph) -> LabelledMicrograph:
         return item
     log.warning("%s: %d of %d particles lie in the mask and are left out", item.name, inside.sum(), len(inside))
     return replace(item, particles_rc=item.particles_rc[~inside])
+
+
+def _without_overlaps(item: LabelledMicrograph, diameter_px: float) -> LabelledMicrograph:
+    """Make negatives of particles that are less than a diameter from another one."""
+    from scipy.spatial import cKDTree
+
+    if len(item.particles_rc) < 2:
+        return item
+    overlapping = cKDTree(item.particles_rc).query(item.particles_rc, 2)[0][:, 1] < diameter_px
+    log.info("%s: %d of %d particles overlap with others and are negatives", item.name, overlapping.sum(),
+             len(overlapping))
+    return replace(item, particles_rc=item.particles_rc[~overlapping],
+                   negatives_rc=np.concatenate([item.negatives_rc, item.particles_rc[overlapping]]))
 
 
 def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, close_px: float) -> np.ndarray:
