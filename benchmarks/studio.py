@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import mrcfile
@@ -121,23 +122,24 @@ def measure(process, began, repeats):
         print(f"from the address to the candidates of all micrographs: {time.perf_counter() - began:.2f} s")
         page.wait_for_timeout(2000)
         # Not the next ones, which are read ahead.
-        report("micrograph", [page.evaluate(SHOW, 3 * number + 2) for number in range(min(repeats, 6))])
+        report("micrograph", process, [partial(page.evaluate, SHOW, 3 * at + 2) for at in range(min(repeats, 6))])
         page.check("#ranged")
         for name, values in SLIDERS.items():
-            times, before = [], (cpu_seconds(process.pid), cpu_seconds(os.getpid(), [process.pid]))
-            for repeat in range(repeats):
-                page.wait_for_timeout(100)
-                times.append(page.evaluate(MOVE, [name, values[repeat % len(values)]]))
-            after = cpu_seconds(process.pid), cpu_seconds(os.getpid(), [process.pid])
-            report(f"slider {name}", times)
-            server, browser_time = (1000 * (new - old) / repeats for new, old in zip(after, before))
-            print(f"  CPU time: server {server:.0f} ms, browser {browser_time:.0f} ms")
+            report(f"slider {name}", process, [partial(page.evaluate, MOVE, [name, values[at % len(values)]])
+                                               for at in range(repeats)])
         browser.close()
 
 
-def report(what, times):
-    """Print the times of an action, in ms."""
-    print(f"{what}: median {statistics.median(times):.0f} ms, fastest {min(times):.0f} ms", flush=True)
+def report(what, process, actions):
+    """Do actions, and print their times and CPU times, in ms."""
+    times, before = [], (cpu_seconds(process.pid), cpu_seconds(os.getpid(), [process.pid]))
+    for action in actions:
+        time.sleep(0.1)
+        times.append(action())
+    after = cpu_seconds(process.pid), cpu_seconds(os.getpid(), [process.pid])
+    server, browser = (1000 * (new - old) / len(times) for new, old in zip(after, before))
+    print(f"{what}: median {statistics.median(times):.0f} ms, fastest {min(times):.0f} ms; CPU time: server "
+          f"{server:.0f} ms, browser {browser:.0f} ms", flush=True)
 
 
 if __name__ == "__main__":

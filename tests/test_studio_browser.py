@@ -148,6 +148,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def studio(browser, run):
     found = Studio(browser, run[0] / "picks", "--reference", run[0] / "boxes")
+    found.until(lambda: all(found.api("session")["status"]))
     yield found
     found.close()
     assert found.process.returncode in (0, 143), found.log

@@ -32,10 +32,14 @@ class StudioWindow(Window):
         frame.grid(sticky="news")
         frame.columnconfigure(0, weight=1)
         ttk.Label(frame, text=text, wraplength=480, justify=tk.LEFT).grid(row=0, column=0, columnspan=2, sticky="w")
-        self.state = tk.StringVar(self.root, run.state)
-        ttk.Entry(frame, textvariable=self.state, state="readonly").grid(row=1, column=0, sticky="ew", pady=12)
+        self.state = tk.StringVar(self.root)
+        self.address = ttk.Entry(frame, textvariable=self.state, state="readonly")  # can be copied
+        self.label = ttk.Label(frame, textvariable=self.state, wraplength=360, justify=tk.LEFT)
+        for each in (self.address, self.label):
+            each.grid(row=1, column=0, sticky="ew", pady=12)
         self.button = ttk.Button(frame, text="Close the studio", command=self._onClosing)
         self.button.grid(row=1, column=1, padx=(8, 0))
+        self._say(run.state)
         self.root.bind("<Destroy>", self._destroyed)
         self.root.after(POLL_MS, self._poll)
 
@@ -46,7 +50,7 @@ class StudioWindow(Window):
 
     def _poll(self):
         if not self.run.poll():
-            self.state.set(self.run.state)
+            self._say(self.run.state)
             self.root.after(POLL_MS, self._poll)
         elif self.run.problem:
             self._rest(self.run.problem)
@@ -68,11 +72,17 @@ class StudioWindow(Window):
         if text is None:
             self._rest(self.state.get())
         else:
-            self.state.set(text)
+            self._say(text)
             self.root.after(1, self._step, steps)
 
-    def _rest(self, text):
+    def _say(self, text):
         self.state.set(text)
+        shown, other = (self.address, self.label) if text == self.run.address else (self.label, self.address)
+        other.grid_remove()
+        shown.grid()
+
+    def _rest(self, text):
+        self._say(text)
         self.button.configure(text="Close")
 
     def _destroyed(self, event):

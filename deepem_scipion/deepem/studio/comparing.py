@@ -57,8 +57,11 @@ class Comparison:
         return given / session.settings.pixel_size_angst if given else SAME_PLACE * session.collection.diameter_px
 
     def of(self, name: str) -> dict[str, Any] | None:
-        """Return number of true positives, and places of false positives and missed particles; None: no reference."""
-        if name not in self._session.reference:
+        """Return number of true positives, and places of false positives and missed particles.
+
+        None where there is no reference, or no candidates yet.
+        """
+        if name not in self._session.reference or not self._session.collection.found(name):
             return None
         picks = self._picks(name, None)
         found = classify_picks(picks.centres_xy, picks.scores, self._session.reference[name].centres_xy,

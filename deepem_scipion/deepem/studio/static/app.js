@@ -287,7 +287,11 @@ async function start() {
   $("choose").hidden = !session.choice;
   $("choose").textContent = session.choice ?? "";
   $("evaluation").hidden = !session.has_reference;
-  if (session.has_reference) evaluation = new Evaluation($("evaluation"), threshold => limits.set("threshold", threshold), figures => list.setExtra(figures));
+  if (session.has_reference) evaluation = new Evaluation($("evaluation"), threshold => limits.set("threshold", threshold), ({ overall, micrographs }) => {
+    list.setExtra(micrographs);
+    legend.count("missed", here("missed"), overall.truth - overall.true_positives);
+    legend.count("false", here("false"), overall.picks - overall.true_positives);
+  });
   limits = new Limits($("sliders"), $("histogram"), async values => {
     const both = await attempt(() => post("limits", { ...values, number: state.number }));
     if (both) showBoth(both);

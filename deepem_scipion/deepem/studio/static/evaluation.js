@@ -7,7 +7,7 @@ const COLOURS = ["#f6b73c", "#56b4e9", "#46d39a", "#ff8a65", "#cc79a7"];
 const WAIT_MS = 300, LEFT = 26, BOTTOM = 28, TOP = 8, RIGHT = 8;
 
 export class Evaluation {
-  // `onThreshold` is called with a threshold, `onFigures` with the figures of each micrograph by its number.
+  // `onThreshold` is called with a threshold, `onFigures` with all figures.
   constructor(section, onThreshold, onFigures) {
     Object.assign(this, { section, onThreshold, onFigures, found: null, threshold: 0 });
     [this.curve, this.scores] = section.querySelectorAll("canvas");
@@ -36,7 +36,7 @@ export class Evaluation {
 
   async ask() {
     try { this.found = await get("evaluation"); } catch { return; }
-    this.onFigures(this.found.micrographs);
+    this.onFigures(this.found);
     this.draw();
   }
 
