@@ -146,7 +146,9 @@ def test_an_expected_error_has_no_traceback_either_except_with_debug(capsys, tmp
      ["deepem train: error: unrecognized arguments: --pixelsize=1.5",
       "Did you mean --pixel-size? --pixelsize is not an option of deepem train."]),
     (["evaluate", "--truth", "t", "--picks", "p", "--distance", "31", "--treshold", "0.5"],
-     ["usage: deepem evaluate", "Did you mean --threshold? --treshold"])])
+     ["usage: deepem evaluate", "Did you mean --threshold? --treshold"]),
+    (["pick", "\u2014model", "m", "--micrographs", "m", "--output", "o"],  # as a text program writes two hyphens
+     ["usage: deepem pick", "Did you mean --model? \u2014model is not an option of deepem pick."])])
 def test_a_mistake_in_the_command_is_answered_with_its_usage_and_the_word_that_was_meant(capsys, arguments, words):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

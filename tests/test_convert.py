@@ -126,6 +126,15 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(tmp_path, arguments
     assert words in capsys.readouterr().err
 
 
+def test_neither_the_input_nor_results_are_replaced(picked, capsys):
+    for source, target in ((picked / "picks", picked / "picks"), (picked / "mics", picked / "picks"),
+                           (picked / "picks" / "d.box", picked / "picks" / "d.box")):
+        before = {path: path.read_bytes() for path in (picked / "picks").iterdir() if path.is_file()}
+        assert main(["convert", str(source), str(target), "--to", "eman"]) == 2
+        assert f"{target}: there are the input, or results" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in (picked / "picks").iterdir() if path.is_file()} == before
+
+
 def test_a_format_that_does_not_exist_is_refused_before_picking(blobs, blob_model, tmp_path, capsys):
     assert main(["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
                  "--output", str(tmp_path / "out"), "--write", "relion,imod"]) == 2

@@ -38,6 +38,10 @@ COORDINATES = "\ndata_{0}\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_
     ("a", "J3/motioncorrected/000010000000000000000_a_patch_aligned_doseweighted",
      {"a": "J3/motioncorrected/000010000000000000000_a_patch_aligned_doseweighted"},
      "file name without cryoSPARC's number and '_patch_aligned_doseweighted'"),
+    ("a", "rawdata/a.frames", {"a": "rawdata/a.frames"}, "file name without '.frames'"),
+    ("a", "a-DW", {"a": "a-DW"}, "file name without '-DW'"),
+    ("a", "a_motion_corrected_particles", {"a": "a_motion_corrected_particles"},
+     "file name without '_motion_corrected_particles'"),
     ("a_DW", "a_aligned_mic", {"a_DW": "a_aligned_mic"}, "file name without '_DW' and '_aligned_mic'"),
     ("Jul/a Aug/a", "Jul/a_DW Aug/a_DW", {"Jul/a": "Jul/a_DW", "Aug/a": "Aug/a_DW"}, "file name without '_DW'"),
 ])

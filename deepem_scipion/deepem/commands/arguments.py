@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_WIDTH = 100
+# What text programs make of two hyphens.
+_LONG_DASHES = ("\u2013", "\u2014")
 COORDINATES = ("a file of coordinates of any format (.box, .star, .cbox, .cs, ...), or a folder of them, with its "
                "subfolders")
 FORMAT_NAMES = "eman, eman-json, relion, cryolo, topaz, cryosparc, cryoppp, xmipp, napari, warp"
@@ -53,10 +56,10 @@ class Parser(argparse.ArgumentParser):
             given = [word for word in self._words if not word.startswith("-")][:1]
         else:
             kind, known = "an option", [name for action in self._actions for name in action.option_strings]
-            given = [word.split("=")[0] for word in self._words if word.startswith("--")]
+            given = [word.split("=")[0] for word in self._words if word.startswith(("--", *_LONG_DASHES))]
         unknown = [word for word in given if not any(name.startswith(word) for name in known)]
         return "".join(f"Did you mean {close[0]}? {word} is not {kind} of {self.prog}.\n" for word in unknown
-                       if (close := get_close_matches(word, known, 1)))
+                       if (close := get_close_matches(re.sub("^[\u2013\u2014-]+", "--", word), known, 1)))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem convert`; returns the exit code."""
     from ..coordinates.formats.registry import check_formats, write_files
+    from ..picking.results import PickingResults
 
     for name, value in (("box", options.box), ("pixel-size", options.pixel_size)):
         if value is not None and not 0 < value < 1e6:
             raise DeepEMError(f"--{name} {value:g}: expected a number above 0")
     formats = check_formats(options.to)
+    if os.path.realpath(options.output) == os.path.realpath(options.input) or PickingResults(options.output).exists():
+        raise DeepEMError(f"{options.output}: there are the input, or results of a picking run, which the converted "
+                          "files would replace. Expected another output.")
     picks = [_changed(each, options) for each in _read(options)]
     for name in formats:
         folder = options.output / name if len(formats) > 1 else options.output
