@@ -48,7 +48,7 @@ then that of the run, if --picks is an output folder of `deepem pick`, or that i
 EPILOG = """examples:
   deepem evaluate --truth boxes --picks picks
   deepem evaluate --truth boxes --picks coordinates.star --distance 40
-  deepem evaluate --truth boxes --picks coordinates.star --distance 60A \
+  deepem evaluate --truth boxes --picks coordinates.star --distance 60A \\
       --pixel-size 1.5
   deepem evaluate --truth boxes --picks picks --distance 40 \\
       --json figures.json --plot curve.png"""
