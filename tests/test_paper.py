@@ -17,6 +17,7 @@ from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.micrographs.micrograph import Micrograph
 from deepem_scipion.deepem.model.files import load_model, save_model
+from deepem_scipion.deepem.network.box_scan import BoxScanner
 from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.paper import best_in_squares, grid_candidates
 from deepem_scipion.deepem.picking.results import PickingResults
@@ -166,6 +167,15 @@ def test_the_card_names_every_micrograph_once_and_the_last_epoch(trained):
     assert all(0.5 < done.accuracy <= 1 for done in record.rounds) and len(record.rounds) == 2
     assert model.threshold in record.validation.curve["threshold"] and len(record.validation.curve["threshold"]) == 9
     assert record.training.particles == 56
+
+
+def test_boxes_of_equal_pixels_have_no_score(trained):
+    model = load_model(trained / "model")
+    boxes = np.random.default_rng(0).normal(size=(3, 24, 24)) + 1e4
+    boxes[1] = 7
+    scores = BoxScanner(model.geometry, model.networks, 4).score(boxes)
+    assert scores[1] == 0 and (scores[[0, 2]] > 0).all()
+    np.testing.assert_allclose(scores, BoxScanner(model.geometry, model.networks, 4).score(3 * boxes - 5), atol=1e-5)
 
 
 def test_other_limits_applied_to_stored_candidates_are_the_same_selection(trained):

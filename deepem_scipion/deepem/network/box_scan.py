@@ -53,11 +53,10 @@ class BoxScanner:
         scores = np.zeros(len(boxes), np.float32)
         at_a_time = max(1, PIXELS_AT_A_TIME // self.box**2)
         for start in range(0, len(boxes), at_a_time):
-            part = boxes[start:start + at_a_time]
-            uneven = np.flatnonzero(box_stds(part) > 0)
+            part = normalise_each_box(boxes[start:start + at_a_time])
+            uneven = np.flatnonzero(part.any(axis=(1, 2)))
             if len(uneven):
-                side_by_side = np.hstack(list(normalise_each_box(part[uneven])))
-                scores[start + uneven] = self._scanner.scan(side_by_side)[0]
+                scores[start + uneven] = self._scanner.scan(np.hstack(list(part[uneven])))[0]
         return scores
 
     def scan(self, pixels: np.ndarray, std_range: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
