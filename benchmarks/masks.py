@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Do masks of contamination, or the local standard deviation filter, change the picks?
 
-    python benchmarks/masks.py [--data FOLDER] [--micrographs N] [--threads N] [--sets NAME ...]
+    python benchmarks/masks.py [--data FOLDER] [--micrographs N] [--threads N] [--kinds NAME ...] [--models NAME ...]
 
 Simulated ribosomes with carbon film and ice, and with gold film and beads, on N test micrographs with exact masks; and
 the annotated sets, which have no masks. Each is picked with the general model, and with a model trained on 8 other
@@ -37,7 +37,10 @@ from deepem_scipion.deepem.simulation import (
     simulate_micrograph,
 )
 
+# Less noise than in the studies, of which the general model finds nothing.
+CONTAMINATED = replace(CONTAMINATED, snr=1.0)
 CLEAN = replace(CONTAMINATED, ice=0, carbon=0.0)
+SIMULATED, MODELS = ("carbon, ice", "gold"), ("general", "trained")
 N_TRAINING = 8
 # Share of gold film, and its darkness in standard deviations of the noise; number and radius (diameters) of beads.
 FILM, DARKNESS, BEADS, BEAD_RADIUS = 0.15, 6.0, 10, 0.15
@@ -112,10 +115,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
     parser.add_argument("--micrographs", type=int, default=8, help="number of simulated test micrographs")
-    parser.add_argument("--sets", nargs="*", choices=SETS, default=list(SETS))
+    parser.add_argument("--kinds", nargs="+", choices=(*SIMULATED, *SETS), default=[*SIMULATED, *SETS])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    if not has_data(options, RIBOSOME.parts[0], *options.sets):
+    if not has_data(options, RIBOSOME.parts[0], *(kind for kind in options.kinds if kind in SETS)):
         return 1
     runtime.start(options.threads)
     rows = [("micrographs", "model", "local standard deviation filter", "masks", "precision", "recall", "F1",
@@ -125,7 +129,7 @@ def main():
         rng = np.random.default_rng(0)
         views = project(read_volume(options.data / RIBOSOME, VOXEL_ANGST), random_orientations(N_VIEWS, rng),
                         CLEAN.pixel_size_angst)
-        for kind in ("carbon, ice", "gold"):
+        for kind in (kind for kind in SIMULATED if kind in options.kinds):
             place = work / kind.replace(", ", "-")
             simulate(place / "training", kind, N_TRAINING, 1, views)
             areas = simulate(place / "test", kind, options.micrographs, 2, views)
@@ -133,7 +137,7 @@ def main():
             mics = sorted((place / "test" / "micrographs").iterdir())
             add(rows, f"simulated, {kind}", CLEAN.diameter_angst, mics, truth, areas, (0, 0, *CLEAN.shape[::-1]),
                 sorted((place / "training" / "micrographs").iterdir()), place / "training" / "boxes", place, options)
-        for name in options.sets:
+        for name in (name for name in SETS if name in options.kinds):
             data, place = SETS[name], options.data / (SETS[name].folder or name)
             (train, test), = splits(micrograph_names(place), data.train, 0)
             add(rows, name, data.diameter_angst, list(map(Path, files(place, test))), read_coordinates(place / "boxes"),
@@ -144,10 +148,11 @@ def main():
 def add(rows, what, diameter_angst, micrographs, truth, areas, region, training, boxes, place, options):
     """Add the rows of one kind of micrographs, and print and write what there is so far."""
     place.mkdir(exist_ok=True)
-    rows += rows_of(what, "general", general_model(diameter_angst), micrographs, truth, areas, region)
-    model = trained(place / "model.deepem", training, boxes, diameter_angst, options)
-    if model is not None:
-        rows += rows_of(what, "trained", model, micrographs, truth, areas, region)
+    for name in options.models:
+        model = (general_model(diameter_angst) if name == "general" else
+                 trained(place / "model.deepem", training, boxes, diameter_angst, options))
+        if model is not None:
+            rows += rows_of(what, name, model, micrographs, truth, areas, region)
     lines = [f"{title()}", "", *table(*rows)]
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "masks.md").write_text("\n".join(lines))
