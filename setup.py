@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packaging of the plugin. Settings of the development tools are in pyproject.toml."""
+"""Packaging of the plugin: what has to be computed. Metadata and settings of the tools are in pyproject.toml."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,6 @@ PICK = [*READ, "llvmlite>=0.41", "threadpoolctl>=3", "jinja2>=3.1", "rich>=13", 
         "uvicorn>=0.30"]
 PROGRAM = [*PICK, "keras>=3.7", "tensorflow>=2.17,<3"]  # for Python 3.10 and newer
 TUNE = "optuna>=4"
-REPOSITORY = "https://github.com/scipion-em/scipion-em-deepem"
 ONNX = "onnx>=1.15"
 
 
@@ -35,32 +34,7 @@ def read_version():
 
 
 setup(
-    name="scipion-em-deepem",
     version=read_version(),
-    description="Scipion plugin: single-particle picking in cryo-EM micrographs with DeepEM",
-    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
-    long_description_content_type="text/x-rst",
-    author="The authors of scipion-em-deepem",
-    author_email="scipion@cnb.csic.es",
-    url=REPOSITORY,
-    project_urls={"Source": REPOSITORY, "Issues": f"{REPOSITORY}/issues",
-                  "Documentation": f"{REPOSITORY}/blob/main/docs/index.md",
-                  "Changes": f"{REPOSITORY}/blob/main/CHANGES.txt"},
-    license="GPL-3.0-or-later",
-    keywords="scipion cryoem imageprocessing scipion-3.0 particle-picking deep-learning",
-    classifiers=[
-        "Development Status :: 4 - Beta",
-        "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: GNU General Public License v3 or later (GPLv3+)",
-        "Programming Language :: Python :: 3",
-        "Programming Language :: Python :: 3.8",
-        "Programming Language :: Python :: 3.9",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Topic :: Scientific/Engineering :: Image Recognition",
-    ],
-    python_requires=">=3.8,<3.13",
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
     package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
                                      "deepem/report/*.j2", "deepem/model/general.deepem", "deepem/studio/static/*"]},

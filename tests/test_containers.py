@@ -57,8 +57,8 @@ def image(request):
 
 def test_the_python_is_one_that_the_program_supports(image):
     version = re.fullmatch(r"python:3\.(\d+)-slim", image[0])
-    setup = (ROOT / "setup.py").read_text()
-    assert f'"Programming Language :: Python :: 3.{version[1]}"' in setup and 10 <= int(version[1]) <= 12
+    metadata = (ROOT / "pyproject.toml").read_text()
+    assert f'"Programming Language :: Python :: 3.{version[1]}"' in metadata and 10 <= int(version[1]) <= 12
 
 
 def test_the_files_that_are_copied_are_all_that_an_installation_reads(image, tmp_path):
