@@ -12,7 +12,7 @@ VERSIONS = [V1_0]
 VERSION = V1_0
 
 PICK_MODULES = ("numpy", "scipy", "mrcfile", "tifffile", "imagecodecs", "PIL", "matplotlib", "jinja2", "rich",
-                "safetensors", "threadpoolctl", "llvmlite")
+                "safetensors", "threadpoolctl", "llvmlite", "starlette", "uvicorn")
 TRAIN_MODULES = ("tensorflow", "keras")
 
 
