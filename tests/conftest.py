@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,3 +113,11 @@ def few_updates(monkeypatch):
 
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=5))
     monkeypatch.setattr(fit, "CONVERGENCE_LOSS", 9)  # a loss above it would start the training again
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory):
+    """Interpreter of an environment without any package."""
+    folder = tmp_path_factory.mktemp("bare python")
+    venv.create(folder, symlinks=True)
+    return str(folder / "bin" / "python")

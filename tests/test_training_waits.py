@@ -8,7 +8,8 @@ import os
 import pytest
 from pwem.objects import Coordinate, SetOfCoordinates
 from pyworkflow.object import Set
-from test_plugin_program import FIRST, coordinate_set, of_option, train_form
+from test_plugin_forms import FIRST, of_option, train_form
+from test_plugin_program import coordinate_set
 
 from deepem_scipion.constants import MIN_PARTICLES
 from deepem_scipion.deepem.coordinates.read import read_coordinates
