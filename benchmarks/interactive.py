@@ -87,7 +87,8 @@ class User:
         picks = self.session.picks(name)
         found = classify_picks(picks.centres_xy, np.nan_to_num(picks.scores, nan=1.0), self.truth[name].centres_xy,
                                distance, self.data.region)
-        wrong = [place for place in found["false positives"] if _distance(place, self.trusted[name]) > distance]
+        wrong = [place for place in found["false positives"]
+                 if self.trusted and _distance(place, self.trusted[name]) > distance]
         todo = [("remove", place) for place in wrong] + [("add", place) for place in found["missed"]]
         todo = [todo[at] for at in self.rng.permutation(len(todo))]
         marked = [mark.values[:2] for mark in self.session.log.marks.get(name, ())]
@@ -112,7 +113,7 @@ def visit(folder, data, clicked, scored, oracle, options, seed):
     from deepem_scipion.deepem.studio.worker import Worker
 
     truth = read_coordinates(folder / "boxes")
-    trusted = {name: found.centres_xy for name, found in picks_of(oracle, folder, data, clicked).items()}
+    trusted = oracle and {name: found.centres_xy for name, found in picks_of(oracle, folder, data, clicked).items()}
     with tempfile.TemporaryDirectory() as work:
         project, settings = open_session(Wanted(files(folder, [*clicked, *scored], data.images), Path(work) / "session",
                                                 diameter_angst=data.diameter_angst))
@@ -164,6 +165,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clicks", type=int, default=10, help="in each round")
     parser.add_argument("--splits", type=int, default=10, help="of each set at most this many are used")
+    parser.add_argument("--add-only", action="store_true", help="the user removes nothing, and no model is trained on "
+                        "all labels to compare with")
     options = parser.parse_args()
     if not has_data(options, *options.sets):
         return 0
@@ -176,10 +179,12 @@ def main():
             data, folder = ALL_SETS[name], options.data / name
             for number, clicked, scored in splits(name, micrograph_names(folder, data.images), options.splits):
                 print(f"{name}, split {number}, seed {seed}", file=sys.stderr, flush=True)
-                oracle = trained_on_all(data, folder, clicked, RESULTS / "interactive" / f"{name}-{number}.deepem")
                 from deepem_scipion.deepem import read_coordinates
 
-                best = f1(picks_of(oracle, folder, data, scored), read_coordinates(folder / "boxes"), data)
+                oracle, best = None, np.nan
+                if not options.add_only:
+                    oracle = trained_on_all(data, folder, clicked, RESULTS / "interactive" / f"{name}-{number}.deepem")
+                    best = f1(picks_of(oracle, folder, data, scored), read_coordinates(folder / "boxes"), data)
                 rows = visit(folder, data, clicked, scored, oracle, options, seed)
                 results.setdefault(name, []).append((rows, best))
                 every = [line for each, found in results.items() for line in lines(each, found)]
