@@ -4,7 +4,9 @@
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
+import mrcfile
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
@@ -19,7 +21,7 @@ from deepem_scipion.deepem.model.card import MODEL_LABELS_WARNING, card_rows
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
-from deepem_scipion.deepem.training import self_training
+from deepem_scipion.deepem.training import drift, self_training, teacher
 from deepem_scipion.deepem.training.plan import Plan
 from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.training.teacher import TaughtSet
@@ -37,7 +39,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def short(monkeypatch):
-    """A training of a moment."""
+    """A training of a moment, whose model need not be better than that before."""
+    for module in (self_training, teacher):
+        monkeypatch.setattr(module, "MIN_GAIN", -np.inf)
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8,
                                                                 later_epochs=1))
 
@@ -109,16 +113,61 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys):
     assert MODEL_LABELS_WARNING in said and "very few" not in said
 
 
-def test_a_model_that_drifted_is_refused(folder, caplog, monkeypatch):
+def self_trained(folder, start, pupil, monkeypatch):
+    """What self-training returns if each round gives the same pupil."""
+    monkeypatch.setattr(self_training, "train_model", lambda data, plan, progress: pupil)
+    return self_training.self_train(find_micrographs([str(folder / "micrographs")]), Plan(400, start=start))
+
+
+def test_a_model_that_picks_nothing_is_refused(folder, caplog, monkeypatch):
     start = general_model(400)
     weights = {name: np.full_like(value, -5.0 if name == "dense.bias" else 0.0)
                for name, value in start.networks[0].items()}
-    picks_nothing = replace(start, networks=(weights,))
-    monkeypatch.setattr(self_training, "train_model", lambda data, plan, progress: picks_nothing)
     with caplog.at_level(logging.WARNING, "deepem_scipion"):
-        kept = self_training.self_train(find_micrographs([str(folder / "micrographs")]), Plan(400, start=start))
-    assert kept is start
-    assert "refused" in caplog.text and "the general model is kept" in caplog.text
+        kept = self_trained(folder, start, replace(start, networks=(weights,)), monkeypatch)
+    assert kept.networks is start.networks and "it has drifted" in kept.record.warnings[-1]
+    assert kept.record.warnings[-1] in caplog.text and "the model before is kept" in caplog.text
+
+
+def fixed_picker(model, places):
+    """A picker of given places by name of the micrograph."""
+    def pick(micrograph):
+        centres = places[micrograph.name]
+        return SimpleNamespace(picks=Coordinates(centres, np.linspace(0.9, 0.5, len(centres)), None))
+    return SimpleNamespace(model=model, pick=pick)
+
+
+def test_the_model_is_kept_that_picks_particles_where_the_other_picks_empty_ice_or_contamination(folder, tmp_path,
+                                                                                                  monkeypatch):
+    """Both pick 12 particles on each micrograph; the other 12 are particles, or places far from them."""
+    old, new = general_model(400), replace(general_model(400), threshold=0.99)
+    truth, paths = read_coordinates(folder / "boxes"), find_micrographs([str(folder / "micrographs")])
+    right, empty, spoilt = {}, {}, {}
+    for name, path in paths.items():
+        centres = truth[name].centres_xy
+        grid = np.stack(np.meshgrid(np.arange(20, 460, 10.0), np.arange(20, 380, 10.0)), axis=-1).reshape(-1, 2)
+        free = grid[np.argsort(-distances(grid, centres))][:12]
+        right[name], empty[name] = centres, np.concatenate([centres[:12], free])
+        with mrcfile.open(path) as file:
+            pixels, voxel = file.data.copy(), file.voxel_size
+        y, x = np.indices(pixels.shape)
+        for px, py in free:
+            pixels[np.hypot(x - px, y - py) < 15] -= 4 * pixels.std()  # as ice crystals
+        spoilt[name] = tmp_path / f"{name}.mrc"
+        with mrcfile.new(spoilt[name], pixels) as file:
+            file.voxel_size = voxel
+    for files in (paths, spoilt):
+        for before, after in ((empty, right), (right, empty)):
+            pickers = iter((fixed_picker(old, before), fixed_picker(new, after)))
+            monkeypatch.setattr(drift, "picker_of", lambda model, threshold, pickers=pickers: next(pickers))
+            found = drift.compare(old, new, files, None)
+            assert 0.5 <= found.share < 0.7 and found.threshold == 0.5
+            found = replace(found, share=0.9)
+            kept = drift.better(old, new, found, 2.0)
+            assert (kept.threshold == found.threshold) == (after is right) == (found.gain > 5)
+            assert (kept.threshold == old.threshold) == (found.gain < -5)
+    with_marks = replace(found, gain=9.0, marks_before=3, marks_after=2)
+    assert "were held out it finds 2, the model before 3" in with_marks.refusal(2.0)
 
 
 def test_rounds_end_when_nothing_changes(folder, monkeypatch):

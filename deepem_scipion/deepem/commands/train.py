@@ -16,7 +16,7 @@ from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, ad
 from .info import format_card
 from .planning import make_plan, read_training_set
 from .procedure import add_procedure_of_training
-from .unlabelled import add_unlabelled, train_unlabelled, with_teacher
+from .unlabelled import add_unlabelled, keep_better, train_unlabelled, with_teacher
 
 if TYPE_CHECKING:
     from ..model.record import Epoch
@@ -162,6 +162,8 @@ def run(options: argparse.Namespace) -> int:
     runtime.start_keras(options.threads)
     with console.progress(plan.networks * plan.rounds) as show:
         model = train_model(data, plan, lambda record: show_epoch(record, show), files)
+    if options.incomplete and plan.start:
+        model = keep_better(plan.start, model, data, plan)
     save_model(options.output, model)
     files.checkpoint.unlink(missing_ok=True)
     console.print_result(format_card(model.card()))

@@ -12,6 +12,7 @@ from . import console
 from .info import format_card
 
 if TYPE_CHECKING:
+    from ..model.model import Model
     from ..model.record import Epoch
     from ..training.plan import Plan
     from ..training.training_set import TrainingSet
@@ -63,6 +64,30 @@ def train_unlabelled(options: argparse.Namespace, plan: Plan,
     console.print_result(format_card(model.card()))
     console.print_result(f"model written to {options.output}")
     return console.OK
+
+
+def keep_better(before: Model, after: Model, data: TrainingSet, plan: Plan) -> Model:
+    """Compare a model with the one from which its training started, and return the better one.
+
+    Parameters
+    ----------
+    before, after : Model
+    data : TrainingSet
+        Of which some particles are marked.
+    plan : Plan
+        Settings of the training.
+
+    Returns
+    -------
+    Model
+        See `drift.better`.
+    """
+    from ..training.drift import better, compare
+    from ..training.teacher import MIN_GAIN
+
+    paths = {name: data.micrographs[name] for name in data.names}
+    held_out = {name: data.particles[name].centres_xy for name in after.record.validation.names}
+    return better(before, after, compare(before, after, paths, plan.pixel_size_angst, held_out), MIN_GAIN)
 
 
 def with_teacher(data: TrainingSet, plan: Plan) -> TrainingSet:

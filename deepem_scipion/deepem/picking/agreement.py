@@ -61,7 +61,7 @@ def features(pixels: np.ndarray, centres_rc: np.ndarray, scores: np.ndarray, loc
     if not len(scores):
         return np.empty((0, len(FEATURES)))
     logits = _logit(scores)
-    profiles, areas = _profiles(pixels, centres_rc, diameter_px)
+    profiles, areas = radial_profiles(pixels, centres_rc, diameter_px)
     near = neighbours(centres_rc[:, ::-1], scores, NEAR * diameter_px)
     apart = np.flatnonzero(near.keep(np.ones(len(scores), bool), diameter_px / 2))
     order = apart[np.argsort(-scores[apart], kind="stable")]
@@ -144,8 +144,25 @@ def _rings(diameter_px: float) -> tuple[int, np.ndarray, np.ndarray]:
     return n_rings, (rings / counts[:, np.newaxis]).T.astype(np.float32), counts / counts.sum()
 
 
-def _profiles(pixels: np.ndarray, centres_rc: np.ndarray, diameter_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Radial profiles, (n, rings), and the share of each ring of the area."""
+def radial_profiles(pixels: np.ndarray, centres_rc: np.ndarray, diameter_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the radial profiles of some places.
+
+    Parameters
+    ----------
+    pixels : (rows, columns) float32 array
+        Normalised micrograph.
+    centres_rc : (n, 2) array
+        Row, column in binned pixels.
+    diameter_px : float
+        Particle diameter in binned pixels.
+
+    Returns
+    -------
+    profiles : (n, n_rings) float64 array
+        Means over rings one pixel wide, up to `REACH` diameters from the centre.
+    areas : (n_rings,) float64 array
+        Share of each ring of the area.
+    """
     half, means, areas = _rings(diameter_px)
     padded = np.pad(pixels, half, mode="symmetric")
     corners = np.clip(np.rint(centres_rc).astype(int), 0, np.array(pixels.shape) - 1)

@@ -119,6 +119,28 @@ def with_threshold(model: Model, labelled: Sequence[Sequence[LabelledMicrograph]
     return replace(model, threshold=threshold, record=replace(model.record, validation=validation))
 
 
+def at_threshold(model: Model, threshold: float) -> Model:
+    """Return a model with another threshold, and the figures of its validation at that one.
+
+    Parameters
+    ----------
+    model : Model
+    threshold : float
+
+    Returns
+    -------
+    Model
+    """
+    found = model.record.validation
+    if found.curve:
+        above = np.flatnonzero(np.array(found.curve["threshold"]) >= threshold)
+        precision, recall = (float(found.curve[name][above[-1]]) if len(above) else 0.0 for name in
+                             ("precision", "recall"))
+        found = replace(found, precision=precision, recall=recall, F1=float(f_beta(precision, recall, 1)),
+                        F2=float(f_beta(precision, recall, 2)))
+    return replace(model, threshold=threshold, record=replace(model.record, validation=found))
+
+
 def compare(picks: Coordinates | Candidates, item: LabelledMicrograph, diameter_px: float,
             border_px: float) -> Matches:
     """Match picks of a micrograph with its particles, except those in the mask or maybe on unmarked particles.

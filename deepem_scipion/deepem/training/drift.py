@@ -1,0 +1,195 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a model is better than the one that it learned from, judged without reference coordinates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import DeepEMError
+from ..micrographs.micrograph import Micrograph
+from ..model.model import Model
+from ..picking.agreement import radial_profiles
+from ..picking.picker import Picker
+from ..picking.selection import Limits
+from .calibration import at_threshold, far_from
+
+log = logging.getLogger(__name__)
+
+# Micrographs on which two models are compared, at most.
+COMPARED = 12
+# A model whose picks have less in common with those of the one before has drifted.
+DRIFTED = 0.6
+# The average of the places that both pick is taken over this many at least.
+MIN_COMMON = 5
+# Of fewer places that only one of them picks nothing follows.
+MIN_DISPUTED = 5
+# The least resemblance, so that a few strong contaminants do not decide alone.
+MIN_RESEMBLANCE = -1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Picks of two models on the same micrographs, as many of the one as of the other.
+
+    Attributes
+    ----------
+    threshold : float
+        That with which the model after picks as many places as the one before, if it has enough candidates.
+    share : float
+        Share of the picks that are common to both, at most half a diameter apart; 0 without picks.
+    gain : float
+        By how many standard errors the places that only the model after picks resemble the common ones more than those
+        that only the model before picks; 0 where there are too few.
+    marks_before, marks_after : int
+        Numbers of marked particles, of those held out, that the models find.
+    """
+
+    threshold: float
+    share: float
+    gain: float
+    marks_before: int = 0
+    marks_after: int = 0
+
+    def refusal(self, least: float) -> str:
+        """Return why the model before is to be kept, in words; empty if the gain exceeds the least that is wanted."""
+        if self.share < DRIFTED:
+            return f"only {self.share:.0%} of the picks are common to both models: it has drifted"
+        if self.marks_after < self.marks_before:
+            return (f"of the marked particles that were held out it finds {self.marks_after}, the model before "
+                    f"{self.marks_before}")
+        if self.gain > least:
+            return ""
+        return (f"{self.share:.0%} of the picks are common to both models, and what only the new one picks does not "
+                f"resemble these more than what only the model before picks ({self.gain:+.1f} standard errors)")
+
+
+class _Picks(NamedTuple):
+    """Picks in a micrograph: (n, 2) centres in pixels of the input, (n,) scores, (n, n_rings) radial profiles."""
+
+    centres_xy: np.ndarray
+    scores: np.ndarray
+    profiles: np.ndarray
+
+    def subset(self, chosen: np.ndarray) -> _Picks:
+        return _Picks(*(values[chosen] for values in self))
+
+
+def compare(before: Model, after: Model, paths: Mapping[str, Path], pixel_size_angst: float | None,
+            held_out: Mapping[str, np.ndarray] | None = None) -> Comparison:
+    """Compare a model with the one that it learned from, on micrographs without reference coordinates.
+
+    Parameters
+    ----------
+    before, after : Model
+        Of the same particle, at the same working pixel size.
+    paths : mapping of str to Path
+        Micrographs by name. At most `COMPARED` are used; those that cannot be read are left out.
+    pixel_size_angst : float, optional
+        Pixel size of the micrographs, which overrides their headers.
+    held_out : mapping of str to (n, 2) array, optional
+        Centres of marked particles, in pixels, on micrographs that were not used for training.
+
+    Returns
+    -------
+    Comparison
+
+    Notes
+    -----
+    Both models pick equally many places, so that neither looks better because it picks the surest ones only. Most picks
+    are common to both, and the average of their radial profiles shows what the particles of a micrograph look like. The
+    disputed places decide, those that only one model picks. The resemblance of a place is 1 - |p - a|^2 / |a|^2 for its
+    profile p and the average a, each less its mean: 1 for the average, about 0 for empty ice, and negative for what has
+    a much stronger contrast, such as ice crystals and gold.
+    """
+    micrographs = list(_readable(before, paths, pixel_size_angst))
+    olds, news = ([_picks(picker, micrograph) for micrograph in micrographs]
+                  for picker in (picker_of(before, before.threshold), picker_of(after, 0.0)))
+    number = sum(len(old.scores) for old in olds)
+    scores = np.sort(np.concatenate([np.empty(0), *(new.scores for new in news)]))[::-1]
+    threshold = float(scores[min(number, len(scores)) - 1]) if number and len(scores) else after.threshold
+    common, marks, resemblances = 0, np.zeros(2, int), ([np.empty(0)], [np.empty(0)])
+    for micrograph, old, new in zip(micrographs, olds, news):
+        half_px = before.diameter_angst / micrograph.input_pixel_size_angst / 2
+        new = new.subset(new.scores >= threshold)
+        of_old = near(old.centres_xy, new.centres_xy, half_px)
+        of_new = near(new.centres_xy, old.centres_xy, half_px)
+        common += int(of_old.sum() + of_new.sum())
+        marked_xy = (held_out or {}).get(micrograph.name, np.empty((0, 2)))
+        marks += [near(marked_xy, some.centres_xy, half_px).sum() for some in (old, new)]
+        average = np.concatenate([old.profiles[of_old], new.profiles[of_new]])
+        if len(average) >= MIN_COMMON:
+            for kept, profiles in zip(resemblances, (old.profiles[~of_old], new.profiles[~of_new])):
+                kept.append(_resemblance(profiles, average.mean(axis=0)))
+    gain = _standard_errors(*(np.concatenate(kept) for kept in resemblances))
+    return Comparison(threshold, common / max(1, number + int((scores >= threshold).sum())), gain, *marks.tolist())
+
+
+def better(before: Model, after: Model, found: Comparison, least: float) -> Model:
+    """Return the better one of two models.
+
+    Parameters
+    ----------
+    before, after : Model
+    found : Comparison
+        Of the two.
+    least : float
+        The model after is kept if it gains more standard errors.
+
+    Returns
+    -------
+    Model
+        The model after, with the threshold of the comparison; or that before, with a warning in its card and the log.
+    """
+    if not (why := found.refusal(least)):
+        return at_threshold(after, found.threshold)
+    text = f"what was learned is refused, and the model before is kept: {why}"
+    log.warning("warning: %s", text)
+    return replace(before, record=replace(before.record, warnings=[*before.record.warnings, text]))
+
+
+def near(places_xy: np.ndarray, others_xy: np.ndarray, distance: float) -> np.ndarray:
+    """Return which of some places, (n, 2), are within a distance of one of the others, (m, 2), as (n,) bool array."""
+    return ~far_from(places_xy, others_xy, np.nextafter(distance, np.inf))
+
+
+def picker_of(model: Model, threshold: float) -> Picker:
+    """Return a picker with the limits of a model except for the threshold."""
+    return Picker(model, replace(Limits.of_model(model), threshold=threshold))
+
+
+def _readable(model: Model, paths: Mapping[str, Path], pixel_size_angst: float | None) -> Iterator[Micrograph]:
+    for name, path in list(paths.items())[:COMPARED]:
+        try:
+            yield model.read_micrograph(path, pixel_size_angst, name)
+        except DeepEMError as error:
+            log.warning("left out: %s", error)
+
+
+def _picks(picker: Picker, micrograph: Micrograph) -> _Picks:
+    """Picks and their radial profiles, multiplied by the roots of the areas of the rings and without their mean."""
+    picks = picker.pick(micrograph).picks
+    profiles, areas = radial_profiles(micrograph.pixels, micrograph.to_binned_rc(picks.centres_xy),
+                                      picker.model.diameter_px)
+    return _Picks(picks.centres_xy, picks.scores, (profiles - (profiles @ areas)[:, np.newaxis]) * np.sqrt(areas))
+
+
+def _resemblance(profiles: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """Resemblance of (n, n_rings) profiles to an average one, (n,)."""
+    differences = np.square(profiles - average).sum(axis=1)
+    resemblance: np.ndarray = np.maximum(1 - differences / max(float(average @ average), 1e-12), MIN_RESEMBLANCE)
+    return resemblance
+
+
+def _standard_errors(before: np.ndarray, after: np.ndarray) -> float:
+    """By how many standard errors the mean of the second exceeds that of the first; 0 where they are too few."""
+    if min(len(before), len(after)) < MIN_DISPUTED:
+        return 0.0
+    error = np.sqrt(before.var() / len(before) + after.var() / len(after))
+    return float((after.mean() - before.mean()) / max(error, 1e-12))
