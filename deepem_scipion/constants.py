@@ -48,5 +48,7 @@ STD_CHOICES = ("automatic", "off", "custom")
 
 # Fewer particles leave none for the validation of the network.
 MIN_PARTICLES = 20
+# Micrographs to learn from without coordinates.
+UNLABELLED = 20
 
 MODEL_FILE = "model.safetensors"

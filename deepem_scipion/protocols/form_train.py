@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Form of the training protocol, and the arguments of the program that follow from it."""
 
+from pwem.objects import SetOfMicrographs
 from pyworkflow.protocol import params
 
 from ..constants import (
@@ -13,6 +14,7 @@ from ..constants import (
     PROCEDURE_PAPER,
     TIFF_ROWS,
     TRAINING_PRESETS,
+    UNLABELLED,
 )
 from ..deepem.errors import DeepEMError
 from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
@@ -36,10 +38,12 @@ class TrainForm:
 
     def _defineInputParams(self, form):
         form.addSection(label="Input")
-        form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates", important=True,
-                      label="Particle coordinates",
+        form.addParam("inputCoordinates", params.PointerParam, pointerClass="SetOfCoordinates, SetOfMicrographs",
+                      important=True, label="Particle coordinates, or micrographs",
                       help="Particles for training, usually 100 to 1000 on 3 to 10 micrographs. All particles of these "
-                           "micrographs should be picked, because the rest serves as examples of background.")
+                           "micrographs should be picked, because the rest serves as examples of background. Or "
+                           "micrographs of which nothing is picked: then the model learns from the confident picks of "
+                           f"the general model on the first {UNLABELLED} of them, and only the diameter is needed.")
         form.addParam("particleDiameter", params.FloatParam, default=0, label="Particle diameter (Å)",
                       validators=[params.GE(0, error="should not be negative")],
                       help="Longest dimension of the particle, usually 80 to 400 Å. If it is too small the network "
@@ -174,6 +178,21 @@ class TrainForm:
             return [f"Network: {error}"]
         return []
 
+    def _unlabelledErrors(self):
+        """Problems of parameters that need particle coordinates."""
+        if not self._isUnlabelled():
+            return []
+        errors = []
+        if not self.particleDiameter.get():
+            errors.append("Without coordinates the particle diameter is needed: give it.")
+        given = {"Tune network and training?": bool(self.doTune), "Procedure of the paper": self._isByPaper(),
+                 "Layers": not self.doContinue and self.preset.get() != PRESET_AUTO,
+                 "Background and contaminants": self.negativeCoordinates.get() is not None,
+                 "More particles": bool(filled(self.moreParticles)),
+                 "More background and contaminants": bool(filled(self.moreNegatives))}
+        return errors + [f"*{name}* needs particle coordinates, but micrographs were chosen. Remove it, or choose "
+                         "coordinates." for name, used in given.items() if used]
+
     def _tuningErrors(self):
         """Problems of parameters that cannot be combined with tuning."""
         if not self.doTune:
@@ -187,14 +206,20 @@ class TrainForm:
         return errors
 
     # -------------------------- UTILS functions ------------------------------
+    def _isUnlabelled(self):
+        """Whether the input is micrographs without coordinates."""
+        return isinstance(self.inputCoordinates.get(), SetOfMicrographs)
+
     def _getSamplingRate(self):
         """Pixel size of the micrographs, in angstrom."""
-        return self.inputCoordinates.get().getMicrographs().getSamplingRate()
+        return micrographs_of(self.inputCoordinates.get()).getSamplingRate()
 
     def _getDiameter(self):
         """Particle diameter in angstrom, 0 if it is not known."""
         if self.particleDiameter.get():
             return self.particleDiameter.get()
+        if self._isUnlabelled():
+            return 0
         return (self.inputCoordinates.get().getBoxSize() or 0) * self._getSamplingRate() / BOX_PER_DIAMETER
 
     def _getCustomLayers(self):
@@ -214,7 +239,8 @@ class TrainForm:
 
     def _getArguments(self):
         """Arguments of the program for training and tuning, except the number of threads and the time."""
-        arguments = ["--micrographs", self._getListFile(), "--coordinates", self._getCoordinatesDir(),
+        coordinates = [] if self._isUnlabelled() else ["--coordinates", self._getCoordinatesDir()]
+        arguments = ["--micrographs", self._getListFile(), *coordinates,
                      "--diameter", f"{self._getDiameter():.6g}", "--pixel-size", f"{self._getSamplingRate():.6g}",
                      "--tiff-rows", TIFF_ROWS, "--output", self._getModelFile(),
                      "--validation-fraction", f"{self.validationFraction.get():g}", "--seed", str(self.seed.get())]
@@ -240,6 +266,8 @@ class TrainForm:
     def _getNetworkArguments(self):
         if self.doContinue:
             return ["--continue-from", self.inputModel.get().getFileName()]
+        if self._isUnlabelled():
+            return []  # the network is that of the general model
         if self.preset.get() == PRESET_AUTO:
             return ["--maps", *map(str, _numbers(self.maps))]
         if self.preset.get() != PRESET_CUSTOM:
@@ -250,6 +278,11 @@ class TrainForm:
         if self.workingSamplingRate.get():
             arguments += ["--working-pixel-size", f"{self.workingSamplingRate.get():g}"]
         return arguments
+
+
+def micrographs_of(coordinates):
+    """Micrographs of a set of coordinates; of micrographs the set itself."""
+    return coordinates if isinstance(coordinates, SetOfMicrographs) else coordinates.getMicrographs()
 
 
 def filled(pointers):

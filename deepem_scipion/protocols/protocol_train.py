@@ -5,6 +5,7 @@
 import enum
 import os
 from glob import escape, glob
+from itertools import islice
 from pathlib import Path
 
 import pyworkflow.utils as pwutils
@@ -17,7 +18,7 @@ from ..constants import MIN_PARTICLES, MODEL_FILE, TRAIN_MODULES
 from ..deepem.model.paths import ModelFiles
 from ..objects import DeepEMModel
 from ..plugin import Plugin
-from .form_train import TrainForm, filled
+from .form_train import TrainForm, filled, micrographs_of
 from .groups import with_coordinates
 from .protocol_base import DeepEMProgram
 from .waiting import WaitsForInput
@@ -40,6 +41,10 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     particles on three or four micrographs are a start, several hundred on ten are better. Choose micrographs that
     cover the range of your data: thin and thick ice, low and high defocus. Pick *every* particle on these micrographs,
     because everything else serves as an example of background. Micrographs without coordinates are not used.
+
+    Or only micrographs: without coordinates the model learns from the confident picks of the general model on the first
+    20 of them, and is kept only if its own picks resemble the particles more than those that it drops. The figures
+    of such a training compare it with the general model and are no validation.
 
     *Particle diameter*
 
@@ -109,6 +114,9 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         if errors := self._exampleErrors():
             raise RuntimeError(" ".join(errors))
         coordinates = self._getNow(self.inputCoordinates)
+        if self._isUnlabelled():
+            self._convertUnlabelled(coordinates)
+            return
         keys = self._getKeys()
         main = convert.micrographs_with_coordinates(coordinates, keys[self.inputCoordinates])
         mics = dict(main)
@@ -135,6 +143,14 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         self._forgetStudy()
         convert.write_json(self._getExamplesFile(), {"micrographs": len(main), "particles": particles,
                                                       "open": coordinates.isStreamOpen()})
+        self.info("\n".join(self._getStart()))
+
+    def _convertUnlabelled(self, micSet):
+        """Write the list of the first micrographs, of which nothing is marked."""
+        mics = [mic.clone() for mic in islice(micSet, self._getUnlabelled())]
+        convert.write_micrograph_list(self._getListFile(), mics, convert.result_names(mics))
+        convert.write_json(self._getExamplesFile(), {"micrographs": len(mics), "particles": 0,
+                                                      "open": micSet.isStreamOpen()})
         self.info("\n".join(self._getStart()))
 
     def trainStep(self, arguments, doTune, minutes, *inputs):
@@ -174,9 +190,11 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
         coordinates = self.inputCoordinates.get()
         if coordinates is None:
             return errors  # reported by the framework
-        if coordinates.getMicrographs() is None:
+        if micrographs_of(coordinates) is None:
             return ["The micrographs of the coordinates are unknown. Choose coordinates with their micrographs."]
-        if not self._getDiameter():
+        if self._isUnlabelled():
+            errors += self._unlabelledErrors()
+        elif not self._getDiameter():
             errors.append("The coordinates have no box size from which to derive the particle diameter. Give the "
                           "diameter.")
         elif not (self.doContinue or self.doTune):
@@ -194,13 +212,14 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     def _warnings(self):
         warnings = []
         coordinates = self.inputCoordinates.get()
-        if coordinates is not None and coordinates.getSize() and not coordinates.isStreamOpen():
+        if coordinates is not None and coordinates.getSize() and not (coordinates.isStreamOpen()
+                                                                      or self._isUnlabelled()):
             number = len(coordinates.getUniqueValues("_micId"))
             if number == 1 and self.validationFraction.get() > 0:
                 warnings.append("All particles are on one micrograph. A part of its area will be used for validation, "
                                 "but the figures may not hold for other micrographs.")
-        if coordinates is not None and coordinates.getMicrographs() is not None:
-            warnings += convert.frame_warnings(coordinates.getMicrographs())
+        if coordinates is not None and micrographs_of(coordinates) is not None:
+            warnings += convert.frame_warnings(micrographs_of(coordinates))
         model = self.inputModel.get()
         if self.doContinue and model is not None and model.getDiameter():
             ratio = self._getDiameter() / model.getDiameter() if coordinates is not None else 1
@@ -316,6 +335,8 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     def _exampleErrors(self):
         """Problems of the sets of coordinates as they are now."""
         errors = []
+        if self._isUnlabelled():
+            return errors if self._getNow(self.inputCoordinates).getSize() else ["There are no micrographs."]
         main, rate, keys = self._getNow(self.inputCoordinates), self._getSamplingRate(), self._getKeys()
         more = {what: [(self._getNow(pointer), keys[pointer]) for pointer in filled(pointers)]
                 for what, pointers in self._getMore().items()}

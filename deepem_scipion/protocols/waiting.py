@@ -4,11 +4,10 @@
 
 import os
 
-from pwem.objects import SetOfCoordinates
 from pyworkflow.protocol import STATUS_NEW
 
 from .. import convert
-from ..constants import MIN_PARTICLES
+from ..constants import MIN_PARTICLES, UNLABELLED
 from .form_train import filled
 
 
@@ -40,11 +39,19 @@ class WaitsForInput:
         """Numbers of micrographs and particles to start with; 0: any number."""
         return [self.waitMicrographs.get(), self.waitParticles.get()]
 
+    def _getUnlabelled(self):
+        """Number of micrographs to learn from if they have no coordinates."""
+        return self.waitMicrographs.get() or UNLABELLED
+
     def _getWaiting(self):
         """List of words for what the training waits for; empty if it can start."""
         waiting = []
         coordinates = self._getNow(self.inputCoordinates)
-        if coordinates.isStreamOpen():
+        if self._isUnlabelled():
+            wanted = self._getUnlabelled()
+            if coordinates.isStreamOpen() and coordinates.getSize() < wanted:
+                waiting.append(f"{wanted} micrographs ({coordinates.getSize()} so far)")
+        elif coordinates.isStreamOpen():
             micrographs, particles = self._getWanted()
             if not (micrographs or particles):
                 waiting.append("the end of the particle coordinates")
@@ -62,6 +69,8 @@ class WaitsForInput:
     def _getStart(self):
         """Sentence about the input at the start of a training that could start early, in a list; empty otherwise."""
         found = convert.read_json(self._getExamplesFile())
+        if found and self._isUnlabelled():
+            return [f"Training on {found['micrographs']} micrographs without coordinates."]
         if not found or not any(self._getWanted()):
             return []
         what = f"{found['micrographs']} micrographs with {found['particles']} particles"
@@ -73,21 +82,21 @@ class WaitsForInput:
 
 
 def as_it_is_now(coordinates, project=None):
-    """Copy a set of coordinates with its present size and stream state.
+    """Copy a set of coordinates or micrographs with its present size and stream state.
 
     The object behind a pointer was made when the run was launched, and keeps the size and the state of that moment.
 
     Parameters
     ----------
-    coordinates : SetOfCoordinates
+    coordinates : SetOfCoordinates or SetOfMicrographs
     project : Project, optional
         Project with the run that makes the set: the file of an empty set does not state whether it is open.
 
     Returns
     -------
-    SetOfCoordinates
+    SetOfCoordinates or SetOfMicrographs
     """
-    found = SetOfCoordinates()
+    found = type(coordinates)()
     found.copy(coordinates, ignoreAttrs=[])
     if not os.path.exists(coordinates.getFileName() or ""):
         return found

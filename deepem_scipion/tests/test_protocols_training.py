@@ -52,6 +52,28 @@ class TestDeepEMTraining(BaseTest):
         protocol.inputCoordinates.setExtended("outputCoordinates")
         return protocol
 
+    def test_micrographs_without_coordinates_are_enough_to_learn_from(self):
+        train = self.newProtocol(ProtDeepEMTrain, numberOfThreads=1, binThreads=2, useGpu=False, epochs=1)
+        train.inputCoordinates.set(self.mics)
+        train.inputCoordinates.setExtended("outputMicrographs")
+        self.assertEqual(train._validate(), ["Without coordinates the particle diameter is needed: give it."])
+        diameter = common.DIAMETER_PX * common.PIXEL_ANGST
+        train.particleDiameter.set(diameter)
+        train.doTune.set(True)
+        self.assertRegex(" ".join(train._validate()), "Tune network and training.* needs particle coordinates")
+        train.doTune.set(False)
+        train.waitMicrographs.set(2)
+        self.assertEqual(train._validate(), [])
+        self.launchProtocol(train)
+        with open(train._getListFile()) as file:
+            self.assertEqual(len(file.readlines()), 2)
+        self.assertAlmostEqual(train.outputModel.getDiameter(), diameter)
+        summary = " ".join(train._summary())
+        self.assertIn("Training on 2 micrographs without coordinates.", summary)
+        self.assertRegex(summary, "labelled itself|what was learned is refused")
+        if "labelled itself" in summary:
+            self.assertEqual(train.outputModel.getValidation(), [])  # there are no coordinates to compare with
+
     def log(self, protocol):
         """Logs of a run so far."""
         text = ""

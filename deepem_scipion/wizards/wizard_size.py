@@ -40,10 +40,14 @@ class DeepEMDiameterWizard(SizeWizard):
     def problem(self, protocol):
         coordinates = protocol.inputCoordinates.get()
         return "" if coordinates is not None and coordinates.getSize() else (
-            "Choose the particle coordinates first: the diameter is compared with the particles on their micrographs.")
+            "Choose the particle coordinates, or the micrographs, first: the particle is measured on them.")
 
     def arguments(self, protocol, folder):
         coordinates = protocol.inputCoordinates.get()
+        if protocol._isUnlabelled():
+            mics = some_micrographs(protocol, [mic.clone() for mic in coordinates])
+            return [*studio_arguments(folder, coordinates, mics), "--diameter",
+                    f"{protocol._getDiameter() or USUAL_DIAMETER_ANGST:g}"]
         mics = some_micrographs(protocol, list(convert.micrographs_with_coordinates(coordinates).values()))
         diameter = protocol._getDiameter() or USUAL_DIAMETER_ANGST
         return [*studio_arguments(folder, coordinates.getMicrographs(), mics, coordinates), "--diameter",

@@ -102,11 +102,11 @@ def compare(before: Model, after: Model, paths: Mapping[str, Path], pixel_size_a
 
     Notes
     -----
-    Both models pick equally many places, so that neither looks better because it picks the surest ones only. Most picks
-    are common to both, and the average of their radial profiles shows what the particles of a micrograph look like. The
-    disputed places decide, those that only one model picks. The resemblance of a place is 1 - |p - a|^2 / |a|^2 for its
-    profile p and the average a, each less its mean: 1 for the average, about 0 for empty ice, and negative for what has
-    a much stronger contrast, such as ice crystals and gold.
+    Both models pick equally many places, so that neither looks better because it picks only where it is certain. Most
+    picks are common to both, and the average of their radial profiles shows what the particles of a micrograph look
+    like. The disputed places decide, those that only one model picks. The resemblance of a place is
+    1 - |p - a|^2 / |a|^2 for its profile p and the average a, each less its mean: 1 for the average, about 0 for empty
+    ice, and negative for what has a much stronger contrast, such as ice crystals and gold.
     """
     micrographs = list(_readable(before, paths, pixel_size_angst))
     olds, news = ([_picks(picker, micrograph) for micrograph in micrographs]
