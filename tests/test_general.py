@@ -17,9 +17,12 @@ from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.micrographs.micrograph import prepared_micrograph
 from deepem_scipion.deepem.model.card import card_rows
 from deepem_scipion.deepem.model.general import GENERAL_MODEL
+from deepem_scipion.deepem.picking.diameter import estimate_diameter
 from deepem_scipion.deepem.picking.picker import Picker
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
+from deepem_scipion.deepem.simulation.volumes import Volume
 
 # Not as in the training of the model: another program draws these particles.
 SCENE = Scene(shape=(400, 480), pixel_size_angst=10.0, n_particles=24, snr=0.3, defocus_angst=25000.0, spacing=1.1)
@@ -71,6 +74,36 @@ def test_it_picks_what_it_was_never_shown(dataset, tmp_path):
     assert pick("--micrographs", dataset / "micrographs", "--diameter", 400, "--output", tmp_path) == 0
     found = evaluate(read_coordinates(dataset / "boxes"), read_coordinates(tmp_path), SCENE.diameter_px / 2)
     assert found["overall"]["F1"] > 0.9
+
+
+def test_the_diameter_is_estimated_and_shown_or_cannot_be_told(dataset, tmp_path, capsys):
+    """Of cylinders 400 A long and 350 A wide, whose longest dimension is their diagonal."""
+    assert main(["pick", "--micrographs", str(dataset / "micrographs"), "--diameter", "auto", "--output",
+                 str(tmp_path / "a"), "--contrast-checks", "0"]) == 0
+    printed = capsys.readouterr().out
+    said = re.search(r"diameter estimated from (\d+) picks: (\d+) A, probably (\d+) to (\d+) A", printed)
+    picks, found, low, high = (int(number) for number in said.groups())
+    diagonal = np.hypot(400, 350)
+    assert picks >= 40 and abs(found - diagonal) < 0.15 * diagonal and low < found < high and low < diagonal < high
+    assert load_model(tmp_path / "a" / "model.deepem").diameter_angst == found
+    assert (tmp_path / "a" / "diameter.png").read_bytes().startswith(b"\x89PNG")
+    assert PickingResults(tmp_path / "a").path("diameter") in PickingResults(tmp_path / "a").files()
+    assert pick("--micrographs", dataset / "empty" / "micrographs", "--diameter", "auto", "--output",
+                tmp_path / "b") == 2
+    assert "cannot tell" in capsys.readouterr().err and not (tmp_path / "b").exists()
+    assert pick("--micrographs", dataset / "micrographs", "--diameter", "auto", "--model", GENERAL_MODEL, "--output",
+                tmp_path / "c") == 2
+    assert "--diameter is for the general model" in capsys.readouterr().err
+
+
+def test_the_diameter_of_balls_is_theirs(tmp_path):
+    axis = 3.0 * np.arange(-20, 21)
+    radius = np.sqrt(axis[:, None, None]**2 + axis[:, None]**2 + axis**2)
+    ball = Volume(np.clip((50 - radius) / 3 + 0.5, 0, 1), 3.0)
+    scene = replace(SCENE, pixel_size_angst=3.0, diameter_angst=100.0, defocus_angst=15000.0, voltage_kv=300.0)
+    write_dataset(tmp_path, scene, 1, seed=3, volume=ball)
+    found = estimate_diameter({"mic_001": tmp_path / "micrographs" / "mic_001.mrc"})
+    assert found.diameter_angst == pytest.approx(100, rel=0.15)
 
 
 def test_there_are_nearly_no_picks_where_there_are_no_particles(dataset, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import DeepEMError
 from . import console, pick, train
 from .arguments import Parser, add_micrographs, add_threads
+from .estimating import diameter, draw_estimate, estimated
 
 SUMMARY = "train without labels on the first micrographs, pick all"
 REQUIRED = ("--micrographs MICS ...", "--diameter A", "--output DIR")
@@ -27,7 +28,8 @@ It does what these two commands do:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem auto` to its parser."""
     add_micrographs(parser)
-    parser.add_argument("--diameter", required=True, type=float, metavar="A", help="particle diameter in angstrom")
+    parser.add_argument("--diameter", required=True, type=diameter, metavar="A", help="particle diameter in angstrom; "
+                        "`auto`: estimated from three micrographs")
     parser.add_argument("--contrast", choices=("dark", "bright"), default="dark", help="whether particles are dark or "
                         "bright (default: %(default)s)")
     parser.add_argument("--train", type=int, default=20, metavar="N", help="number of micrographs to learn from "
@@ -40,16 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem auto`; returns the exit code of `deepem pick`."""
+    from .. import runtime
     from ..micrographs.find import find_micrographs
     from ..picking.results import PickingResults
 
     if options.train < 1:
         raise DeepEMError(f"--train {options.train}: expected at least 1 micrograph")
-    paths = [str(path) for path in find_micrographs(options.micrographs).values()]
+    micrographs = find_micrographs(options.micrographs)
+    paths = [str(path) for path in micrographs.values()]
     model = options.output.with_name(f"{options.output.name}.deepem")
     if PickingResults(options.output).files():
         raise DeepEMError(f"--output {options.output}: the folder has results of an earlier run; expected a new or "
                           "empty one")
+    runtime.start(options.threads)
+    estimate = estimated(options)
     common = [*(["--pixel-size", str(options.pixel_size)] if options.pixel_size else []),
               *(["--threads", str(options.threads)] if options.threads else [])]
     status = train.run(_parsed(train, ["--micrographs", *paths[:options.train], "--diameter", str(options.diameter),
@@ -57,8 +63,12 @@ def run(options: argparse.Namespace) -> int:
                                        str(model), *common]))
     if status != console.OK:
         return status
-    return pick.run(_parsed(pick, ["--micrographs", *options.micrographs, "--model", str(model), "--output",
-                                   str(options.output), *common]), started=True)
+    picking = _parsed(pick, ["--micrographs", *options.micrographs, "--model", str(model), "--output",
+                             str(options.output), *common])
+    status = pick.run(picking, started=True)
+    if estimate is not None:
+        draw_estimate(estimate, picking, micrographs)
+    return status
 
 
 def _parsed(command: object, words: list[str]) -> argparse.Namespace:

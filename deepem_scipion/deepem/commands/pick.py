@@ -15,6 +15,7 @@ from ..errors import DeepEMError
 from . import console
 from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
 from .assigning import read_masks
+from .estimating import diameter, draw_estimate, estimated
 from .limits import add_limits, chosen_limits
 from .procedure import add_procedure_of_picking, with_procedure
 from .report import report_path, try_report
@@ -75,8 +76,8 @@ def add_model(group: Any) -> None:
     """Add the options that choose a model to a group of options."""
     group.add_argument("--model", type=Path, metavar="MODEL", help="model from `deepem train` (default: the general "
                        "model; requires --diameter)")
-    group.add_argument("--diameter", type=float, metavar="A", help="for the general model: particle diameter in "
-                       "angstrom, that of the longest view")
+    group.add_argument("--diameter", type=diameter, metavar="A", help="for the general model: particle diameter in "
+                       "angstrom, that of the longest view; `auto`: estimated from three micrographs")
     group.add_argument("--contrast", choices=("dark", "bright"), help="for the general model: whether particles are "
                        "dark (default) or bright, as in some images of negative stain")
 
@@ -144,13 +145,13 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
 
     _check_numbers(options)
     formats = check_formats(options.write) if options.write else []
+    if not started:
+        runtime.start(options.threads)
     model = with_procedure(chosen_model(options), options)
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = _micrographs(options)
     masks = read_masks(options.masks, micrographs)
-    if not started:
-        runtime.start(options.threads)
     picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as show:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
@@ -172,13 +173,14 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
 
 
 def chosen_model(options: argparse.Namespace) -> Model:
-    """Return the given model, or the general one for the given diameter."""
+    """Return the given model, or the general one for the given or estimated diameter."""
     from ..model.files import load_model
     from ..model.general import general_model
 
     if options.model is None:
         if options.diameter is None:
-            raise DeepEMError("give --diameter (angstrom) to pick with the general model, or --model")
+            raise DeepEMError("give --diameter (angstrom, or auto) to pick with the general model, or --model")
+        options.estimate = estimated(options)
         return general_model(options.diameter, options.contrast or "dark")
     for name in ("diameter", "contrast"):
         if getattr(options, name) is not None:
@@ -292,6 +294,8 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
                     f"the candidates are {reasons}" if reasons else "there are no candidates")
     if found.failed:
         log.warning("the reasons are listed in %s", PickingResults(options.output).path("failed"))
+    if getattr(options, "estimate", None):
+        draw_estimate(options.estimate, options, {name: Path(result.path) for name, result in results.items()})
     if options.report is not None:
         from ..report.picking_report import report_picking
 

@@ -6,6 +6,7 @@ from ..lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, {
     "box": ["default_box_px"],
+    "diameter": ["DiameterEstimate", "estimate_diameter"],
     "candidates": ["Candidates", "find_candidates"],
     "message": ["as_message", "pick_message"],
     "selection": ["Limits", "REASONS", "REASON_LABELS", "select"],

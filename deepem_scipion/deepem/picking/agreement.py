@@ -135,16 +135,17 @@ def _logit(scores: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=None)
-def _rings(diameter_px: float) -> tuple[int, np.ndarray, np.ndarray]:
+def _rings(diameter_px: float, reach: float) -> tuple[int, np.ndarray, np.ndarray]:
     """Half the side of the box, matrix from its pixels to the means over rings, and share of each ring of the area."""
-    n_rings = int(REACH * diameter_px)
+    n_rings = int(reach * diameter_px)
     radius = np.hypot(*np.indices((2 * n_rings + 1,) * 2) - n_rings).ravel()
     rings = ((radius >= np.arange(n_rings)[:, np.newaxis]) & (radius < np.arange(1, n_rings + 1)[:, np.newaxis]))
     counts = rings.sum(axis=1)
     return n_rings, (rings / counts[:, np.newaxis]).T.astype(np.float32), counts / counts.sum()
 
 
-def radial_profiles(pixels: np.ndarray, centres_rc: np.ndarray, diameter_px: float) -> tuple[np.ndarray, np.ndarray]:
+def radial_profiles(pixels: np.ndarray, centres_rc: np.ndarray, diameter_px: float,
+                    reach: float = REACH) -> tuple[np.ndarray, np.ndarray]:
     """Compute the radial profiles of some places.
 
     Parameters
@@ -155,15 +156,17 @@ def radial_profiles(pixels: np.ndarray, centres_rc: np.ndarray, diameter_px: flo
         Row, column in binned pixels.
     diameter_px : float
         Particle diameter in binned pixels.
+    reach : float
+        Largest distance from the centre in diameters.
 
     Returns
     -------
     profiles : (n, n_rings) float64 array
-        Means over rings one pixel wide, up to `REACH` diameters from the centre.
+        Means over rings one pixel wide.
     areas : (n_rings,) float64 array
         Share of each ring of the area.
     """
-    half, means, areas = _rings(diameter_px)
+    half, means, areas = _rings(diameter_px, reach)
     padded = np.pad(pixels, half, mode="symmetric")
     corners = np.clip(np.rint(centres_rc).astype(int), 0, np.array(pixels.shape) - 1)
     boxes = np.lib.stride_tricks.sliding_window_view(padded, (2 * half + 1,) * 2)

@@ -32,7 +32,7 @@ from .table import append_table, read_failures, read_table, write_failures, writ
 
 # The files of a run, and of each micrograph by its name.
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
-          "report": "report.html", "model": "model.deepem"}
+          "report": "report.html", "model": "model.deepem", "diameter": "diameter.png"}
 _OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
                   "json": "json/{}.json", "picture": "pictures/{}.jpg", "export": EXPORTS + "/{}"}
 # Those that every micrograph that was picked has, and those that a run writes on request.
@@ -60,8 +60,8 @@ class PickingResults:
         Parameters
         ----------
         kind : str
-            "settings", "table", "failed", "star", "report" or "model"; "box", "candidates", "score_map", "json" or
-            "picture" of a micrograph; "export" for a format of other programs.
+            "settings", "table", "failed", "star", "report", "model" or "diameter"; "box", "candidates", "score_map",
+            "json" or "picture" of a micrograph; "export" for a format of other programs.
         name : str
             Name of that micrograph, one with slashes is in subfolders; or of the format.
 

@@ -1,0 +1,225 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Estimate of the particle's diameter from a few micrographs, with the general model at several scales."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DeepEMError
+from ..micrographs.micrograph import Micrograph, read_pixel_size, read_shape
+from ..model.general import general_model
+from .agreement import radial_profiles
+from .picker import Picker
+from .scale import MIN_WIDTH_PX
+from .selection import PICKED, Limits, select
+
+log = logging.getLogger(__name__)
+
+# Micrographs, spread over all, that an estimate is made from.
+USED = 3
+# Diameters that are tried, in angstrom, each larger than the next by about this factor.
+DIAMETERS_ANGST, FACTOR = (60.0, 720.0), math.sqrt(2)
+# Of each the middle is used, up to this many binned pixels: with small diameters there are more particles than needed.
+SIDE_PX = 800
+# A particle is at most this share of the shorter side of a micrograph wide.
+MAX_SHARE = 0.2
+# The first local maximum of the covered area counts, from large diameters down, that reaches this share of the largest.
+PROMINENT = 0.5
+# So many sure picks are needed for a profile, and no more of a micrograph are averaged.
+MIN_PICKS, MAX_PICKS = 20, 200
+# Profiles reach so many assumed diameters from the centre.
+REACH = 1.3
+# The bright ring around a dark particle is on average so many diameters from the centre: 0.46 to 0.64 on simulated
+# fields and on real micrographs, depending on shape and defocus.
+RING = 0.52
+# Estimates are right to this share, two of three (docs/accuracy.md).
+ERROR = 0.15
+# Estimates from two scales that differ by a larger factor are no measurement.
+MAX_FACTOR = 1.3
+
+HINT = ("Give the diameter in angstrom: the longest dimension of the particle, from its structure, or measured on a "
+        "micrograph (the wizard in Scipion, or a viewer)")
+
+
+@dataclass(frozen=True)
+class DiameterEstimate:
+    """Estimated diameter of the particle, and how it was found.
+
+    Attributes
+    ----------
+    diameter_angst : float
+        Its longest dimension.
+    low_angst, high_angst : float
+        Range in which it is in two of three cases.
+    tried_angst : list of float
+        Diameters that were tried, the largest first.
+    covered : list of float
+        Share of the area covered by what looks like particles of that diameter.
+    radii_angst, profile : (n,) float64 array
+        Mean radial profile of the sure picks, in standard deviations of the pixels.
+    picks : int
+        Number of picks in the profile.
+    """
+
+    diameter_angst: float
+    low_angst: float
+    high_angst: float
+    tried_angst: list[float]
+    covered: list[float]
+    radii_angst: np.ndarray
+    profile: np.ndarray
+    picks: int
+
+
+def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
+                      pixel_size_angst: float | None = None) -> DiameterEstimate:
+    """Estimate the diameter of the particle.
+
+    Parameters
+    ----------
+    paths : mapping of str to Path
+        Micrographs by name; at most `USED` of them are read.
+    contrast : {"dark", "bright"}
+        Whether particles are dark or bright.
+    pixel_size_angst : float, optional
+        Pixel size of the micrographs; default: from their headers.
+
+    Returns
+    -------
+    DiameterEstimate
+
+    Raises
+    ------
+    DeepEMError
+        If no micrograph can be read, or the diameter cannot be told: there are too few clear particles, or they have no
+        clear outline.
+
+    Notes
+    -----
+    The general model, for which particles are always equally wide, is tried with several diameters. The largest one
+    with which picks cover a large area is right to a factor of two, and the picks are centred. The mean radial profile
+    of the sure ones then shows the size: a dark particle has a bright ring around it, from the contrast transfer
+    function and from the normalisation, whose radius hardly depends on the diameter that was assumed.
+    """
+    chosen = list(paths.items())
+    chosen = [chosen[round(at)] for at in np.linspace(0, len(chosen) - 1, min(USED, len(chosen)))]
+    usable, tried = _diameters(chosen, pixel_size_angst)
+    scans = [_Scan.of(usable, diameter, contrast, pixel_size_angst) for diameter in tried]
+    for scan in scans:
+        log.debug("diameter %.0f A: %.3f covered, %d picks", scan.diameter_angst, scan.covered, scan.picks)
+    best = _prominent([scan.covered for scan in scans])
+    first = scans[best].outline()
+    second = _Scan.of(usable, 1.15 * first, contrast, pixel_size_angst)
+    diameter = second.outline()
+    if not 1 / MAX_FACTOR < diameter / first < MAX_FACTOR:
+        raise DeepEMError(f"--diameter auto: cannot tell; picks of different scales suggest {first:.0f} and "
+                          f"{diameter:.0f} A. {HINT}")
+    error = math.hypot(ERROR, math.log(diameter / first))
+    return DiameterEstimate(diameter, diameter / (1 + error), diameter * (1 + error), tried,
+                            [scan.covered for scan in scans], second.radii_angst, second.profile, second.picks)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """Picks with an assumed diameter: share of the area that they cover, number and mean profile of the sure ones."""
+
+    diameter_angst: float
+    covered: float
+    picks: int
+    radii_angst: np.ndarray
+    profile: np.ndarray
+
+    @classmethod
+    def of(cls, paths: list[tuple[str, Path]], diameter_angst: float, contrast: str,
+           pixel_size_angst: float | None) -> _Scan:
+        model = general_model(diameter_angst, contrast)
+        picker = Picker(model, replace(Limits.of_model(model), threshold=0.0))
+        covered, profiles, weights = [], [], []
+        for name, path in paths:
+            micrograph = _middle(model.read_micrograph(path, pixel_size_angst, name))
+            candidates, _ = picker.candidates(micrograph)
+            picked = select(candidates, picker.limits, micrograph.input_pixel_size_angst) == PICKED
+            found = candidates.subset(picked)
+            covered.append(np.square(found.scores).sum() * np.pi / 4 * model.diameter_px**2 / micrograph.pixels.size)
+            sure = np.flatnonzero(found.scores >= model.threshold)[:MAX_PICKS]
+            profiles.append(_profile(micrograph, found.centres_xy[sure], model.diameter_px))
+            weights.append(len(sure))
+        mean = np.average(profiles, axis=0, weights=weights) if sum(weights) else np.zeros(len(profiles[0]))
+        radii = (np.arange(len(mean)) + 0.5) * model.working_pixel_size_angst
+        return cls(diameter_angst, float(np.mean(covered)), sum(weights), radii, mean if contrast == "dark" else -mean)
+
+    def outline(self) -> float:
+        """Return the diameter of the particle that the profile shows; raises DeepEMError if it shows none."""
+        if self.picks < MIN_PICKS:
+            raise DeepEMError(f"--diameter auto: cannot tell; of the diameters tried, {self.diameter_angst:.0f} A fits "
+                              f"best, but with only {self.picks} confident picks on the micrographs looked at. "
+                              f"Expected at least {MIN_PICKS}. {HINT}")
+        edge = int(np.argmin(self.profile * np.sqrt(self.radii_angst)))
+        outside = np.flatnonzero(self.profile[edge:] > 0)
+        if self.profile[edge] >= 0 or not len(outside):
+            raise DeepEMError(f"--diameter auto: cannot tell; the picks have no outline. {HINT}")
+        begin = edge + outside[0]
+        ring = begin + int(np.argmax(self.profile[begin:begin + max(3, begin // 2)]))
+        return float(_vertex(self.radii_angst, self.profile, ring) / RING)
+
+
+def _middle(micrograph: Micrograph) -> Micrograph:
+    """Return the middle of a micrograph, at most `SIDE_PX` binned pixels wide and high."""
+    rows, columns = (slice(max(0, (side - SIDE_PX) // 2), max(0, (side - SIDE_PX) // 2) + SIDE_PX)
+                     for side in micrograph.pixels.shape)
+    return replace(micrograph, pixels=np.ascontiguousarray(micrograph.pixels[rows, columns]))
+
+
+def _vertex(x: np.ndarray, y: np.ndarray, at: int) -> float:
+    """Place of a maximum, from a parabola through it and its neighbours."""
+    if not 0 < at < len(y) - 1:
+        return float(x[at])
+    left, middle, right = y[at - 1:at + 2]
+    curvature = left - 2 * middle + right
+    shift = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
+    return float(x[at] + shift * (x[1] - x[0]))
+
+
+def _profile(micrograph: Micrograph, centres_xy: np.ndarray, diameter_px: float) -> np.ndarray:
+    """Mean radial profile of places, in rings one binned pixel wide up to `REACH` diameters."""
+    profiles, _ = radial_profiles(micrograph.pixels, micrograph.to_binned_rc(centres_xy), diameter_px, REACH)
+    mean: np.ndarray = profiles.mean(axis=0) if len(profiles) else np.zeros(profiles.shape[1])
+    return mean
+
+
+def _prominent(covered: list[float]) -> int:
+    """Position of the first local maximum that reaches a share of the largest."""
+    padded = [0.0, *covered, 0.0]
+    return next(number for number, value in enumerate(covered)
+                if value >= PROMINENT * max(covered) and padded[number] <= value >= padded[number + 2])
+
+
+def _diameters(chosen: list[tuple[str, Path]],
+               pixel_size_angst: float | None) -> tuple[list[tuple[str, Path]], list[float]]:
+    """Readable micrographs, and the diameters to try on them, the largest first."""
+    usable, low, high = [], *DIAMETERS_ANGST
+    reason = "there are no micrographs"
+    for name, path in chosen:
+        try:
+            size, shape = pixel_size_angst or read_pixel_size(path), read_shape(path)
+        except DeepEMError as error:
+            reason = str(error)
+            log.warning("left out: %s", error)
+            continue
+        if size is None:
+            raise DeepEMError(f"{path}: no pixel size in the header; give it with --pixel-size")
+        usable.append((name, path))
+        low, high = max(low, MIN_WIDTH_PX * size), min(high, MAX_SHARE * size * min(shape))
+    if not usable:
+        raise DeepEMError(reason)
+    if low >= high:
+        raise DeepEMError(f"--diameter auto: cannot tell on micrographs of this size. {HINT}")
+    number = max(1, math.ceil(math.log(high / low, FACTOR)))
+    return usable, [high * (low / high) ** (index / number) for index in range(number + 1)]
