@@ -31,7 +31,7 @@ def line(name, true, paths):
     try:
         found = estimate_diameter(paths)
     except DeepEMError as error:
-        return name, f"{true:.0f}", "cannot tell", "", "", str(error).split(";")[1].split(".")[0].strip()
+        return name, f"{true:.0f}", "none", "", "", str(error).split(";")[1].split(".")[0].strip()
     return (name, f"{true:.0f}", f"{found.diameter_angst:.0f}", f"{found.low_angst:.0f} to {found.high_angst:.0f}",
             f"{found.diameter_angst / true - 1:+.0%}", "")
 

@@ -42,7 +42,7 @@ def estimated(options: argparse.Namespace) -> DiameterEstimate | None:
     Raises
     ------
     DeepEMError
-        The diameter cannot be told, see `estimate_diameter`, or there are no micrographs yet.
+        The diameter cannot be determined, see `estimate_diameter`, or there are no micrographs yet.
     """
     from ..micrographs.find import find_micrographs
     from ..picking.diameter import estimate_diameter

@@ -17,6 +17,7 @@ from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
 from .assigning import read_masks
 from .estimating import diameter, draw_estimate, estimated
 from .limits import add_limits, chosen_limits
+from .picked import PickProgress, say_what_is_cut
 from .procedure import add_procedure_of_picking, with_procedure
 from .report import report_path, try_report
 
@@ -157,7 +158,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.further, Optics(options.voltage, options.cs, options.amplitude_contrast),
                                    options.contrast_checks, options.existing or "refuse",
-                                   _Progress(len(micrographs), show, model.diameter_angst, options.box),
+                                   PickProgress(len(micrographs), show, model.diameter_angst, options.box),
                                    options.tiff_rows, options.force, masks)
     if options.model is None:
         save_model(PickingResults(options.output).path("model"), model)  # to be fine-tuned as any other
@@ -186,39 +187,6 @@ def chosen_model(options: argparse.Namespace) -> Model:
         if getattr(options, name) is not None:
             raise DeepEMError(f"--{name} is for the general model; {options.model} has its own: leave out one of them")
     return load_model(options.model)
-
-
-class _Progress:
-    """Shows each micrograph that is done, and with the first of each pixel size the sizes that are worked with."""
-
-    def __init__(self, total: int, show: console.ShowProgress, diameter_angst: float, box_px: int | None) -> None:
-        self.total, self.show, self.diameter_angst, self.box_px, self.done = total, show, diameter_angst, box_px, 0
-        self.pixel_sizes: set[str] = set()
-
-    def __call__(self, name: str, result: MicrographResult) -> None:
-        from ..picking.box import default_box_px
-
-        self.done += 1
-        if (size := result.pixel_size_angst) and f"{size:.3g}" not in self.pixel_sizes:
-            self.pixel_sizes.add(f"{size:.3g}")
-            log.info("pixels of %g A; particle diameter %g A = %.0f px; boxes of %d px", size, self.diameter_angst,
-                     self.diameter_angst / size, self.box_px or default_box_px(self.diameter_angst, size))
-        if result.ok:
-            self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
-        else:
-            log.warning("%d/%d %s failed: %s", self.done, self.total, name, result.reason)
-
-
-def _say_what_is_cut(results: Mapping[str, MicrographResult], box_px: int | None, model: Model) -> None:
-    """Say how many picks are too close to the border to be extracted whole."""
-    from ..picking.box import default_box_px
-
-    if cut := sum(result.cut or 0 for result in results.values()):
-        size = max(result.pixel_size_angst or 0.0 for result in results.values())
-        half_angst = (box_px or default_box_px(model.diameter_angst, size)) * size / 2
-        log.info("%d of the picks are so close to the border that their boxes leave the micrograph; RELION and "
-                 "cryoSPARC leave these out when they extract particles (with --border %g they are not picked)", cut,
-                 math.ceil(half_angst))
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -286,7 +254,7 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
     from ..picking.summary import summarise_run
 
     found = summarise_run(results)
-    _say_what_is_cut(results, options.box, model)
+    say_what_is_cut(results, options.box, model)
     if found.picked and not found.picks:
         shares = {reason: share for reason, share in found.rejected_share.items() if share}
         reasons = ", ".join(f"{share:.0%} {REASON_LABELS[reason]}" for reason, share in shares.items())

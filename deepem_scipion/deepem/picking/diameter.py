@@ -32,15 +32,17 @@ SIDE_PX = 800
 MAX_SHARE = 0.2
 # The first local maximum of the covered area counts, from large diameters down, that reaches this share of the largest.
 PROMINENT = 0.5
-# So many sure picks are needed for a profile, and no more of a micrograph are averaged.
+# This many confident picks are needed for a profile, and no more of a micrograph are averaged.
 MIN_PICKS, MAX_PICKS = 20, 200
-# Profiles reach so many assumed diameters from the centre.
+# Profiles reach this many assumed diameters from the centre.
 REACH = 1.3
-# The bright ring around a dark particle is on average so many diameters from the centre: 0.46 to 0.64 on simulated
+# The bright ring around a dark particle is on average at this many diameters from the centre: 0.46 to 0.64 on simulated
 # fields and on real micrographs, depending on shape and defocus.
 RING = 0.52
-# Estimates are right to this share, two of three (docs/accuracy.md).
-ERROR = 0.15
+# Estimates are right to this share in two of three cases (docs/accuracy.md).
+ERROR = 0.2
+# The largest diameter tried is no better than others if the estimate exceeds this share of it.
+LARGEST = 0.85
 # Estimates from two scales that differ by a larger factor are no measurement.
 MAX_FACTOR = 1.3
 
@@ -63,7 +65,7 @@ class DiameterEstimate:
     covered : list of float
         Share of the area covered by what looks like particles of that diameter.
     radii_angst, profile : (n,) float64 array
-        Mean radial profile of the sure picks, in standard deviations of the pixels.
+        Mean radial profile of the confident picks, in standard deviations of the pixels.
     picks : int
         Number of picks in the profile.
     """
@@ -98,14 +100,14 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
     Raises
     ------
     DeepEMError
-        If no micrograph can be read, or the diameter cannot be told: there are too few clear particles, or they have no
-        clear outline.
+        If no micrograph can be read, or the diameter cannot be determined: there are too few clear particles, they have
+        no clear outline, or they may be larger than the largest diameter tried.
 
     Notes
     -----
     The general model, for which particles are always equally wide, is tried with several diameters. The largest one
     with which picks cover a large area is right to a factor of two, and the picks are centred. The mean radial profile
-    of the sure ones then shows the size: a dark particle has a bright ring around it, from the contrast transfer
+    of the confident ones then shows the size: a dark particle has a bright ring around it, from the contrast transfer
     function and from the normalisation, whose radius hardly depends on the diameter that was assumed.
     """
     chosen = list(paths.items())
@@ -116,11 +118,12 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
         log.debug("diameter %.0f A: %.3f covered, %d picks", scan.diameter_angst, scan.covered, scan.picks)
     best = _prominent([scan.covered for scan in scans])
     first = scans[best].outline()
+    if best == 0 and first > LARGEST * tried[0]:
+        raise _undetermined(f"the particle may be larger than the largest diameter tried, {tried[0]:.0f} A")
     second = _Scan.of(usable, 1.15 * first, contrast, pixel_size_angst)
     diameter = second.outline()
     if not 1 / MAX_FACTOR < diameter / first < MAX_FACTOR:
-        raise DeepEMError(f"--diameter auto: cannot tell; picks of different scales suggest {first:.0f} and "
-                          f"{diameter:.0f} A. {HINT}")
+        raise _undetermined(f"picks of different scales suggest {first:.0f} and {diameter:.0f} A")
     error = math.hypot(ERROR, math.log(diameter / first))
     return DiameterEstimate(diameter, diameter / (1 + error), diameter * (1 + error), tried,
                             [scan.covered for scan in scans], second.radii_angst, second.profile, second.picks)
@@ -128,7 +131,7 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
 
 @dataclass(frozen=True)
 class _Scan:
-    """Picks with an assumed diameter: share of the area that they cover, number and mean profile of the sure ones."""
+    """Picks with an assumed diameter: share of the area covered, number and mean profile of the confident ones."""
 
     diameter_angst: float
     covered: float
@@ -158,13 +161,13 @@ class _Scan:
     def outline(self) -> float:
         """Return the diameter of the particle that the profile shows; raises DeepEMError if it shows none."""
         if self.picks < MIN_PICKS:
-            raise DeepEMError(f"--diameter auto: cannot tell; of the diameters tried, {self.diameter_angst:.0f} A fits "
-                              f"best, but with only {self.picks} confident picks on the micrographs looked at. "
-                              f"Expected at least {MIN_PICKS}. {HINT}")
+            raise _undetermined(f"of the diameters tried, {self.diameter_angst:.0f} A fits best, but with only "
+                                f"{self.picks} confident picks on the micrographs looked at. Expected at least "
+                                f"{MIN_PICKS}")
         edge = int(np.argmin(self.profile * np.sqrt(self.radii_angst)))
         outside = np.flatnonzero(self.profile[edge:] > 0)
         if self.profile[edge] >= 0 or not len(outside):
-            raise DeepEMError(f"--diameter auto: cannot tell; the picks have no outline. {HINT}")
+            raise _undetermined("the picks have no outline")
         begin = edge + outside[0]
         ring = begin + int(np.argmax(self.profile[begin:begin + max(3, begin // 2)]))
         return float(_vertex(self.radii_angst, self.profile, ring) / RING)
@@ -175,6 +178,10 @@ def _middle(micrograph: Micrograph) -> Micrograph:
     rows, columns = (slice(max(0, (side - SIDE_PX) // 2), max(0, (side - SIDE_PX) // 2) + SIDE_PX)
                      for side in micrograph.pixels.shape)
     return replace(micrograph, pixels=np.ascontiguousarray(micrograph.pixels[rows, columns]))
+
+
+def _undetermined(why: str) -> DeepEMError:
+    return DeepEMError(f"--diameter auto: it cannot be determined; {why}. {HINT}")
 
 
 def _vertex(x: np.ndarray, y: np.ndarray, at: int) -> float:
@@ -220,6 +227,6 @@ def _diameters(chosen: list[tuple[str, Path]],
     if not usable:
         raise DeepEMError(reason)
     if low >= high:
-        raise DeepEMError(f"--diameter auto: cannot tell on micrographs of this size. {HINT}")
+        raise _undetermined("the micrographs are too small")
     number = max(1, math.ceil(math.log(high / low, FACTOR)))
     return usable, [high * (low / high) ** (index / number) for index in range(number + 1)]

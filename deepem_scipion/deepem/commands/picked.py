@@ -1,0 +1,52 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What `deepem pick` reports about the micrographs that it picks."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from . import console
+
+if TYPE_CHECKING:
+    from ..model.model import Model
+    from ..picking.summary import MicrographResult
+
+log = logging.getLogger("deepem")
+
+
+class PickProgress:
+    """Shows each micrograph that is done, and with the first of each pixel size the sizes that are worked with."""
+
+    def __init__(self, total: int, show: console.ShowProgress, diameter_angst: float, box_px: int | None) -> None:
+        self.total, self.show, self.diameter_angst, self.box_px, self.done = total, show, diameter_angst, box_px, 0
+        self.pixel_sizes: set[str] = set()
+
+    def __call__(self, name: str, result: MicrographResult) -> None:
+        """Show a micrograph that is done, or why it failed."""
+        from ..picking.box import default_box_px
+
+        self.done += 1
+        if (size := result.pixel_size_angst) and f"{size:.3g}" not in self.pixel_sizes:
+            self.pixel_sizes.add(f"{size:.3g}")
+            log.info("pixels of %g A; particle diameter %g A = %.0f px; boxes of %d px", size, self.diameter_angst,
+                     self.diameter_angst / size, self.box_px or default_box_px(self.diameter_angst, size))
+        if result.ok:
+            self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
+        else:
+            log.warning("%d/%d %s failed: %s", self.done, self.total, name, result.reason)
+
+
+def say_what_is_cut(results: Mapping[str, MicrographResult], box_px: int | None, model: Model) -> None:
+    """Say how many picks are too close to the border to be extracted whole."""
+    from ..picking.box import default_box_px
+
+    if cut := sum(result.cut or 0 for result in results.values()):
+        size = max(result.pixel_size_angst or 0.0 for result in results.values())
+        half_angst = (box_px or default_box_px(model.diameter_angst, size)) * size / 2
+        log.info("%d of the picks are so close to the border that their boxes leave the micrograph; RELION and "
+                 "cryoSPARC leave these out when they extract particles (with --border %g they are not picked)", cut,
+                 math.ceil(half_angst))
