@@ -90,7 +90,7 @@ def test_the_diameter_is_estimated_and_shown_or_cannot_be_determined(dataset, tm
     assert PickingResults(tmp_path / "a").path("diameter") in PickingResults(tmp_path / "a").files()
     assert pick("--micrographs", dataset / "empty" / "micrographs", "--diameter", "auto", "--output",
                 tmp_path / "b") == 2
-    assert "it cannot be determined; of the diameters tried" in capsys.readouterr().err
+    assert "--diameter auto: it cannot be determined; " in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
     assert pick("--micrographs", dataset / "micrographs", "--diameter", "auto", "--model", GENERAL_MODEL, "--output",
                 tmp_path / "c") == 2
