@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from deepem_scipion.deepem.picking.agreement import BEST, FEATURES, STANDING_OUT, features, presence, rescore
+from deepem_scipion.deepem.picking.agreement import FEATURES, features, rescore
 from deepem_scipion.deepem.training.agreement_fit import fit_agreement
 
 DIAMETER = 20.0
@@ -64,14 +64,3 @@ def test_a_fit_learns_what_a_score_alone_cannot_show():
     assert ((scores > 0.5) == correct[1500:]).mean() > 0.95
     assert 0 <= scores.min() and scores.max() <= 1
     assert {name: value.dtype for name, value in weights.items()} == dict.fromkeys(weights, np.dtype(np.float32))
-
-
-def test_scores_are_lowered_where_no_candidate_stands_out():
-    scores = np.append(np.full(BEST, 0.9), np.full(7, 0.3))
-    assert presence(scores, CENTRES, DIAMETER) == 1
-    lower = [presence(factor * scores, CENTRES, DIAMETER) for factor in (0.85, 0.75, 0.5)]
-    assert 1 > lower[0] > lower[1] > lower[2] >= 0 and 0.9 * 0.75 * lower[1] < 0.5 * STANDING_OUT
-    assert presence(scores, np.tile(CENTRES[:1], (12, 1)), DIAMETER) == 1  # many peaks at one place are one candidate
-    assert presence(np.append(scores, 0.9), CENTRES[[*range(12), 0]], DIAMETER) == 1
-    assert presence(np.array([0.9, 0.1]), CENTRES[[0, 0]] + [[0, 0], [1, 0]], DIAMETER) == 1
-    assert presence(np.empty(0), np.empty((0, 2)), DIAMETER) == 1

@@ -5,7 +5,7 @@
 The network sees one box at a time and cannot know whether a faint dark spot is a particle at low dose or dirt among
 particles that are far more prominent. All particles of a micrograph have about the same profile and contrast. Each
 candidate is therefore compared with the average of the most confident ones, and a small network of one hidden layer
-turns that and the score into a new score. If nothing on a micrograph stands out, it is taken to show no particles.
+turns that and the score into a new score.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..coordinates.suppression import neighbours, non_maximum_suppression
+from ..coordinates.suppression import neighbours
 
 # Names of the features, in the order of the weights.
 FEATURES = ("score", "contrast", "similarity", "local_std", "confident_score", "confident_share", "prominence",
@@ -26,9 +26,6 @@ REACH = 0.7
 CONFIDENT_SHARE, MIN_CONFIDENT = 0.3, 5
 # Better candidates further away than this many diameters do not matter.
 NEAR = 1.5
-# Particles stand out if the mean score of this many best candidates is higher than this.
-BEST, STANDING_OUT = 5, 0.8
-_STEEPNESS = 8
 _LIMITS = np.array([[-5, 5], [-1, 4], [-1, 1], [-1.5, 1.5], [-5, 5], [-4, 1], [-1, 6], [-5, 5], [-4, 1], [0, NEAR]])
 _BLOCK = 4096
 
@@ -103,30 +100,6 @@ def rescore(weights: Mapping[str, np.ndarray], found: np.ndarray) -> np.ndarray:
     """
     hidden = np.tanh(found @ weights["hidden.kernel"] + weights["hidden.bias"])
     return np.asarray(1 / (1 + np.exp(-(hidden @ weights["output.kernel"] + weights["output.bias"]))), float)
-
-
-def presence(scores: np.ndarray, centres_rc: np.ndarray, diameter_px: float) -> float:
-    """Measure by its best candidates whether a micrograph shows any particles.
-
-    Where there are none, some of many places with ice or noise still resemble a particle, but none much.
-
-    Parameters
-    ----------
-    scores : (n,) array
-        As returned by `rescore`.
-    centres_rc : (n, 2) array
-        Centres of the candidates as row, column in binned pixels.
-    diameter_px : float
-        Particle diameter in binned pixels.
-
-    Returns
-    -------
-    float
-        Factor for all scores: 1 if the mean of the `BEST` best, half a diameter apart, is `STANDING_OUT` or more, and
-        the smaller the less they score.
-    """
-    apart = np.sort(scores[non_maximum_suppression(centres_rc[:, ::-1], scores, diameter_px / 2)])
-    return min(1.0, float(apart[-BEST:].mean()) / STANDING_OUT) ** _STEEPNESS if len(apart) else 1.0
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..model.model import Model
 from ..network.box_scan import BoxScanner
 from ..network.scan import Scanner
 from ..runtime import ensure_started
-from .agreement import features, presence, rescore
+from .agreement import features, rescore
 from .candidates import Candidates, find_candidates, pad
 from .paper import grid_candidates
 from .selection import PICKED, Limits, select
@@ -161,7 +161,6 @@ def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Ca
     centres_rc, diameter_px = micrograph.to_binned_rc(candidates.centres_xy), model.diameter_px
     found = features(micrograph.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter_px)
     scores = rescore(model.agreement, found)
-    scores = scores * presence(scores, centres_rc, diameter_px)
     order = np.lexsort((candidates.centres_xy[:, 0], candidates.centres_xy[:, 1], -scores))
     return replace(candidates, scores=scores).subset(order)
 
