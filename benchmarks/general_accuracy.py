@@ -2,13 +2,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Accuracy of the general model on annotated micrographs, of which it has seen none, and on empty simulated fields.
 
-    python benchmarks/general_accuracy.py [--models FILE ...] [--data FOLDER] [--diameters SHARE ...] [--empty N]
+    python benchmarks/general_accuracy.py [--models FILE ...] [--data FOLDER] [--sets NAME ...] [--diameters SHARE ...]
+                                          [--empty N] [--labels]
 
 Each set is picked by its diameter alone, also by diameters that are wrong by the given shares. The table has the best
 F1 and the average precision over all micrographs of a set, the threshold of the model, the F1 at it and how far that is
 below the best. On the images of KLH, candidates that match decamers joined end to end, or doubtful ones, do not count.
-Empty fields have ice, carbon and gold, of seeds that the training does not use. The script prints tables in Markdown,
-and writes them to benchmarks/results/general_accuracy.md.
+Empty fields have ice, carbon and gold, of seeds that the training does not use.
+
+With --labels also what the labels of a set would add, in three parts of its micrographs of which two teach and one is
+picked: the network as it is, the comparison of the candidates fitted to the labels; and a model trained on the labels,
+of the same network at the same scale. On EMPIAR-10028 moreover how many picks per micrograph are left after those at
+marked particles and at the picks of a model that was trained on all labels.
+
+The script prints tables in Markdown, and writes them to benchmarks/results/general_accuracy.md.
 """
 
 import argparse
@@ -17,12 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, SETS, DataSet, add_data_option, has_data, table, title
+from common import RESULTS, SETS, DataSet, add_data_option, files, has_data, micrograph_names, splits, table, title
 
 ALL_SETS = {**SETS, "empiar10028": DataSet(300, 0, (28,), (34, 34, 990, 990)),
             "klh_processed": DataSet(400, 0, (68,), None)}
 NOT_COUNTED = "boxes_long", "boxes_doubtful"
 EMPTY_SEED = 1_000_000_007
+PARTS = 3
+MASKED_SET = "empiar10028"
 
 
 def picks_of(model, folder):
@@ -66,6 +75,57 @@ def figures(model, name, folder, share):
             f"{found['error_px'] or 0:.1f}")
 
 
+def with_labels(model, name, folder):
+    """A line of the table: best F1 and AP of the model, with the comparison fitted to labels, and trained on labels."""
+    from deepem_scipion.deepem import Limits, Picker, evaluate, read_coordinates
+    from deepem_scipion.deepem.training.agreement_fit import with_agreement
+    from deepem_scipion.deepem.training.labels import LabelledMicrograph
+
+    data = ALL_SETS[name]
+    truth, own = read_coordinates(folder / "boxes"), model.for_diameter(data.diameter_angst)
+    found = [{}, {}, {}]
+    for training, judged in splits(micrograph_names(folder), None, PARTS):
+        read = {name: own.read_micrograph(folder / "micrographs" / f"{name}.mrc", name=name) for name in training}
+        fitted = with_agreement(own, [LabelledMicrograph(item, item.to_binned_rc(truth[name].centres_xy))
+                                      for name, item in read.items()])
+        for picks, judge in zip(found, (own, fitted, trained(folder, data, truth, training))):
+            picker = Picker(judge, replace(Limits.of_model(judge), threshold=0.0))
+            picks.update({name: picker.pick(judge.read_micrograph(path, name=name)).picks
+                          for name, path in zip(judged, files(folder, judged))})
+    results = [evaluate(truth, without_ignored(picks, truth, folder, data.distances_px[0]), data.distances_px[0],
+                        data.region)["overall"] for picks in found]
+    return (name, *(f"{result['best_F1']['F1']:.3f} / {result['AP']:.3f}" for result in results))
+
+
+def trained(folder, data, truth, names):
+    """Model trained on the labels of some micrographs."""
+    from deepem_scipion.deepem import Plan, TrainingSet, train_model
+
+    return train_model(TrainingSet(dict(zip(names, map(Path, files(folder, names)))),
+                                   {name: truth[name] for name in names}),
+                       Plan(data.diameter_angst))
+
+
+def left_over(model, name, folder):
+    """Number of picks per micrograph that are neither at marked particles nor at picks of a model trained on them."""
+    from scipy.spatial import cKDTree
+
+    from deepem_scipion.deepem import Picker, read_coordinates
+
+    data, names = ALL_SETS[name], micrograph_names(folder)
+    truth, own = read_coordinates(folder / "boxes"), model.for_diameter(data.diameter_angst)
+    pickers = Picker(own), Picker(trained(folder, data, truth, names))
+    counts = []
+    for name, path in zip(names, files(folder, names)):
+        picks, known = (picker.pick(picker.model.read_micrograph(path, name=name)).picks.centres_xy
+                        for picker in pickers)
+        x0, y0, x1, y1 = data.region
+        picks = picks[((picks >= (x0, y0)) & (picks < (x1, y1))).all(axis=1)]
+        taken = cKDTree(np.concatenate([known, truth[name].centres_xy]))
+        counts.append(int((taken.query(picks)[0] > data.distances_px[0]).sum()))
+    return f"{np.mean(counts):.1f}", max(counts)
+
+
 def empty_fields(model, number, others):
     """Mean and maximum number of picks on simulated fields without particles, with or without other proteins."""
     from deepem_scipion.deepem import Picker
@@ -92,6 +152,7 @@ def main():
     parser.add_argument("--sets", nargs="+", choices=ALL_SETS, default=list(ALL_SETS))
     parser.add_argument("--diameters", type=float, nargs="+", default=[0.0], help="shares by which they are wrong")
     parser.add_argument("--empty", type=int, default=50, help="number of empty fields")
+    parser.add_argument("--labels", action="store_true", help="also what the labels of the sets would add")
     options = parser.parse_args()
     if not has_data(options, *options.sets):
         return 0
@@ -106,6 +167,12 @@ def main():
             lines += table(("fields without particles", "picks per field", "maximum", "without any"),
                            ("ice, carbon, gold", *empty_fields(model, options.empty, False)),
                            ("also fragments, aggregates, other proteins", *empty_fields(model, options.empty, True)))
+        if options.labels:
+            lines += table(("set", "general model", "comparison fitted to labels", "trained on labels"),
+                           *(with_labels(model, name, options.data / name) for name in options.sets))
+        if options.labels and MASKED_SET in options.sets:
+            lines += table((f"what is left of {MASKED_SET}", "picks per micrograph", "maximum"),
+                           ("", *left_over(model, MASKED_SET, options.data / MASKED_SET)))
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "general_accuracy.md").write_text("\n".join(lines))
     print("\n".join(lines))
