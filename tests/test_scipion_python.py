@@ -211,7 +211,7 @@ def test_nothing_else_is_changed_by_the_installation_and_all_protocols_are_found
     checked(*UV, "pip", "check", "--python", scipion.python)
     found = set(scipion.ask(PROTOCOLS))
     ours = {name for name in found if "DeepEM" in name}
-    assert len(ours) == 6 and len(protocols) > 200
+    assert len(ours) == 8 and len(protocols) > 200
     assert found - ours == set(protocols)
 
 
