@@ -16,8 +16,8 @@ import deepem_scipion
 from deepem_scipion.deepem.commands.parser import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "containers"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no containers/: not in a working copy of the sources")
+FOLDER = ROOT / "docs" / "containers"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no docs/containers: not in a working copy of the sources")
 
 
 def docker():
@@ -89,7 +89,7 @@ def test_what_is_installed_and_started_exists(image):
     assert '"deepem = deepem_scipion.deepem.commands.main:main"' in setup
     for file in FOLDER.iterdir():  # what the comments say
         text = file.read_text()
-        assert re.findall(rf"containers/{re.escape(file.name)}", text)
+        assert re.findall(rf"docs/containers/{re.escape(file.name)}", text)
         for extra in re.findall(r"EXTRA=(\w+)|\[(\w+)\]", text):
             assert "".join(extra) in extras
         pick = re.search(r"(?:run .*? |deepem\.sif )(pick .*)", text)[1]
