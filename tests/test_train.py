@@ -32,7 +32,7 @@ def coordinates(names, n=5):
 
 
 def test_automatic_geometry_bins_by_a_whole_factor():
-    geometry, working, step = choose_geometry(Plan(120.0), 1.5)
+    geometry, working, step, _ = choose_geometry(Plan(120.0), 1.5)
     assert working == 4.5
     assert geometry == Geometry(40, (9, 5, 3), (2, 2, 2))
     assert step == 2
@@ -44,14 +44,14 @@ def test_the_automatic_geometry_has_as_many_maps_as_are_asked_for():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_scan_in_steps_of_20_px_and_bin_to_a_box_of_one_and_a_half_diameters(name):
-    geometry, working, step = choose_geometry(Plan(400.0, preset=name), 0.5)
+    geometry, working, step, _ = choose_geometry(Plan(400.0, preset=name), 0.5)
     assert geometry == PRESETS[name] and step == 20
     assert working / 0.5 == pytest.approx(round(working / 0.5))
     assert 0.7 < geometry.box * working / 600 < 1.4
 
 
 def test_given_working_pixel_size_is_kept():
-    geometry, working, _ = choose_geometry(Plan(120.0, working_pixel_size_angst=5.0), 1.5)
+    geometry, working, *_ = choose_geometry(Plan(120.0, working_pixel_size_angst=5.0), 1.5)
     assert working == 5.0
     assert geometry.box == pytest.approx(1.5 * 24, rel=0.12)
 

@@ -24,6 +24,11 @@ class ProtDeepEMExportCoordinates(EMProtocol):
     (.cbox), Topaz (.txt), cryoSPARC (.cs with a group file), CryoPPP (.csv), Xmipp (.pos), napari (.csv) and Warp
     (.star). The documentation of the plugin says for each program where to load the files.
 
+    *Scores*
+
+    Those of DeepEM, RELION, crYOLO and Topaz are written where the format has a place for them. Coordinates without
+    scores are written without.
+
     *Frame*
 
     Coordinates are those of Scipion: centres in pixels, y from the first row of the file. Formats that count otherwise
