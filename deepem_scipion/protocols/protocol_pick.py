@@ -45,17 +45,16 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
     *Input*
 
     Micrographs, which may still be arriving from the microscope, and the diameter of the particle: the general model
-    of the plugin, trained on simulated micrographs, needs nothing else. Or a model from *DeepEM training* or
-    *import DeepEM model*, which finds more particles. Micrographs are resampled to the working pixel size
-    of the model, so their pixel size may differ from that of the training micrographs. For a trained model they
-    should otherwise be similar: the same particle, a similar defocus, and contrast of the same sign.
+    of the plugin, trained on simulated micrographs, needs nothing else. Or a model from *DeepEM training* or *import
+    DeepEM model*, which finds more particles. Micrographs are resampled to the working pixel size of the model. For a
+    trained model they should be like the training micrographs: the same particle, similar defocus, the same contrast.
 
     *Threshold*
 
     The automatic threshold gave the best F2 in the validation of the model; F2 gives recall more weight than
     precision. *best F1* weights both equally and gives fewer, more confident picks. *given precision* picks as many
-    particles as possible at the precision that you choose. With a low *fixed value* you keep rare views and
-    clean up by 2D classification. Each coordinate keeps its score, so you can pick generously and select later.
+    particles as possible at the precision that you choose. Each coordinate keeps its score, so you can pick generously,
+    with a low *fixed value*, and select later.
 
     *Local standard deviation filter*
 
@@ -66,10 +65,9 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
     *Streaming and batches*
 
     Micrographs are picked in batches. In streaming a batch starts when it is full or the input is closed; use a batch
-    size of 1 to 4 to see coordinates sooner. One process per thread picks batch after batch and keeps its memory
-    until the run ends. Only if each command is submitted to a queue as a separate job does
-    every batch load the network again, which takes a few seconds. On CPUs, several threads for one batch are more
-    efficient than many batches at once.
+    size of 1 to 4 to see coordinates sooner. One process per thread picks batch after batch and keeps its memory until
+    the run ends. Only if each command is submitted to a queue as a separate job does every batch start a program. On
+    CPUs, several threads for one batch are more efficient than many batches at once.
 
     *Failed micrographs*
 
@@ -93,8 +91,7 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
 
     outputCoordinates: particle centres with their score as *_deepemScore*, and as the figure of merit that RELION's
     extraction passes on. *Analyze results* opens the studio in your browser: other limits, for all micrographs at once,
-    and corrections by hand, registered as further outputs. *Continue* requires unchanged
-    parameters; to change them use *Restart* or a copy of the run.
+    and corrections by hand, registered as further outputs. *Continue* requires unchanged parameters.
 
     picks/picks.star in the extra folder has all picks with decimals, for RELION outside of Scipion (not for TIFF
     micrographs); *export coordinates* writes the formats of other programs.
