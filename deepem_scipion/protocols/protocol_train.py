@@ -32,8 +32,8 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     """ Trains a DeepEM model to pick your particle.
 
     DeepEM (Zhu, Ouyang & Mao, 2017) is a convolutional neural network that classifies boxes of a micrograph as
-    particle or background. It learns this from particles that were picked before. The trained model picks any
-    number of similar micrographs with the protocol *DeepEM picking*.
+    particle or background. It learns this from picked particles. The model picks any number of similar micrographs
+    with the protocol *DeepEM picking*.
 
     *What you need*
 
@@ -49,8 +49,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     *Particle diameter*
 
     The longest dimension in angstrom. It determines the box of the network and the binning of the micrographs. If it is
-    0, two thirds of the box size of the coordinates are used, which is right if the box is one and a half
-    times as wide as the particle.
+    0, two thirds of the box size of the coordinates are used.
 
     *Background and contaminants* (optional)
 
@@ -80,8 +79,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
 
     *Fine-tuning*
 
-    Training that starts with the weights of an existing model needs fewer particles and epochs if the particles look
-    similar.
+    Training that starts with the weights of a model of similar particles needs fewer particles and epochs.
 
     *Streaming*
 
