@@ -464,12 +464,16 @@ def test_a_micrograph_that_does_not_fit_into_the_memory_costs_no_other(blobs, bl
 
 
 def whole(folder):
-    """Check that all files of a folder with picks are whole, and return the names of the micrographs."""
-    for path in folder.rglob("*.tsv"):
+    """Check that all files of a folder with picks are whole, and return the names of the micrographs.
+
+    Files are written in hidden folders until they are whole; these remain where nothing could remove them.
+    """
+    hidden = {part for path in folder.rglob(".deepem-*") for part in path.rglob("*")}
+    for path in set(folder.rglob("*.tsv")) - hidden:
         assert path.read_bytes().endswith(b"\n")
         if path.parent.name == "candidates":
             read_candidates(path)
-    for path in folder.rglob("*.mrc"):
+    for path in set(folder.rglob("*.mrc")) - hidden:
         read_micrograph(path)
     return set(read_coordinates(folder)) if list(folder.glob("*.box")) else set()
 
@@ -600,9 +604,13 @@ def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, bl
         assert set(summary["micrographs"]) == finished == set(PickingResults(out).read_micrographs())
         picks = sum(len(found.scores) for found in read_coordinates(out).values())
         assert [len(found.scores) for found in read_coordinates(out / "picks.star").values()] == [picks]
+    for name in ("m4.box", "candidates/m4.tsv"):  # killed while it wrote
+        (out / name).parent.joinpath(".deepem-abc").mkdir()
+        (out / name).parent.joinpath(".deepem-abc", Path(name).name).write_text("1 2")
     (tmp_path / "few.txt").write_text(f"{source}\tm0\n{source}\tm5\n")
     assert pick(blob_model, [tmp_path / "few.txt"], out) == 2  # not over the results of another run
     assert pick(blob_model, [tmp_path / "few.txt"], out, "--resume") == 0 and whole(out) == {"m0", "m5"}
+    assert not list(out.rglob(".deepem-*"))
     assert (out / "m0.box").read_bytes() == (out / "m5.box").read_bytes()
     assert json.loads((out / "summary.json").read_text())["picked"] == 2
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_a_process import work
 
 from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.coordinates.box import read_box
@@ -360,29 +361,18 @@ def test_finishing_picks_everything_and_saves_picks_and_model(studio):
 
 # ---------------------------------------------------------------- the process beside it
 
-def work_in_the_process(state, task):
-    state.report(os.getpid())
-    if task == "refuse":
-        raise DeepEMError("this cannot be done")
-    if task == "fail":
-        return 1 / 0
-    if task == "die":
-        os._exit(1)
-    return task
-
-
 def test_what_the_process_returns_reports_and_raises_and_that_it_is_started_again():
     worker, pids = Worker(1), []
     try:
-        assert worker.call(work_in_the_process, "done", progress=pids.append) == "done"
+        assert worker.call(work, "done", progress=pids.append) == "done"
         with pytest.raises(DeepEMError, match="this cannot be done"):
-            worker.call(work_in_the_process, "refuse", progress=pids.append)
+            worker.call(work, "refuse", progress=pids.append)
         with pytest.raises(DeepEMError, match="ZeroDivisionError: division by zero"):
-            worker.call(work_in_the_process, "fail", progress=pids.append)
+            worker.call(work, "fail", progress=pids.append)
         assert len(set(pids)) == 1 and pids[0] != os.getpid()
         with pytest.raises(DeepEMError, match="ended unexpectedly.*started again"):
-            worker.call(work_in_the_process, "die", progress=pids.append)
-        assert worker.call(work_in_the_process, "done", progress=pids.append) == "done"
+            worker.call(work, "die", progress=pids.append)
+        assert worker.call(work, "done", progress=pids.append) == "done"
         assert pids[-1] != pids[0]
     finally:
         worker.close()

@@ -13,6 +13,9 @@ from typing import IO, Any
 
 from .errors import DeepEMError
 
+# Files are in hidden folders whose names begin like this until they are complete.
+UNFINISHED = ".deepem-"
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -36,7 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        with TemporaryDirectory(prefix=".deepem-", dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             yield temporary
             os.replace(temporary, path)

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from pyworkflow.object import Set
-from pyworkflow.protocol import MODE_RESTART
+from pyworkflow.protocol import MODE_RESTART, STATUS_RUNNING, getProtocolFromDb
 
 from .demo import failure_of, say
 
@@ -123,6 +123,8 @@ def run_all(project, describe):
     try:
         while True:
             runs = project.getRuns(refresh=True, checkPids=True)
+            for run in runs:
+                _look_again(project, run)
             problems = _advance(project, runs, todo)
             line = describe(runs)
             if line != printed:
@@ -158,6 +160,24 @@ def _unfinished(project):
             todo.add(run.getObjId())
     project.mapper.commit()
     return todo
+
+
+def _look_again(project, run):
+    """Let the framework read a finished run again that it took for dead.
+
+    If a run ends between the reading of its records and the check of its process, the framework marks it as failed.
+    """
+    if not run.isFailed() or "not found running" not in run.getErrorMessage():
+        return
+    stored = getProtocolFromDb(project.path, run.getDbPath(), run.getObjId())
+    finished = stored.isFinished()
+    stored.getProject().closeMapper()
+    stored.closeMappers()
+    if finished:
+        run.setStatus(STATUS_RUNNING)
+        run.lastUpdateTimeStamp.set(None)  # older than the records of the run
+        project.mapper.store(run)
+        project.mapper.commit()
 
 
 def _advance(project, runs, todo):

@@ -110,7 +110,7 @@ class TestWizards(WithStudio):
 
     def test_without_inputs_it_says_what_to_choose_first_and_refuses_what_cannot_work(self):
         for protocolClass, name, words in (
-                (ProtDeepEMTrain, "particleDiameter", "particle coordinates first"),
+                (ProtDeepEMTrain, "particleDiameter", "the particle coordinates, or the micrographs, first"),
                 (ProtDeepEMPick, "particleDiameter", "micrographs first"),
                 (ProtDeepEMPick, "boxSize", "the model or the diameter, first"),
                 (ProtDeepEMPick, "threshold", "the model or the diameter, first")):

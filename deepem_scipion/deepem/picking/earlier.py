@@ -58,6 +58,9 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
         raise DeepEMError(f"{results.folder} has results of an earlier run, for instance {files[0].name}. Expected a "
                           "new or empty folder: give another --output, or --overwrite to replace them, or --resume to "
                           "keep what is done and pick the rest.")
+    if existing != REFUSE:
+        results.remove_unfinished()
+        files = results.files()
     kept: dict[str, MicrographResult] = {}
     if existing == RESUME and results.exists():
         _check_settings(results, settings)

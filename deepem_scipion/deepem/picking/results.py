@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_path, atomic_write
+from ..atomic import UNFINISHED, atomic_path, atomic_write
 from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.read import EXPORTS
@@ -97,7 +97,7 @@ class PickingResults:
     def boxes(self) -> list[Path]:
         """Return all .box files here and in subfolders, whatever they are from, but those for other programs."""
         found = (path for path in self.folder.rglob("*.box") if self.folder / EXPORTS not in path.parents)
-        return sorted(path for path in found if path.is_file())
+        return sorted(path for path in found if path.is_file() and not path.parent.name.startswith(UNFINISHED))
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""
@@ -118,6 +118,11 @@ class PickingResults:
         except OSError as error:
             raise DeepEMError(f"{error.filename}: cannot be removed ({error.strerror}). Give another output folder.") \
                 from error
+
+    def remove_unfinished(self) -> None:
+        """Remove the files that a run was writing when it was killed."""
+        for folder in list(self.folder.rglob(f"{UNFINISHED}*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def make(self, further: Iterable[str] = ()) -> None:
         """Make the folder and its subfolders, also of `FURTHER` files; raises DeepEMError where this is impossible."""

@@ -92,7 +92,7 @@ class Views:
             There is no such number.
         """
         with self._session.changed:
-            name = self._session.name(number)
+            name, version = self._session.name(number), self._session.version
             shown, stds = self._session.shown(name), self._session.collection.local_stds(name)
             failure, status = self._session.collection.failure(name), self._session.collection.status(name)
         try:
@@ -100,8 +100,9 @@ class Views:
         except DeepEMError as error:
             shape, failure = (1, 1), str(error)
         codes = {reason: code for code, reason in enumerate(REASONS)}
-        return {"number": number, "name": name, "rows": shape[0], "columns": shape[1], "failure": failure,
-                "status": status, "diameter_px": shown.diameter_px, "x": shown.centres_xy[:, 0].round(2).tolist(),
+        return {"number": number, "name": name, "version": version, "rows": shape[0], "columns": shape[1],
+                "failure": failure, "status": status, "diameter_px": shown.diameter_px,
+                "x": shown.centres_xy[:, 0].round(2).tolist(),
                 "y": shown.centres_xy[:, 1].round(2).tolist(), "score": shown.scores.round(4).tolist(),
                 "std": stds.round(4).tolist(), "reason": [codes.get(reason, -1) for reason in shown.reasons.tolist()],
                 **{kind: [mark.as_list()[1:] for mark in shown.of(kind)] for kind in (PARTICLE, NEGATIVE, REGION)},

@@ -98,6 +98,7 @@ function here(kind) {
 
 function showMicrograph(found) {
   const changed = found.number !== state.found?.number;
+  if (!changed && found.version < state.found.version) return;  // an answer that a newer one has overtaken
   state.found = found;
   note(found.failure);
   if (found.failure) viewer.clear();
