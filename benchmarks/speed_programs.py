@@ -31,7 +31,7 @@ def single(options):
             file.voxel_size = 1.0
         save_model(work / "model", Model(geometry, (initial_weights(geometry),), 1.0, 27.0, 2, (0.0, 9.0), 0.5))
         found = [run([*PROGRAM, "pick", "--model", work / "model", "--micrographs", work / "a.mrc", "--output",
-                      work / "out"]) for _ in range(options.repeats)]
+                      tempfile.mkdtemp(dir=work)]) for _ in range(options.repeats)]
     seconds, peak, cpu = (statistics.median(values) for values in zip(*found))
     figures = [{"program": "deepem pick, 1024 x 1024", "wall_s": seconds, "cpu_s": cpu, "peak_mib": peak}]
     rows = [("program", "s", "s of all cores", "peak memory, MiB"),
@@ -57,8 +57,8 @@ def pick(options):
         one.write_text(f"{micrographs[0]}\n")
 
         def deepem(which, threads=None):
-            return run([*PROGRAM, "pick", "--model", model, "--micrographs", which, "--output", work / which.stem,
-                        *(["--threads", threads] if threads else [])])
+            return run([*PROGRAM, "pick", "--model", model, "--micrographs", which, "--output",
+                        tempfile.mkdtemp(dir=work), *(["--threads", threads] if threads else [])])
 
         for threads in (None, 1):
             name = f"deepem pick --threads {threads}" if threads else "deepem pick"

@@ -145,6 +145,7 @@ def _unfinished(project):
     """Prepare runs that have to be started, and return their numbers."""
     todo = set()
     for run in project.getRuns(refresh=True, checkPids=True):
+        _look_again(project, run)
         # Runs after an unfinished one have not received all of its output.
         if not (run.isFinished() or run.isActive()) or (todo and _takes_input(run)):
             _stop(project, run)

@@ -27,7 +27,7 @@ from pyworkflow.template import LocalTemplate, Validations
 from pyworkflow.tests import BaseTest
 
 from deepem_scipion.headless import facility
-from deepem_scipion.headless.workflows import FIELD, TEMPLATES, fill
+from deepem_scipion.headless.workflows import FIELD, TEMPLATES, fill, run_all
 from deepem_scipion.program import MODULE
 from deepem_scipion.tests.test_protocols_relion import BINNED_ANGST, BOX, EPOCHS, SCENE, needs_relion, simulate
 
@@ -229,7 +229,17 @@ class TestFacility(BaseTest):
         (self.folder / "night.py").write_text(code_under("A script"))
         output, status = self.finish(self.start("python -m scipion python night.py"))
         self.assertEqual(status, 0, output)
-        self.check(Manager().loadProject("night-script"), self.paths("12345"))
+        project = Manager().loadProject("night-script")
+        self.check(project, self.paths("12345"))
+        # The framework may look for the process of a run just when it has ended.
+        run = next(run for run in project.getRuns() if run.getClassName() == "ProtRelionClassify2D")
+        ended = run.endTime.get()
+        run.setFailed("Process 1 not found running on the machine.")
+        project.mapper.store(run)
+        project.mapper.commit()
+        self.assertTrue(run_all(project, lambda runs: ""))
+        self.assertEqual(next(other for other in project.getRuns() if other.getObjId() == run.getObjId()).endTime.get(),
+                         ended)  # it was not run again
 
     @needs_app
     def test_the_template_runs_without_a_display(self):
