@@ -55,7 +55,8 @@ def run(folder, data, training_preset, seed, folds, work, options=()):
         train_s += time.perf_counter() - began
         began = time.perf_counter()
         failed = failed or main(["pick", "--model", str(model), "--micrographs",
-                                 *files(folder, test, data.images), "--threshold", "0", "--output", str(output)])
+                                 *files(folder, test, data.images), "--threshold", "0", "--output", str(output),
+                                 "--overwrite"])
         pick_s += time.perf_counter() - began
         if failed:
             sys.exit("training or picking failed")

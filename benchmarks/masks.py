@@ -20,7 +20,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 from common import RESULTS, SETS, add_data_option, files, has_data, micrograph_names, splits, table, title
-from studies import CONTAMINATED, N_VIEWS, RIBOSOME, VOXEL_ANGST
+from study import CONTAMINATED, N_VIEWS, RIBOSOME, VOXEL_ANGST
 
 from deepem_scipion.deepem import Limits, Picker, general_model, load_model, read_coordinates, runtime
 from deepem_scipion.deepem.commands.main import main as deepem

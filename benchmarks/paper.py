@@ -28,9 +28,20 @@ from pathlib import Path
 
 import common
 import numpy as np
-import studies
 from common import DataSet, add_data_option, files, has_data, micrograph_names, read_picks, table, title
-from studies import COARSE, CONTAMINATED, CROWDED, TEST_SEED, crop, micrographs_of, new_figure, part, simulated
+from study import (
+    COARSE,
+    CONTAMINATED,
+    CROWDED,
+    RIBOSOME,
+    TEST_SEED,
+    crop,
+    draw_example,
+    micrographs_of,
+    new_figure,
+    part,
+    simulated,
+)
 
 from deepem_scipion.deepem import load_model, read_coordinates
 from deepem_scipion.deepem.commands.main import main as deepem
@@ -39,7 +50,7 @@ from deepem_scipion.deepem.evaluation import f_beta, match, pool
 from deepem_scipion.deepem.report import draw_picks
 from deepem_scipion.deepem.report.axes import BLUE, VERMILION
 
-studies.RESULTS = RESULTS = common.RESULTS / "paper"
+RESULTS = common.RESULTS / "paper"
 UPDATES, BATCH = 400, 50
 PROCEDURES = {"default": BLUE, "paper": VERMILION}
 THRESHOLDS = np.arange(1, 10) / 10
@@ -218,7 +229,7 @@ def size(options):
 def overlaps(options):
     """Crowded micrographs, overlapping particles as particles or as negatives: table."""
     rows = [("procedure", "overlapping particles are", "R of overlapping", "R of single", "P")]
-    folder = simulated("overlapping", OVERLAPPING, PARTS, options)
+    folder = simulated(RESULTS / "overlapping", OVERLAPPING, PARTS, options)
     for procedure in options.procedures:
         for what, more in (("particles", ()), ("negatives", ("--overlaps-as-negatives",))):
             work = folder / f"{procedure}-{what}"
@@ -252,8 +263,8 @@ def apart(work, folder, procedure, options, more):
 def std_filter(options):
     """Ice, carbon and empty film that the training never saw, with and without the range: table."""
     rows = [("procedure", "range of the standard deviation", *FIGURES)]
-    folder = simulated("clean", CLEAN, {"training": PARTS["training"]}, options)
-    dirty = simulated("contaminated", CONTAMINATED, {"test": PARTS["test"]}, options)
+    folder = simulated(RESULTS / "clean", CLEAN, {"training": PARTS["training"]}, options)
+    dirty = simulated(RESULTS / "contaminated", CONTAMINATED, {"test": PARTS["test"]}, options)
     for procedure in options.procedures:
         work = folder / procedure
         part(work, {"scene": CLEAN}, options.fresh, train_clean, work, folder, procedure, options)
@@ -261,7 +272,7 @@ def std_filter(options):
             found = part(work / what, {"scene": CONTAMINATED, "more": more}, options.fresh, tested, work / what,
                          work / "model", dirty, CONTAMINATED, options, more)
             rows.append((procedure, what, *row_of(found)))
-            studies.draw_example(dirty, found["picks"], CONTAMINATED, RESULTS / f"filter-{procedure}-{what}.png")
+            draw_example(dirty, found["picks"], CONTAMINATED, RESULTS / f"filter-{procedure}-{what}.png")
     return table(*rows)
 
 
@@ -276,7 +287,7 @@ def noise(options):
     rows = [("SNR", "procedure", *FIGURES)]
     figure, panels = new_figure(8.6, 3.8, 2)
     for scene, style in zip(NOISE, ("solid", "dashed"), strict=True):
-        folder = simulated(f"noise-{scene.snr:g}", scene, PARTS, options)
+        folder = simulated(RESULTS / f"noise-{scene.snr:g}", scene, PARTS, options)
         for procedure in options.procedures:
             work = folder / procedure
             found = part(work, {"scene": scene, "updates": UPDATES}, options.fresh, simulation, work, folder, scene,
@@ -354,7 +365,7 @@ def main():
     add_data_option(parser)
     parser.add_argument("--fresh", action="store_true", help="repeat parts that were done before")
     options = parser.parse_args()
-    if not has_data(options, *SETS, studies.RIBOSOME.parent):
+    if not has_data(options, *SETS, RIBOSOME.parent):
         return 0
     options.more = ()
     RESULTS.mkdir(parents=True, exist_ok=True)

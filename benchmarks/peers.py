@@ -245,7 +245,7 @@ def deepem(options):
                      "--output", task.work / "model.deepem"], ROOT)[0]
         seconds = run([*PROGRAM, "pick", "--model", task.work / "model.deepem", "--micrographs",
                        *files(task.folder, task.test), "--threshold", 0, *threads,
-                       "--output", task.work / "picks"], ROOT)[0]
+                       "--output", task.work / "picks", "--overwrite"], ROOT)[0]
         found = read_picks(task.work / "picks")
         return Outcome({name: np.column_stack((found[name].centres_xy, found[name].scores)).tolist()
                         for name in task.test}, spent, seconds)

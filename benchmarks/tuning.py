@@ -59,7 +59,7 @@ def evaluated(folder, data, model, test, threads, output):
     from deepem_scipion.deepem.model import read_card
 
     call(["pick", "--model", model, "--micrographs", *files(folder, test), "--threshold", 0, "--output", output,
-          *threads])
+          "--overwrite", *threads])
     card, known, picks = read_card(model), read_coordinates(folder / "boxes"), read_picks(output)
     reference = {name: known[name] for name in test}
     return {"figures": {str(px): evaluate(reference, picks, px, data.region)["overall"] for px in data.distances_px},
