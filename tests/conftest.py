@@ -5,8 +5,10 @@
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import venv
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.picking.candidates import Candidates
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 # Speed belongs in benchmarks; a run of the tests must depend neither on chance nor on how busy the machine is.
 settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -78,6 +82,31 @@ def write_blobs(folder, names, seed=0, shape=(150, 210), n=14, pixel_size=4.0):
     return centres
 
 
+@contextmanager
+def memory(more):
+    """Limit the memory of this process to `more` bytes above the current use."""
+    with open("/proc/self/statm") as statm:
+        now = int(statm.read().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@contextmanager
+def nobody():
+    """Lose the rights of the superuser, who may read and write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
 @pytest.fixture(scope="session")
 def blobs(tmp_path_factory):
     """Folder with micrographs/ and boxes/ of five micrographs a.mrc ... e.mrc, and their centres."""
@@ -113,6 +142,26 @@ def few_updates(monkeypatch):
 
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=5))
     monkeypatch.setattr(fit, "CONVERGENCE_LOSS", 9)  # a loss above it would start the training again
+
+
+@pytest.fixture
+def train(blobs, few_updates, tmp_path, capsys, monkeypatch):
+    """Trains, for a moment only, on a and b with some coordinates; returns exit code and its output."""
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=3, crop=2))
+
+    def run(coordinates, *more):
+        folder = tmp_path / "coordinates"
+        folder.mkdir(exist_ok=True)
+        for name, places in coordinates.items():
+            write_box(folder / f"{name}.box", np.reshape(places, (-1, 2)), np.full(len(places), np.nan), 24)
+        micrographs = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in "ab"]
+        code = main(["train", "--micrographs", *micrographs, "--coordinates", str(folder), "--diameter", "64",
+                     "--output", str(tmp_path / "m"), "--epochs", "1", *more])
+        output = capsys.readouterr().err
+        assert "internal error" not in output and (tmp_path / "m").exists() == (code == 0)
+        return code, output
+
+    return run
 
 
 @pytest.fixture(scope="session")

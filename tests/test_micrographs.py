@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Micrographs: finding, reading, resampling, geometry, and every error that a file can have."""
+"""Micrographs: reading, resampling, geometry, and every error that a file can have."""
 
 import bz2
 import gzip
@@ -20,9 +20,6 @@ from deepem_scipion.deepem.errors import DeepEMError
 
 SHARED = Path(os.environ.get("DEEPEM_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data sets are not here")
-
-UNUSUAL_NAMES = ["May08_03.05.02", "two words", "O'Neil \"x\"", "100%", "a;b", "Größe", "-dash", "[1]", "*",
-                 "#1", "a\\b"]
 
 
 def noise(rows=30, columns=50, seed=1):
@@ -407,93 +404,3 @@ def test_the_padding_of_empiar_10017_is_found():
 def test_header_values_of_the_shared_micrographs_are_read():
     path = SHARED / "data/apoferritin/micrographs/May08_03.05.02.mrc"
     assert m.read_shape(path) == (1200, 1240) and m.read_pixel_size(path) == pytest.approx(1.5)
-
-
-# ------------------------------------------------------------------ finding
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("b.mrc", "a.MRC", "c.tif", "notes.md", "d.mrc.gz", ".hidden"):
-        (tmp_path / name).touch()
-    (tmp_path / "deep.mrc").mkdir()
-    return tmp_path
-
-
-def test_a_folder_gives_its_images_in_order(folder):
-    assert list(m.find_micrographs([folder])) == ["a", "b", "c", "d.mrc"]
-    assert m.find_micrographs(["."])["b"] == Path("b.mrc")
-
-
-def test_patterns_and_files_give_the_order_of_the_arguments(folder):
-    found = m.find_micrographs(["c.tif", "*.mrc", "[ab].*"])
-    assert list(found.items()) == [("c", Path("c.tif")), ("b", Path("b.mrc")), ("a", Path("a.MRC"))]
-
-
-@pytest.mark.parametrize("stem", UNUSUAL_NAMES)
-def test_unusual_names_are_kept(folder, stem):
-    path = write_mrc(folder / f"{stem}.mrc", noise())
-    found = m.find_micrographs([f"{stem}.mrc"])
-    assert found == {stem: Path(f"{stem}.mrc")}
-    assert m.read_micrograph(found[stem]).name == stem and m.find_micrographs([folder])[stem] == path
-
-
-def test_list_files_give_paths_and_names_and_may_name_missing_files(folder):
-    text = "\ufeffb.mrc\r\nsub folder/Größe 1.mrc\twanted name\r\n\r\nmissing.mrc\n"
-    (folder / "list.lst").write_text(text, encoding="utf-8", newline="")
-    assert list(m.find_micrographs(["list.lst"]).items()) == [
-        ("b", Path("b.mrc")), ("wanted name", Path("sub folder/Größe 1.mrc")),
-        ("missing", Path("missing.mrc"))]
-
-
-@pytest.mark.parametrize("line", ["a.mrc\tx\ty", "\tx", "a.mrc\t"])
-def test_an_invalid_line_of_a_list_is_named(folder, line):
-    (folder / "list.txt").write_text(f"b.mrc\n{line}\n")
-    with pytest.raises(DeepEMError, match=r"list\.txt, line 2"):
-        m.find_micrographs(["list.txt"])
-
-
-def test_micrographs_of_one_name_in_different_folders_are_named_with_their_folders(folder):
-    (folder / "sub/deep").mkdir(parents=True)
-    for name in ("sub/b.mrc", "sub/deep/c.mrc"):
-        (folder / name).touch()
-    assert list(m.find_micrographs(["b.mrc", folder / "b.mrc"])) == ["b"]
-    assert list(m.find_micrographs(["sub/b.mrc", "sub/deep/c.mrc"])) == ["b", "c"]
-    assert list(m.find_micrographs(["b.mrc", "sub/b.mrc", "sub/deep/c.mrc"])) == ["b", "sub/b", "sub/deep/c"]
-
-
-def test_micrographs_of_a_star_file_are_those_it_lists(folder):
-    (folder / "Ctf/job001").mkdir(parents=True)
-    star = folder / "Ctf/job001/micrographs_ctf.star"
-    star.write_text("data_optics\nloop_\n_rlnOpticsGroup #1\n1\ndata_micrographs\nloop_\n_rlnMicrographName #1\n"
-                    "b.mrc\nnot/there.mrc\n")
-    assert m.find_micrographs([star]) == {"b": Path("b.mrc"), "there": Path("not/there.mrc")}
-    os.chdir("/")  # found from the STAR file as well
-    assert m.find_micrographs([star])["b"] == folder / "b.mrc"
-    star.write_text("data_\nloop_\n_rlnCoordinateX #1\n1\n")
-    with pytest.raises(DeepEMError, match="no table has _rlnMicrographName"):
-        m.find_micrographs([star])
-
-
-def test_two_micrographs_of_one_name_are_refused(folder):
-    (folder / "b.tif").touch()
-    with pytest.raises(DeepEMError, match=r"'b'.*b\.mrc and b\.tif"):
-        m.find_micrographs(["b.mrc", "b.tif"])
-
-
-@pytest.mark.parametrize("arguments", [[], ["nothing*.mrc"], ["missing.mrc"], ["deep.mrc"], ["missing.txt"]])
-def test_finding_nothing_is_an_error(folder, arguments):
-    with pytest.raises(DeepEMError):
-        m.find_micrographs(arguments)
-
-
-def test_an_empty_list_is_an_error(folder):
-    (folder / "list.txt").write_text("\n \n")
-    with pytest.raises(DeepEMError, match=r"list\.txt is empty"):
-        m.find_micrographs(["list.txt"])
-
-
-@pytest.mark.parametrize("name", ["a/b", "..", "x\x07y"])
-def test_names_that_cannot_be_used_for_results_are_refused(folder, name):
-    (folder / "list.txt").write_text(f"b.mrc\t{name}\n")
-    with pytest.raises(DeepEMError, match="cannot be used"):
-        m.find_micrographs(["list.txt"])
