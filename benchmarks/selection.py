@@ -8,9 +8,10 @@ Models are trained shortly (for --epochs) with each seed on the first micrograph
 another run. The other micrographs are scanned once in steps of 2 binned pixels, and every second, third ... score of
 the map makes the map of a larger step. The best F1 of the picks that `find_candidates` and `select` make of each map is
 compared with that of two passes over all positions above a threshold: a position stays if no other has a higher score
-in a square of `range1` around it and then, of those that stay, in one of `range2`, as in the program of the paper's
-authors. Of all pairs of ranges from 1/4 to 1 diameter the one with the highest mean counts. The script prints a table
-in Markdown: means over the seeds, and the mean difference with its standard error.
+in a square of `range1` around it and then, of those that stay, in one of `range2`. In the program of the paper's
+authors, which keeps these and others, a position is replaced by the best of its square (`picking/paper.py`). Of all
+pairs of ranges from 1/4 to 1 diameter the one with the highest mean counts. The script prints a
+table in Markdown: means over the seeds, and the mean difference with its standard error.
 """
 
 import argparse

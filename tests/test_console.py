@@ -139,6 +139,8 @@ def test_an_expected_error_has_no_traceback_either_except_with_debug(capsys, tmp
                                 "arguments are required: --micrographs, --output; see `deepem pick --help`"]),
     (["pik"], ["usage: deepem [options] COMMAND", "deepem: error: argument COMMAND: invalid choice: 'pik'",
                "Did you mean pick? pik is not a command of deepem."]),
+    (["--versoin"], ["usage: deepem [options] COMMAND", "required: COMMAND",
+                     "Did you mean --version? --versoin is not an option of deepem."]),
     (["train", "--micrographs", "m", "--coordinates", "c", "--diametr", "120", "--output", "o"],
      ["usage: deepem train", "deepem train: error: the following arguments are required: --diameter",
       "Did you mean --diameter? --diametr is not an option of deepem train."]),

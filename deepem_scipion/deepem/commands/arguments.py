@@ -51,9 +51,9 @@ class Parser(argparse.ArgumentParser):
 
     def _suggestions(self) -> str:
         """Return a line for each word that seems to be a misspelt option or command."""
-        if self.commands:
-            kind, known = "a command", list(self.commands)
-            given = [word for word in self._words if not word.startswith("-")][:1]
+        commands = [word for word in self._words if not word.startswith("-")][:1]
+        if self.commands and commands:
+            kind, known, given = "a command", list(self.commands), commands
         else:
             kind, known = "an option", [name for action in self._actions for name in action.option_strings]
             given = [word.split("=")[0] for word in self._words if word.startswith(("--", *_LONG_DASHES))]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("deepem")
 
 PROCEDURES = ("default", "paper")
-_OF_TRAINING = {"draw": None, "ranges": None, "raw_range": None, "scan_step": None, "accuracy_cutoff": None}
+_OF_TRAINING = ("draw", "ranges", "raw_range", "scan_step", "accuracy_cutoff")
 
 
 def add_procedure_of_training(parser: argparse.ArgumentParser) -> None:
