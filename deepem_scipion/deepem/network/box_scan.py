@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Score map by the paper's procedure: each box has mean 0 and standard deviation 1 before the network sees it.
 
-Boxes cannot share their feature maps then, so that this scan takes much longer than `Scanner`.
+Boxes cannot share their feature maps then, so that this scan takes much longer than that of `Scanner`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,10 @@ class BoxScanner:
 
     def __init__(self, geometry: Geometry, networks: Sequence[Weights], step: int, rotations: int = 4) -> None:
         self.box, self.step = geometry.box, step
-        self._scanner = Scanner(geometry, networks, geometry.box, rotations)
+        # From box to box a whole number of the largest cells: pooled maps are computed at the cells of the boxes only.
+        cell = math.prod(geometry.pools)
+        self._pitch = math.ceil(self.box / cell) * cell
+        self._scanner = Scanner(geometry, networks, self._pitch, rotations)
 
     def score(self, boxes: np.ndarray) -> np.ndarray:
         """Score boxes, which are normalised before.
@@ -56,7 +60,9 @@ class BoxScanner:
             part = normalise_each_box(boxes[start:start + at_a_time])
             uneven = np.flatnonzero(part.any(axis=(1, 2)))
             if len(uneven):
-                scores[start + uneven] = self._scanner.scan(np.hstack(list(part[uneven])))[0]
+                sheet = np.zeros((self.box, len(uneven), self._pitch), np.float32)
+                sheet[..., :self.box] = part[uneven].swapaxes(0, 1)
+                scores[start + uneven] = self._scanner.scan(sheet.reshape(self.box, -1))[0]
         return scores
 
     def scan(self, pixels: np.ndarray, std_range: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
