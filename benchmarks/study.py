@@ -125,18 +125,23 @@ def numbers(figures):
 
 def draw_example(folder, picks, scene, path):
     """Draw the first test micrograph with its picks, small enough for a page."""
-    from PIL import Image
-
     micrograph = micrographs_of(folder / "test")[0]
     name = Path(micrograph).stem
     found = read_picks(picks)[name]
     draw_picks(read_micrograph(micrograph).pixels, found.centres_xy, found.scores, scene.diameter_px, path,
                read_coordinates(folder / "test" / "boxes")[name].centres_xy, path.stem)
+    small(path)
+
+
+def small(path, width_px=PICTURE_PX):
+    """Make a picture small enough for a page."""
+    from PIL import Image
+
     with Image.open(path) as image:
-        size = PICTURE_PX, round(PICTURE_PX * image.height / image.width)
-        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    small = small.quantize(PICTURE_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps rare colours
-    small.save(path, optimize=True)
+        size = width_px, round(width_px * image.height / image.width)
+        result = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    rare_kept = Image.Quantize.MAXCOVERAGE
+    result.quantize(PICTURE_COLOURS, rare_kept, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def crop(folder, name, known, region, number, output):

@@ -14,8 +14,10 @@ from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import curve_from_points
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.model.paths import ModelFiles
+from deepem_scipion.deepem.network.architecture import build_network, set_weights
+from deepem_scipion.deepem.network.layer_maps import feature_maps
 from deepem_scipion.deepem.network.scan import score_map_box_by_box
-from deepem_scipion.deepem.report.model_plots import GROUPS, draw_examples, draw_kernels
+from deepem_scipion.deepem.report.model_plots import GROUPS, draw_examples, draw_kernels, draw_layers
 from deepem_scipion.deepem.report.plots import draw_curve, draw_picks, draw_training
 from deepem_scipion.deepem.training.examples import (
     KEPT,
@@ -159,3 +161,31 @@ def test_picks_outside_of_the_region_do_not_count():
                         region=(0, 0, 100, 120))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "true positives (1)", "false positives (1)", "missed (1)"]
+
+
+def test_feature_maps_are_the_outputs_of_the_layers_of_the_network(blob_model, examples):
+    model, pixels = load_model(blob_model), examples.pixels[0]
+    maps, score = feature_maps(model.geometry, model.networks[0], pixels)
+    network = build_network(model.geometry)
+    set_weights(network, model.networks[0])
+    outputs = pixels[np.newaxis, ..., np.newaxis]
+    for name, layer in (("C1", "conv1"), ("S2", "pool1"), ("C3", "conv2"), ("S4", "pool2"), ("C5", "conv3"),
+                        ("S6", "pool3")):
+        outputs = network.get_layer(layer)(outputs)
+        np.testing.assert_allclose(maps.pop(name), np.asarray(outputs)[0], atol=1e-5)
+    assert list(maps) == ["input"]
+    unrotated = score_map_box_by_box(pixels, model.geometry, model.networks[:1], 1, rotations=1)
+    assert score == pytest.approx(unrotated[0, 0], abs=1e-5)
+
+
+def test_layers_are_drawn_for_a_particle_and_a_negative(blob_model, examples):
+    model = load_model(blob_model)
+    figure = draw_layers(model, examples)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 14
+    box = examples.pixels[group(examples, 1, False)[0]]
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array()[:len(box), :len(box)], box)
+    particles = examples.targets == 1
+    few = TrainingExamples(*(values[particles] for values in vars(examples).values()))
+    titles = [row.get_suptitle() for row in draw_layers(model, few).subfigs]
+    assert titles[0].startswith("Particle, output ") and titles[1] == "Negative: none"

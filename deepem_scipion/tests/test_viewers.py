@@ -43,8 +43,8 @@ class TestViewers(WithWorkflow):
         for obj, name in ((self.train, "training"), (self.train.outputModel, "model")):
             window = self.open(obj)
             found = dict(self.tabs(window, name))
-            self.assertEqual(list(found), ["Training", "Validation", "Boxes", "Kernels", "Model"])
-            for title in ("Training", "Validation", "Boxes", "Kernels"):
+            self.assertEqual(list(found), ["Training", "Validation", "Boxes", "Layers", "Kernels", "Model"])
+            for title in ("Training", "Validation", "Boxes", "Layers", "Kernels"):
                 self.assertTrue(canvases(found[title]), title)
             card = texts(found["Model"])
             self.assertIn("particle\t110 A", card)

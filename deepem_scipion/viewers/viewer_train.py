@@ -14,9 +14,11 @@ from ..objects import DeepEMModel
 from ..protocols import ProtDeepEMTrain
 from .tabs import TabsWindow, showFigure, showText
 
+NO_EXAMPLES = "There are no boxes to show: they are only in the run that trained the model, next to its file."
+
 
 class DeepEMTrainViewer(Viewer):
-    """Training curves, validation, boxes, kernels and card of a model."""
+    """Training curves, validation, boxes, feature maps, kernels and card of a model."""
 
     _name = "DeepEM model"
     _targets = [ProtDeepEMTrain, DeepEMModel]
@@ -45,7 +47,7 @@ def modelContents(path):
 
     model = load_model(path)
     contents = {"Training": _training, "Validation": _validation, "Boxes": partial(_boxes, path),
-                "Kernels": _kernels, "Model": _card}
+                "Layers": partial(_layers, path), "Kernels": _kernels, "Model": _card}
     return {name: partial(content, model) for name, content in contents.items()}
 
 
@@ -78,14 +80,25 @@ def _validation(model):
     return figure
 
 
-def _boxes(path, model):
-    from ..deepem.report.model_plots import draw_examples
+def _examples(path):
     from ..deepem.training.examples import load_examples
 
     examples = ModelFiles(Path(path)).examples
-    if not examples.exists():
-        return "There are no boxes to show: they are only in the run that trained the model, next to its file."
-    return draw_examples(load_examples(examples), model.threshold)
+    return load_examples(examples) if examples.exists() else None
+
+
+def _boxes(path, model):
+    from ..deepem.report.model_plots import draw_examples
+
+    examples = _examples(path)
+    return NO_EXAMPLES if examples is None else draw_examples(examples, model.threshold)
+
+
+def _layers(path, model):
+    from ..deepem.report.model_plots import draw_layers
+
+    examples = _examples(path)
+    return NO_EXAMPLES if examples is None else draw_layers(model, examples)
 
 
 def _kernels(model):

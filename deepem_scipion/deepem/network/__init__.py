@@ -9,4 +9,5 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "architecture": ["build_network", "get_weights", "set_weights"],
     "scan": ["Scanner", "score_map_box_by_box"],
     "box_scan": ["BoxScanner"],
+    "layer_maps": ["feature_maps"],
 })

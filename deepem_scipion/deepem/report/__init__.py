@@ -6,7 +6,7 @@ from ..lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, {
     "plots": ["draw_curve", "draw_picks", "draw_training"],
-    "model_plots": ["draw_examples", "draw_kernels"],
+    "model_plots": ["draw_examples", "draw_kernels", "draw_layers"],
     "run_plots": ["draw_course", "draw_distributions", "draw_matches"],
     "diameter_plot": ["draw_diameter"],
     "evaluation_report": ["Comparison", "report_evaluation"],

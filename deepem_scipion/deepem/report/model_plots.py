@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of a model: particle images and negatives of its training, and its kernels."""
+"""Figures of a model: particle images and negatives of its training, what its layers make of them, its kernels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..model.model import Model
+from ..network.layer_maps import feature_maps
 from ..training.examples import KEPT, TrainingExamples
 from .axes import GREEN, VERMILION
 
@@ -110,3 +111,46 @@ def draw_kernels(model: Model) -> Figure:
             row[0].set_ylabel(f"network {number + 1}")
         figure.colorbar(shown, ax=row, shrink=0.5)
     return figure
+
+
+def draw_layers(model: Model, sample: TrainingExamples) -> Figure:
+    """Draw the maps of all layers of the first network for a particle image and for a negative (Fig. 1).
+
+    Outputs of sigmoids are black for 0 and white for 1.
+
+    Parameters
+    ----------
+    model : Model
+    sample : TrainingExamples
+        Of which the first particle image and the first negative are shown.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    rows = figure.subfigures(2, 1)
+    for row, (target, what) in zip(rows, ((1, "Particle"), (0, "Negative"))):
+        which = np.flatnonzero((sample.targets == target) & ~sample.hardest)
+        if not len(which):
+            row.suptitle(f"{what}: none", fontsize="small")
+            continue
+        maps, score = feature_maps(model.geometry, model.networks[0], sample.pixels[which[0]])
+        row.suptitle(f"{what}, output {score:.2f}", fontsize="small")
+        for axes, (name, each) in zip(row.subplots(1, len(maps)), maps.items()):
+            limits = {} if name == "input" else {"vmin": 0, "vmax": 1}
+            axes.imshow(_side_by_side(each), cmap="gray", **limits)
+            axes.set_title(f"{name}, {each.shape[-1]} x {len(each)} px", fontsize="x-small")
+            axes.set_axis_off()
+    return figure
+
+
+def _side_by_side(maps: np.ndarray) -> np.ndarray:
+    """Arrange (side, side, n) maps in a square, divided by lines."""
+    columns = math.ceil(math.sqrt(maps.shape[-1]))
+    tiles = np.full((columns**2, *maps.shape[:2]), np.nan)
+    tiles[:maps.shape[-1]] = np.moveaxis(maps, -1, 0)
+    tiles = np.pad(tiles, ((0, 0), (0, max(1, len(maps) // 16)), (0, max(1, len(maps) // 16))), constant_values=np.nan)
+    return np.block([list(tiles[start:start + columns]) for start in range(0, columns**2, columns)])

@@ -1,0 +1,146 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Part of paper.py: training and picking with either procedure, figures at nine thresholds, curves and pictures."""
+
+import math
+import sys
+from pathlib import Path
+
+import common
+import numpy as np
+from common import DataSet, files, micrograph_names, read_picks
+from study import micrographs_of, small
+
+from deepem_scipion.deepem import load_model, read_coordinates, read_micrograph
+from deepem_scipion.deepem.commands.main import main as deepem
+from deepem_scipion.deepem.coordinates import Coordinates
+from deepem_scipion.deepem.evaluation import f_beta, match, pool
+from deepem_scipion.deepem.report import draw_picks
+from deepem_scipion.deepem.report.axes import BLUE, VERMILION
+
+RESULTS = common.RESULTS / "paper"
+# As many updates of the network as 20 epochs of 800 particles and 800 negatives in four orientations.
+UPDATES, BATCH, DRAWN = 2560, 50, 800
+PROCEDURES = {"default": BLUE, "paper": VERMILION}
+THRESHOLDS = np.arange(1, 10) / 10
+FIGURES = ("best F2", "at", "P", "R", "best F1")
+
+
+def boxes_in(folder):
+    """Known coordinates of a folder of boxes; empty where there is none."""
+    return read_coordinates(folder) if folder.is_dir() else {}
+
+
+def train(work, micrographs, boxes, diameter_angst, procedure, options, more=(), updates=UPDATES):
+    """Train a model; its path, or None where the training failed.
+
+    Few particles are shown in more epochs by the paper's procedure, for about this many updates of the network.
+    """
+    model = work / "model"
+    words = ["train", "--micrographs", *micrographs, "--coordinates", str(boxes), "--diameter", f"{diameter_angst:g}",
+             "--procedure", procedure, "--output", str(model), *options.more, *more]
+    if procedure == "paper":
+        known = read_coordinates(boxes)
+        shown = sum(len(known[Path(path).stem].scores) for path in micrographs if Path(path).stem in known)
+        shown = min(DRAWN, max(1, shown // 2))  # about half is left after validation, test and further rounds
+        words += ["--epochs", str(math.ceil(updates * BATCH / (8 * shown)))]
+    return None if deepem(words) else model
+
+
+def points_of(model, micrographs, work, known, ignored, data, options, more=()):
+    """Pick micrographs; threshold, precision and recall at each of nine thresholds, and the picks at the model's."""
+    paper = load_model(model).ranges_px is not None
+    found, kept = [], {}
+    for name, threshold in (("auto", "auto"), *(() if paper else (("all", "0"),))):
+        output = work / f"picks-{name}{''.join(more)}"
+        if deepem(["pick", "--model", str(model), "--micrographs", *micrographs, "--threshold", threshold, "--output",
+                   str(output), "--overwrite", *more, *options.more]):
+            sys.exit("picking failed")
+        kept[name] = output
+    for threshold in THRESHOLDS:
+        picks = read_coordinates(kept["auto"] / "export" / f"threshold-{threshold:g}") if paper else {
+            name: Coordinates(each.centres_xy[each.scores >= threshold], each.scores[each.scores >= threshold], None)
+            for name, each in read_picks(kept["all"]).items()}
+        matches = pool([compare(picks.get(name), each, ignored.get(name), data) for name, each in known.items()])
+        n_correct = int(matches.correct.sum())
+        found.append((float(threshold), n_correct / max(len(matches.correct), 1), n_correct / max(matches.n_truth, 1)))
+    return {"points": found, "threshold": load_model(model).threshold, "picks": str(kept["auto"])}
+
+
+def compare(picks, known, ignored, data):
+    """Match the picks of a micrograph, without those close to what is neither right nor wrong."""
+    centres_xy, scores = (np.empty((0, 2)), np.empty(0)) if picks is None else (picks.centres_xy, picks.scores)
+    distance = data.distances_px[0]
+    if ignored is not None and len(centres_xy):
+        near = [np.linalg.norm(centres_xy - each, axis=1) < distance for each in ignored]
+        near_known = [np.linalg.norm(centres_xy - each, axis=1) < distance for each in known.centres_xy]
+        counts = ~np.any(near, axis=0) | np.any(near_known, axis=0)
+        centres_xy, scores = centres_xy[counts], scores[counts]
+    return match(centres_xy, scores, known.centres_xy, distance, data.region)
+
+
+def experiment(work, folder, data, procedure, options, more=(), training=None, first=None, updates=UPDATES):
+    """Train on the first micrographs of an experimental set, pick the two from `first` on; points of the curves."""
+    names, first = micrograph_names(folder), data.train if first is None else first
+    test = names[first:first + 2]
+    inputs = training or (files(folder, names[:data.train]), folder / "boxes")
+    model = train(work, *inputs, data.diameter_angst, procedure, options, more, updates)
+    if model is None:
+        return None
+    ignored = {}
+    for kind in ("boxes_doubtful", "boxes_long"):
+        for name, each in boxes_in(folder / kind).items():
+            ignored[name] = np.concatenate([ignored.get(name, np.empty((0, 2))), each.centres_xy])
+    known = {name: each for name, each in read_coordinates(folder / "boxes").items() if name in test}
+    return points_of(model, files(folder, test), work, known, ignored, data, options)
+
+
+def simulation(work, folder, scene, procedure, options, more=()):
+    """Train and pick simulated micrographs; points of the curves."""
+    model = train(work, micrographs_of(folder / "training"), folder / "training" / "boxes", scene.diameter_angst,
+                  procedure, options, more)
+    return model and tested(work, model, folder, scene, options)
+
+
+def tested(work, model, folder, scene, options, more=()):
+    """Points of the curves of the test micrographs of a simulation."""
+    data = DataSet(scene.diameter_angst, 0, (0.5 * scene.diameter_px,), (0, 0, *scene.shape[::-1]))
+    known = read_coordinates(folder / "test" / "boxes")
+    return points_of(model, micrographs_of(folder / "test"), work, known, {}, data, options, more)
+
+
+def row_of(found):
+    """Best F2 of the nine thresholds with its threshold, precision and recall, and best F1, as text."""
+    if not found:
+        return ["training failed", *["-"] * 4]
+    threshold, precision, recall = np.array(found["points"]).T
+    best = int(np.argmax(f_beta(precision, recall, 2)))
+    return [f"{f_beta(precision, recall, 2)[best]:.3f}", f"{threshold[best]:.1f}", f"{precision[best]:.3f}",
+            f"{recall[best]:.3f}", f"{f_beta(precision, recall, 1).max():.3f}"]
+
+
+def draw_curves(axes, found, label, colour, style="solid"):
+    """Draw F2 against the threshold, and precision against recall."""
+    if found:
+        threshold, precision, recall = np.array(found["points"]).T
+        axes[0].plot(threshold, f_beta(precision, recall, 2), marker="o", color=colour, linestyle=style, label=label)
+        axes[1].plot(recall, precision, marker="o", color=colour, linestyle=style, label=label)
+
+
+def finish(figure, panels, name):
+    """Label the two panels of curves and write them."""
+    for axes, (x, y) in zip(panels, (("threshold (score)", "F2"), ("recall", "precision")), strict=True):
+        axes.set(xlabel=x, ylabel=y, xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    figure.savefig(RESULTS / f"{name}.png", dpi=100)
+
+
+def draw(folder, data, found, path):
+    """Draw the picks of a test micrograph; false positives and missed particles are marked."""
+    name = micrograph_names(folder)[data.train]
+    picks = read_picks(found["picks"])[name]
+    micrograph = read_micrograph(files(folder, [name])[0])
+    draw_picks(micrograph.pixels, picks.centres_xy, picks.scores, 2 * data.distances_px[0], path,
+               read_coordinates(folder / "boxes")[name].centres_xy, f"{folder.name}, {path.stem.rpartition('-')[2]}")
+    small(path)
