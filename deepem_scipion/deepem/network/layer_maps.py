@@ -32,8 +32,8 @@ def feature_maps(geometry: Geometry, weights: Weights, pixels: np.ndarray) -> tu
     maps = np.asarray(pixels, float)[..., np.newaxis]
     found = {"input": maps}
     for number, (kernel, pool) in enumerate(zip(geometry.kernels, geometry.pools), 1):
-        views = np.lib.stride_tricks.sliding_window_view(maps, (kernel, kernel), axis=(0, 1))
-        sums = np.tensordot(views, weights[f"conv{number}.kernel"].transpose(2, 0, 1, 3), 3)
+        views = np.lib.stride_tricks.sliding_window_view(maps, (kernel, kernel, maps.shape[2]))[:, :, 0]
+        sums = np.tensordot(views, weights[f"conv{number}.kernel"], 3)
         convolved = _sigmoid(sums + weights[f"conv{number}.bias"])
         side = len(convolved) // pool
         maps = convolved.reshape(side, pool, side, pool, -1).mean(axis=(1, 3))
