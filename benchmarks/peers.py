@@ -6,7 +6,8 @@
 
 Programs: `topaz` (Topaz trained on the same coordinates as DeepEM), `topaz-pretrained` (its pretrained detector), `log`
 and `log-dense` (RELION's Laplacian-of-Gaussian autopicking, with its default minimum distance between particles and
-with half of it) and, with --deepem, DeepEM. Topaz needs a separate environment: without --topaz one is created in
+with half of it), `templates` (RELION's template picking with 2D class averages of the same coordinates) and, with
+--deepem, DeepEM. Topaz needs a separate environment: without --topaz one is created in
 benchmarks/results/topaz. Run the script under `taskset -c N` to keep all programs on one core; times are processor
 seconds and include the start-up of the programs. Results are kept in benchmarks/results/peers, one file for each
 program, set and fold, and reused as long as the settings are the same. The script prints a table in Markdown and writes
@@ -17,112 +18,20 @@ import argparse
 import json
 import os
 import re
-import resource
 import shutil
-import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import (
-    PROGRAM,
-    RESULTS,
-    ROOT,
-    SETS,
-    add_data_option,
-    commit,
-    files,
-    has_data,
-    micrograph_names,
-    read_picks,
-    splits,
-    table,
-    title,
-)
+from common import RESULTS, ROOT, SETS, add_data_option, files, has_data, micrograph_names, splits, table, title
+from pickers import Outcome, Program, Skipped, Task, deepem, run
+from relion import log, templates
 
 TOPAZ = "topaz-em==0.3.20"
 TOPAZ_PIXEL_ANGST = 6  # its authors recommend 4 to 8 A
 TOPAZ_EPOCHS = 10
-LOWPASS_ANGST = 20  # RELION's default for LoG picking
-
-
-class Skipped(Exception):
-    """A program is not installed or fails."""
-
-
-@dataclass
-class Task:
-    """One fold of one set, the input of a program.
-
-    Attributes
-    ----------
-    folder : Path
-        Annotated set, with `micrographs` and `boxes`.
-    diameter_angst, pixel_angst : float
-        Particle diameter and pixel size in angstrom.
-    known : dict of str to Coordinates
-        Reference coordinates by name of the micrograph.
-    training, test : list of str
-        Names of the micrographs.
-    work : Path
-        Folder for the output of the program.
-    """
-
-    folder: Path
-    diameter_angst: float
-    pixel_angst: float
-    known: dict
-    training: list
-    test: list
-    work: Path
-
-    def link(self, names):
-        """Link micrographs by names without dots, which some programs take for extensions; link -> name."""
-        order = sorted(self.known)
-        found = {f"m{order.index(name):02}": name for name in names}
-        for plain, path in zip(found, files(self.folder, names)):
-            link = self.work / f"{plain}.mrc"
-            link.unlink(missing_ok=True)
-            link.symlink_to(path)
-        return found
-
-
-@dataclass
-class Outcome:
-    """Picks (name -> rows of x, y, score), and processor seconds of training and of picking."""
-
-    picks: dict
-    training_s: float | None
-    picking_s: float
-
-
-@dataclass
-class Program:
-    """A picker: name and version, its settings as listed in the table, and the function that runs it."""
-
-    title: str
-    setting: str
-    run: Callable[[Task], Outcome]
-
-
-def run(command, work):
-    """Run a program; the processor seconds that it took and its output."""
-    def used():
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return spent.ru_utime + spent.ru_stime
-
-    before = used()
-    try:
-        done = subprocess.run(list(map(str, command)), cwd=work, capture_output=True, text=True)
-    except OSError as error:
-        raise Skipped(f"{command[0]} does not start: {error}") from None
-    if done.returncode:
-        raise Skipped(f"{command[0]} {command[1]} failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return used() - before, done.stdout
 
 
 def topaz_program(options):
@@ -197,60 +106,7 @@ def topaz(options, trained):
 
     setting = (f"resnet8, trained, {TOPAZ_EPOCHS} x {options.topaz_updates} updates" if trained else
                "resnet16, pretrained")
-    return Program(f"Topaz {version}", setting, pick)
-
-
-def log(options, neighbour):
-    """RELION's Laplacian-of-Gaussian autopicking; the minimum distance is `neighbour` percent of the diameter."""
-    program = shutil.which("relion_autopick")
-    if not program:
-        raise Skipped("no program relion_autopick")
-    version = re.search(r"[\d.]+", run([program, "--version"], ROOT)[1])[0]
-
-    def pick(task):
-        import mrcfile
-
-        from deepem_scipion.deepem import read_coordinates
-
-        links = task.link(task.test)
-        for link in links:  # as float32, since RELION 3.1 takes the unsigned 16 bits of apoferritin for signed ones
-            pixels = mrcfile.read(task.work / f"{link}.mrc").astype(np.float32)
-            with mrcfile.new(task.work / f"float_{link}.mrc") as file:
-                file.set_data(pixels)
-                file.voxel_size = task.pixel_angst
-        # Half, a quarter, ... with pixels of at most 10 A. RELION's own choice (`--shrink 0`) shifts all coordinates by
-        # a pixel of the downsampled micrograph if its side is odd.
-        shrink = 1.0
-        while task.pixel_angst / shrink <= LOWPASS_ANGST / 4:
-            shrink /= 2
-        seconds = run([program, "--i", "float_*.mrc", "--odir", "picks/", "--pickname", "autopick", "--angpix",
-                       task.pixel_angst, "--LoG", "--LoG_diam_min", 0.9 * task.diameter_angst, "--LoG_diam_max",
-                       1.1 * task.diameter_angst, "--shrink", shrink, "--lowpass", LOWPASS_ANGST,
-                       "--LoG_neighbour", neighbour, "--LoG_adjust_threshold", -10], task.work)[0]
-        found = {link: next(iter(read_coordinates(task.work / "picks" / f"float_{link}_autopick.star").values()))
-                 for link in links}
-        return Outcome({name: np.column_stack((found[link].centres_xy, found[link].scores)).tolist()
-                        for link, name in links.items()}, None, seconds)
-
-    return Program(f"RELION {version} LoG", f"diameter 0.9 to 1.1, LoG_neighbour {neighbour}", pick)
-
-
-def deepem(options):
-    """DeepEM with its default settings."""
-
-    def pick(task):
-        threads = ["--threads", options.threads]
-        spent = run([*PROGRAM, "train", "--micrographs", *files(task.folder, task.training), "--coordinates",
-                     task.folder / "boxes", "--diameter", task.diameter_angst, "--seed", 0, *threads,
-                     "--output", task.work / "model.deepem"], ROOT)[0]
-        seconds = run([*PROGRAM, "pick", "--model", task.work / "model.deepem", "--micrographs",
-                       *files(task.folder, task.test), "--threshold", 0, *threads,
-                       "--output", task.work / "picks", "--overwrite"], ROOT)[0]
-        found = read_picks(task.work / "picks")
-        return Outcome({name: np.column_stack((found[name].centres_xy, found[name].scores)).tolist()
-                        for name in task.test}, spent, seconds)
-
-    return Program(f"DeepEM {commit()}", "default", pick)
+    return Program(f"Topaz {version}", setting, "coordinates, diameter" if trained else "diameter", pick)
 
 
 PROGRAMS = {
@@ -258,6 +114,7 @@ PROGRAMS = {
     "topaz-pretrained": lambda options: topaz(options, False),
     "log": lambda options: log(options, 100),
     "log-dense": lambda options: log(options, 50),
+    "templates": templates,
     "deepem": deepem,
 }
 
@@ -302,8 +159,8 @@ def rows_of(program, name, results, options):
     for distance in SETS[name].distances_px:
         overall = evaluate(reference, picks, distance, SETS[name].region)["overall"]
         at_best = evaluate(reference, picks, distance, SETS[name].region, threshold="F1")["overall"]
-        yield {"program": program.title, "setting": program.setting, "set": name, "distance_px": distance,
-               "overall": overall, "error_px": at_best["error_px"],
+        yield {"program": program.title, "setting": program.setting, "given": program.given, "set": name,
+               "distance_px": distance, "overall": overall, "error_px": at_best["error_px"],
                "training_s": sum(training) / len(training) if training else None,
                "picking_s": sum(result["picking_s"] for result in results) / len(picks)}
 
@@ -312,9 +169,9 @@ def cells(row):
     """Cells of a row of the table."""
     best, overall = row["overall"]["best_F1"], row["overall"]
     figures = best["F1"], best["precision"], best["recall"], overall["AP"], overall["best_F2"]["F2"]
-    return (row["program"], row["setting"], row["set"], row["distance_px"], *(f"{value:.3f}" for value in figures),
-            f"{row['error_px']:.1f}", "none" if row["training_s"] is None else f"{row['training_s']:.0f}",
-            f"{row['picking_s']:.2f}")
+    training = "none" if row["training_s"] is None else f"{row['training_s']:.0f}"
+    return (*(row[key] for key in ("program", "setting", "given", "set", "distance_px")),
+            *(f"{value:.3f}" for value in figures), f"{row['error_px']:.1f}", training, f"{row['picking_s']:.2f}")
 
 
 def main():
@@ -335,7 +192,7 @@ def main():
         return 0
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     (RESULTS / "peers").mkdir(parents=True, exist_ok=True)
-    header = ("program", "setting", "set", "distance px", "best F1", "P", "R", "AP", "best F2", "error px",
+    header = ("program", "setting", "given", "set", "distance px", "best F1", "P", "R", "AP", "best F2", "error px",
               "training s", "pick s per micrograph")
     rows, notes = [], []
     for key in dict.fromkeys([*options.programs, *(["deepem"] if options.deepem else [])]):
