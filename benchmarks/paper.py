@@ -35,9 +35,11 @@ from paper_runs import (
     draw_curves,
     experiment,
     finish,
+    picked,
     row_of,
+    settings,
+    simulated_points,
     simulation,
-    tested,
     train,
 )
 from scipy.spatial import cKDTree
@@ -79,11 +81,6 @@ PARTS = {"training": (6, 1), "test": (4, TEST_SEED)}
 EXAMPLES_PX = 800
 
 
-def settings(procedure, updates=UPDATES, **others):
-    """What a part depends on."""
-    return {**others, **({"updates": updates} if procedure == "paper" else {})}
-
-
 def curves(options):
     """Both procedures on experimental sets: table, curves, picks, and boxes of the training."""
     rows = [("set", "procedure", *FIGURES)]
@@ -93,8 +90,7 @@ def curves(options):
             own = folder == "klh_processed" and procedure == "paper"
             more, updates = (KLH, KLH_UPDATES) if own else ((), UPDATES)
             work = RESULTS / "curves" / f"{folder}-{procedure}"
-            found = part(work, settings(procedure, updates, set=SETS[folder], more=more), options.fresh, experiment,
-                         work, options.data / folder, SETS[folder], procedure, options, more, None, None, updates)
+            found = experiment(work, options.data / folder, SETS[folder], procedure, options, more, updates=updates)
             rows.append((folder, procedure, *row_of(found)))
             draw_curves(panels, found, f"{folder}, {procedure}", PROCEDURES[procedure], style)
             if found:
@@ -132,8 +128,7 @@ def rounds(options):
             work = RESULTS / "rounds" / f"{procedure}-{number}-{n_micrographs}"
             data = replace(SETS["apoferritin"], train=n_micrographs)
             more = ("--rounds", str(number), *(("--accuracy-cutoff", "1") if procedure == "paper" else ()))
-            found = part(work, settings(procedure, set=data, more=more), options.fresh, experiment, work,
-                         options.data / "apoferritin", data, procedure, options, more, None, SIZES_TEST)
+            found = experiment(work, options.data / "apoferritin", data, procedure, options, more, None, SIZES_TEST)
             rows.append((procedure, number, n_micrographs, *row_of(found)))
     return table(*rows)
 
@@ -149,8 +144,7 @@ def size(options):
             n_particles = sum(crop(folder, name, known[name], data.region, number // n_micrographs, work / "data")
                               for name in micrograph_names(folder)[:n_micrographs])
             inputs = micrographs_of(work / "data"), work / "data" / "boxes"
-            found = part(work, settings(procedure, set=data, number=number), options.fresh, experiment, work, folder,
-                         data, procedure, options, (), inputs, SIZES_TEST)
+            found = experiment(work, folder, data, procedure, options, (), inputs, SIZES_TEST)
             rows.append((n_particles, procedure, *row_of(found)))
     return table(*rows)
 
@@ -162,20 +156,18 @@ def overlaps(options):
     for procedure in options.procedures:
         for what, more in (("particles", ()), ("negatives", ("--overlaps-as-negatives",))):
             work = folder / f"{procedure}-{what}"
-            found = part(work, settings(procedure, scene=OVERLAPPING, more=more), options.fresh, apart, work, folder,
-                         procedure, options, more)
-            rows.append((procedure, what, *(f"{value:.3f}" for value in found)))
+            found = simulation(work, folder, OVERLAPPING, procedure, options, more)
+            rows.append((procedure, what, *(f"{value:.3f}" for value in apart(found, folder))))
     return table(*rows)
 
 
-def apart(work, folder, procedure, options, more):
+def apart(found, folder):
     """Recall of overlapping and of single particles and precision, at the threshold of the model."""
-    found = simulation(work, folder, OVERLAPPING, procedure, options, more)
     if not found:
         return [np.nan] * 3
     hits, particles, n_picks = np.zeros(2, int), np.zeros(2, int), 0
     for name, known in read_coordinates(folder / "test" / "boxes").items():
-        picks = read_picks(found["picks"])[name]
+        picks = read_picks(found["auto"])[name]
         distances, _ = cKDTree(known.centres_xy).query(known.centres_xy, 2)
         single = distances[:, 1] >= OVERLAPPING.diameter_px
         missed = classify_picks(picks.centres_xy, picks.scores, known.centres_xy, OVERLAPPING.diameter_px / 2)["missed"]
@@ -195,10 +187,10 @@ def std_filter(options):
         work = folder / procedure
         part(work, settings(procedure, scene=CLEAN), options.fresh, train_clean, work, folder, procedure, options)
         for what, more in (("on", ()), ("off", ("--std-range", "off"))):
-            found = part(work / what, settings(procedure, scene=CONTAMINATED, more=more), options.fresh, tested,
-                         work / what, work / "model", dirty, CONTAMINATED, options, more)
-            rows.append((procedure, what, *row_of(found)))
-            draw_example(dirty, found["picks"], CONTAMINATED, RESULTS / f"filter-{procedure}-{what}.png")
+            found = part(work / what, settings(procedure, scene=CONTAMINATED, more=more), options.fresh, picked,
+                         work / "model", micrographs_of(dirty / "test"), work / what, options, more)
+            rows.append((procedure, what, *row_of(simulated_points(found, dirty, CONTAMINATED))))
+            draw_example(dirty, found["auto"], CONTAMINATED, RESULTS / f"filter-{procedure}-{what}.png")
     return table(*rows)
 
 
@@ -216,8 +208,7 @@ def noise(options):
         folder = simulated(RESULTS / f"noise-{scene.snr:g}", scene, PARTS, options)
         for procedure in options.procedures:
             work = folder / procedure
-            found = part(work, settings(procedure, scene=scene), options.fresh, simulation, work, folder, scene,
-                         procedure, options)
+            found = simulation(work, folder, scene, procedure, options)
             rows.append((f"{scene.snr:g}", procedure, *row_of(found)))
             draw_curves(panels, found, f"SNR {scene.snr:g}, {procedure}", PROCEDURES[procedure], style)
     finish(figure, panels, "noise")

@@ -9,12 +9,11 @@ from pathlib import Path
 import common
 import numpy as np
 from common import DataSet, files, micrograph_names, read_picks
-from study import micrographs_of, small
+from study import micrographs_of, part, small
 
 from deepem_scipion.deepem import load_model, read_coordinates, read_micrograph
 from deepem_scipion.deepem.commands.main import main as deepem
-from deepem_scipion.deepem.coordinates import Coordinates
-from deepem_scipion.deepem.evaluation import f_beta, match, pool
+from deepem_scipion.deepem.evaluation import curve, f_beta, match, pool
 from deepem_scipion.deepem.report import draw_picks
 from deepem_scipion.deepem.report.axes import BLUE, VERMILION
 
@@ -47,24 +46,40 @@ def train(work, micrographs, boxes, diameter_angst, procedure, options, more=(),
     return None if deepem(words) else model
 
 
-def points_of(model, micrographs, work, known, ignored, data, options, more=()):
-    """Pick micrographs; threshold, precision and recall at each of nine thresholds, and the picks at the model's."""
-    paper = load_model(model).ranges_px is not None
-    found, kept = [], {}
+def picked(model, micrographs, work, options, more=()):
+    """Pick micrographs at the threshold of the model and, by the default procedure, at 0; the results folders."""
+    paper, found = load_model(model).ranges_px is not None, {}
     for name, threshold in (("auto", "auto"), *(() if paper else (("all", "0"),))):
         output = work / f"picks-{name}{''.join(more)}"
         if deepem(["pick", "--model", str(model), "--micrographs", *micrographs, "--threshold", threshold, "--output",
                    str(output), "--overwrite", *more, *options.more]):
             sys.exit("picking failed")
-        kept[name] = output
+        found[name] = str(output)
+    return found
+
+
+def train_and_pick(work, inputs, diameter_angst, procedure, test, options, more=(), updates=UPDATES):
+    """Train a model and pick other micrographs; the results folders, or None where the training failed."""
+    model = train(work, *inputs, diameter_angst, procedure, options, more, updates)
+    return model and picked(model, test, work, options)
+
+
+def with_points(found, known, ignored, data):
+    """Add thresholds with precision and recall: nine by the paper's procedure, every score by the default one."""
+    def matches(picks):
+        return pool([compare(picks.get(name), each, ignored.get(name), data) for name, each in known.items()])
+
+    if not found:
+        return None
+    if "all" in found:
+        steps = curve(matches(read_picks(found["all"])))
+        return {**found, "points": (steps.thresholds, steps.precision, steps.recall)}
+    points = []
     for threshold in THRESHOLDS:
-        picks = read_coordinates(kept["auto"] / "export" / f"threshold-{threshold:g}") if paper else {
-            name: Coordinates(each.centres_xy[each.scores >= threshold], each.scores[each.scores >= threshold], None)
-            for name, each in read_picks(kept["all"]).items()}
-        matches = pool([compare(picks.get(name), each, ignored.get(name), data) for name, each in known.items()])
-        n_correct = int(matches.correct.sum())
-        found.append((float(threshold), n_correct / max(len(matches.correct), 1), n_correct / max(matches.n_truth, 1)))
-    return {"points": found, "threshold": load_model(model).threshold, "picks": str(kept["auto"])}
+        each = matches(read_coordinates(Path(found["auto"]) / "export" / f"threshold-{threshold:g}"))
+        n_correct = int(each.correct.sum())
+        points.append((threshold, n_correct / max(len(each.correct), 1), n_correct / max(each.n_truth, 1)))
+    return {**found, "points": np.array(points).T}
 
 
 def compare(picks, known, ignored, data):
@@ -79,52 +94,58 @@ def compare(picks, known, ignored, data):
     return match(centres_xy, scores, known.centres_xy, distance, data.region)
 
 
+def settings(procedure, updates=UPDATES, **others):
+    """What a part depends on."""
+    return {**others, **({"updates": updates} if procedure == "paper" else {})}
+
+
 def experiment(work, folder, data, procedure, options, more=(), training=None, first=None, updates=UPDATES):
     """Train on the first micrographs of an experimental set, pick the two from `first` on; points of the curves."""
     names, first = micrograph_names(folder), data.train if first is None else first
     test = names[first:first + 2]
     inputs = training or (files(folder, names[:data.train]), folder / "boxes")
-    model = train(work, *inputs, data.diameter_angst, procedure, options, more, updates)
-    if model is None:
-        return None
+    found = part(work, settings(procedure, updates, inputs=inputs, test=test, more=more), options.fresh,
+                 train_and_pick, work, inputs, data.diameter_angst, procedure, files(folder, test), options, more,
+                 updates)
     ignored = {}
     for kind in ("boxes_doubtful", "boxes_long"):
         for name, each in boxes_in(folder / kind).items():
             ignored[name] = np.concatenate([ignored.get(name, np.empty((0, 2))), each.centres_xy])
     known = {name: each for name, each in read_coordinates(folder / "boxes").items() if name in test}
-    return points_of(model, files(folder, test), work, known, ignored, data, options)
+    return with_points(found, known, ignored, data)
 
 
 def simulation(work, folder, scene, procedure, options, more=()):
     """Train and pick simulated micrographs; points of the curves."""
-    model = train(work, micrographs_of(folder / "training"), folder / "training" / "boxes", scene.diameter_angst,
-                  procedure, options, more)
-    return model and tested(work, model, folder, scene, options)
+    inputs = micrographs_of(folder / "training"), folder / "training" / "boxes"
+    found = part(work, settings(procedure, scene=scene, more=more), options.fresh, train_and_pick, work, inputs,
+                 scene.diameter_angst, procedure, micrographs_of(folder / "test"), options, more)
+    return simulated_points(found, folder, scene)
 
 
-def tested(work, model, folder, scene, options, more=()):
+def simulated_points(found, folder, scene):
     """Points of the curves of the test micrographs of a simulation."""
     data = DataSet(scene.diameter_angst, 0, (0.5 * scene.diameter_px,), (0, 0, *scene.shape[::-1]))
-    known = read_coordinates(folder / "test" / "boxes")
-    return points_of(model, micrographs_of(folder / "test"), work, known, {}, data, options, more)
+    return with_points(found, read_coordinates(folder / "test" / "boxes"), {}, data)
 
 
 def row_of(found):
-    """Best F2 of the nine thresholds with its threshold, precision and recall, and best F1, as text."""
+    """Best F2 with its threshold, precision and recall, and best F1, as text."""
     if not found:
         return ["training failed", *["-"] * 4]
-    threshold, precision, recall = np.array(found["points"]).T
+    threshold, precision, recall = found["points"]
     best = int(np.argmax(f_beta(precision, recall, 2)))
-    return [f"{f_beta(precision, recall, 2)[best]:.3f}", f"{threshold[best]:.1f}", f"{precision[best]:.3f}",
+    return [f"{f_beta(precision, recall, 2)[best]:.3f}", f"{threshold[best]:.2g}", f"{precision[best]:.3f}",
             f"{recall[best]:.3f}", f"{f_beta(precision, recall, 1).max():.3f}"]
 
 
 def draw_curves(axes, found, label, colour, style="solid"):
-    """Draw F2 against the threshold, and precision against recall."""
+    """Draw F2 against the threshold, and precision against recall; nine thresholds have markers."""
     if found:
-        threshold, precision, recall = np.array(found["points"]).T
-        axes[0].plot(threshold, f_beta(precision, recall, 2), marker="o", color=colour, linestyle=style, label=label)
-        axes[1].plot(recall, precision, marker="o", color=colour, linestyle=style, label=label)
+        threshold, precision, recall = found["points"]
+        looks = {"color": colour, "linestyle": style, "marker": None if "all" in found else "o"}
+        axes[0].plot(threshold, f_beta(precision, recall, 2), label=label, **looks)
+        axes[1].plot(recall, precision, **looks)
 
 
 def finish(figure, panels, name):
@@ -139,7 +160,7 @@ def finish(figure, panels, name):
 def draw(folder, data, found, path):
     """Draw the picks of a test micrograph; false positives and missed particles are marked."""
     name = micrograph_names(folder)[data.train]
-    picks = read_picks(found["picks"])[name]
+    picks = read_picks(found["auto"])[name]
     micrograph = read_micrograph(files(folder, [name])[0])
     draw_picks(micrograph.pixels, picks.centres_xy, picks.scores, 2 * data.distances_px[0], path,
                read_coordinates(folder / "boxes")[name].centres_xy, f"{folder.name}, {path.stem.rpartition('-')[2]}")
