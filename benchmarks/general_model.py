@@ -32,7 +32,7 @@ DIAMETER_PX = 27.0
 # Share of the fields with particles from density maps, if there are any.
 MAPS_SHARE = 0.4
 # Fields on which epochs are compared, candidates are compared, and the threshold is chosen.
-VALIDATION, AGREEMENT, THRESHOLD = 20, 150, 60
+VALIDATION, AGREEMENT, THRESHOLD = 20, 450, 150
 # Crops in a batch, and those on which epochs are compared: with few, chance chooses an early epoch.
 BATCH, SAMPLE = 16, 1536
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.
@@ -136,8 +136,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RESULTS / "general" / "general.deepem")
     parser.add_argument("--maps", type=Path, metavar="FOLDER", help="density maps (*.mrc), protein positive")
-    parser.add_argument("--fields", type=int, default=240, help="number of fields to train on")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--fields", type=int, default=400, help="number of fields to train on")
+    parser.add_argument("--epochs", type=int, default=96)
     parser.add_argument("--network", type=int, nargs=3, default=(12, 24, 24), help="feature maps of the three stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: all")

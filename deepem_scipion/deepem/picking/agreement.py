@@ -22,8 +22,9 @@ FEATURES = ("score", "contrast", "similarity", "local_std", "confident_score", "
             "other_score", "candidate_share", "distance")
 # Profiles are means over rings one pixel wide up to this many diameters from the centre.
 REACH = 0.7
-# The average is taken over this share of the candidates that are half a diameter apart, and over at least this many.
-CONFIDENT_SHARE, MIN_CONFIDENT = 0.3, 5
+# Of the candidates half a diameter apart those are confident whose score is at least this share of the mean of the best
+# few, at least so many and at most this share of them.
+CONFIDENT, BEST, MIN_CONFIDENT, MAX_CONFIDENT = 0.6, 5, 3, 0.3
 # Better candidates further away than this many diameters do not matter.
 NEAR = 1.5
 _LIMITS = np.array([[-5, 5], [-1, 4], [-1, 1], [-1.5, 1.5], [-5, 5], [-4, 1], [-1, 6], [-5, 5], [-4, 1], [0, NEAR]])
@@ -62,7 +63,8 @@ def features(pixels: np.ndarray, centres_rc: np.ndarray, scores: np.ndarray, loc
     near = neighbours(centres_rc[:, ::-1], scores, NEAR * diameter_px)
     apart = np.flatnonzero(near.keep(np.ones(len(scores), bool), diameter_px / 2))
     order = apart[np.argsort(-scores[apart], kind="stable")]
-    confident, others = np.split(order, [max(MIN_CONFIDENT, round(CONFIDENT_SHARE * len(order)))])
+    high = scores[order] >= CONFIDENT * scores[order[:BEST]].mean()
+    confident, others = np.split(order, [max(MIN_CONFIDENT, min(high.sum(), round(MAX_CONFIDENT * len(order))))])
     to_better = np.full(len(scores), NEAR * diameter_px)
     np.minimum.at(to_better, near.worse, near.distances)
     average = scores[confident] @ profiles[confident] / scores[confident].sum()

@@ -27,6 +27,8 @@ FloatArray = NDArray[Any]
 EMPTY = 0.2
 # The particle is this much (natural logarithm) smaller or larger than stated: users know its diameter to 20 %.
 DIAMETER_ERROR = 0.2
+# Particles cover up to this share of the area; half of the fields have less than a quarter of it.
+COVERAGE = 0.7
 # Range of the signal-to-noise ratio, see `Scene`.
 SNR = 0.04, 8.0
 # Places that are drawn for negatives, of which those on film are used.
@@ -74,7 +76,7 @@ def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px
     diameter_px : float
         Stated diameter in pixels, from which the real one differs by up to `DIAMETER_ERROR`.
     empty : bool, optional
-        Whether there are no particles. Default: a share `EMPTY` of the fields has none.
+        Whether there are no particles. Default: a share `EMPTY` of the fields has none, and few sparse ones.
     others : bool
         Whether there may be fragments, other proteins and aggregates.
 
@@ -146,7 +148,7 @@ def _arrangement(size: int, diameter: float, rng: np.random.Generator) -> FloatA
     """Centres of the particles: sparse or crowded, everywhere or only within or outside a round area."""
     spacing = diameter * rng.choice([rng.uniform(0.55, 0.85), rng.uniform(0.85, 1.3)])
     room = size**2 / (math.pi / 4 * diameter**2)
-    centres = scatter(max(3, round(room * rng.uniform(0.03, 0.7))), size, spacing, rng)
+    centres = scatter(max(1, round(room * COVERAGE * rng.random() ** 2)), size, spacing, rng)
     if rng.random() < 0.2:
         near = np.linalg.norm(centres - rng.uniform(0, size, 2), axis=1) < rng.uniform(0.2, 0.5) * size
         centres = centres[near == bool(rng.integers(2))]

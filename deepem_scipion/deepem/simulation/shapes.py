@@ -118,7 +118,7 @@ def random_shape(rng: np.random.Generator) -> Shape:
     Shape
         One of `KINDS`; half of the lumpy ones, and a third of the others, are modulated along or around their axis.
     """
-    kind = KINDS[rng.choice(len(KINDS), p=(0.40, 0.10, 0.10, 0.08, 0.10, 0.14, 0.08))]
+    kind = KINDS[rng.choice(len(KINDS), p=(0.25, 0.10, 0.17, 0.12, 0.10, 0.18, 0.08))]
     if kind == "lumps":
         return _lumps(rng)
     points = _solid(kind, rng)
