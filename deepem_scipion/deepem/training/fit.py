@@ -273,5 +273,4 @@ def set_variables(network: keras.Model, values: Sequence[np.ndarray]) -> None:
 
 
 def _variables(network: keras.Model) -> list[keras.Variable]:
-    network.optimizer.build(network.trainable_variables)
     return [*network.weights, *network.optimizer.variables]

@@ -76,6 +76,7 @@ def compile_network(network: keras.Model, preset: TrainingPreset, updates: int, 
         rate = keras.optimizers.schedules.CosineDecay(rate, updates)
     optimiser = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[preset.optimiser](rate)
     network.compile(optimiser, LOSSES[preset.loss])
+    optimiser.build(network.trainable_variables)  # TensorFlow traces an update that makes variables twice
 
 
 def _mean_of_known(targets: Any, values: Any) -> Any:
