@@ -102,7 +102,8 @@ def data(blobs):
 def test_training_resumes_wherever_it_was_interrupted_and_repeats_no_finished_round(data, tmp_path, caplog,
                                                                                    monkeypatch):
     caplog.set_level("INFO")
-    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=40))
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=10))
+    monkeypatch.setattr(fitting, "CONVERGENCE_LOSS", 9)  # this few updates do not converge
     plan = Plan(64.0, epochs=4, rounds=2, error_cutoff=0.0)
     whole = train_model(data, plan)
     reported = []
@@ -228,12 +229,30 @@ def test_checkpoint_that_cannot_be_written_costs_a_warning_only(tmp_path, caplog
     assert Checkpoint(tmp_path / "no folder" / "c").state("fit").history == STATE.history
 
 
-def test_killed_program_resumes_and_writes_the_model_that_it_would_have_written(blobs, tmp_path):
+# The program, with epochs of a moment; with an argument in front it waits in the second epoch to be killed.
+PROGRAM = """
+import sys, time
+from dataclasses import replace
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.training import fit
+from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
+TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=10)
+fit.CONVERGENCE_LOSS = 9
+if sys.argv[1] == "wait":
+    first = fit._Attempt._train_epoch
+    fit._Attempt._train_epoch = lambda attempt: time.sleep(600) if attempt.history else first(attempt)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_killed_program_resumes_and_writes_the_model_that_it_would_have_written(blobs, few_updates, monkeypatch,
+                                                                                tmp_path):
+    monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=10))
     micrographs = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in "ab"]
     options = ["train", "--micrographs", *micrographs, "--coordinates", str(blobs[0] / "boxes"), "--diameter", "64",
                "--epochs", "2", "--output"]
-    command = [sys.executable, "-m", "deepem_scipion.deepem", *options, str(tmp_path / "m")]
-    killed = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-c", PROGRAM, "run", *options, str(tmp_path / "m")]
+    killed = subprocess.Popen([*command[:3], "wait", *command[4:]], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     for line in killed.stderr:
         if b"epoch 1/2" in line:
             break
