@@ -23,7 +23,7 @@ FEATURES = ("score", "contrast", "similarity", "local_std", "confident_score", "
 # Profiles are means over rings one pixel wide up to this many diameters from the centre.
 REACH = 0.7
 # Of the candidates half a diameter apart those are confident whose score is at least this share of the mean of the best
-# few, at least so many and at most this share of them.
+# few, at least this many and at most this share of them.
 CONFIDENT, BEST, MIN_CONFIDENT, MAX_CONFIDENT = 0.6, 5, 3, 0.3
 # Better candidates further away than this many diameters do not matter.
 NEAR = 1.5
