@@ -135,6 +135,12 @@ def test_neither_the_input_nor_results_are_replaced(picked, capsys):
         assert {path: path.read_bytes() for path in (picked / "picks").iterdir() if path.is_file()} == before
 
 
+def test_a_run_that_lost_its_table_is_not_taken_for_one_without_picks(picked, tmp_path, capsys):
+    shutil.copytree(picked / "picks", tmp_path / "picks", ignore=shutil.ignore_patterns("summary.tsv"))
+    assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "out"), "--to", "relion"]) == 2
+    assert "has 2 .box files that its summary.tsv does not list, for instance" in capsys.readouterr().err
+
+
 def test_a_format_that_does_not_exist_is_refused_before_picking(blobs, blob_model, tmp_path, capsys):
     assert main(["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"),
                  "--output", str(tmp_path / "out"), "--write", "relion,imod"]) == 2

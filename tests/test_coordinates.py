@@ -76,6 +76,7 @@ names = st.text(letters, min_size=1).filter(lambda name: name.strip("."))  # in 
     ("1 2 41 41 0.75\n", (21.5, 22.5), 0.75, 41),
     ("  1.5  2.5  10  10  -3e-1  extra \r\n", (6.5, 7.5), -0.3, 10),
     ("# a remark\n\n1 2 4 4 nan # another\n", (3, 4), math.nan, 4),
+    ("1 2 4 4 -3\n", (3, 4), math.nan, 4),  # EMAN 1 writes -3 in every line
 ])
 def test_box_files_of_every_variant_give_centres(tmp_path, text, centre, score, box):
     (tmp_path / "May08_03.05.02.box").write_text(text, newline="")
@@ -103,6 +104,7 @@ def test_an_empty_box_file_is_a_micrograph_without_particles(tmp_path):
     ("1 2 4 4\n1 x 4 4\n", "line 2: expected a number, found 'x'"),
     ("1 2 4 4\n\n1 nan 4 4\n", "line 3: expected a finite number"),
     ("1 2 4 inf\n", "line 1: expected a finite number"),
+    ("1 2 4 4\n1 2 0 0\n", "line 2: expected a width and a height above 0, found '1 2 0 0'"),
     ("1 2 4 4 inf\n", "line 1: expected a finite number"),
     ("1 2 4 4 0.5\n1 2 4 4\n", "line 1 has a score, line 2 has none"),
     ("\0\1\2", "line 1"),
@@ -147,6 +149,25 @@ def test_relion_31_files_are_read_from_the_table_with_coordinates(tmp_path):
     found = read_coordinates(tmp_path / "all.star")
     assert list(found) == ["mics/a.b", "mics/c"] and found["mics/a.b"].centres_xy.tolist() == [[10.5, 20.25]]
     assert np.isnan(found["mics/a.b"].scores).all()
+
+
+def test_files_in_utf_16_are_read(tmp_path):
+    (tmp_path / "all.star").write_text(RELION_31, encoding="utf-16")
+    (tmp_path / "b.box").write_text("1 2 4 4 0.5\n", encoding="utf-16")
+    assert read_coordinates(tmp_path / "all.star")["mics/a.b"].centres_xy.tolist() == [[10.5, 20.25]]
+    assert read_coordinates(tmp_path / "b.box")["b"].centres_xy.tolist() == [[3, 4]]
+
+
+def test_a_table_without_coordinates_is_refused_with_the_columns_it_has(tmp_path):
+    (tmp_path / "a.star").write_text("data_\nloop_\n_rlncoordinatex #1\n_rlncoordinatey #2\n1 2\n")
+    with pytest.raises(DeepEMError, match="found _rlncoordinatex, _rlncoordinatey"):
+        read_coordinates(tmp_path / "a.star")
+
+
+def test_the_figure_of_merit_of_picks_by_hand_is_no_score(tmp_path):
+    (tmp_path / "a_manualpick.star").write_text(
+        COORDINATES_ONLY + "_rlnAutopickFigureOfMerit #3\n1 2 -999.000000\n3 4 0.25\n")
+    np.testing.assert_array_equal(read_coordinates(tmp_path)["a"].scores, [math.nan, 0.25])
 
 
 @pytest.mark.parametrize("suffix", ["", "_autopick", "_manualpick", "_coords", "_picks"])

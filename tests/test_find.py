@@ -105,3 +105,23 @@ def test_names_that_cannot_be_used_for_results_are_refused(folder, name):
     (folder / "list.txt").write_text(f"b.mrc\t{name}\n")
     with pytest.raises(DeepEMError, match="cannot be used"):
         m.find_micrographs(["list.txt"])
+
+
+def test_a_list_may_be_in_utf_16_and_its_paths_relative_to_its_own_folder(folder, monkeypatch):
+    (folder / "lists").mkdir()
+    (folder / "lists/list.txt").write_text("../b.mrc\r\nc.tif\tGröße\r\n", encoding="utf-16", newline="")
+    monkeypatch.chdir("/")
+    assert m.find_micrographs([folder / "lists/list.txt"]) == {
+        "b": folder / "lists/../b.mrc", "Größe": folder / "c.tif"}
+
+
+def test_an_empty_name_is_refused_and_not_taken_for_the_current_folder(folder):
+    with pytest.raises(DeepEMError, match="is an empty name"):
+        m.find_micrographs(["b.mrc", ""])
+
+
+def test_a_file_found_again_through_links_is_taken_once(folder):
+    (folder / "again").symlink_to(".")
+    (folder / "other.mrc").symlink_to("b.mrc")
+    found = m.find_micrographs(["**/b.mrc", folder / "b.mrc", "other.mrc"])
+    assert found == {"b": Path("b.mrc"), "other": Path("other.mrc")}

@@ -154,6 +154,14 @@ def test_where_0_is_white_grey_values_are_inverted(tmp_path, dtype):
     np.testing.assert_allclose(white, -black, atol=1e-5)
 
 
+def test_a_table_of_colours_is_refused(tmp_path):
+    pixels = np.clip(noise(), 0, 255).astype(np.uint8)
+    ramp = np.tile(np.arange(255, -1, -1, dtype=np.uint16) * 257, (3, 1))  # bright is dark
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="palette", colormap=ramp)
+    with pytest.raises(DeepEMError, match=r"a\.tif is an image with a table of colours"):
+        m.read_micrograph(tmp_path / "a.tif", pixel_size_angst=1)
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("metadata", [{}, None], ids=["of tifffile", "of others"])
 def test_a_thumbnail_in_a_tiff_file_is_no_second_image(tmp_path, first, metadata):

@@ -106,6 +106,22 @@ def test_micrographs_that_are_there_twice_in_a_folder_are_found():
     assert copies(files) == [["x", "x_DW"], ["y", "y.mrc"]]
 
 
+def test_links_to_one_micrograph_are_found(tmp_path):
+    (tmp_path / "x.mrc").touch()
+    (tmp_path / "other.mrc").symlink_to("x.mrc")
+    assert copies({"x": tmp_path / "x.mrc", "other": tmp_path / "other.mrc"}) == [["x", "other"]]
+
+
+def test_accents_may_be_written_in_two_ways():
+    match = match_names(["a/gr\u00f6\u00dfe"], ["b/gro\u0308\u00dfe"], ("micrographs", "coordinates"))
+    assert match.pairs == {"a/gr\u00f6\u00dfe": "b/gro\u0308\u00dfe"} and "by file name" in match.describe()
+
+
+def test_a_number_at_the_end_of_a_name_is_no_extension(tmp_path):
+    (tmp_path / "all.star").write_text(COORDINATES.format("") + "May08_03.05.02 1 2\nm/May08_03.05.17 3 4\n")
+    assert list(read_coordinates(tmp_path / "all.star")) == ["May08_03.05.02", "m/May08_03.05.17"]
+
+
 def test_the_size_of_a_micrograph_is_found_by_every_name_of_it_and_not_by_comparing_all(monkeypatch):
     files = {"given": Path("m/a.mrc"), "b": Path("m/b_DW.mrc"), "Jul/c": Path("Jul/c.mrc"), "Aug/c": Path("Aug/c.mrc"),
              **{f"n{number}": Path(f"m/n{number}.mrc") for number in range(1000)}}

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import parse_arguments
+from deepem_scipion.deepem.commands.planning import read_training_set
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import scaled
 from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.errors import DeepEMError
 
 
 def warnings(capsys):
@@ -163,3 +166,61 @@ def test_files_without_any_coordinates_are_refused_by_name_and_empty_sides_are_s
     (empty / "picks.star").write_text(EMPTY)
     assert main(["evaluate", "--distance", "8", "--truth", str(boxes), "--picks", str(empty)]) == 2
     assert f"{empty} has no coordinates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option, word, said", [
+    ("--diameter", "15nm", "'15nm': expected angstrom, such as 150"), ("--pixel-size", "1,5", "'1,5': expected angst"),
+    ("--at-least", "1.5", "'1.5': expected a whole number"), ("--max-mask", "50%", "'50%': expected a number")])
+def test_a_word_that_is_no_number_is_refused_with_what_was_expected(capsys, option, word, said):
+    with pytest.raises(SystemExit):
+        main(["pick", "--micrographs", "a.mrc", "--output", "out", option, word])
+    assert f"argument {option}: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["120", "120A", "120 A", "120 \u00c5", "1.2e2"])
+def test_the_unit_of_a_diameter_may_be_given(text):
+    command = ["--micrographs", "a.mrc", "--diameter", text, "--output", "out"]
+    assert parse_arguments(["pick", *command]).diameter == parse_arguments(["train", *command]).diameter == 120.0
+
+
+def test_an_unusual_diameter_is_said_in_picking(blobs, tmp_path, capsys):
+    assert main(["pick", "--diameter", "6.4", "--micrographs", str(blobs[0] / "micrographs" / "d.mrc"), "--output",
+                 str(tmp_path)]) == 2
+    assert "particle diameter of 6.4 A is unusual. Expected 40 to 2000 A: was it given in nm?" in warnings(capsys)
+
+
+def test_coordinates_given_twice_sides_exchanged_and_limits_that_leave_nothing_are_said(blobs, tmp_path, capsys):
+    boxes = blobs[0] / "boxes"
+    for name, found in read_coordinates(boxes).items():
+        write_box(tmp_path / f"{name}.box", np.tile(found.centres_xy, (2, 1)), np.full(28, 0.5), 24)
+    command = ["evaluate", "--distance", "8"]
+    assert main([*command, "--truth", str(boxes), "--picks", str(tmp_path)]) == 0
+    found = warnings(capsys)
+    assert f"70 of the 140 coordinates in {tmp_path} are those of another one" in found and "exchanged" not in found
+    assert main([*command, "--truth", str(tmp_path), "--picks", str(boxes)]) == 0
+    assert f"the reference coordinates, {tmp_path}, have scores, and the picks, {boxes}, have none" in warnings(capsys)
+    for option, said in ((["--threshold", "2"], "none of the 140 picks has a score of at least 2 (--threshold); the "
+                          "highest is 0.5"),
+                         (["--region", "900", "900", "999", "999"], "none of the 70 reference particles lies within")):
+        assert main([*command, "--truth", str(boxes), "--picks", str(tmp_path), *option]) == 0
+        assert said in warnings(capsys)
+
+
+def test_negatives_of_other_micrographs_are_refused_and_a_set_without_any_is_said(blobs, tmp_path, capsys):
+    for name in ("elsewhere", "empty", "no folder of boxes"):
+        (tmp_path / name).mkdir()
+    shutil.copy(blobs[0] / "boxes" / "a.box", tmp_path / "elsewhere" / "x.box")
+    (tmp_path / "empty" / "a.box").touch()
+
+    def read(*options):
+        read_training_set(parse_arguments(["train", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates",
+                                           str(blobs[0] / "boxes"), "--diameter", "64", "--output", "m", *options]))
+
+    for option, what in (("--negatives", "negatives"), ("--more-negatives", "negatives"),
+                         ("--more-particles", "particles")):
+        with pytest.raises(DeepEMError, match=f"elsewhere has {what} of x, and of none of the 5 micrographs"):
+            read(option, str(tmp_path / "elsewhere"))
+        read(option, str(tmp_path / "empty"))
+        assert f"no {what} in {tmp_path / 'empty'}: all of its 1 micrographs are empty" in capsys.readouterr().err
+        with pytest.raises(DeepEMError, match="holds no .box"):
+            read(option, str(tmp_path / "no folder of boxes"))

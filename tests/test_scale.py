@@ -176,6 +176,31 @@ def test_coordinates_of_micrographs_before_binning_are_said(data):
     assert "--coordinate-scale 0.5" in outside
 
 
+def test_coordinates_in_angstrom_or_as_fractions_are_said(data):
+    (outside,) = (text for text in find_problems(changed(data, lambda found: replace(
+        found, centres_xy=4.2 * found.centres_xy)), PLAN) if "outside" in text)
+    assert "in angstrom" in outside and "--coordinate-scale 0.25" in outside  # pixels of 4 A
+    (fractions,) = (text for text in find_problems(changed(data, lambda found: replace(
+        found, centres_xy=found.centres_xy / (210, 150))), PLAN) if "fractions" in text)
+    assert fractions.startswith("all coordinates are numbers up to 1. Expected pixels")
+
+
+def test_one_micrograph_with_coordinates_of_a_binned_one_is_said(data):
+    rng = np.random.default_rng(0)
+    places = {name: Coordinates(rng.uniform(5, 145, (30, 2)) * (210 / 150, 1), np.zeros(30), None)
+              for name in data.particles}
+    assert find_problems(replace(data, particles=places), PLAN) == []
+    (single,) = find_problems(replace(data, particles={**places, "b": scaled({"": places["b"]}, 0.5)[""]}), PLAN)
+    assert single.startswith("all coordinates of 1 of 5 micrographs (b) lie in the lower left quarter")
+
+
+def test_negatives_at_the_places_of_particles_are_said(data):
+    (same,) = find_problems(replace(data, negatives=data.particles), PLAN)
+    assert same.startswith("70 of 70 negatives lie on particles")
+    beside = {name: replace(found, centres_xy=found.centres_xy + (2, 0)) for name, found in data.particles.items()}
+    assert find_problems(replace(data, negatives=beside), PLAN) == []  # further than a tenth of 64 A = 16 px
+
+
 def test_few_particles_are_said(data):
     few = replace(data, particles={"a": data.particles["a"]})
     (warning,) = find_problems(few, PLAN)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import DeepEMError
+from .textfiles import open_text
 
 _WORD = re.compile(r"\s*(\S+)")
 # A quote opens at the start of a word and closes before a blank; within a word it is an ordinary character.
@@ -60,7 +61,7 @@ def read_tables(path: Path) -> list[StarTable]:
     tables: list[StarTable] = []
     looping = False
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
+        with open_text(path) as handle:
             for number, line in enumerate(handle, 1):
                 fields = _split(line)
                 if not fields:
@@ -136,4 +137,5 @@ def _add_line(path: Path, table: StarTable, looping: bool, number: int, fields: 
         table.rows = [(number, [*(table.rows[0][1] if table.rows else []), fields[1]])]
     else:
         raise DeepEMError(f"{path}, line {number}: {len(fields)} fields, expected {len(table.labels)} in "
-                          f"table {table.name!r}. Values that hold blanks must be in quotes.")
+                          f"table {table.name!r}. Values that hold blanks must be in quotes; if it is the last line "
+                          "the file may be truncated.")

@@ -33,6 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_HelpFormatter, **options)
+        self.register("type", float, _number)
+        self.register("type", int, _whole_number)
         self.commands: dict[str, Parser] = {}
         self._words: Sequence[str] = ()
 
@@ -69,6 +71,28 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=help_width())
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, such as 1.5, without a unit") from None
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, without a unit") from None
+
+
+def angst(text: str) -> float:
+    """Parse a length in angstrom, such as 150 or 150A; for argparse."""
+    try:
+        return float(re.sub("\\s*[A\u00c5]$", "", text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected angstrom, such as 150 or 1.5") from None
+
+
 def help_width() -> int:
     """Return the width of help texts in columns."""
     return min(MAX_WIDTH, shutil.get_terminal_size().columns - 2)
@@ -97,7 +121,7 @@ def add_micrographs(group: Any) -> None:
     group.add_argument("--micrographs", required=True, nargs="+", metavar="MICS",
                        help="MRC or TIFF files, quoted patterns, folders, or lists: .txt with one path per line, "
                        "optionally followed by a tab and a name, or .star of RELION")
-    group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
+    group.add_argument("--pixel-size", type=angst, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
     add_tiff_rows(group)
 

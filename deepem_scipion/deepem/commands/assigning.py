@@ -162,6 +162,10 @@ def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinate
         raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
                           f"for instance {others[0]}. Remove them, or pick again with --overwrite.")
     found = read_coordinates(path, shifts, infos)
+    total = sum(len(each.scores) for each in found.values())
+    if repeated := total - sum(len(set(map(tuple, each.centres_xy.tolist()))) for each in found.values()):
+        log.warning("warning: %d of the %d coordinates in %s are those of another one: it may have the same particles "
+                    "several times", repeated, total, path)
     if not found:
         raise DeepEMError(f"{path} has no coordinates, and states no micrograph without any. Expected coordinates of "
                           "particles, or a folder with a .box file for each micrograph.")

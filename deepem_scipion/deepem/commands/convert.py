@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, FORMAT_NAMES, add_shifts
+from .arguments import COORDINATES, FORMAT_NAMES, add_shifts, angst
 from .assigning import read_assigned
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where the format needs it")
     group.add_argument("--micrographs", nargs="+", metavar="MICS", help="the micrographs: their paths and sizes "
                        "(default: those of the picking run, if IN is one)")
-    group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
+    group.add_argument("--pixel-size", type=angst, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
     group.add_argument("--box", type=float, metavar="PX", help="side of the boxes in pixels (default: that of IN)")
     add_shifts(group)

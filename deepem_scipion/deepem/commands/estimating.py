@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
+from .arguments import angst
 
 if TYPE_CHECKING:
     from ..picking.diameter import DiameterEstimate
@@ -23,7 +24,7 @@ AUTO = "auto"
 
 def diameter(text: str) -> float | str:
     """Parse a diameter in angstrom, or `auto`; for argparse."""
-    return AUTO if text == AUTO else float(text)
+    return AUTO if text == AUTO else angst(text)
 
 
 def estimated(options: argparse.Namespace) -> DiameterEstimate | None:

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_shifts, add_tiff_rows
+from .arguments import COORDINATES, add_shifts, add_tiff_rows, angst
 from .assigning import Compared, read_compared
+from .doubts import warn_after, warn_before
 from .lengths import USUAL, Length, known_sizes, length
 from .report import try_report
 
 if TYPE_CHECKING:
-    from ..coordinates.coordinates import Coordinates
     from ..coordinates.regions import Region
     from ..evaluation.matching import Matches
 
 log = logging.getLogger("deepem")
 
-# From this many particles on, coordinates on the two sides that end at places that differ by this ratio are suspect.
-MIN_TO_COMPARE, MAX_RATIO = 20, 1.6
 # Of boxes and discs, in pixels.
 _MAX_SIZE = 10_000
 
@@ -68,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-distance", type=length, default=Length(0.0, False), metavar="LENGTH", help="apply "
                        "non-maximum suppression before matching, as in picking: of picks closer to each other than "
                        "this, in pixels or as 60A, only the one with the highest score counts (default: all count)")
-    group.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom, for "
+    group.add_argument("--pixel-size", type=angst, metavar="A", help="pixel size of the micrographs in angstrom, for "
                        "lengths in angstrom (default: that of the run or of --micrographs)")
     group.add_argument("--region", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"), help="annotated part of the "
                        "micrographs, X0 <= x < X1 and Y0 <= y < Y1, in pixels (default: all)")
@@ -102,16 +100,17 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.metrics import curve, summarise
 
     threshold = _threshold(options.threshold)
-    compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(_files(options)))
+    options.files = _files(options)
+    compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(options.files))
     _set_lengths(options, compared)
-    _check_lengths(options, compared.truth, compared.picks)
+    warn_before(options, compared)
     regions = _regions(options, compared)
     matches = match_all(compared.truth, compared.picks, options.distance, regions, options.min_distance)
     result = summarise(matches, threshold)
     print(_table(result))
     print(_method(options, result["threshold"]))
     result.update(_areas(options, compared, regions, result["threshold"]))
-    _warn_of_other_frame(options, compared)
+    warn_after(options, compared, matches, result)
     if options.json:
         with atomic_write(options.json) as handle:
             json.dump(result, handle, indent=1)
@@ -127,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
 def _set_lengths(options: argparse.Namespace, compared: Compared) -> None:
     """Replace the lengths in the options by pixels, and check them."""
     boxes = [found.box_px for found in (*compared.truth.values(), *compared.picks.values()) if found.box_px]
-    sizes = known_sizes(options.picks, _files(options), options.pixel_size, boxes)
+    sizes = known_sizes(options.picks, options.files, options.pixel_size, boxes)
     for name in ("distance", "min_distance", "box", "diameter"):
         if (given := getattr(options, name)) is not None:
             option = name.replace("_", "-")
@@ -146,25 +145,6 @@ def _set_lengths(options: argparse.Namespace, compared: Compared) -> None:
     _check_areas(options)
 
 
-def _check_lengths(options: argparse.Namespace, truth: Mapping[str, Coordinates],
-                   picks: Mapping[str, Coordinates]) -> None:
-    """Warn if the distance exceeds the boxes, or one side seems to be of binned micrographs."""
-    common = [name for name in truth if name in picks and len(truth[name].scores) and len(picks[name].scores)]
-    sides = [box for name in common for box in (truth[name].box_px, picks[name].box_px) if box]
-    if sides and options.distance > min(sides):
-        log.warning("warning: --distance %g px is more than the side of the boxes, %g px, so that picks beside a "
-                    "particle count as correct. Expected half the particle diameter in pixels", options.distance,
-                    min(sides))
-    whole = not (options.region or options.regions)
-    if whole and sum(len(truth[name].scores) for name in common) >= MIN_TO_COMPARE:
-        ends = [max(float(found[name].centres_xy.max()) for name in common) for found in (truth, picks)]
-        if min(ends) > 0 and max(ends) > MAX_RATIO * min(ends):
-            small, large = (options.truth, options.picks) if ends[0] < ends[1] else (options.picks, options.truth)
-            log.warning("warning: the coordinates in %s end at %.4g px, those in %s at %.4g px: they may be those of "
-                        "micrographs that were binned by %.2g", small, min(ends), large, max(ends),
-                        max(ends) / min(ends))
-
-
 def _areas(options: argparse.Namespace, compared: Compared, regions: Mapping[str, Region] | None,
            threshold: float | None) -> dict[str, Any]:
     """Print and return the figures of boxes and of discs, if these are wanted."""
@@ -172,7 +152,7 @@ def _areas(options: argparse.Namespace, compared: Compared, regions: Mapping[str
     from ..coordinates.parse import gather
     from ..evaluation.areas import box_counts, chosen_picks, disc_counts, summarise_counts
 
-    picks, infos = chosen_picks(compared.picks, threshold, options.min_distance), MicrographHeaders(_files(options))
+    picks, infos = chosen_picks(compared.picks, threshold, options.min_distance), MicrographHeaders(options.files)
     nothing = gather([], None)
     found: dict[str, Any] = {}
     for kind, size in (("boxes", options.box), ("discs", options.diameter)):
@@ -203,20 +183,6 @@ def _check_areas(options: argparse.Namespace) -> None:
         raise DeepEMError(f"--min-iou {options.min_iou:g}: expected a number above 0, up to 1")
 
 
-def _warn_of_other_frame(options: argparse.Namespace, compared: Compared) -> None:
-    from ..evaluation.frames import other_frame, upside_down
-
-    sides = compared.truth, compared.picks, options.distance
-    if turned := upside_down(*sides):
-        log.warning("warning: the picks seem to be upside down: %d fit as they are, %d if y is counted from the other "
-                    "side. Convert them with `deepem convert --flip-y`", *turned)
-    elif found := other_frame(*sides):
-        change, before, after = found
-        log.warning("warning: the picks seem to be in another frame than the reference coordinates: %d fit as they "
-                    "are, %d %s. Check which of the two is right: corners or centres, columns or rows, binning", before,
-                    after, change)
-
-
 def _report(options: argparse.Namespace, result: Mapping[str, Any], matches: Mapping[str, Matches],
             compared: Compared, regions: Mapping[str, Region] | None) -> None:
     from ..report.evaluation_report import Comparison, report_evaluation
@@ -231,7 +197,7 @@ def _shown_micrographs(options: argparse.Namespace, compared: Compared) -> dict[
     """Return the micrographs for the report by the names of the reference."""
     from ..coordinates.names import by_micrograph
 
-    files = _files(options)
+    files: dict[str, Path] = options.files
     if not files:
         return {}
     assigned, _ = by_micrograph(files, {full: name for name, full in compared.full_names.items()}, options.truth)

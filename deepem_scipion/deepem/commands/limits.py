@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
-from .arguments import add_max_mask
+from .arguments import add_max_mask, angst
 
 if TYPE_CHECKING:
     from ..model.model import Model
@@ -22,7 +22,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threshold", default="auto", metavar="T", help="minimum score: `auto` (default) or `F1`, the "
                        "threshold with the best F2 or F1 in the model's validation; `precision=P`, the lowest with a "
                        "precision of at least P there; or a number from 0 (all candidates) to 1")
-    group.add_argument("--min-distance", type=float, metavar="A", help="minimum distance of two picks in angstrom "
+    group.add_argument("--min-distance", type=angst, metavar="A", help="minimum distance of two picks in angstrom "
                        "(default: half the particle diameter; 0 by the paper's procedure, with its own suppression)")
     group.add_argument("--std-range", nargs="+", default=["auto"], metavar=("LO|auto|off", "HI"), help="range of the "
                        "local standard deviation of the normalised pixels, which excludes carbon and ice; `auto` "
@@ -32,7 +32,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
                        "micrograph keep this share, those with the highest scores (default: all)")
     group.add_argument("--at-least", type=int, default=0, metavar="N", help="keep N picks of each micrograph whatever "
                        "--keep-best leaves, if it has as many (default: %(default)s)")
-    group.add_argument("--border", type=float, default=0.0, metavar="A", help="minimum distance of a pick from the "
+    group.add_argument("--border", type=angst, default=0.0, metavar="A", help="minimum distance of a pick from the "
                        "border of the micrograph in angstrom (default: %(default)s)")
 
 

@@ -192,7 +192,8 @@ def chosen_model(options: argparse.Namespace) -> Model:
 def _check_numbers(options: argparse.Namespace) -> None:
     """Raise DeepEMError if a number makes no sense, mostly because it is in another unit."""
     for name, low, high, expected in (
-            ("box", 1, MAX_BOX_PX, "pixels, at least 1"), ("scan_step", 1, MAX_BOX_PX, "binned pixels, at least 1"),
+            ("box", 1, MAX_BOX_PX, f"pixels, 1 to {MAX_BOX_PX}"),
+            ("scan_step", 1, MAX_BOX_PX, f"binned pixels, 1 to {MAX_BOX_PX}"),
             ("contrast_checks", 0, math.inf, "a number of micrographs, 0 or more"),
             ("voltage", 10, 3000, "kilovolts, such as 300"), ("cs", 0, 100, "millimetres, such as 2.7"),
             ("amplitude_contrast", 0, 1, "a fraction from 0 to 1, such as 0.1")):
@@ -223,7 +224,11 @@ def _export(output: Path, formats: Sequence[str], side_by_side: bool) -> int:
 
 def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
     """Warn of lengths that do not suit the particle."""
+    from ..picking.scale import doubtful_diameter
+
     diameter = model.diameter_angst
+    for problem in doubtful_diameter(diameter):
+        log.warning("warning: %s", problem)
     if options.min_distance is not None and options.min_distance > 2 * diameter:
         log.warning("warning: --min-distance %g A is more than twice the particle diameter of the model, %g A: most "
                     "particles will be rejected. Expected about %g", options.min_distance, diameter, diameter / 2)

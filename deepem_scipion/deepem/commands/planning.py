@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ..network.geometry import Geometry
     from ..training.plan import Plan
     from ..training.training_set import TrainingSet
+
+log = logging.getLogger("deepem")
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -114,18 +118,33 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
         raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
                           "micrographs binned by 2")
 
-    def read(path: Path, binning: float = 1.0) -> dict[str, Coordinates]:
-        return read_assigned(path, micrographs, options.apply_shifts, options.pixel_size, binning)
+    def read(path: Path, what: str, names: Collection[str], binning: float = 1.0) -> dict[str, Coordinates]:
+        found = read_assigned(path, micrographs, options.apply_shifts, options.pixel_size, binning)
+        _check_use(found, path, names, what)
+        return found
 
-    complete = read(options.coordinates, scale)
-    others = [read(path) for path in options.more_particles]
+    complete = read_assigned(options.coordinates, micrographs, options.apply_shifts, options.pixel_size, scale)
+    others = [read(path, "particles", micrographs) for path in options.more_particles]
     particles = merge([complete, *others])
     if set(particles) & set(micrographs) and not any(len(found.scores) for found in particles.values()):
         raise DeepEMError(f"no particles in {options.coordinates}: it has {len(complete)} micrographs without any. "
                           "Expected coordinates of particles.")
-    more_negatives = [read(path) for path in options.more_negatives]
-    negatives = merge([*([read(options.negatives, scale)] if options.negatives else []), *more_negatives])
+    more_negatives = [read(path, "negatives", micrographs) for path in options.more_negatives]
+    marked = set(particles) & set(micrographs) or set(micrographs)
+    verified = [read(options.negatives, "negatives", marked, scale)] if options.negatives else []
+    negatives = merge([*verified, *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
     return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
                        read_masks(options.masks, micrographs), options.max_mask, options.overlaps_as_negatives)
+
+
+def _check_use(found: Mapping[str, Coordinates], path: Path, names: Collection[str], what: str) -> None:
+    """Raise DeepEMError if coordinates are of other micrographs only; warn if there are none at all."""
+    from ..coordinates.names import listed
+
+    if not set(found) & set(names):
+        raise DeepEMError(f"{path} has {what} of {listed(sorted(found))}, and of none of the {len(names)} micrographs "
+                          f"that it is for ({listed(sorted(names))}). Expected the same path, or the same file name.")
+    if not any(len(each.scores) for each in found.values()):
+        log.warning("warning: no %s in %s: all of its %d micrographs are empty", what, path, len(found))

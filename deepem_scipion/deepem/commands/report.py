@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import DeepEMError
 from . import console
 
 log = logging.getLogger("deepem")
@@ -41,6 +42,9 @@ def run(options: argparse.Namespace) -> int:
     if options.results.is_dir():
         path = options.output or report_path(options.results)
         report_picking(options.results, path, options.model)
+    elif not options.results.exists():
+        raise DeepEMError(f"{options.results}: no such folder or file. Expected an output folder of `deepem pick`, or "
+                          "a model")
     else:
         path = options.output or ModelFiles(options.results).report
         report_model(options.results, path)

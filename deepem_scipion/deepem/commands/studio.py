@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import add_threads, add_tiff_rows
+from .arguments import add_threads, add_tiff_rows, angst
 from .limits import add_limits, chosen_limits
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", type=Path, metavar="DIR", help="folder of the session (default: `studio` in the "
                         "output folder of `deepem pick`, otherwise `deepem-studio`)")
     parser.add_argument("--model", type=Path, metavar="MODEL", help="model to pick with (default: the general model)")
-    parser.add_argument("--diameter", type=float, metavar="A", help="particle diameter in angstrom; it can also be set "
+    parser.add_argument("--diameter", type=angst, metavar="A", help="particle diameter in angstrom; it can also be set "
                         "on the page")
-    parser.add_argument("--pixel-size", type=float, metavar="A", help="pixel size of the micrographs in angstrom "
+    parser.add_argument("--pixel-size", type=angst, metavar="A", help="pixel size of the micrographs in angstrom "
                         "(default: from their headers)")
     add_tiff_rows(parser)
     parser.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("comparison with reference coordinates")
     group.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates, a folder of .box or "
                        ".star files, or one such file")
-    group.add_argument("--distance", type=float, metavar="A", help="maximum distance of a correct pick from its "
+    group.add_argument("--distance", type=angst, metavar="A", help="maximum distance of a correct pick from its "
                        "particle in angstrom (default: half a diameter)")
     group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph, as for `deepem "
                        "evaluate`")

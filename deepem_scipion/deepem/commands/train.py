@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads
+from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, add_shifts, add_threads, angst
 from .info import format_card
 from .planning import make_plan, read_training_set
 from .procedure import add_procedure_of_training
@@ -98,7 +98,7 @@ def _add_files(parser: argparse.ArgumentParser, searched: bool) -> None:
 
 def _add_network(parser: argparse.ArgumentParser, searched: bool) -> None:
     group = parser.add_argument_group("particle and network")
-    group.add_argument("--diameter", required=True, type=float, metavar="A", help="particle diameter in angstrom")
+    group.add_argument("--diameter", required=True, type=angst, metavar="A", help="particle diameter in angstrom")
     if not searched:
         group.add_argument("--preset", choices=PRESETS, help="network of the paper's Table 1 (default: one that fits "
                            "the diameter)")
@@ -109,7 +109,7 @@ def _add_network(parser: argparse.ArgumentParser, searched: bool) -> None:
                        + (" (default: searched)" if searched else ""))
     group.add_argument("--maps", type=int, nargs=3, metavar="N", help="feature maps of the three stages (default: "
                        f"{'searched' if searched else '6 12 12'})")
-    group.add_argument("--working-pixel-size", type=float, metavar="A", help="pixel size to which micrographs are "
+    group.add_argument("--working-pixel-size", type=angst, metavar="A", help="pixel size to which micrographs are "
                        f"resampled (default: {'searched among multiples' if searched else 'a multiple'} of their own "
                        f"that suit{'' if searched else 's'} the diameter)")
 

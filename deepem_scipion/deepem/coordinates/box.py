@@ -14,11 +14,12 @@ import numpy as np
 
 from ..atomic import atomic_write
 from ..errors import DeepEMError
+from ..textfiles import open_text
 from .coordinates import Coordinates
 from .parse import gather, parse_number
 
-# Fifth column of the two ends of a filament.
-_ENDS = {-1.0, -2.0}
+# Fifth column of the two ends of a filament, and of boxes that EMAN 1 wrote.
+_ENDS, _NO_SCORE = {-1.0, -2.0}, -3.0
 
 
 def write_box(path: str | Path, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:
@@ -73,7 +74,7 @@ def read_box(path: Path) -> Coordinates:
     particles, sizes = [], set()
     lengths: dict[bool, int] = {}
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
+        with open_text(path) as handle:
             for number, line in enumerate(handle, 1):
                 fields = line.split("#")[0].split()
                 if not fields:
@@ -84,6 +85,9 @@ def read_box(path: Path) -> Coordinates:
                 x, y, width, height = (parse_number(path, number, text) for text in fields[:4])
                 score = parse_number(path, number, fields[4], missing=True) if len(fields) > 4 else math.nan
                 lengths[len(fields) > 4] = number
+                if not min(width, height) > 0:
+                    raise DeepEMError(f"{path}, line {number}: expected a width and a height above 0, found "
+                                      f"{line.strip()!r}. If x and y are centres, give a .star file.")
                 particles.append((x + width / 2, y + height / 2, score))
                 sizes.add((width, height))
     except OSError as error:
@@ -95,5 +99,7 @@ def read_box(path: Path) -> Coordinates:
         raise DeepEMError(f"{path}: the fifth column is -1 or -2 in all {len(particles)} lines, which marks first and "
                           "last ends of filaments (EMAN2 helixboxer). Expected centres of particles: give the segments "
                           "along the filaments.")
+    if all(score == _NO_SCORE for *_, score in particles):
+        particles = [(x, y, math.nan) for x, y, _ in particles]
     width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
     return gather(particles, width if width == height and width > 0 else None)

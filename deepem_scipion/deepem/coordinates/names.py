@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import DeepEMError
-from ..micrographs.find import has_own_name
+from ..micrographs.find import has_own_name, real_path
 
 # Endings that programs append to the name of a micrograph to name its file of picks.
 _PICKS = re.compile(r"(_autopick|_manualpick|_coords|_picks)$")
@@ -181,7 +182,7 @@ def core_of(name: str) -> str:
 
 
 def copies(micrographs: Mapping[str, Path]) -> list[list[str]]:
-    """Find micrographs of one folder that may be the same one, as x.mrc and x_DW.mrc.
+    """Find micrographs that may be the same one: x.mrc and x_DW.mrc of one folder, or links to one file.
 
     Parameters
     ----------
@@ -197,7 +198,8 @@ def copies(micrographs: Mapping[str, Path]) -> list[list[str]]:
     for name, path in micrographs.items():
         folder, file = os.path.split(os.path.abspath(path))
         groups[folder, core_of(os.path.splitext(file)[0])].append(name)
-    return [names for names in groups.values() if len(names) > 1]
+        groups["", real_path(path)].append(name)
+    return list(map(list, dict.fromkeys(tuple(names) for names in groups.values() if len(names) > 1)))
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -225,7 +227,8 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _without_file_endings(last: str) -> str:
-    return _strip(last, _FILE_ENDINGS)
+    # A name with accents may be written in two ways: macOS takes them apart.
+    return _strip(unicodedata.normalize("NFC", last), _FILE_ENDINGS)
 
 
 def _without_processing(last: str) -> str:
@@ -233,11 +236,9 @@ def _without_processing(last: str) -> str:
 
 
 def _strip(text: str, ending: re.Pattern[str]) -> str:
-    while True:
-        shorter = ending.sub("", text)
-        if shorter in ("", text):
-            return text
+    while (shorter := ending.sub("", text)) not in ("", text):
         text = shorter
+    return text
 
 
 def _groups(first: list[str], second: list[str], key: Callable[[str], str]) -> list[tuple[list[str], list[str]]]:
@@ -289,7 +290,7 @@ def _by_folders(names: list[str], folders: int) -> dict[tuple[str, ...], list[st
 
 def _rule(left: str, right: str, key: Callable[[str], str]) -> str:
     """Say by what two names were paired."""
-    (*_, mine), (*_, other) = _parts(left), _parts(right)
+    mine, other = (unicodedata.normalize("NFC", _parts(name)[-1]) for name in (left, right))
     if mine == other:
         return "path" if _parts(left)[-2:] == _parts(right)[-2:] and len(_parts(left)) > 1 else "file name"
     core, ignored = key(mine), []

@@ -16,7 +16,7 @@ from .coordinates import Coordinates
 _MAX_VALUE = 1e15
 
 # How programs write that there is no value.
-MISSING = ("nan", "<na>", "na", "n/a", "none", "null")
+MISSING = ("nan", "-nan", "<na>", "na", "n/a", "none", "null", "-", "--", "?", ".")
 
 
 def parse_number(path: Path, line: int, text: str, missing: bool = False) -> float:

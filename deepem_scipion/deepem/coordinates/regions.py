@@ -13,6 +13,7 @@ from typing import Tuple
 from ..atomic import atomic_write
 from ..errors import DeepEMError
 from ..micrographs.find import IMAGE_ENDINGS
+from ..textfiles import open_text
 from .names import match_names
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def _without_extension(name: str) -> str:
 def _read_lines(path: str | Path) -> Iterator[tuple[int, str, Region]]:
     """Yield number, micrograph and region of each line."""
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
+        with open_text(path) as handle:
             for number, line in enumerate(handle, 1):
                 text = line.strip()
                 if not text or text.startswith("#"):

@@ -19,7 +19,9 @@ from ..atomic import atomic_write
 from ..errors import DeepEMError
 from ..micrographs.find import find_listed
 from ..startables import StarTable, quote, read_tables
+from ..textfiles import open_text
 from .coordinates import Coordinates
+from .names import listed
 from .parse import MISSING, gather, parse_number
 from .shifts import Shift, has_shifts
 
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 NAME, FILE = "rlnMicrographName", "rlnMicrographCoordinates"
 
+# RELION's figure of merit of particles that were picked by hand.
+_NO_MERIT = -999.0
 # Relative difference up to which two pixel sizes are the same.
 SAME_PIXEL_SIZE = 1e-4
 
@@ -148,8 +152,9 @@ def read_index(path: Path) -> dict[str, Path] | None:
     DeepEMError
         If the file cannot be read, or has a micrograph twice.
     """
-    if FILE.encode() not in path.read_bytes():
-        return None
+    with open_text(path) as handle:
+        if not any(FILE in line for line in handle):
+            return None
     found: dict[str, Path] = {}
     tables = [table for table in read_tables(path) if {NAME, FILE} <= set(table.labels)]
     for table in tables:
@@ -189,7 +194,9 @@ def read_star(path: Path, own_name: str, shifts: bool = False) -> dict[str, Coor
     all_tables = read_tables(path)
     tables = [table for table in all_tables if {"rlnCoordinateX", "rlnCoordinateY"} <= set(table.labels)]
     if not tables:
-        raise DeepEMError(f"{path}: no table has _rlnCoordinateX and _rlnCoordinateY. Expected coordinates.")
+        labels = list(dict.fromkeys(f"_{label}" for table in all_tables for label in table.labels))
+        raise DeepEMError(f"{path}: no table has _rlnCoordinateX and _rlnCoordinateY. Expected coordinates; found "
+                          f"{listed(labels) or 'no column'}.")
     found: dict[str, list[tuple[float, float, float]]] = {}
     for table in tables:
         shift = Shift.of(path, table, all_tables) if shifts else None
@@ -215,7 +222,9 @@ def _micrographs(path: Path, table: StarTable, own_name: str) -> list[str]:
 
 
 def _name(path: Path, line: int, text: str) -> str:
-    name = os.path.splitext(re.sub(r"^\d+@", "", text))[0]
+    name, extension = os.path.splitext(re.sub(r"^\d+@", "", text))
+    if extension[1:].isdecimal():  # of a name without extension, such as May08_03.05.02
+        name += extension
     if not name or text.lower() in MISSING:
         raise DeepEMError(f"{path}, line {line}: expected the name of a micrograph in _{NAME}, found {text!r}.")
     return name
@@ -227,5 +236,6 @@ def _particles(path: Path, table: StarTable, shift: Shift | None) -> Iterable[tu
     merit = table.labels.index("rlnAutopickFigureOfMerit") if scored else None
     for number, fields in table.rows:
         score = math.nan if merit is None else parse_number(path, number, fields[merit], missing=True)
+        score = math.nan if score == _NO_MERIT else score
         dx, dy = shift.pixels(number, fields) if shift else (0.0, 0.0)
         yield parse_number(path, number, fields[x]) - dx, parse_number(path, number, fields[y]) - dy, score

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import DeepEMError
 from ..startables import read_tables
+from ..textfiles import open_text
 from .others import without_others, without_stacks
 
 LIST_SUFFIXES = (".txt", ".lst")
@@ -47,19 +48,22 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
     dict of str to Path
         Paths by name, in the order found: the name in the list file or else the file name without folder and last
         extension. If two files have the same one, their names begin with their folders, as from the folder that holds
-        all micrographs. A file found twice is taken once. Paths in list files are relative to the current folder, those
-        in STAR files also to a folder above the file; they need not exist: reading them reports what is missing.
+        all micrographs. A file found twice under one name, also through links, is taken once, by its shortest path.
+        Paths in list and STAR files are relative to the current folder or to a folder above the file; they need not
+        exist: reading them reports what is missing.
 
     Raises
     ------
     DeepEMError
-        If an argument finds nothing, a list file cannot be read, two micrographs have the same name although their
-        folder is the same, or a name cannot be used for result files.
+        If an argument is empty or finds nothing, a list file cannot be read, two micrographs have the same name
+        although their folder is the same, or a name cannot be used for result files.
     """
-    given: dict[tuple[str, str], Path] = {}
+    files: dict[tuple[str, str], Path] = {}
     for argument in without_others(list(map(str, arguments))):
         for name, path in _expand(argument):
-            given.setdefault((name, os.path.abspath(path)), path)
+            known = files.get((name, real_path(path)), path)
+            files[name, real_path(path)] = min(known, path, key=lambda place: len(place.parts))
+    given = {(name, os.path.abspath(path)): path for (name, _), path in files.items()}
     if not given:
         raise DeepEMError("No micrograph was given. Expected files, folders, glob patterns or list files.")
     derived = [place for name, place in given if name == micrograph_name(place)]
@@ -77,6 +81,14 @@ def find_micrographs(arguments: Sequence[str | Path]) -> dict[str, Path]:
             raise DeepEMError(f"Two micrographs are named {name!r}: {known} and {path}. Rename one, or "
                               "give names in a list file (path, tab, name).")
     return found
+
+
+def real_path(path: str | Path) -> str:
+    """Return the absolute path without links; a text that cannot be a path is returned as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a null character, from a damaged list
+        return str(path)
 
 
 def has_own_name(micrographs: Mapping[str, Path]) -> set[str]:
@@ -105,6 +117,8 @@ def _expand(argument: str | Path) -> Iterator[tuple[str, Path]]:
 
 def _found(argument: str | Path) -> Iterator[tuple[str, Path]]:
     path = Path(argument)
+    if not argument:
+        raise DeepEMError("One of the micrographs is an empty name. Expected files, folders, patterns or lists.")
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
         yield from _read_list(path)
         return
@@ -128,7 +142,8 @@ def _found(argument: str | Path) -> Iterator[tuple[str, Path]]:
 
 def _read_list(path: Path) -> Iterator[tuple[str, Path]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        with open_text(path) as handle:
+            lines = [line.rstrip("\n") for line in handle]
     except OSError as error:
         raise DeepEMError(f"The list file {path} cannot be read: {error.strerror}.") from error
     entries = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
@@ -138,7 +153,7 @@ def _read_list(path: Path) -> Iterator[tuple[str, Path]]:
         if len(fields) > 2 or not all(fields):
             raise DeepEMError(f"{path}, line {number}: expected a path, or a path, a tab and a name; found "
                               f"{'<tab>'.join(fields)!r}.")
-        yield fields[1] if len(fields) == 2 else micrograph_name(fields[0]), Path(fields[0])
+        yield fields[1] if len(fields) == 2 else micrograph_name(fields[0]), find_listed(fields[0], path)
 
 
 def _read_star(path: Path) -> Iterator[tuple[str, Path]]:
@@ -156,25 +171,25 @@ def _read_star(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def find_listed(name: str, file: Path) -> Path:
-    """Find a file that a STAR file names.
+    """Find a file that a list or a STAR file names.
 
     Parameters
     ----------
     name : str
-        Path, relative to the project folder of RELION.
+        Path, relative to the project folder of RELION, for instance.
     file : Path
-        The STAR file.
+        The file that names it.
 
     Returns
     -------
     Path
-        As from the current folder or, if it is not there, from the closest folder above the STAR file. The path itself
+        As from the current folder or, if it is not there, from the closest folder above that file. The path itself
         if there is no such file.
     """
     if os.path.exists(name):
         return Path(name)
     above = (folder / name for folder in Path(os.path.abspath(file)).parents)
-    return next((place for place in above if place.exists()), Path(name))
+    return next((place for place in above if os.path.exists(place)), Path(name))
 
 
 def _check_name(name: str, path: Path) -> None:

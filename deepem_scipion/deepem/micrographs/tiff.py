@@ -23,7 +23,7 @@ _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA",
                  50000: "Zstandard"}
 _LZW = 5
-_MIN_IS_WHITE = 0  # of PhotometricInterpretation
+_MIN_IS_WHITE, _PALETTE = 0, 3  # of PhotometricInterpretation
 # Of NewSubfileType: a copy of reduced resolution (a thumbnail), a transparency mask.
 _NO_IMAGE = 1 | 4
 _MAX_TILE_PIXELS = 2**22  # a tile that is larger than this and than the image is damage
@@ -142,7 +142,10 @@ def _image(path: Path, tiff: Any) -> Any:
     """The one series of pages that is an image, not a copy or a mask of one; raises DeepEMError if there are others."""
     images = [series for series in tiff.series if not series.keyframe.subfiletype & _NO_IMAGE]
     if len(images) != 1:
-        raise DeepEMError(f"{path} holds {len(images)} different images. Expected one.")
+        raise DeepEMError(f"{path} holds {len(images)} images of different sizes or kinds. Expected one: write the "
+                          "micrograph alone, without others or thumbnails.")
+    if int(images[0].keyframe.photometric) == _PALETTE:
+        raise DeepEMError(f"{path} is an image with a table of colours. Expected grey values: write it again as such.")
     return images[0]
 
 

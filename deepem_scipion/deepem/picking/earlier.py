@@ -83,7 +83,8 @@ def _check_others(results: PickingResults, paths: Mapping[str, Path], files: Col
 
 def _check_settings(results: PickingResults, settings: RunSettings) -> None:
     earlier, new = results.read_settings().as_dict(), settings.as_dict()
-    changed = [f"{name} {earlier.get(name)}, now {value}" for name, value in new.items() if earlier.get(name) != value]
+    changed = ["another model" if name == "model" else f"{name} {earlier.get(name)}, now {value}"
+               for name, value in new.items() if earlier.get(name) != value]
     if changed:
         raise DeepEMError(f"{results.folder}: the earlier run was made with other settings ({'; '.join(changed)}). "
                           "Expected the same with --resume: use --overwrite, or another --output.")

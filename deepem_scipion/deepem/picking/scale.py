@@ -13,12 +13,23 @@ from ..model.model import Model
 from .settings import RunSettings
 from .summary import MicrographResult
 
+# Particles that are picked in micrographs.
+DIAMETERS_ANGST = (40.0, 2000.0)
 # Pixel sizes that differ by a larger factor are hardly those of one particle: binning by four is usual.
 MAX_FACTOR = 4.1
 # A particle that is wider than this share of the micrograph is hardly one.
 MAX_SHARE = 0.5
 # A particle of fewer pixels has no shape left, and enlarging the micrograph for the network takes long.
 MIN_WIDTH_PX = 9
+
+
+def doubtful_diameter(diameter_angst: float) -> list[str]:
+    """Return a sentence for the user about a diameter that particles in micrographs do not have; none for others."""
+    low, high = DIAMETERS_ANGST
+    if low <= diameter_angst <= high:
+        return []
+    return [f"a particle diameter of {diameter_angst:g} A is unusual. Expected {low:g} to {high:g} A: was it given in "
+            f"{'nm' if diameter_angst < low else 'pixels'}?"]
 
 
 def check_scale(micrograph: Micrograph, model: Model) -> None:

@@ -125,8 +125,8 @@ class ContrastCheck:
             return ""
         return (f"the contrast seems to be inverted: the model was trained on {model_contrast or 'other'} particles, "
                 f"and with inverted contrast the first {self.micrographs} micrographs look more like them "
-                f"({self.negative_evidence:.0f} against {self.evidence:.0f}). Invert the micrographs, or train a model "
-                "on them")
+                f"({self.negative_evidence:.0f} against {self.evidence:.0f}). For the general model give the other "
+                "--contrast; otherwise invert the micrographs, or train a model on them")
 
 
 @dataclass(frozen=True)

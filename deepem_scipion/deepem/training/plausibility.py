@@ -11,27 +11,29 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..coordinates.coordinates import Coordinates
 from ..errors import DeepEMError
 from ..micrographs.images import ImageHeader, read_header
 from ..micrographs.scale import compare_pixel_sizes, differ
 from ..network.geometry import BOX_PER_DIAMETER
-from .labels import LabelledMicrograph
+from ..picking.scale import doubtful_diameter
+from .labels import POSITIVE_DISTANCE, LabelledMicrograph
 from .plan import Plan, check
 from .training_set import TrainingSet
 
 # Fewer particles are enough to begin with at best.
 FEW_PARTICLES = 20
-# Particles that are picked in micrographs.
-DIAMETERS_ANGST = (40.0, 2000.0)
 # Usual sides of the boxes of coordinates, in particle diameters; those of other programs are 1 to 2.5.
 BOX_DIAMETERS = (0.8, 4.0)
-# Coordinates that end at this share of the width and of the height are taken for those of binned micrographs.
-QUARTER = 0.6
+# Coordinates that end at this share of the width and of the height are taken for those of binned micrographs. Those of
+# a single micrograph, where particles may be on one side, must end at 1 / 2, 1 / 3 or 1 / 4, or before by this share.
+QUARTER, ENDS_BEFORE = 0.6, 0.15
 # The contrast of a micrograph is that of the mean of its particles, of this many at least, beyond this many standard
 # errors of the mean.
 FEW_TO_AVERAGE, MIN_STANDARD_ERRORS = 3, 3.0
-# A larger share of coordinates outside of the micrographs is no matter of a few at the border.
-OUTSIDE = 0.1
+# A larger share of coordinates outside of the micrographs is no matter of a few at the border; and a larger share of
+# negatives on particles none of a few doubtful ones.
+OUTSIDE = ON_PARTICLES = 0.1
 
 
 def find_problems(data: TrainingSet, plan: Plan) -> list[str]:
@@ -63,11 +65,14 @@ def find_problems(data: TrainingSet, plan: Plan) -> list[str]:
     if not headers:
         return []
     sizes = {name: header.pixel_sizes_angst[0] for name, header in headers.items() if header.pixel_sizes_angst}
-    found = compare_pixel_sizes(sizes, plan.pixel_size_angst) + _diameter(plan.diameter_angst)
+    found = compare_pixel_sizes(sizes, plan.pixel_size_angst) + doubtful_diameter(plan.diameter_angst)
     pixel_size = plan.pixel_size_angst or next(iter(sizes.values()), None)
     if pixel_size is not None:
         found += _start(plan, pixel_size) + _boxes(data, plan.diameter_angst, pixel_size)
-    return found + _extent(data, headers) + ([] if data.taught else _number(data))
+        found += _conflicts(data, plan.diameter_angst / pixel_size)
+    for what, coordinates in (("coordinates", data.particles), ("coordinates of negatives", data.negatives)):
+        found += _extent(what, coordinates, headers, pixel_size)
+    return found + ([] if data.taught else _number(data))
 
 
 def find_bright(labelled: Sequence[LabelledMicrograph], diameter_px: float, start_contrast: str | None) -> list[str]:
@@ -142,14 +147,6 @@ def _start(plan: Plan, pixel_size: float) -> list[str]:
             f"{trained:g} A. If one of the two is wrong give the true one (--pixel-size)"]
 
 
-def _diameter(diameter: float) -> list[str]:
-    low, high = DIAMETERS_ANGST
-    if low <= diameter <= high:
-        return []
-    return [f"a particle diameter of {diameter:g} A is unusual. Expected {low:g} to {high:g} A: was it given in "
-            f"{'nm' if diameter < low else 'pixels'}?"]
-
-
 def _boxes(data: TrainingSet, diameter: float, pixel_size: float) -> list[str]:
     sides = [found.box_px for name in data.names if (found := data.particles[name]).box_px and len(found.scores)]
     if not sides:
@@ -166,23 +163,60 @@ def _boxes(data: TrainingSet, diameter: float, pixel_size: float) -> list[str]:
             "whether the coordinates are those of binned micrographs" + "".join(f"; {hint}" for hint in hints)]
 
 
-def _extent(data: TrainingSet, headers: Mapping[str, ImageHeader]) -> list[str]:
-    """Where the coordinates end, as shares of the width and the height of the micrographs."""
-    shares = [data.particles[name].centres_xy / header.shape[::-1] for name, header in headers.items()]
-    together = np.concatenate(shares) if shares else np.empty((0, 2))
+def _conflicts(data: TrainingSet, diameter_px: float) -> list[str]:
+    """Negatives at the places of particles."""
+    from scipy.spatial import cKDTree
+
+    total = on_particles = 0
+    for name in set(data.names) & set(data.negatives):
+        negatives, particles = data.negatives[name].centres_xy, data.particles[name].centres_xy
+        total += len(negatives)
+        if len(negatives) and len(particles):
+            on_particles += int((cKDTree(particles).query(negatives)[0] <= POSITIVE_DISTANCE * diameter_px).sum())
+    if on_particles <= ON_PARTICLES * total:
+        return []
+    return [f"{on_particles} of {total} negatives lie on particles. Expected background and contaminants: check that "
+            "the two are not the same file"]
+
+
+def _extent(what: str, found: Mapping[str, Coordinates], headers: Mapping[str, ImageHeader],
+            pixel_size: float | None) -> list[str]:
+    """Where coordinates end, as shares of the width and the height of the micrographs."""
+    shares = {name: found[name].centres_xy / header.shape[::-1] for name, header in headers.items()
+              if name in found and len(found[name].scores)}
+    together = np.concatenate([np.empty((0, 2)), *shares.values()])
     if len(together) < FEW_PARTICLES:
         return []
     largest, (x, y) = float(together.max()), together.max(axis=0)
     ends = f"largest x {x:.2g} of the width, y {y:.2g} of the height"
-    if 0 < largest < QUARTER:
-        return [f"all coordinates lie in the lower left quarter of the micrographs ({ends}). If they are those of "
-                f"micrographs binned by {round(1 / largest)}, give --coordinate-scale {round(1 / largest)}"]
     outside = int(((together < 0) | (together >= 1)).any(axis=1).sum())
-    if outside <= OUTSIDE * len(together):
+    if outside > OUTSIDE * len(together):
+        before = (f"If they are in angstrom, or those of micrographs before binning, give --coordinate-scale "
+                  f"{_inverse(largest, pixel_size):.3g}" if largest > 1 / (1 - OUTSIDE) else "Check their frame")
+        return [f"{outside} of {len(together)} {what} lie outside the micrographs ({ends}). {before}"]
+    if max(float(found[name].centres_xy.max()) for name in shares) <= 1:
+        return [f"all {what} are numbers up to 1. Expected pixels: they may be fractions of the width and the height"]
+    if largest >= QUARTER:
+        return _single_extents(what, shares)
+    return [f"all {what} lie in the lower left quarter of the micrographs ({ends}). If they are those of "
+            f"micrographs binned by {round(1 / largest)}, give --coordinate-scale {round(1 / largest)}"]
+
+
+def _inverse(largest: float, pixel_size: float | None) -> float:
+    """Factor for coordinates that end at this share: the inverse of the pixel size, or of a whole number, if close."""
+    close = [size for size in (pixel_size or 0.0, float(round(largest))) if abs(size - largest) <= OUTSIDE * largest]
+    return 1 / (close[0] if close else largest)
+
+
+def _single_extents(what: str, shares: Mapping[str, np.ndarray]) -> list[str]:
+    """Micrographs of which the coordinates end where those of binned ones would, while others fill theirs."""
+    binned = [name for name, each in shares.items() if len(each) >= FEW_PARTICLES and any(
+        ((1 - ENDS_BEFORE) / binning <= each.max(axis=0)).all() and (each.max(axis=0) <= 1 / binning).all()
+        for binning in (2, 3, 4))]
+    if not binned:
         return []
-    scale = f" {1 / round(largest):.3g}" if largest >= 1.5 else ""
-    return [f"{outside} of {len(together)} coordinates lie outside the micrographs ({ends}). If they are those of "
-            f"micrographs before binning, give --coordinate-scale{scale}"]
+    return [f"all {what} of {len(binned)} of {len(shares)} micrographs ({_some(binned)}) lie in the lower left "
+            "quarter. They may be those of binned micrographs, which the others are not"]
 
 
 def _number(data: TrainingSet) -> list[str]:

@@ -18,6 +18,7 @@ from ...atomic import atomic_write
 from ...errors import DeepEMError
 from ...micrographs.find import IMAGE_ENDINGS
 from ...startables import StarTable
+from ...textfiles import open_text
 from ..coordinates import Coordinates
 from ..parse import gather, parse_number
 
@@ -157,7 +158,7 @@ def star_column(table: StarTable, label: str) -> list[str | None]:
 def reading(path: Path) -> Iterator[IO[str]]:
     """Open a text file; raises DeepEMError where it cannot be read."""
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        with open_text(path, newline="") as handle:
             yield handle
     except OSError as error:
         raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
