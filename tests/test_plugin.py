@@ -24,6 +24,9 @@ from deepem_scipion.deepem.training import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "deepem_scipion"
+CONTACT = "scipion@cnb.csic.es"  # of those who host the plugins
+TEXT_SUFFIXES = ("", ".py", ".md", ".rst", ".toml", ".conf", ".js", ".html", ".template", ".yml")
+REGISTRIES = r"pypi\.org|pythonhosted\.org|anaconda\.org|conda\.io|npmjs\.|crates\.io"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,18 @@ def test_package_data_and_logo_exist():
 def test_the_version_literal_is_the_version_of_the_distribution():
     assert deepem_scipion.__version__ == version("scipion-em-deepem")
     assert (ROOT / "CHANGES.txt").read_text().startswith(f"{deepem_scipion.__version__}:")
+
+
+def test_the_addresses_of_the_project_agree_and_are_none_of_a_package_registry():
+    metadata = (ROOT / "pyproject.toml").read_text()
+    urls = re.findall(r'^\w+ = "(https://.*)"$', metadata.split("[project.urls]")[1].split("[tool")[0], re.MULTILINE)
+    assert len(urls) == 5 and all(url.startswith(deepem_scipion.Plugin._url) for url in urls)
+    assert f'email = "{CONTACT}"' in metadata
+    patterns = "deepem_scipion/**/*", "docs/*", "benchmarks/*.py", "*.rst", "*.toml", "setup.py", "Makefile"
+    texts = [path for pattern in patterns for path in ROOT.glob(pattern)
+             if path.is_file() and path.suffix in TEXT_SUFFIXES]
+    found = [path for path in texts if re.search(REGISTRIES, path.read_text(encoding="utf-8"))]
+    assert len(texts) > 200 and found == []
 
 
 def test_every_citation_is_in_the_bibliography(protocols):
