@@ -208,6 +208,14 @@ def test_bytes_have_a_sign_unless_the_stamp_of_imod_or_the_range_in_the_header_s
     np.testing.assert_array_equal(read_pixels(tmp_path / "b.mrc.bz2"), read_pixels(path))
 
 
+@pytest.mark.parametrize("mean, kind", [(120, np.uint8), (0, np.int8)])
+def test_bytes_of_which_the_header_does_not_give_the_range_get_the_sign_with_which_they_spread_less(
+        tmp_path, mean, kind):
+    pixels = np.rint(noise() + mean - 100).astype(kind)
+    path = with_header(write_mrc(tmp_path / "a.mrc", pixels.view("i1")), at76=0.0, at80=0.0)
+    np.testing.assert_array_equal(read_pixels(path), pixels)
+
+
 @pytest.mark.parametrize("columns", [16, 17])
 def test_pixels_of_4_bits_are_read(tmp_path, columns):
     pixels = np.random.default_rng(0).integers(0, 16, (9, columns), np.uint8)

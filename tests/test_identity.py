@@ -117,6 +117,15 @@ def test_accents_may_be_written_in_two_ways():
     assert match.pairs == {"a/gr\u00f6\u00dfe": "b/gro\u0308\u00dfe"} and "by file name" in match.describe()
 
 
+@pytest.mark.parametrize("ending", ["_extract", "_automatch"])
+def test_files_of_picks_of_relion_and_gautomatch_belong_to_their_micrographs(tmp_path, ending):
+    table = COORDINATES.format("").replace("_rlnMicrographName #1\n", "") + "1 2\n"
+    for name in (f"a{ending}", "a_rejected"):
+        (tmp_path / f"{name}.star").write_text(table)
+    match = match_names(["mics/a"], read_coordinates(tmp_path), ("micrographs", "coordinates"))
+    assert match.pairs == {"mics/a": f"a{ending}"} and match.only_second == ("a_rejected",)
+
+
 def test_a_number_at_the_end_of_a_name_is_no_extension(tmp_path):
     (tmp_path / "all.star").write_text(COORDINATES.format("") + "May08_03.05.02 1 2\nm/May08_03.05.17 3 4\n")
     assert list(read_coordinates(tmp_path / "all.star")) == ["May08_03.05.02", "m/May08_03.05.17"]

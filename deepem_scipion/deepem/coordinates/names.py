@@ -22,8 +22,8 @@ from ..micrographs.find import has_own_name, real_path
 # Endings that programs append to the name of a micrograph to name its file of picks.
 _PICKS = re.compile(r"(_autopick|_manualpick|_coords|_picks)$")
 # What is left of a double extension such as .mrc.gz, and the endings of _PICKS.
-_FILE_ENDINGS = re.compile(r"(\.mrcs?|\.tiff?|\.eer|_autopick|_manualpick|_coords|_picks|_boxes|_particles)$",
-                           re.IGNORECASE)
+_FILE_ENDINGS = re.compile(r"(\.mrcs?|\.tiff?|\.eer|_autopick|_manualpick|_coords|_picks|_boxes|_particles"
+                           r"|_extract|_automatch)$", re.IGNORECASE)
 # Endings of movies and of motion correction: SerialEM, EPU, MotionCor2, RELION, cryoSPARC, Scipion, Appion; and
 # cryoSPARC's number.
 _PROCESSING = re.compile(r"[-_.](dws?|nodw|aligned|aligned_mic|patch_aligned|rigid_aligned|doseweighted|fractions|eer"

@@ -30,8 +30,8 @@ JOINT_FILE = "picks.star"
 EXPORTS = "export"
 # Files of other formats of a folder are read only if it has none of these.
 _MAIN_KINDS = (".box", ".star")
-# STAR files that RELION writes into the folder of every job, without coordinates.
-_JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star")
+# Files that RELION and Xmipp write into the folder of every job, without coordinates.
+_JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star", "config.xmd")
 # Centres of the same picks in a .box and a .star file differ at most by this along x and y: corners are whole pixels.
 _ROUNDING_PX = 1.0
 

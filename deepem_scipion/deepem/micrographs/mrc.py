@@ -46,6 +46,8 @@ class MrcHeader:
         Type of the pixels, with byte order; of two pixels side by side in mode 101.
     data_offset : int
         Bytes before the first pixel.
+    sign_unknown : bool
+        Whether the header does not say if bytes have a sign.
     """
 
     shape: tuple[int, int]
@@ -53,6 +55,7 @@ class MrcHeader:
     mode: int
     dtype: np.dtype[Any]
     data_offset: int
+    sign_unknown: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -115,7 +118,18 @@ def read_mrc_pixels(path: Path) -> tuple[tuple[int, int], np.ndarray]:
     with open_mrc(path) as (header, stream):
         content = stream.read(header.n_bytes)
     data = np.frombuffer(content, header.dtype, len(content) // header.dtype.itemsize)
+    if header.sign_unknown:
+        data = _with_probable_sign(data)
     return header.shape, _unpack(data, header.shape) if header.mode == _HALF_BYTES else data
+
+
+def _with_probable_sign(data: np.ndarray) -> np.ndarray:
+    """Bytes without sign if their values, read so, spread less: with it the brightest would be the darkest."""
+    without: np.ndarray = data.view(np.uint8)
+    numbers, values = np.bincount(without, minlength=256), np.arange(256, dtype=np.uint8)
+    spread, spread_with_sign = (np.cov(each.astype(float), fweights=numbers, ddof=0)
+                                for each in (values, values.view(np.int8)))
+    return without if spread < spread_with_sign else data
 
 
 def _unpack(data: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -148,10 +162,12 @@ def _parse_header(path: Path, start: bytes) -> MrcHeader:
                           "Copy or write the file again.")
     _check_axes(path, int(header.mapc), int(header.mapr))
     pixel_sizes = _pixel_size(header.cella.x, header.mx), _pixel_size(header.cella.y, header.my)
-    signed = bool(flags & _IMOD_SIGNED) if stamp == _IMOD_STAMP else not header.dmin < header.dmax > 127
+    sign_unknown = mode == _BYTES and stamp != _IMOD_STAMP and not header.dmin < header.dmax
+    signed = bool(flags & _IMOD_SIGNED) if stamp == _IMOD_STAMP else sign_unknown or header.dmax <= 127
     kind = "u1" if mode == _BYTES and not signed else _DTYPES[mode]
     dtype = np.dtype(kind).newbyteorder(header.mode.dtype.byteorder)
-    return MrcHeader((rows, columns), pixel_sizes if all(pixel_sizes) else None, mode, dtype, _HEADER_BYTES + extended)
+    return MrcHeader((rows, columns), pixel_sizes if all(pixel_sizes) else None, mode, dtype, _HEADER_BYTES + extended,
+                     sign_unknown)
 
 
 def _check_axes(path: Path, column_axis: int, row_axis: int) -> None:
