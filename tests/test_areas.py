@@ -22,7 +22,7 @@ from deepem_scipion.deepem.evaluation.areas import (
     disc_counts,
     summarise_counts,
 )
-from deepem_scipion.deepem.evaluation.frames import other_frame, upside_down
+from deepem_scipion.deepem.evaluation.frames import by_chance, other_frame, upside_down
 
 points = st.lists(st.tuples(st.integers(-5, 45), st.integers(-5, 35)), max_size=6).map(
     lambda found: np.array(found, float).reshape(-1, 2))
@@ -110,6 +110,32 @@ def test_picks_in_another_frame_are_recognised_and_incomplete_ones_are_not(chang
     assert other_frame(truth, {"a": coordinates([])}, 10) is None
     many = {"a": coordinates(rng.uniform(0, 900, (100_000, 2)))}
     assert other_frame(many, many, 10) is None and upside_down(many, many, 10) is None  # takes no memory
+
+
+def test_picks_of_other_micrographs_are_correct_by_chance_and_poor_ones_are_not():
+    rng = np.random.default_rng(0)
+    places = [rng.uniform(0, 1000, (60, 2)) for _ in range(4)]
+    truth = {"a": coordinates(places[0]), "b": coordinates(places[1])}
+    others = {"a": coordinates(places[2]), "b": coordinates(places[3])}
+    correct, mirrored = by_chance(truth, others, 40)
+    # A place is within 40 px of one of 60 particles with a probability of 1 - exp(-60 pi 0.04^2) = 0.26.
+    assert correct == pytest.approx(31, abs=12) and mirrored == pytest.approx(31, abs=12)
+    assert by_chance(truth, truth, 40) is None
+    half = {name: coordinates(np.concatenate([found.centres_xy[:30], others[name].centres_xy[:30]]))
+            for name, found in truth.items()}
+    assert by_chance(truth, half, 40) is None
+    assert by_chance({"a": coordinates(places[0][:19])}, others, 40) is None  # too few for a statement
+    assert by_chance(truth, {"a": coordinates(places[0] - 5000)}, 40)[0] == 0
+
+
+def test_the_program_says_that_picks_are_correct_by_chance(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for side in ("truth", "picks"):
+        (tmp_path / side).mkdir()
+        write_box(tmp_path / side / "a.box", rng.uniform(0, 1000, (60, 2)), np.ones(60), 100)
+    assert main(["evaluate", "--truth", str(tmp_path / "truth"), "--picks", str(tmp_path / "picks"), "--distance",
+                 "40"]) == 0
+    assert "of their mirror images: no more than by chance" in capsys.readouterr().err
 
 
 def test_the_program_names_the_other_frame(sets, capsys):

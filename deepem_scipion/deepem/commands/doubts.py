@@ -56,7 +56,7 @@ def warn_before(options: argparse.Namespace, compared: Compared) -> None:
 
 def warn_after(options: argparse.Namespace, compared: Compared, matches: Mapping[str, Matches],
                result: Mapping[str, Any]) -> None:
-    """Warn of a region or threshold that leaves nothing, and of picks in another frame than the reference.
+    """Warn of a region or threshold that leaves nothing, and of picks in another frame, or correct by chance.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def warn_after(options: argparse.Namespace, compared: Compared, matches: Mapping
     result : mapping
         Figures.
     """
-    from ..evaluation.frames import other_frame, upside_down
+    from ..evaluation.frames import by_chance, other_frame, upside_down
 
     sides = compared.truth, compared.picks, options.distance
     particles, picks = (sum(len(found.scores) for found in side.values()) for side in sides[:2])
@@ -88,3 +88,6 @@ def warn_after(options: argparse.Namespace, compared: Compared, matches: Mapping
         log.warning("warning: the picks seem to be in another frame than the reference coordinates: %d fit as they "
                     "are, %d %s. Check which of the two is right: corners or centres, columns or rows, binning", before,
                     after, change)
+    elif chance := by_chance(*sides):
+        log.warning("warning: %d picks are correct, and %.0f of their mirror images: no more than by chance. Check "
+                    "that both sides are of the same micrographs, and in pixels of the same frame", *chance)

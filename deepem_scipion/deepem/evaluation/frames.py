@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Picks in another frame than the reference: upside down, with x and y exchanged, moved, or of another scale."""
+"""Picks in another frame than the reference (upside down, x and y exchanged, moved, of another scale), or unrelated."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _FACTORS = (0.25, 1 / 3, 0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0, 3.0, 4.0)
 # Picks are moved by at most this many times the distance of a correct pick: corners lie 1.5 times from centres, as the
 # distance is half a diameter and the box 1.5.
 _MOVES = 3.0
+# Particles and picks from which on, and standard deviations of a count within which, picks may be correct by chance.
+_ENOUGH, _DEVIATIONS = 20, 3.0
 
 
 def upside_down(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
@@ -82,6 +84,41 @@ def other_frame(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinate
     found = [(change, *counts) for change, function in changes.items()
              if (counts := _compare(truth, picks, names, distance_px, function))]
     return max(found, key=lambda each: each[2], default=None)
+
+
+def by_chance(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
+              distance_px: float) -> tuple[int, float] | None:
+    """Check whether picks are correct no more often than their mirror images, which do not belong to the particles.
+
+    Parameters
+    ----------
+    truth, picks : mapping of str to Coordinates
+        By name of the micrograph.
+    distance_px : float
+        Maximum distance of a correct pick in pixels.
+
+    Returns
+    -------
+    tuple of int and float or None
+        Numbers of correct picks, and of correct mirror images (mean of three), on the micrographs with the most
+        particles; None if there are clearly more of the former, or too few particles or picks.
+    """
+    names = _largest(truth, picks)
+    if min(sum(len(side[name].scores) for name in names) for side in (truth, picks)) < _ENOUGH:
+        return None
+    counts = np.zeros(4)
+    for name in names:
+        truth_xy, picks_xy = truth[name].centres_xy, picks[name].centres_xy
+        together = np.concatenate([truth_xy, picks_xy])
+        if not len(together):
+            continue
+        mirror_xy = together.min(axis=0) + together.max(axis=0) - picks_xy
+        for number, axes in enumerate(([], [0], [1], [0, 1])):
+            moved = picks_xy.copy()
+            moved[:, axes] = mirror_xy[:, axes]
+            counts[number] += match(moved, picks[name].scores, truth_xy, distance_px).correct.sum()
+    mean = float(counts[1:].mean())
+    return None if counts[0] > mean + _DEVIATIONS * mean**0.5 else (int(counts[0]), mean)
 
 
 def _largest(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates]) -> list[str]:
