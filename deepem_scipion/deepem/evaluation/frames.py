@@ -23,7 +23,7 @@ _FACTORS = (0.25, 1 / 3, 0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0, 3.0, 4.0)
 # distance is half a diameter and the box 1.5.
 _MOVES = 3.0
 # Particles and picks from which on, and standard deviations of a count within which, picks may be correct by chance.
-_ENOUGH, _DEVIATIONS = 20, 3.0
+_ENOUGH, _STDS = 20, 3.0
 
 
 def upside_down(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates],
@@ -118,7 +118,7 @@ def by_chance(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates]
             moved[:, axes] = mirror_xy[:, axes]
             counts[number] += match(moved, picks[name].scores, truth_xy, distance_px).correct.sum()
     mean = float(counts[1:].mean())
-    return None if counts[0] > mean + _DEVIATIONS * mean**0.5 else (int(counts[0]), mean)
+    return None if counts[0] > mean + _STDS * mean**0.5 else (int(counts[0]), mean)
 
 
 def _largest(truth: Mapping[str, Coordinates], picks: Mapping[str, Coordinates]) -> list[str]:
