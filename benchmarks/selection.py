@@ -63,7 +63,7 @@ def two_passes(scores, ranges, step):
 def picks_of(micrograph, scores, model, step):
     """Picks of each rule from a score map of a micrograph, by name of the rule."""
     from deepem_scipion.deepem.coordinates.coordinates import Coordinates
-    from deepem_scipion.deepem.picking.candidates import find_candidates, pad, pad_width
+    from deepem_scipion.deepem.picking.candidates import border_distances, find_candidates, pad, pad_width
     from deepem_scipion.deepem.picking.selection import MIN_DISTANCE, PICKED, Limits, select
 
     box, diameter_px = model.geometry.box, model.diameter_px
@@ -73,8 +73,10 @@ def picks_of(micrograph, scores, model, step):
     found = {"own": Coordinates(candidates.centres_xy[picked], candidates.scores[picked], None)}
     for shares in combinations_with_replacement(SHARES, 2):
         at, values = two_passes(scores, [share * diameter_px for share in shares], step)
-        centres = micrograph.to_input_xy(at * step + (box - 1) / 2 - pad_width(box))
-        found["{:g}, {:g}".format(*shares)] = Coordinates(centres, values.astype(float), None)
+        centres_rc = at * step + (box - 1) / 2 - pad_width(box)
+        inside = border_distances(micrograph, centres_rc) >= 0  # not in the padding of a file, as for candidates
+        found["{:g}, {:g}".format(*shares)] = Coordinates(micrograph.to_input_xy(centres_rc)[inside],
+                                                          values[inside].astype(float), None)
     return found
 
 
