@@ -114,10 +114,20 @@ def test_y_is_turned_and_boxes_get_a_size(tmp_path, monkeypatch):
     assert (tmp_path / "out/a.box").read_text() == "4\t19\t12\t12\t0.5\n"  # y = 29 - 4 = 25
 
 
+def test_coordinates_of_binned_micrographs_are_multiplied(tmp_path):
+    (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\na\t10\t20\t0.5\n")
+    command = ["convert", str(tmp_path / "topaz.txt"), str(tmp_path / "out"), "--to", "relion", "--coordinate-scale"]
+    assert main([*command, "8"]) == 0
+    found = read_coordinates(tmp_path / "out" / "a_autopick.star")["a"]
+    # Binned pixel 10 covers pixels 80 to 87.
+    assert found.centres_xy.tolist() == [[83.5, 163.5]] and found.scores.tolist() == [0.5]
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["--to", "imod"], "no format that can be written"),
     (["--to", "cryosparc"], "Give the micrographs with --micrographs"),
     (["--to", "eman", "--box", "0"], "--box 0: expected"),
+    (["--to", "eman", "--coordinate-scale", "0"], "--coordinate-scale 0: expected a number above 0"),
     (["--to", "eman", "--flip-y"], "--flip-y needs"),
 ])
 def test_what_cannot_be_converted_is_refused_with_the_reason(tmp_path, arguments, words, capsys):

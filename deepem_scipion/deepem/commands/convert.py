@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "(default: from their headers)")
     group.add_argument("--box", type=float, metavar="PX", help="side of the boxes in pixels (default: that of IN)")
     add_shifts(group)
+    group.add_argument("--coordinate-scale", type=float, default=1.0, metavar="F", help="multiply the coordinates by "
+                       "F, for those of micrographs binned by F (default: %(default)g)")
     group.add_argument("--flip-y", action="store_true", help="count y from the other side, for coordinates of "
                        "micrographs that another program holds upside down")
 
@@ -57,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     from ..coordinates.formats.registry import check_formats, write_files
     from ..picking.results import PickingResults
 
-    for name, value in (("box", options.box), ("pixel-size", options.pixel_size)):
+    for name, value in (("box", options.box), ("pixel-size", options.pixel_size),
+                        ("coordinate-scale", options.coordinate_scale)):
         if value is not None and not 0 < value < 1e6:
             raise DeepEMError(f"--{name} {value:g}: expected a number above 0")
     formats = check_formats(options.to)
@@ -83,9 +86,11 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
 
     paths = find_micrographs(options.micrographs) if options.micrographs else {}
     if PickingResults(options.input).exists():
+        if options.coordinate_scale != 1:
+            raise DeepEMError(f"{options.input} has picks in pixels of its micrographs: leave out --coordinate-scale")
         return picks_of_run(PickingResults(options.input), paths)
     headers = MicrographHeaders(paths, options.pixel_size)
-    found = read_assigned(options.input, paths, options.apply_shifts, options.pixel_size)
+    found = read_assigned(options.input, paths, options.apply_shifts, options.pixel_size, options.coordinate_scale)
     short = short_names(found)
     return [MicrographPicks(short[name], str(paths.get(name, f"{name}.mrc")), coordinates, headers.get(name))
             for name, coordinates in found.items()]

@@ -50,8 +50,8 @@ def warn_before(options: argparse.Namespace, compared: Compared) -> None:
         if min(ends) > 0 and max(ends) > MAX_RATIO * min(ends):
             small, large = (options.truth, options.picks) if ends[0] < ends[1] else (options.picks, options.truth)
             log.warning("warning: the coordinates in %s end at %.4g px, those in %s at %.4g px: they may be those of "
-                        "micrographs that were binned by %.2g", small, min(ends), large, max(ends),
-                        max(ends) / min(ends))
+                        "micrographs that were binned by %.2g; `deepem convert --coordinate-scale` multiplies them",
+                        small, min(ends), large, max(ends), max(ends) / min(ends))
 
 
 def warn_after(options: argparse.Namespace, compared: Compared, matches: Mapping[str, Matches],
