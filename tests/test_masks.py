@@ -101,6 +101,9 @@ def test_masks_are_found_by_name(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(DeepEMError, match="none of the 0 images is a mask"):
         find_masks(tmp_path / "none", micrographs)
+    (tmp_path / "masks" / "b.tif").unlink()
+    with pytest.raises(DeepEMError, match=r"a\.mrc is the micrograph itself, which cannot be its mask"):
+        find_masks(tmp_path / "masks" / "sub" / "..", {"a": tmp_path / "masks" / "a.mrc"})
 
 
 def test_a_candidate_in_the_mask_is_rejected_and_suppresses_no_other(tmp_path):

@@ -206,6 +206,13 @@ def test_coordinates_given_twice_sides_exchanged_and_limits_that_leave_nothing_a
         assert said in warnings(capsys)
 
 
+def test_a_plot_of_an_unknown_format_is_refused_before_the_evaluation(blobs, capsys):
+    boxes = str(blobs[0] / "boxes")
+    assert main(["evaluate", "--distance", "8", "--truth", boxes, "--picks", boxes, "--plot", "curve.foo"]) == 2
+    printed = capsys.readouterr()
+    assert "--plot curve.foo: expected a name that ends with .png, .pdf, .svg" in printed.err and printed.out == ""
+
+
 def test_negatives_of_other_micrographs_are_refused_and_a_set_without_any_is_said(blobs, tmp_path, capsys):
     for name in ("elsewhere", "empty", "no folder of boxes"):
         (tmp_path / name).mkdir()

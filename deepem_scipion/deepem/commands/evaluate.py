@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("deepem")
 
+PLOTS = (".png", ".pdf", ".svg")
 # Of boxes and discs, in pixels.
 _MAX_SIZE = 10_000
 
@@ -100,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.metrics import curve, summarise
 
     threshold = _threshold(options.threshold)
+    if options.plot and options.plot.suffix.lower() not in PLOTS:
+        raise DeepEMError(f"--plot {options.plot}: expected a name that ends with {', '.join(PLOTS)}")
     options.files = _files(options)
     compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(options.files))
     _set_lengths(options, compared)

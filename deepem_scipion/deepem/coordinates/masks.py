@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DeepEMError
-from ..micrographs.find import IMAGE_ENDINGS
+from ..micrographs.find import IMAGE_ENDINGS, real_path
 from ..micrographs.images import read_pixels
 from ..micrographs.limits import check_shape, format_shape
 from .names import NameMatch, by_micrograph
@@ -102,7 +102,8 @@ def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> tuple[dic
     Raises
     ------
     DeepEMError
-        If the folder cannot be read, no mask is found, or it is not clear to which micrograph one belongs.
+        If the folder cannot be read, no mask is found, one is the micrograph itself, or it is not clear to which
+        micrograph one belongs.
     """
     try:
         files = sorted(path for path in Path(folder).rglob("*")
@@ -120,6 +121,8 @@ def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> tuple[dic
         raise DeepEMError(f"{folder}: none of the {len(files)} images is a mask of one of the {len(micrographs)} "
                           f"micrographs. Expected files named like them ({', '.join(ENDINGS)}), perhaps with _mask at "
                           "the end.")
+    if same := [path for name, path in masks.items() if real_path(path) == real_path(micrographs[name])]:
+        raise DeepEMError(f"{same[0]} is the micrograph itself, which cannot be its mask. Expected a folder of masks.")
     return masks, match
 
 
