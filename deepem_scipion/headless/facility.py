@@ -3,8 +3,9 @@
 """From micrographs, which may still be arriving in a folder, to 2D classes in a Scipion project without a display.
 
 `python -m deepem_scipion.headless.facility --micrographs FOLDER --pixel-size A --diameter A --project NAME` runs the
-workflow of templates/from-nothing.json.template, which picks with the general model; with --model instead of --diameter
-it is that of templates/facility.json.template. After an interruption or a failure the same command resumes it.
+workflow of templates/from-nothing.json.template, which picks with the general model, and again with one that learns
+from the first micrographs; with --model instead of --diameter it is that of templates/facility.json.template. After an
+interruption or a failure the same command resumes it.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def parse(argv):
     add("--micrographs", type=Path, required=True, metavar="FOLDER", help="folder to which the micrographs are written")
     add("--pattern", default="*.mrc", help="names of the micrographs in the folder")
     add("--pixel-size", type=float, required=True, metavar="A", help="of the micrographs, in angstrom")
-    add("--diameter", type=float, metavar="A", help="particle diameter in angstrom, to pick with the general model")
+    add("--diameter", type=float, metavar="A", help="particle diameter in angstrom, to start without a model")
+    add("--learn", type=int, default=20, metavar="N", help="without a model one learns from the first N micrographs")
     add("--model", type=Path, metavar="FILE", help="DeepEM model of the particle, instead of the diameter")
     add("--project", required=True, metavar="NAME", help="a new project, or the one to resume")
     add("--box", type=int, metavar="PX", help="side of the particle boxes; default: 1.5 diameters")
@@ -96,8 +98,11 @@ def values_of(options):
         diameter_angst = options.diameter or read_card(options.model)["diameter_angst"]
     except DeepEMError as error:
         raise FacilityError(f"--model: {error}") from error
+    if options.learn < 1:
+        raise FacilityError(f"--learn {options.learn}: expected a number of micrographs, 1 or more")
+    unused = ("project", "home", "learn") if options.model else ("project", "home")
     values = {name: value for name, value in vars(options).items()
-              if name not in ("project", "home") and value is not None or name == "box"}
+              if name not in unused and value is not None or name == "box"}
     values.update(micrographs=str(options.micrographs.resolve()), mask=round(MASK_PER_DIAMETER * diameter_angst))
     if options.model:
         values["model"] = str(options.model.resolve())
@@ -135,7 +140,7 @@ def run(name, values):
             raise FacilityError(f"another command is running project {name}") from None
         if not workflows.run_all(project, workflows.describe_facility):
             return FAILED
-    pick = project.getProtocolsByClass("ProtDeepEMPick")[0]
+    pick = project.getProtocolsByClass("ProtDeepEMPick")[-1]
     failed = [name for name, found in workflows.picked_micrographs(pick).items() if not found.ok]
     if failed:
         say(f"not picked: {', '.join(failed[:5])}{' ...' if len(failed) > 5 else ''}; the reasons are in "

@@ -34,7 +34,7 @@ def fill(template, values):
     Parameters
     ----------
     template : str
-        `facility` or `train-and-pick`.
+        `facility`, `from-nothing` or `train-and-pick`.
     values : dict
         Values of fields by their aliases; other fields keep their defaults.
 
@@ -236,15 +236,16 @@ def _stop(project, run):
 
 
 def describe_facility(runs):
-    """Describe the progress of the runs of the facility template in one line."""
-    runs = {run.getClassName(): run for run in runs}
-    picked = Counter("ok" if found.ok else "failed" for found in picked_micrographs(runs["ProtDeepEMPick"]).values())
-    sizes = [getattr(getattr(runs[name], output, None), "getSize", int)()
+    """Describe the progress of the runs of a facility template in one line; of picking the last run that has begun."""
+    begun = [run for run in runs if run.getClassName() != "ProtDeepEMPick" or picked_micrographs(run)]
+    latest = {run.getClassName(): run for run in [*runs[::-1], *begun]}
+    picked = Counter("ok" if found.ok else "failed" for found in picked_micrographs(latest["ProtDeepEMPick"]).values())
+    sizes = [getattr(getattr(latest[name], output, None), "getSize", int)()
              for name, output in (("ProtImportMicrographs", "outputMicrographs"),
                                   ("ProtDeepEMPick", "outputCoordinates"),
                                   ("ProtRelionExtractParticles", "outputParticles"),
                                   ("ProtRelionClassify2D", "outputClasses"))]
-    active = [run.getObjLabel() for run in runs.values() if run.isActive()]
+    active = [run.getObjLabel() for run in runs if run.isActive()]
     return ("{} micrographs imported, {ok} picked, {failed} failed, {} picks, {} particles extracted, {} classes"
             .format(*sizes, ok=picked["ok"], failed=picked["failed"]) + f"; running: {', '.join(active) or 'nothing'}")
 

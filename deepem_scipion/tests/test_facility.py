@@ -224,6 +224,18 @@ class TestFacility(BaseTest):
         self.assertEqual(status, 2)
         self.assertIn("classes was 2 and is 3", output)
 
+    def test_without_a_model_one_learns_from_the_first_micrographs_and_picks_all_again(self):
+        command = code_under("One command").replace('--model "$MODEL"', f"--diameter {SCENE.diameter_angst} --learn 2")
+        output, status = self.finish(self.start(command, PROJECT="nothing"))
+        self.assertEqual(status, 0, output)
+        runs = Manager().loadProject("nothing").getRuns()
+        general, learnt = (run for run in runs if run.getClassName() == "ProtDeepEMPick")
+        train = next(run for run in runs if run.getClassName() == "ProtDeepEMTrain")
+        self.assertIn("on 2 micrographs without coordinates", " ".join(train.summary()))
+        self.assertTrue(general.getObjId() < train.getObjId() == learnt.inputModel.getObjValue().getObjId())
+        self.assertEqual(len(general.outputCoordinates.getUniqueValues("_micId")), 5)
+        self.check(Manager().loadProject("nothing"), self.paths("12345"))
+
     @needs_app
     def test_the_script_runs(self):
         (self.folder / "night.py").write_text(code_under("A script"))
