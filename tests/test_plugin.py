@@ -11,11 +11,13 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 from pwem.protocols import EMProtocol, ProtParticlePickingAuto
 from pyworkflow import Config
+from test_scipion_python import OF_THE_PROGRAM
 
 import deepem_scipion
 from deepem_scipion import constants
@@ -121,6 +123,24 @@ def test_discovery_loads_no_library_that_the_framework_has_not_loaded():
             "('protocols', 'viewers', 'wizards', 'objects', 'constants', 'convert', 'bibtex', 'plugin')]; "
             "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)")
     assert run_python(code).split() == ["deepem_scipion"]
+
+
+def test_whatever_scipion_imports_of_the_method_needs_none_of_the_libraries_of_the_program():
+    """Those in functions as well: a viewer may be opened where the program has a Python of its own."""
+    wanted = set()
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[1] in ("deepem", "tests") or parts[-1] == "demo":  # `make demo` has one environment for all
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = resolve_name("." * node.level + (node.module or ""), ".".join(parts[:-1]))
+                wanted |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    modules = sorted(name for name in wanted if name.startswith("deepem_scipion.deepem.")
+                     and (ROOT / name.replace(".", "/")).with_suffix(".py").exists())
+    assert "deepem_scipion.deepem.report.model_plots" in modules
+    assert run_python(f"import importlib, sys; sys.modules.update(dict.fromkeys({OF_THE_PROGRAM}, None)); "
+                      f"[importlib.import_module(name) for name in {modules}]; print('all')") == "all\n"
 
 
 def test_the_method_needs_no_scipion_and_loads_tensorflow_only_when_a_network_is_made():

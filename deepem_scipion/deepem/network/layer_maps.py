@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .geometry import Geometry
-from .scan import Weights
+
+if TYPE_CHECKING:  # Scipion's own Python shows these maps, and has nothing to scan with
+    from .scan import Weights
 
 
 def feature_maps(geometry: Geometry, weights: Weights, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
