@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Picking of particles with a trained network."""
+"""Picking of particles with the general model or a trained one."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ from ..deepem.picking.export import write_star
 from ..deepem.picking.results import PickingResults
 from ..deepem.picking.scale import MAX_FACTOR, scale_warnings
 from ..deepem.picking.selection import REASON_LABELS
-from ..deepem.picking.summary import summarise_run
+from ..deepem.picking.summary import MicrographResult, summarise_run
 from ..deepem.picking.table import write_failures
 from ..program import ProgramError
 from .form_pick import THRESHOLD_AUTO, THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_FIXED, THRESHOLD_PRECISION, PickForm
@@ -164,11 +164,12 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
         """Write the tables and the report of the run; fail if all micrographs failed."""
         failed = self._getFailed()
         pwutils.makePath(self.getCoordsDir())
-        write_failures(self._getFailedFile(), failed)
-        self.getResults().refresh()
+        results = self.getResults()
+        results.write_failed({name: MicrographResult("", reason) for name, reason in failed.items()})
+        results.refresh()
         self._writeStar()
         # Without the queue: it takes seconds and no GPU.
-        model = str(self.getResults().path("model")) if self.isGeneral() else self.inputModel.get().getFileName()
+        model = str(results.path("model")) if self.isGeneral() else self.inputModel.get().getFileName()
         done = program.run("report", self.getCoordsDir(), *(["--model", model] if os.path.exists(model) else []),
                            "--output", self._getReportFile())
         if done.status:

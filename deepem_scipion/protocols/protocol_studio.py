@@ -80,21 +80,21 @@ class ProtDeepEMStudio(StudioOutputs, DeepEMProgram, ProtParticlePicking):
         model = self.inputModel.get()
         coordinates = self.inputCoordinates.get() if model is None else None
         arguments = [*studio_arguments(self._getExtraPath(), self.inputMicrographs.get(), mics, coordinates,
-                                       self.getProject()), "--project", self.getStudioDir(), "--save"]
+                                       self.getProject()), "--project", str(self.getStudio().folder), "--save"]
         if model is not None:
             return [*arguments, "--model", model.getFileName()]
         diameter = self.particleDiameter.get() or (0 if coordinates is None else usual_diameter(coordinates))
         # What was measured in the studio is kept there.
-        resumed = os.path.exists(os.path.join(self.getStudioDir(), "studio.json"))
+        resumed = self.getStudio().exists()
         return [*arguments, *(["--diameter", f"{diameter:g}"] if diameter and not resumed else [])]
 
     def _createOutputs(self, mics):
         found = {}
         for _ in self.readStudio(mics, "", found):
             pass
-        learnt = os.path.join(self.getStudioDir(), "output", "model.deepem")
-        if os.path.exists(learnt):
-            found[MODEL] = convert.read_model(learnt)
+        learnt = self.getStudio().output.path("model")
+        if learnt.exists():
+            found[MODEL] = convert.read_model(str(learnt))
         self._defineOutputs(**found)
         for each in found.values():
             self._defineSourceRelation(self.inputMicrographs, each)

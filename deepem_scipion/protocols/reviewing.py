@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Outputs of what was picked and corrected in the studio."""
 
-import os
+from pathlib import Path
 
 from pwem.protocols.protocol_particles_picking import ProtParticlePickingOutput
 from pyworkflow.object import Pointer
 
 from .. import convert
-from ..deepem.coordinates.read import read_coordinates
+from ..deepem.studio.project import StudioProject
 
 OUTPUT, NEGATIVES, MODEL = ProtParticlePickingOutput.outputCoordinates.name, "outputNegatives", "outputModel"
 
@@ -16,9 +16,9 @@ OUTPUT, NEGATIVES, MODEL = ProtParticlePickingOutput.outputCoordinates.name, "ou
 class StudioOutputs:
     """Registers what the studio saved. To be inherited together with a protocol of picking."""
 
-    def getStudioDir(self):
-        """Return the folder of the studio's session."""
-        return self._getExtraPath("studio")
+    def getStudio(self):
+        """Return the files of the studio's session."""
+        return StudioProject(Path(self._getExtraPath("studio")))
 
     def readStudio(self, mics, suffix, found):
         """Make coordinates of the picks and of the negatives, one micrograph at a time.
@@ -37,15 +37,14 @@ class StudioOutputs:
         int
             Number of micrographs read so far.
         """
-        folder, number = self.getStudioDir(), 0
-        for output, source in ((OUTPUT, "output"), (NEGATIVES, "negatives")):
+        studio, number = self.getStudio(), 0
+        for output, source in ((OUTPUT, studio.output), (NEGATIVES, studio.negatives)):
             coordinates = self._createSetOfCoordinates(self.inputMicrographs, f"_{output}{suffix}")
             box_px = 0
             for name, mic in mics.items():
-                path = os.path.join(folder, source, name + ".box")
-                if os.path.exists(path):
-                    box_px = box_px or next(iter(read_coordinates(path).values())).box_px or 0
-                    for item in convert.read_picks(path, mic):
+                if source.has_picks(name):
+                    box_px = box_px or source.read_picks(name).box_px or 0
+                    for item in convert.read_picks(source.path("box", name), mic):
                         coordinates.append(item)
                 number += 1
                 yield number // 2
@@ -93,7 +92,7 @@ class CorrectedPicks(StudioOutputs):
         comment = _comment(found[OUTPUT + suffix].getSize(), found.get(NEGATIVES + suffix), values)
         found[OUTPUT + suffix].setObjComment(comment)
         if values["turn"]:
-            found[MODEL + suffix] = convert.read_model(os.path.join(self.getStudioDir(), "output", "model.deepem"))
+            found[MODEL + suffix] = convert.read_model(str(self.getStudio().output.path("model")))
         self._defineOutputs(**found)
         for name in found:
             self._defineSourceRelation(self.inputMicrographs, Pointer(self, extended=name))

@@ -33,8 +33,8 @@ class DeepEMPickViewer(Viewer):
     def start(self, protocol):
         """Start the studio for a run; returns the StudioRun."""
         rate, model = protocol.getInputMicrographs().getSamplingRate(), protocol.inputModel.get()
-        arguments = [protocol.getCoordsDir(), "--project", protocol.getStudioDir(), "--save",
-                     "--pixel-size", repr(rate)]
+        folder = str(protocol.getStudio().folder)
+        arguments = [protocol.getCoordsDir(), "--project", folder, "--save", "--pixel-size", repr(rate)]
         if model is not None:
             arguments += ["--model", model.getFileName()]
-        return StudioRun(protocol.getStudioDir(), arguments, REGISTER)
+        return StudioRun(folder, arguments, REGISTER)

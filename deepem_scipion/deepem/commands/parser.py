@@ -19,8 +19,8 @@ GROUPS = {
     "inspect": {"studio": studio, "report": report, "info": info},
     "more": {"export": export, "demo": demo, "worker": worker},
 }
-_DESCRIPTION = ("Pick single particles in cryo-EM micrographs with DeepEM, a small convolutional network trained on "
-                "particles that you mark.")
+_DESCRIPTION = ("Pick single particles in cryo-EM micrographs with DeepEM, a small convolutional network: its general "
+                "model, or one trained on your particles.")
 _EPILOG = """`deepem COMMAND --help` describes a command.
 
 examples:

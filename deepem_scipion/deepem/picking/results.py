@@ -18,7 +18,7 @@ import numpy as np
 from ..atomic import UNFINISHED, atomic_path, atomic_write
 from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
-from ..coordinates.read import EXPORTS
+from ..coordinates.read import EXPORTS, JOINT_FILE
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
@@ -31,7 +31,7 @@ from .summary import CONTRAST_CHECKS, MicrographResult, summarise_run
 from .table import append_table, read_failures, read_table, write_failures, write_table
 
 # The files of a run, and of each micrograph by its name.
-_FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": "picks.star",
+_FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": JOINT_FILE,
           "report": "report.html", "model": "model.deepem", "diameter": "diameter.png"}
 _OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
                   "json": "json/{}.json", "picture": "pictures/{}.jpg", "export": EXPORTS + "/{}"}

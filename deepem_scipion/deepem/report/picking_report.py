@@ -100,8 +100,8 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
 def _read_run(results: PickingResults) -> _Run:
     micrographs = results.read_micrographs()
     if not micrographs:
-        raise DeepEMError(f"{results.folder}: expected the results of `deepem pick`, but there is no summary.tsv with "
-                          "micrographs")
+        raise DeepEMError(f"{results.folder}: expected the results of `deepem pick`, but there is no "
+                          f"{results.path('table').name} with micrographs")
     micrographs = dict(sorted(micrographs.items(), key=lambda item: item[1].finished or 0))
     candidates = {name: found for name, micrograph in micrographs.items()
                   if micrograph.ok and (found := _readable(partial(results.read_candidates, name)))}
@@ -128,7 +128,8 @@ def _warnings(run: _Run) -> list[str]:
     inverted = contrast.warning(run.settings.model_contrast if run.settings else None) if contrast else ""
     warnings = [f"{inverted}."] if inverted else []
     if run.settings is None:
-        warnings.append("summary.json is missing or damaged: the parameters of the run are unknown.")
+        warnings.append(f"{run.results.path('settings').name} is missing or damaged: the parameters of the "
+                        "run are unknown.")
     else:
         warnings += [f"{problem}." for problem in scale_warnings(run.micrographs, run.settings)]
     if run.failed:
@@ -171,9 +172,10 @@ def _unusual(run: _Run) -> Section:
     tables = []
     if run.failed:
         tables.append(limited_table("Failed micrographs", ("micrograph", "reason"), list(run.failed.items()),
-                                    "failed.tsv"))
+                                    run.results.path("failed").name))
     if outliers := run.summary.outliers:
-        tables.append(limited_table("Outliers", ("micrograph", "unusual"), list(outliers.items()), "summary.json"))
+        tables.append(limited_table("Outliers", ("micrograph", "unusual"), list(outliers.items()),
+                                    run.results.path("settings").name))
     return Section("Failures and outliers", tables=tables)
 
 
@@ -227,4 +229,4 @@ def _all_micrographs(run: _Run) -> Section:
                         else (None,) * 4)) for name, found in run.micrographs.items()]
     return Section("All micrographs", tables=[limited_table(
         "All micrographs in the order of the run", ("micrograph", "picks", "mean score", "candidates", "seconds"), rows,
-        "summary.tsv")])
+        run.results.path("table").name)])

@@ -140,14 +140,14 @@ class StudioProject:
         return self.folder / "edits.jsonl"
 
     @property
-    def particles(self) -> Path:
-        """Folder of .box files with the particles of the micrographs that have been edited."""
-        return self.folder / "particles"
+    def particles(self) -> PickingResults:
+        """Particles of the micrographs that have been edited, without candidates."""
+        return PickingResults(self.folder / "particles")
 
     @property
-    def negatives(self) -> Path:
-        """Folder of .box files with what was marked as a negative."""
-        return self.folder / "negatives"
+    def negatives(self) -> PickingResults:
+        """Positions that were marked as negatives, as picks."""
+        return PickingResults(self.folder / "negatives")
 
     def model(self, turn: int) -> Path:
         """Path of the model that was learnt in a turn."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ..coordinates.box import write_box
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
@@ -92,10 +91,10 @@ class Session:
         for name, marks in self.log.marks.items():
             if name not in self.settings.micrographs:
                 continue
-            for kind, folder in ((PARTICLE, self.project.particles), (NEGATIVE, self.project.negatives)):
+            for kind, results in ((PARTICLE, self.project.particles), (NEGATIVE, self.project.negatives)):
                 values = np.array([mark.values for mark in marks if mark.kind == kind], float).reshape(-1, 3)
-                folder.mkdir(exist_ok=True)
-                write_box(folder / f"{name}.box", values[:, :2], values[:, 2], self.box_px)
+                results.folder.mkdir(exist_ok=True)
+                results.write_picks(name, values[:, :2], values[:, 2], self.box_px)
 
     # -- candidates
 

@@ -102,7 +102,7 @@ class Teacher:
         results.write_star(star, settings.pixel_size_angst, Optics())
         session.write_marks()
         if settings.model is not None:
-            shutil.copyfile(settings.model, results.folder / "model.deepem")
+            shutil.copyfile(settings.model, results.path("model"))
         session.report(f"Picks saved in {results.folder}", "")
         return results.folder
 
