@@ -3,7 +3,7 @@
 #
 #   make demo       train and pick on simulated micrographs, and report precision and recall
 #   make check      style, types and the fast tests (no training, no Scipion project): between commits, two minutes
-#   make test       run all tests: a quarter of an hour
+#   make test       run all tests: up to 25 minutes on two cores
 #   make test-long  the three following, three quarters of an hour:
 #   make fuzz       the fuzz tests with many more examples
 #   make mutation   check that the tests notice changes of picking, evaluation and coordinates
