@@ -239,8 +239,8 @@ from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 TRAINING_PRESETS["default"] = replace(TRAINING_PRESETS["default"], updates_per_epoch=10)
 fit.CONVERGENCE_LOSS = 9
 if sys.argv[1] == "wait":
-    first = fit._Attempt._train_epoch
-    fit._Attempt._train_epoch = lambda attempt: time.sleep(600) if attempt.history else first(attempt)
+    epochs, ahead = [], fit.ahead
+    fit.ahead = lambda batches: time.sleep(600) if epochs else epochs.append(1) or ahead(batches)
 sys.exit(main(sys.argv[2:]))
 """
 
