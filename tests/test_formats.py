@@ -10,6 +10,7 @@ import io
 import json
 import math
 import pickle
+import re
 import struct
 
 import numpy as np
@@ -236,6 +237,26 @@ def test_a_faulty_file_is_an_error_that_names_it(tmp_path, file, content, words)
     with pytest.raises(DeepEMError) as caught:
         read_file(tmp_path / file)
     assert file in str(caught.value) and words in str(caught.value)
+
+
+NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?(?![\w.])")
+
+
+@pytest.mark.parametrize("sample", [name for name, (kind, _, content, *_) in SAMPLES.items()
+                                    if isinstance(content, str) and "json" not in kind])
+def test_a_word_in_place_of_a_number_is_an_error_that_names_file_and_line(tmp_path, sample):
+    _, file, content, score, _ = SAMPLES[sample]
+    lines, errors = content.split("\n"), []
+    at = max(range(len(lines)), key=lambda each: len(NUMBER.findall(lines[each])))  # the line of the particle
+    for number in NUMBER.finditer(lines[at]):
+        damaged = lines[at][:number.start()] + "word" + lines[at][number.end():]
+        (tmp_path / file).write_text("\n".join([*lines[:at], damaged, *lines[at + 1:]]))
+        try:
+            read_file(tmp_path / file, infos=INFOS)  # not all numbers of a line are used
+        except DeepEMError as error:
+            errors.append(str(error))
+    assert len(errors) >= (2 if score is None else 3)
+    assert all(error.startswith(f"{tmp_path / file}, line {at + 1}: expected ") for error in errors), errors
 
 
 def test_boxes_of_a_tomogram_are_refused(tmp_path):

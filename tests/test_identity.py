@@ -292,6 +292,34 @@ def test_shifts_of_an_alignment_are_subtracted_on_request(tmp_path, caplog):
         read_coordinates(angst, shifts=True)
 
 
+SHIFTED = ("data_particles\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+           "_rlnOriginXAngst #4\n_rlnOriginYAngst #5\n")
+
+
+@pytest.mark.parametrize("optics, table, centre", [
+    ("_rlnMicrographPixelSize #1\n0.5\n", "a.mrc 100 50 8 -4\n", [84, 58]),
+    ("_rlnMicrographOriginalPixelSize #1\n2\n", "a.mrc 100 50 8 -4\n", [96, 52]),
+    ("_rlnOpticsGroup #1\n_rlnImagePixelSize #2\n7 4\n", "a.mrc 100 50 8 -4\n", [98, 51]),  # the only one
+    ("_rlnImagePixelSize #1\n_rlnMicrographPixelSize #2\n4 2\n", "a.mrc 100 50 8 -4\n", [96, 52])])
+def test_shifts_in_angstrom_are_divided_by_the_pixel_size_of_the_micrographs(tmp_path, optics, table, centre):
+    (tmp_path / "p.star").write_text(f"data_optics\nloop_\n{optics}{SHIFTED}{table}")
+    assert read_coordinates(tmp_path / "p.star", shifts=True)["a"].centres_xy.tolist() == [centre]
+
+
+@pytest.mark.parametrize("optics, table, message", [
+    ("1 2.0\n2 4.0\n", "a.mrc 100 50 8 -4\n", "line 14: no pixel size for optics group ''. Expected it in the table"),
+    ("1 2.0\n", "_rlnOpticsGroup #6\na.mrc 100 50 8 -4 3\n", "line 14: no pixel size for optics group '3'. Expected"),
+    ("1 2.0\n", "a.mrc 100 50 8 left\n", "line 13: expected a number, found 'left'"),
+    ("1 wide\n", "a.mrc 100 50 8 -4\n", "line 5: expected a number, found 'wide'"),
+    ("1 2.0\n2 0\n", "a.mrc 100 50 8 -4\n", "no table has a pixel size above 0 (_rlnMicrographPixelSize). Expected")])
+def test_shifts_that_cannot_be_used_are_an_error_that_names_file_and_line(tmp_path, optics, table, message):
+    head = "data_optics\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n"
+    (tmp_path / "p.star").write_text(head + optics + SHIFTED + table)
+    with pytest.raises(DeepEMError) as caught:
+        read_coordinates(tmp_path / "p.star", shifts=True)
+    assert str(caught.value).startswith(str(tmp_path / "p.star")) and message in str(caught.value)
+
+
 # ------------------------------------------------------------------- programs
 @pytest.fixture(scope="module")
 def twins(blobs, tmp_path_factory):
