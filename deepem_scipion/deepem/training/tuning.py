@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -188,7 +188,7 @@ class _Search:
         complete, chosen = self._complete(), self.study.best_trial
         model = load_model(self.models / f"{chosen.number}.deepem")
         found = {"trials": len(self.study.trials), "complete": len(complete), "AP": chosen.value,
-                   "baseline_AP": complete[0].value, "trial": chosen.number, "parameters": chosen.params}
+                 "baseline_AP": complete[0].value, "trial": chosen.number, "parameters": chosen.params}
         save_model(self.files.model, replace(model, record=replace(model.record, tuning=found)))
         with atomic_write(self.files.tuning_report) as handle:
             handle.write("\n".join(report_lines(self.study.trials, complete[0], chosen)) + "\n")
@@ -242,8 +242,7 @@ def _validation_ap(model: Model, study: optuna.Study) -> float:
     if validation.on != "validation micrographs" or study.user_attrs.get("names", names) != names:
         raise DeepEMError("it picked nothing on the validation micrographs, or its box does not fit into all of them")
     study.set_user_attr("names", names)
-    assert validation.AP is not None
-    return validation.AP
+    return cast(float, validation.AP)
 
 
 def _stopped(trial: Trial, reason: str) -> optuna.TrialPruned:
