@@ -2,5 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The wizards of the plugin."""
 
-from .wizard_limits import DeepEMThresholdWizard  # noqa: F401
-from .wizard_size import DeepEMBoxSizeWizard, DeepEMDiameterWizard, DeepEMPickDiameterWizard  # noqa: F401
+from .wizard_limits import DeepEMThresholdWizard
+from .wizard_size import DeepEMBoxSizeWizard, DeepEMDiameterWizard, DeepEMPickDiameterWizard
+
+__all__ = ["DeepEMBoxSizeWizard", "DeepEMDiameterWizard", "DeepEMPickDiameterWizard", "DeepEMThresholdWizard"]
