@@ -36,7 +36,7 @@ def warn_before(options: argparse.Namespace, compared: Compared) -> None:
               for side in (truth, picks)]
     if any(scored[0]) and scored[1] and not any(scored[1]):
         log.warning("warning: the reference coordinates, %s, have scores, and the picks, %s, have none. Check that the "
-                    "two were not exchanged: --truth is what was marked or verified, --picks what is to be judged",
+                    "two were not exchanged: --truth is what was marked or verified, --picks what is to be evaluated",
                     options.truth, options.picks)
     common = [name for name in truth if name in picks and len(truth[name].scores) and len(picks[name].scores)]
     sides = [box for name in common for box in (truth[name].box_px, picks[name].box_px) if box]
