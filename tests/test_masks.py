@@ -55,15 +55,23 @@ def test_rows_and_columns_of_a_mask_are_in_place():
     values = np.arange(6, dtype=np.float32).reshape(2, 3) / 10
     points = np.array([[0, 0], [44.4, 0], [89, 29.4], [89, 29.6], [0, 59]])
     np.testing.assert_allclose(Mask(values).at(points, SHAPE), [0, 0.1, 0.2, 0.5, 0.3], atol=1e-6)
+    outside = np.array([[-9, -9], [99, -9], [99, 99]])
+    np.testing.assert_allclose(Mask(values).at(outside, SHAPE), [0, 0.2, 0.5], atol=1e-6)
+    np.testing.assert_array_equal(Mask(values).resized((2, 6)), np.repeat(values, 2, axis=1))
+    np.testing.assert_array_equal(Mask(values).resized((1, 1)), [[values[1, 1]]])
 
 
 def test_probabilities_stay_what_they_are(tmp_path):
+    steep = np.linspace(0, 65535, SHAPE[0] * SHAPE[1]).reshape(SHAPE).round().astype("u2")
+    np.testing.assert_array_equal(read_mask(write(tmp_path / "a.png", steep), SHAPE).values,
+                                  steep.astype("f4") / np.float32(65535))
     assert read_mask(write(tmp_path / "a.mrc", 0.3 * AREA), SHAPE).values.max() == np.float32(0.3)
     assert read_mask(write(tmp_path / "b.mrc", 0 * AREA), SHAPE).values.max() == 0
 
 
 @pytest.mark.parametrize("name, values, words", [
-    ("a.mrc", -AREA, "values down to -1"), ("a.mrc", AREA.T.copy(), "does not fit a micrograph of 60 x 90")])
+    ("a.mrc", -AREA, "values down to -1. Expected 0 where nothing is masked, up to 1"),
+    ("a.mrc", AREA.T.copy(), "does not fit a micrograph of 60 x 90")])
 def test_a_faulty_mask_is_an_error_that_names_it(tmp_path, name, values, words):
     with pytest.raises(DeepEMError) as caught:
         read_mask(write(tmp_path / name, values), SHAPE)

@@ -57,7 +57,7 @@ class Mask:
         Returns
         -------
         (n,) float64 array
-            Of the closest pixel of the mask.
+            Of the closest pixel of the mask, also for points outside the micrograph.
         """
         size = np.array(self.values.shape)
         places = np.floor((points_xy[:, ::-1] + 0.5) * size / shape).astype(int)
@@ -77,7 +77,7 @@ class Mask:
         -------
         (rows, columns) float32 array
         """
-        rows, columns = (np.clip(np.floor((np.arange(n) + 0.5) * size / n).astype(int), 0, size - 1)
+        rows, columns = (np.floor((np.arange(n) + 0.5) * size / n).astype(int)
                          for n, size in zip(shape, self.values.shape))
         return self.values[np.ix_(rows, columns)]
 
@@ -167,7 +167,7 @@ def _read_png(path: Path) -> np.ndarray:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
             check_shape(path, (image.height, image.width))
-            grey = image if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16") else image.convert("L")
+            grey = image if image.mode.startswith("I") else image.convert("L")  # those of 16 bits are "I" or "I;16"
             values = np.asarray(grey).astype(np.float32)
     except DeepEMError:
         raise
