@@ -103,6 +103,8 @@ def test_card_is_read_without_the_weights_and_names_its_format(tmp_path, model):
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(DeepEMError, match="no such model"):
         load_model(tmp_path / "none")
+    with pytest.raises(DeepEMError, match="no such model file, but a folder"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("content", [

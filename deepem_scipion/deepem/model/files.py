@@ -119,7 +119,8 @@ def _open(path: Path) -> tuple[dict[str, Any], Callable[[str, tuple[int, ...]], 
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):
-        raise DeepEMError(f"{path}: no such model file")
+        found = ", but a folder" if os.path.isdir(path) else ""
+        raise DeepEMError(f"{path}: no such model file{found}. Expected a file of `deepem train`")
     try:
         opened = safe_open(str(path), framework="numpy")
         with opened as file:
