@@ -41,12 +41,18 @@ Path(os.environ["SCIPION_HOSTS"]).write_text(
     "[localhost]\nPARALLEL_COMMAND = mpirun -np %_(JOB_NODES)d --oversubscribe %_(COMMAND)s\n")
 
 
+# Checks an installation of Scipion: tests/test_scipion_python.py makes some, and runs it there.
+collect_ignore = [str(_PROJECTS / "test_installation.py")]
+
+
 def pytest_collection_modifyitems(items):
     """Mark tests that need a Scipion project or train as slow; projects come first, then other slow tests.
 
-    So at the end no worker is left alone with a long module.
+    So at the end no worker is left alone with a long module. Modules that share a workflow have the same worker.
     """
     for item in items:
+        shares = any(each.__name__ == "WithWorkflow" for each in getattr(item.cls, "__mro__", ()))
+        item.add_marker(pytest.mark.xdist_group("workflow" if shares else item.path.name))
         if {"blob_model", "few_updates"} & set(item.fixturenames) or _PROJECTS in item.path.parents:
             item.add_marker("slow")
     items.sort(key=lambda item: (_PROJECTS not in item.path.parents, item.get_closest_marker("slow") is None))

@@ -320,7 +320,7 @@ class TestDeepEMProtocols(BaseTest):
         report = protocol._getModelFile() + ".tuning.md"
         self.assertTrue(os.path.exists(report))
         study = os.path.getsize(protocol._getStudyFile())
-        protocol.tuneMinutes.set(0.1)
+        protocol.tuneMinutes.set(0.02)
         self.launchProtocol(protocol)
         self.assertGreater(os.path.getsize(protocol._getStudyFile()), study)
         self.assertGreater(protocol.outputModel._numberOfTrials.get(), 0)

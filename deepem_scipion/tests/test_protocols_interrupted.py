@@ -16,9 +16,11 @@ import psutil
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.protocols import ProtDeepEMTrain
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.protocols import ProtDeepEMImportModel
 from deepem_scipion.tests import test_protocols_deepem as simulated
 from deepem_scipion.tests.program import needs_program
+from deepem_scipion.tests.test_protocols_models import disc_model
 
 NAMES = ("a.mrc", "b.mrc", "c.mrc", "d.mrc")
 
@@ -32,30 +34,29 @@ def running(name):
     return found
 
 
-@needs_program
 def written(protocol):
     """Which file the picks of the first micrograph are in, and when it was written."""
     found = os.stat(protocol._getExtraPath("picks", "a.box"))
     return found.st_ino, found.st_mtime_ns
 
 
+@needs_program
 class TestDeepEMInterrupted(BaseTest):
-    """One model is trained for all tests, and one undisturbed run says what the others must come to."""
+    """One undisturbed run says what the others must come to; the model is made by hand."""
 
-    # Methods of the class, not the class itself, whose tests would run here again.
-    importMicrographs, importCoordinates = (
-        vars(simulated.TestDeepEMProtocols)[name] for name in ("importMicrographs", "importCoordinates"))
+    # A method of the class, not the class itself, whose tests would run here again.
+    importMicrographs = vars(simulated.TestDeepEMProtocols)["importMicrographs"]
 
     @classmethod
     def setUpClass(cls):
         setupTestProject(cls)
         cls.folder = tempfile.mkdtemp(prefix="deepem-mics-")
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        centres = simulated.write_micrographs(cls.folder, NAMES, seed=8)
+        simulated.write_micrographs(cls.folder, NAMES, seed=8)
         cls.mics = cls.importMicrographs(cls.folder)
-        cls.train = cls.newProtocol(ProtDeepEMTrain, epochs=1, numberOfThreads=2, useGpu=False)
-        cls.train.inputCoordinates.set(cls.importCoordinates(cls.mics, centres))
-        cls.train.inputCoordinates.setExtended("outputCoordinates")
+        model = os.path.join(cls.folder, "discs.deepem")
+        save_model(model, disc_model())
+        cls.train = cls.newProtocol(ProtDeepEMImportModel, modelFile=model)
         cls.launchProtocol(cls.train)
         undisturbed = cls.pick(cls, streamingBatchSize=0)
         cls.launchProtocol(undisturbed)
@@ -63,7 +64,7 @@ class TestDeepEMInterrupted(BaseTest):
         assert min(map(len, cls.expected.values())) > 10 and set(cls.expected) == set(NAMES)
 
     def pick(self, mics=None, **params):
-        """A run that has not been started; with a threshold of 0 the model need not be good."""
+        """A run that has not been started."""
         protocol = simulated.TestDeepEMProtocols.pick(self, mics or self.mics, launch=False,
                                                       **{"thresholdMode": 3, "threshold": 0.0, **params})
         self.proj.saveProtocol(protocol)
@@ -79,14 +80,14 @@ class TestDeepEMInterrupted(BaseTest):
     def start(self, protocol):
         """Launch a run and return it with the process that does it."""
         self.proj.launchProtocol(protocol, wait=False)
-        return self.until(lambda: running("pw_protocol_run.py"))[0]
+        return self.until(lambda: running("pw_protocol_run.py"), 0.05)[0]
 
-    def until(self, condition):
-        """What the condition returns once it is true."""
+    def until(self, condition, seconds=0.002):
+        """What the condition, which is tried again and again, returns once it is true."""
         deadline = time.time() + 600
         while not (found := condition()):
             self.assertLess(time.time(), deadline, "took too long")
-            time.sleep(0.002)
+            time.sleep(seconds)
         return found
 
     def kill(self, protocol, victims, witnesses=()):
@@ -110,7 +111,7 @@ class TestDeepEMInterrupted(BaseTest):
             """The run's process and its worker, as soon as the fourth micrograph is picked."""
             process = self.start(protocol)
             box, = self.until(lambda: [path for path in glob(protocol._getTmpPath("batch_000003-*", "d.box"))
-                                       if os.path.dirname(path) not in folders])
+                                       if os.path.dirname(path) not in folders], 0.05)
             folders.add(os.path.dirname(box))
             worker, = running("worker")
             return process, worker
@@ -126,7 +127,7 @@ class TestDeepEMInterrupted(BaseTest):
 
         process, worker = start()
         worker.kill()
-        another, = self.until(lambda: [found for found in running("worker") if found != worker])
+        another, = self.until(lambda: [found for found in running("worker") if found != worker], 0.05)
         self.kill(protocol, [another], [process])
         self.assertTrue(protocol.isFailed())
         self.assertIn("deepem pick ended with status -9", protocol.getErrorMessage())

@@ -19,9 +19,11 @@ from pwem.protocols import ProtImportMicrographs
 from pyworkflow.object import Set
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.protocols import ProtDeepEMImportModel, ProtDeepEMPick, ProtDeepEMTrain
 from deepem_scipion.tests import test_protocols_deepem as common
 from deepem_scipion.tests.program import needs_program
+from deepem_scipion.tests.test_protocols_models import disc_model
 
 EPOCHS = 6
 
@@ -173,7 +175,9 @@ class TestDeepEMTraining(BaseTest):
         coordinates.close()
 
     def test_import_picking_training_and_picking_run_as_one_scheduled_workflow(self):
-        earlier = self.training(self.importCoordinates(self.mics, self.centres), epochs=2)
+        model = os.path.join(self.folder, "discs.deepem")
+        save_model(model, disc_model())
+        earlier = self.newProtocol(ProtDeepEMImportModel, modelFile=model)
         self.launchProtocol(earlier)
         folder = os.path.join(self.folder, "arriving")
         os.mkdir(folder)
@@ -182,7 +186,7 @@ class TestDeepEMTraining(BaseTest):
                                 samplingRate=common.PIXEL_ANGST, copyFiles=True, timeout="600", fileTimeout="2")
         first, second = (self.newProtocol(ProtDeepEMPick, numberOfThreads=1, streamingBatchSize=1)
                          for _ in range(2))
-        train = self.newProtocol(ProtDeepEMTrain, epochs=2, waitMicrographs=3, numberOfThreads=1, useGpu=False)
+        train = self.newProtocol(ProtDeepEMTrain, epochs=1, waitMicrographs=3, numberOfThreads=1, useGpu=False)
         for pointer, source, output in ((first.inputMicrographs, mics, "outputMicrographs"),
                                         (first.inputModel, earlier, "outputModel"),
                                         (train.inputCoordinates, first, "outputCoordinates"),
@@ -199,7 +203,7 @@ class TestDeepEMTraining(BaseTest):
                 self.proj.scheduleProtocol(protocol)
         self.waitForLog(train, "3 micrographs with particles (2 so far)", *runs)
         common.write_micrographs(folder, ("c.mrc",), seed=7)
-        self.waitForLog(train, "epoch 1/2:", *runs)
+        self.waitForLog(train, "epoch 1/1:", *runs)
         self.assertIn("Training started with 3 micrographs with 72 particles; the input was still growing.",
                       train.summary())
         mics.stopImport(None)
