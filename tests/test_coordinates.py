@@ -292,6 +292,28 @@ def test_a_hundred_thousand_particles_of_one_micrograph_survive_writing_and_read
     np.testing.assert_allclose(read_coordinates(tmp_path / "a.star")["a"].centres_xy, centres, atol=0.006)
 
 
+def test_the_same_picks_in_box_and_star_files_of_a_folder_count_once(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_box(tmp_path / "a.box", np.array([[30.0, 40], [80, 60]]), np.array([0.5, 0.6]), 20)
+    (tmp_path / "a_autopick.star").write_text(COORDINATES_ONLY + "80.5 59.5\n31 39\n")  # another order, decimals
+    (tmp_path / "b_autopick.star").write_text(COORDINATES_ONLY + "1 2\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c_autopick.star").write_text(COORDINATES_ONLY)
+    found = read_coordinates(tmp_path)
+    assert {name: each.centres_xy.tolist() for name, each in found.items()} == {
+        "a": [[30, 40], [80, 60]], "b": [[1, 2]], "sub/c": []}
+    assert (f"{tmp_path}: 1 micrographs from .box files, 2 more from .star files; 1 are in both and count once"
+            in caplog.text)
+
+
+@pytest.mark.parametrize("lines", ["30 40\n32.5 40\n", "30 40\n", "30 40\n31 40\n31 40\n", "30.5 40\n300 40\n"])
+def test_different_picks_in_box_and_star_files_of_a_folder_are_refused(tmp_path, lines):
+    write_box(tmp_path / "a.box", np.array([[30.0, 40], [31, 40]]), np.full(2, np.nan), 20)
+    (tmp_path / "a.star").write_text(COORDINATES_ONLY + lines)
+    with pytest.raises(DeepEMError, match=r"a\.star has \d coordinates of a, .*a\.box has 2, and they are not"):
+        read_coordinates(tmp_path)
+
+
 # ----------------------------------------------------------- atomic writing
 def test_a_file_appears_only_when_it_is_complete_and_readable_for_all(tmp_path):
     with atomic_write(tmp_path / "a.txt") as handle:

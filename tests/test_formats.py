@@ -23,6 +23,7 @@ from deepem_scipion.deepem.coordinates.formats.base import MicrographInfo, Micro
 from deepem_scipion.deepem.coordinates.formats.cryosparc import exposure_uid
 from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, format_of, read_file, write_files
 from deepem_scipion.deepem.coordinates.formats.relion import name_in_project
+from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.startables import read_tables
 
@@ -138,6 +139,8 @@ def test_files_of_every_program_point_at_the_particle(sample, tmp_path):
     assert IMAGE[tuple(np.rint(centre[::-1]).astype(int))] == 1
     np.testing.assert_allclose(found.scores, [math.nan if score is None else score])
     assert found.box_px == box
+    ((micrograph, again),) = read_coordinates(tmp_path, infos=INFOS).items()  # the folder
+    assert micrograph.split("/")[-1] == NAME and again.centres_xy.tolist() == found.centres_xy.tolist()
 
 
 def picks_of(name, table, box=24.0, folder="mics", rows=ROWS, columns=COLUMNS):

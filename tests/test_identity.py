@@ -303,7 +303,8 @@ SHIFTED = ("data_particles\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_r
     ("_rlnImagePixelSize #1\n_rlnMicrographPixelSize #2\n4 2\n", "a.mrc 100 50 8 -4\n", [96, 52])])
 def test_shifts_in_angstrom_are_divided_by_the_pixel_size_of_the_micrographs(tmp_path, optics, table, centre):
     (tmp_path / "p.star").write_text(f"data_optics\nloop_\n{optics}{SHIFTED}{table}")
-    assert read_coordinates(tmp_path / "p.star", shifts=True)["a"].centres_xy.tolist() == [centre]
+    for path in (tmp_path / "p.star", tmp_path):
+        assert read_coordinates(path, shifts=True)["a"].centres_xy.tolist() == [centre]
 
 
 @pytest.mark.parametrize("optics, table, message", [
