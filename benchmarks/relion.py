@@ -71,8 +71,8 @@ def templates(options):
         rows = annotated(task, task.training)
         rows = rows[np.random.default_rng(SEED).permutation(len(rows))[:TEMPLATE_PARTICLES]]
         spent = extract(task.work / "templates", rows, task)
-        seconds, averages, numbers, _ = classify(task.work / "templates", task, TEMPLATES, TEMPLATE_ITERATIONS,
-                                                 options.threads)
+        seconds, averages, numbers = classify(task.work / "templates", task, TEMPLATES, TEMPLATE_ITERATIONS,
+                                              options.threads)
         with mrcfile.new(task.work / "templates.mrcs") as file:
             file.set_data(averages[numbers > 0])
             file.voxel_size = task.diameter_angst / PIXELS_PER_DIAMETER
@@ -122,7 +122,7 @@ def extract(work, rows, task):
 
 
 def classify(work, task, classes, iterations, threads):
-    """Classify the particles in a folder: seconds, and averages, particles and resolution in A of the classes."""
+    """Classify the particles in a folder: seconds, class averages, and the number of particles in each."""
     (work / "class2d").mkdir()
     seconds = run(["relion_refine", "--i", "particles.star", "--o", "class2d/run", "--K", classes, "--iter",
                    iterations, "--tau2_fudge", 2, "--particle_diameter", round(1.2 * task.diameter_angst),
@@ -131,13 +131,14 @@ def classify(work, task, classes, iterations, threads):
                    "--preread_images", "--random_seed", SEED, "--j", threads], work)[0]
     last = f"class2d/run_it{iterations:03}"
     averages = mrcfile.read(work / f"{last}_classes.mrcs")
-    numbers = np.bincount(column(work / f"{last}_data.star", "rlnClassNumber").astype(int), minlength=classes + 1)[1:]
-    return seconds, averages, numbers, column(work / f"{last}_model.star", "rlnEstimatedResolution")
+    numbers = np.bincount(class_numbers(work / f"{last}_data.star"), minlength=len(averages) + 1)[1:]
+    return seconds, averages, numbers
 
 
-def column(path, label):
-    """A column of the last table of a STAR file that has it."""
+def class_numbers(path):
+    """Number of the class of every particle, from 1."""
     from deepem_scipion.deepem.startables import read_tables
 
-    found = [each for each in read_tables(path) if label in each.labels][-1]
-    return np.array([float(fields[found.labels.index(label)]) for _, fields in found.rows])
+    particles = next(each for each in read_tables(path) if "rlnClassNumber" in each.labels)
+    column = particles.labels.index("rlnClassNumber")
+    return np.array([int(float(fields[column])) for _, fields in particles.rows])
