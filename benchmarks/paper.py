@@ -157,14 +157,13 @@ def overlaps(options):
         for what, more in (("particles", ()), ("negatives", ("--overlaps-as-negatives",))):
             work = folder / f"{procedure}-{what}"
             found = simulation(work, folder, OVERLAPPING, procedure, options, more)
-            rows.append((procedure, what, *(f"{value:.3f}" for value in apart(found, folder))))
+            figures = [f"{value:.3f}" for value in apart(found, folder)] if found else ["training failed", "-", "-"]
+            rows.append((procedure, what, *figures))
     return table(*rows)
 
 
 def apart(found, folder):
     """Recall of overlapping and of single particles and precision, at the threshold of the model."""
-    if not found:
-        return [np.nan] * 3
     hits, particles, n_picks = np.zeros(2, int), np.zeros(2, int), 0
     for name, known in read_coordinates(folder / "test" / "boxes").items():
         picks = read_picks(found["auto"])[name]
