@@ -242,6 +242,14 @@ def test_a_faulty_file_is_an_error_that_names_it(tmp_path, file, content, words)
     assert file in str(caught.value) and words in str(caught.value)
 
 
+def test_micrographs_of_an_eman2_project_that_nobody_has_marked_are_left_out(tmp_path):
+    (tmp_path / "a_info.json").write_text('{"boxes": [[10, 20, "manual"]]}')
+    (tmp_path / "b_info.json").write_text('{"ctf": [1.5], "quality": 5}')
+    assert list(read_coordinates(tmp_path)) == ["a"]
+    with pytest.raises(DeepEMError, match="b_info.json: no boxes"):
+        read_coordinates(tmp_path / "b_info.json")
+
+
 NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?(?![\w.])")
 
 

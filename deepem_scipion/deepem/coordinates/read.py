@@ -70,6 +70,8 @@ def read_coordinates(path: str | Path, shifts: bool = False, infos: Infos | None
         if not path.exists():
             raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star, or in another "
                               "format.")
+        if _kind(path) == ".json":
+            return _read_all([path], path.parent, shifts, infos)[0]
         return _read_file(path, path.parent, shifts, infos)
     except OSError as error:
         raise DeepEMError(f"{path} cannot be read: {error.strerror}.") from error
@@ -119,13 +121,19 @@ def _read_all(files: list[Path], folder: Path, shifts: bool,
     sources: dict[str, Path] = {}
     for file in files:
         part = _read_file(file, folder, shifts, infos)
-        if not part and file.name != JOINT_FILE:
+        if not part and _kind(file) == ".json":  # EMAN2 keeps a file of a micrograph that nobody has marked as well
+            log.info("%s has no boxes", file)
+        elif not part and file.name != JOINT_FILE:
             part = {_name(file, folder): gather([], None)}  # an empty table does not name its micrograph
         for name, coordinates in part.items():
             if name in found:
                 raise DeepEMError(f"{file} and {sources[name]} are both for micrograph {name!r}. Keep one of them, or "
                                   "give one file or folder at a time.")
             found[name], sources[name] = coordinates, file
+    if files and not found and _kind(files[0]) == ".json":
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        raise DeepEMError(f"{files[0]}{more}: no boxes. Expected a list 'boxes', as in info/NAME_info.json of EMAN2 for "
+                          "a marked micrograph.")
     return found, sources
 
 

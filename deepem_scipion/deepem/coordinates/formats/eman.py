@@ -42,12 +42,13 @@ def read_json(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     Returns
     -------
     dict of str to Coordinates
-        Centres and scores of "boxes", or of "boxes_rct" (tilt pairs), by the name of the micrograph.
+        Centres and scores of "boxes", or of "boxes_rct" (tilt pairs), by the name of the micrograph. Empty if
+        NAME_info.json has neither: EMAN2 keeps such a file of all micrographs of a project, marked or not.
 
     Raises
     ------
     DeepEMError
-        If the file cannot be read, is not JSON or has no boxes, or an entry is not a box.
+        If the file cannot be read, is not JSON or not of EMAN2, or an entry is not a box.
     """
     with reading(path) as handle:
         try:
@@ -55,6 +56,8 @@ def read_json(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
         except (ValueError, RecursionError) as error:
             raise DeepEMError(f"{path}: expected JSON as written by EMAN2 ({error}).") from error
     boxes = content.get("boxes", content.get("boxes_rct")) if isinstance(content, dict) else None
+    if isinstance(content, dict) and boxes is None and path.stem.endswith(JSON_SUFFIX):
+        return {}
     if not isinstance(boxes, list):
         raise DeepEMError(f"{path}: expected a list 'boxes', as in info/NAME_info.json of EMAN2.")
     name = name[:-len(JSON_SUFFIX)] if name.endswith(JSON_SUFFIX) else name
