@@ -20,6 +20,8 @@ from ..coordinates.suppression import neighbours
 # Names of the features, in the order of the weights.
 FEATURES = ("score", "contrast", "similarity", "local_std", "confident_score", "confident_share", "prominence",
             "other_score", "candidate_share", "distance")
+# Only candidates above this score of the network are compared.
+MIN_SCORE = 0.01
 # Profiles are means over rings one pixel wide up to this many diameters from the centre.
 REACH = 0.7
 # Of the candidates half a diameter apart those are confident whose score is at least this share of the mean of the best

@@ -16,8 +16,8 @@ from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
 from ..micrographs.padding import MIN_PADDING, padding_margins
 
-# Maxima of the score map below this score are not kept.
-SCORE_FLOOR = 0.01
+# Maxima of the score map below this score are not kept. Those of particles in strong noise are often below 0.01.
+SCORE_FLOOR = 0.001
 # Up to these shares of the box, a quarter and a third of a diameter, a step is fine enough for a parabola through three
 # scores, and for neighbouring scores to belong to one particle ("Coarse scan steps" in docs/accuracy.md).
 INTERPOLATED_STEP, COARSE_STEP = 1 / 6, 2 / 9

@@ -16,7 +16,7 @@ from ..model.model import Model
 from ..network.box_scan import BoxScanner
 from ..network.scan import Scanner
 from ..runtime import ensure_started
-from .agreement import features, rescore
+from .agreement import MIN_SCORE, features, rescore
 from .candidates import Candidates, find_candidates, pad
 from .paper import grid_candidates
 from .selection import PICKED, Limits, select
@@ -155,9 +155,10 @@ def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Ca
     Returns
     -------
     Candidates
-        In descending order of the new scores.
+        Those above `agreement.MIN_SCORE`, in descending order of the new scores.
     """
     assert model.agreement is not None
+    candidates = candidates.subset(candidates.scores > MIN_SCORE)
     centres_rc, diameter_px = micrograph.to_binned_rc(candidates.centres_xy), model.diameter_px
     found = features(micrograph.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter_px)
     scores = rescore(model.agreement, found)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..evaluation.matching import match
 from ..model.model import Model
-from ..picking.agreement import FEATURES, features
+from ..picking.agreement import FEATURES, MIN_SCORE, features
 from ..picking.picker import Picker
 from .labels import LabelledMicrograph
 
@@ -49,6 +49,7 @@ def _examples(picker: Picker, item: LabelledMicrograph) -> tuple[np.ndarray, np.
     from scipy.spatial import cKDTree
 
     candidates, _ = picker.candidates(item.micrograph)
+    candidates = candidates.subset(candidates.scores > MIN_SCORE)
     centres_rc, diameter = item.micrograph.to_binned_rc(candidates.centres_xy), picker.model.diameter_px
     found = features(item.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter)
     correct = match(centres_rc, candidates.scores, item.particles_rc, MATCH_DISTANCE * diameter).correct
