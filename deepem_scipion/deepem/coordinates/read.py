@@ -132,8 +132,8 @@ def _read_all(files: list[Path], folder: Path, shifts: bool,
             found[name], sources[name] = coordinates, file
     if files and not found and _kind(files[0]) == ".json":
         more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-        raise DeepEMError(f"{files[0]}{more}: no boxes. Expected a list 'boxes', as in info/NAME_info.json of EMAN2 for "
-                          "a marked micrograph.")
+        raise DeepEMError(f"{files[0]}{more}: no boxes. Expected a list 'boxes', as in info/NAME_info.json of EMAN2 "
+                          "for a marked micrograph.")
     return found, sources
 
 
