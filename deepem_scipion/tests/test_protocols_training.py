@@ -104,6 +104,7 @@ class TestDeepEMTraining(BaseTest):
 
     def processes(self, protocol):
         """Processes of a run: that of the protocol, and of the program that trains if there is one."""
+        self.waitFor(protocol.getPid, protocol, mayFail=True)
         launched = psutil.Process(int(protocol.getPid()))  # a shell, as long as the project knows no better
         family = [each for each in [launched, *launched.children(recursive=True)] if "python" in each.name()]
         return [each for name in ("pw_protocol_run.py", "deepem_scipion.deepem") for each in family
