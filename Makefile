@@ -36,7 +36,7 @@ check: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests
 
 test: $(DEVELOPMENT) test-packages
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
 	    --cov-fail-under=$(MIN_COVERAGE)
 
 test-long: fuzz mutation versions

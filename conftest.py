@@ -45,16 +45,12 @@ Path(os.environ["SCIPION_HOSTS"]).write_text(
 collect_ignore = [str(_PROJECTS / "test_installation.py")]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items):
     """Mark tests that need a Scipion project or train as slow; projects come first, then other slow tests.
 
-    So at the end no worker is left alone with a long module. All tests of a module have the same worker, and so have
-    modules that share a workflow.
+    So at the end no worker is left alone with a long module.
     """
     for item in items:
-        shares = any(each.__name__ == "WithWorkflow" for each in getattr(item.cls, "__mro__", ()))
-        item.add_marker(pytest.mark.xdist_group("workflow" if shares else item.path.name))
         if {"blob_model", "few_updates"} & set(item.fixturenames) or _PROJECTS in item.path.parents:
             item.add_marker("slow")
     items.sort(key=lambda item: (_PROJECTS not in item.path.parents, item.get_closest_marker("slow") is None))

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from pyworkflow.object import Set
 from pyworkflow.protocol import MODE_RESTART, STATUS_RUNNING, getProtocolFromDb
 
@@ -231,8 +233,10 @@ def _reasons_to_wait(run, runs, todo):
 
 
 def _stop(project, run):
+    """Stop a run that is active; one of its processes may just have ended by itself."""
     if run.isActive():
-        project.stopProtocol(run)
+        with suppress(psutil.NoSuchProcess):
+            project.stopProtocol(run)
 
 
 def describe_facility(runs):

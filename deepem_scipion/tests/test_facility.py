@@ -203,7 +203,7 @@ class TestFacility(BaseTest):
         self.assertIn("another command is running", output)
         os.killpg(running.pid, signal.SIGTERM)  # to the command and all that it has started
         output, status = self.finish(running)
-        self.assertEqual(status, 2)
+        self.assertEqual(status, 2, output)
         self.assertIn("the same command resumes", output)
 
         shutil.copy2(late, arriving)
