@@ -76,7 +76,8 @@ def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px
     diameter_px : float
         Stated diameter in pixels, from which the real one differs by up to `DIAMETER_ERROR`.
     empty : bool, optional
-        Whether there are no particles. Default: a share `EMPTY` of the fields has none, and few sparse ones.
+        Whether no particles are drawn. Default: of a share `EMPTY` of the fields. A sparse field may have none in any
+        case: they may be out of view, on film, or outside of the part of the field that has particles.
     others : bool
         Whether there may be fragments, other proteins and aggregates.
 
