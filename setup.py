@@ -38,7 +38,7 @@ setup(
     packages=find_packages(include=["deepem_scipion", "deepem_scipion.*"]),
     package_data={"deepem_scipion": ["protocols.conf", "deepem_logo.png", "templates/*.json.template",
                                      "deepem/report/*.j2", "deepem/model/general.deepem", "deepem/studio/static/*"]},
-    install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", *READ],
+    install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", "psutil", *READ],
     extras_require={
         "pick": PICK,
         "program": PROGRAM,

@@ -44,7 +44,8 @@ def write(path, values):
     ("a.mrc", AREA), ("a.mrc", AREA.astype("i1")), ("a.tif", AREA), ("a.tif", (255 * AREA).astype("u1")),
     ("a.png", (255 * AREA).astype("u1")), ("a.png", AREA > 0), ("a.png", (65535 * AREA).astype("u2")),
     ("a.png", np.repeat((255 * AREA).astype("u1")[..., None], 3, 2)), ("a.mrc", np.kron(AREA, np.ones((3, 3), "f4"))),
-    ("a.mrc", np.kron(AREA, np.ones((3, 3), "f4"))[:59, :89])])
+    ("a.mrc", np.kron(AREA, np.ones((3, 3), "f4"))[:59, :89]), ("a.png", AREA.astype("u1")),
+    ("a.png", (100 * AREA).astype("u1")), ("a.tif", (2 * AREA).astype("u2")), ("a.mrc", 300 * AREA)])
 def test_masks_of_every_kind_and_size_are_read(tmp_path, name, values):
     found = read_mask(write(tmp_path / name, values), SHAPE)
     assert found.at(np.array([[0, 0], [58.4, 30], [61, 0], [89, 59]]), SHAPE).tolist() == [0, 0, 1, 1]
@@ -65,17 +66,31 @@ def test_probabilities_stay_what_they_are(tmp_path):
     steep = np.linspace(0, 65535, SHAPE[0] * SHAPE[1]).reshape(SHAPE).round().astype("u2")
     np.testing.assert_array_equal(read_mask(write(tmp_path / "a.png", steep), SHAPE).values,
                                   steep.astype("f4") / np.float32(65535))
+    # A faint one is not stretched to 1, whatever its highest value.
+    faint = np.linspace(0, 100, SHAPE[0] * SHAPE[1]).round().reshape(SHAPE)
+    for name, kind, full in (("b.png", "u1", 255), ("b.tif", "u1", 255), ("b.mrc", "u2", 255), ("c.mrc", "f4", 255),
+                             ("c.png", "u2", 65535)):
+        np.testing.assert_allclose(read_mask(write(tmp_path / name, faint.astype(kind)), SHAPE, "top").values,
+                                   faint / full, rtol=1e-6)
     assert read_mask(write(tmp_path / "a.mrc", 0.3 * AREA), SHAPE).values.max() == np.float32(0.3)
-    assert read_mask(write(tmp_path / "b.mrc", 0 * AREA), SHAPE).values.max() == 0
+    assert read_mask(write(tmp_path / "e.mrc", 1.1 * AREA - np.float32(0.04)), SHAPE).values.max() == 1  # interpolated
+    assert read_mask(write(tmp_path / "f.mrc", 0 * AREA), SHAPE).values.max() == 0
 
 
 @pytest.mark.parametrize("name, values, words", [
-    ("a.mrc", -AREA, "values down to -1. Expected 0 where nothing is masked, up to 1"),
+    ("a.mrc", -AREA, "values down to -1. Expected 0 and another value, or a probability: 0 to 1"),
+    ("a.mrc", np.float32(70000) * AREA + 1, "values up to 70001. Expected 0 and another value"),
     ("a.mrc", AREA.T.copy(), "does not fit a micrograph of 60 x 90")])
 def test_a_faulty_mask_is_an_error_that_names_it(tmp_path, name, values, words):
     with pytest.raises(DeepEMError) as caught:
         read_mask(write(tmp_path / name, values), SHAPE)
     assert name in str(caught.value) and words in str(caught.value)
+
+
+def test_a_mask_that_may_number_kinds_of_contamination_is_warned_of(tmp_path, caplog):
+    kinds = np.arange(3, dtype="u1").repeat(1800).reshape(SHAPE)
+    assert read_mask(write(tmp_path / "a.png", kinds), SHAPE).values.max() == np.float32(2 / 255)
+    assert "a.png: the values of the mask from 0 to 2 are read as probabilities of up to 0.0078" in caplog.text
 
 
 def png():

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Masks of carbon film, ice and other contamination, from any program.
 
-A mask is an image of the same field of view as its micrograph, with any number of pixels: 1 (or the largest value)
-where there is contamination, 0 where there is none, or a probability in between, as MicrographCleaner writes it. The
-first row of a PNG file is y = 0, as that of an MRC file.
+A mask is an image of the same field of view as its micrograph, with any number of pixels. It has two values, 0 where
+there is no contamination and another one where there is, or is a probability: from 0 to 1, as MicrographCleaner writes
+it, or in whole numbers from 0 to 255 or 65535. The first row of a PNG file is y = 0, as that of an MRC file.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -24,12 +25,18 @@ from ..micrographs.images import read_pixels
 from ..micrographs.limits import check_shape, format_shape
 from .names import NameMatch, by_micrograph
 
+log = logging.getLogger(__name__)
+
 PNG = ".png"
 ENDINGS = (*IMAGE_ENDINGS, ".mrcs", PNG)
 # What programs append to the name of a micrograph.
 _SUFFIX = re.compile(r"_(pred(icted)?_?)?masks?$", re.IGNORECASE)
 # Height over width of mask and micrograph may differ by this factor, since binning cuts rows and columns.
 _ASPECT_TOLERANCE = 0.03
+# Interpolation may give a probability a little above 1, or below 0. Whole numbers up to the second may number kinds.
+_MOST, _FEW = 1.5, 9
+# Probability 1 as a whole number of 8 or 16 bits.
+_FULL = (255, 65535)
 
 
 @dataclass(frozen=True)
@@ -145,30 +152,46 @@ def read_mask(path: str | Path, shape: tuple[int, int], tiff_rows: str = "bottom
     Raises
     ------
     DeepEMError
-        If the file cannot be read, has negative values, or another aspect ratio than the micrograph.
+        If the file cannot be read, has other values than a mask or a probability, or another aspect ratio than the
+        micrograph.
     """
     path = Path(path)
-    values = _read_png(path) if path.suffix.lower() == PNG else read_pixels(path, tiff_rows, may_be_constant=True)
-    lowest, highest = float(values.min()), float(values.max())
-    if lowest < 0:
-        raise DeepEMError(f"{path}: the mask has values down to {lowest:g}. Expected 0 where nothing is masked, up "
-                          "to 1 or to the largest value of its type.")
+    values, full = _read_png(path) if path.suffix.lower() == PNG else (
+        read_pixels(path, tiff_rows, may_be_constant=True), None)
     rows, columns = values.shape
     if abs(np.log(rows / columns * shape[1] / shape[0])) > _ASPECT_TOLERANCE:
         raise DeepEMError(f"{path}: a mask of {format_shape(values.shape)} pixels does not fit a micrograph of "
                           f"{format_shape(shape)} (rows x columns). Expected the same aspect ratio.")
-    return Mask(values / np.float32(highest) if highest > 1 else values)
+    return Mask(_probabilities(path, values, full))
 
 
-def _read_png(path: Path) -> np.ndarray:
+def _probabilities(path: Path, values: np.ndarray, full: int | None) -> np.ndarray:
+    """Values from 0 to 1; `full` is the value of probability 1, if the file states it."""
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest >= 1 - _MOST and highest <= _MOST:
+        return np.clip(values, 0, 1, out=values)
+    if np.all((values == 0) | (values == highest)):
+        return values / np.float32(highest)
+    full = full or next((each for each in _FULL if highest <= each), 0)
+    if lowest < 0 or not full:
+        raise DeepEMError(f"{path}: the mask has values {f'down to {lowest:g}' if lowest < 0 else f'up to {highest:g}'}"
+                          ". Expected 0 and another value, or a probability: 0 to 1, 0 to 255 or 0 to 65535.")
+    if highest <= _FEW:
+        log.warning("warning: %s: the values of the mask from 0 to %g are read as probabilities of up to %.2g. If they "
+                    "number kinds of contamination, write 0 and 1 instead", path, highest, highest / full)
+    return values / np.float32(full)
+
+
+def _read_png(path: Path) -> tuple[np.ndarray, int]:
+    """Grey values, and the largest that is possible."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
             check_shape(path, (image.height, image.width))
-            grey = image if image.mode.startswith("I") else image.convert("L")  # those of 16 bits are "I" or "I;16"
-            values = np.asarray(grey).astype(np.float32)
+            long = image.mode.startswith("I")  # those of 16 bits are "I" or "I;16"
+            values = np.asarray(image if long else image.convert("L")).astype(np.float32)
     except DeepEMError:
         raise
     except OSError as error:
@@ -177,4 +200,4 @@ def _read_png(path: Path) -> np.ndarray:
         raise DeepEMError(f"{path} cannot be read as PNG ({type(error).__name__}: {error}).") from error
     if not np.isfinite(values).all():
         raise DeepEMError(f"{path} holds values that are not finite numbers.")
-    return values
+    return values, _FULL[long]
