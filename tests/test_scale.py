@@ -10,6 +10,7 @@ from dataclasses import replace
 import mrcfile
 import numpy as np
 import pytest
+import tifffile
 
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
@@ -17,6 +18,7 @@ from deepem_scipion.deepem.coordinates.coordinates import Coordinates, scaled
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.micrographs.find import find_micrographs
+from deepem_scipion.deepem.micrographs.listed import compare_with_lists
 from deepem_scipion.deepem.micrographs.micrograph import Micrograph, read_micrograph
 from deepem_scipion.deepem.model import load_model, read_card
 from deepem_scipion.deepem.picking import PickingResults
@@ -72,6 +74,36 @@ def test_a_pixel_size_of_1_is_doubted_where_the_model_has_no_training_pixel_size
     assert scale_warnings(given, replace(settings, pixel_size_angst=1.5)) == []
     assert "from 1.5 A (b) to 3 A (c)" in scale_warnings(
         {"b": results["b"], "c": MicrographResult("c", pixel_size_angst=3.0, header_pixel_size_angst=3.0)}, settings)[0]
+
+
+OPTICS = ("data_optics\nloop_\n_rlnOpticsGroupName\n_rlnOpticsGroup\n_rlnMicrographPixelSize\none 1 4.01\n"
+          "two 2 5.0\n\ndata_micrographs\nloop_\n_rlnMicrographName\n_rlnOpticsGroup\n")
+OLD = "data_\nloop_\n_rlnMicrographName\n_rlnMagnification\n_rlnDetectorPixelSize\nmics/d.mrc 10000.0 5.0\n"
+
+
+@pytest.mark.parametrize("content, given, said", [
+    (OPTICS + "mics/d.mrc 1\nmics/none.mrc 1\n", None, []),
+    (OPTICS + "mics/d.mrc 1\nmics/e.mrc 2\n", None, ["e has 4 A per pixel in the header, and 5 A in "]),
+    (OPTICS + "mics/d.mrc 1\nmics/e.mrc 2\n", 5.0, ["given as 5 A, and is 4.01 A in "]),
+    (OPTICS + "mics/t.tif 1\n", None, ["header of t gives no pixel size; "]),
+    (OPTICS.replace("4.01", "many") + "mics/d.mrc 1\n", None, []),
+    (OLD, None, ["d has 4 A per pixel in the header, and 5 A in "]),
+    (OLD.replace("10000.0", "0"), None, []),
+    (OLD.replace("10000.0", "12500.0"), None, [])])
+def test_pixel_sizes_in_lists_of_relion_are_compared_with_the_headers(blobs, tmp_path, content, given, said):
+    mics = resized(blobs, tmp_path / "mics", {"d": 4.0, "e": 4.0})
+    tifffile.imwrite(mics / "t.tif", np.arange(100, dtype="u1").reshape(10, 10))
+    (tmp_path / "mics.star").write_text(content)
+    found = compare_with_lists([tmp_path / "mics.star", mics], given)
+    assert len(found) == len(said) and all(words in one and "mics.star" in one for words, one in zip(said, found))
+
+
+def test_picking_says_that_a_list_of_relion_has_other_pixel_sizes(blobs, blob_model, tmp_path, capsys):
+    resized(blobs, tmp_path / "mics", {"e": 4.0})
+    (tmp_path / "mics.star").write_text(OPTICS + "mics/e.mrc 2\n")
+    assert main(["pick", "--model", str(blob_model), "--micrographs", str(tmp_path / "mics.star"), "--output",
+                 str(tmp_path / "out"), "--contrast-checks", "0"]) == 0
+    assert "e has 4 A per pixel in the header, and 5 A in " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size, message", [

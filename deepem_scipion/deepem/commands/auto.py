@@ -11,6 +11,7 @@ from ..errors import DeepEMError
 from . import console, pick, train
 from .arguments import Parser, add_micrographs, add_threads
 from .estimating import diameter, draw_estimate, estimated
+from .micrographs import chosen_micrographs
 
 SUMMARY = "train without labels on the first micrographs, pick all"
 REQUIRED = ("--micrographs MICS ...", "--diameter A", "--output DIR")
@@ -43,12 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem auto`; returns the exit code of `deepem pick`."""
     from .. import runtime
-    from ..micrographs.find import find_micrographs
     from ..picking.results import PickingResults
 
     if options.train < 1:
         raise DeepEMError(f"--train {options.train}: expected at least 1 micrograph")
-    micrographs = find_micrographs(options.micrographs)
+    micrographs = chosen_micrographs(options)
     paths = [str(path) for path in micrographs.values()]
     model = options.output.with_name(f"{options.output.name}.deepem")
     if PickingResults(options.output).files():

@@ -14,6 +14,7 @@ from ..errors import DeepEMError
 from . import console
 from .arguments import COORDINATES, FORMAT_NAMES, add_shifts, angst
 from .assigning import read_assigned
+from .micrographs import chosen_micrographs
 
 if TYPE_CHECKING:
     from ..coordinates.formats.base import MicrographPicks
@@ -80,11 +81,10 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     from ..coordinates.formats.base import MicrographPicks
     from ..coordinates.formats.headers import MicrographHeaders
     from ..coordinates.names import short_names
-    from ..micrographs.find import find_micrographs
     from ..picking.export import picks_of_run
     from ..picking.results import PickingResults
 
-    paths = find_micrographs(options.micrographs) if options.micrographs else {}
+    paths = chosen_micrographs(options) if options.micrographs else {}
     if PickingResults(options.input).exists():
         if options.coordinate_scale != 1:
             raise DeepEMError(f"{options.input} has picks in pixels of its micrographs: leave out --coordinate-scale")

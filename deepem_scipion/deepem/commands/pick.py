@@ -17,6 +17,7 @@ from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
 from .assigning import read_masks
 from .estimating import diameter, draw_estimate, estimated
 from .limits import add_limits, chosen_limits
+from .micrographs import chosen_micrographs
 from .picked import PickProgress, say_what_is_cut
 from .procedure import add_procedure_of_picking, with_procedure
 from .report import report_path, try_report
@@ -242,10 +243,9 @@ def _warn_of_lengths(options: argparse.Namespace, model: Model) -> None:
 def _micrographs(options: argparse.Namespace) -> dict[str, Path]:
     """Return the micrographs, or the part of them; warn of those whose particles would be picked twice."""
     from ..coordinates.names import copies, listed
-    from ..micrographs.find import find_micrographs
     from ..picking.merge import part_of
 
-    micrographs = find_micrographs(options.micrographs)
+    micrographs = chosen_micrographs(options)
     if found := copies(micrographs):
         log.warning("warning: these seem to be the same micrographs, whose particles are then picked more than once: "
                     "%s. Expected one of each, for instance --micrographs '*_DW.mrc'", listed(map(" and ".join, found)))

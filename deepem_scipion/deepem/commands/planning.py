@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from .assigning import read_assigned, read_masks
+from .micrographs import chosen_micrographs
 from .procedure import paper_plan
 
 if TYPE_CHECKING:
@@ -109,10 +110,9 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     import numpy as np
 
     from ..coordinates.coordinates import merge
-    from ..micrographs.find import find_micrographs
     from ..training.training_set import TrainingSet
 
-    micrographs = find_micrographs(options.micrographs)
+    micrographs = chosen_micrographs(options)
     scale = options.coordinate_scale
     if not 0 < scale < math.inf:
         raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from . import console
 from .info import format_card
+from .micrographs import chosen_micrographs
 
 if TYPE_CHECKING:
     from ..model.model import Model
@@ -52,11 +53,10 @@ def train_unlabelled(options: argparse.Namespace, plan: Plan,
         Exit code.
     """
     from .. import runtime
-    from ..micrographs.find import find_micrographs
     from ..model.files import save_model
     from ..training.self_training import ROUNDS, self_train
 
-    micrographs = find_micrographs(options.micrographs)
+    micrographs = chosen_micrographs(options)
     runtime.start(options.threads)
     with console.progress(plan.networks * ROUNDS) as show:
         model = self_train(micrographs, plan, lambda record: show_epoch(record, show))
