@@ -18,8 +18,9 @@ from deepem_scipion.deepem.report import draw_picks
 from deepem_scipion.deepem.report.axes import BLUE, VERMILION
 
 RESULTS = common.RESULTS / "paper"
-# As many updates of the network as 20 epochs of 800 particles and 800 negatives in four orientations.
-UPDATES, BATCH, DRAWN = 2560, 50, 800
+# As many updates of the network as 20 epochs of 800 particles and 800 negatives in four orientations. A share of the
+# micrographs is kept for validation, and the same for the test.
+UPDATES, BATCH, DRAWN, KEPT = 2560, 50, 800, 0.2
 PROCEDURES = {"default": BLUE, "paper": VERMILION}
 THRESHOLDS = np.arange(1, 10) / 10
 FIGURES = ("best F2", "at", "P", "R", "best F1")
@@ -33,16 +34,17 @@ def boxes_in(folder):
 def train(work, micrographs, boxes, diameter_angst, procedure, options, more=(), updates=UPDATES):
     """Train a model; its path, or None where the training failed.
 
-    Few particles are shown in more epochs by the paper's procedure, for about this many updates of the network.
+    Few particles are shown in more epochs by the paper's procedure, for about this many updates of the network (in the
+    last round, if there are several).
     """
     model = work / "model"
     words = ["train", "--micrographs", *micrographs, "--coordinates", str(boxes), "--diameter", f"{diameter_angst:g}",
              "--procedure", procedure, "--output", str(model), *options.more, *more]
     if procedure == "paper":
         known = read_coordinates(boxes)
-        shown = sum(len(known[Path(path).stem].scores) for path in micrographs if Path(path).stem in known)
-        shown = min(DRAWN, max(1, shown // 2))  # about half is left after validation, test and further rounds
-        words += ["--epochs", str(math.ceil(updates * BATCH / (8 * shown)))]
+        number = sum(len(known[Path(path).stem].scores) for path in micrographs if Path(path).stem in known)
+        left = 1 - 2 * max(1, round(KEPT * len(micrographs))) / len(micrographs)
+        words += ["--epochs", str(math.ceil(updates * BATCH / (8 * min(DRAWN, number * left))))]
     return None if deepem(words) else model
 
 

@@ -88,15 +88,19 @@ def figures_of(matches):
         "threshold": steps.thresholds.tolist(), "precision": steps.precision.tolist(), "recall": steps.recall.tolist()}}
 
 
-def simulated(folder, scene, parts, options):
-    """Simulate micrographs of the ribosome in a folder, with a subfolder for each part; the folder."""
-    volume = options.data / RIBOSOME
+def simulated(folder, scene, parts, options, volume=None, orientations=None, **others):
+    """Simulate micrographs in a folder, with a subfolder for each part; the folder.
 
+    The particle is the ribosome in any orientation, or `volume` in the `orientations` of a seed. Micrographs are made
+    again if any of `others` changes.
+    """
     def make():
+        shown = volume or read_volume(options.data / RIBOSOME, VOXEL_ANGST)
         for which, (number, seed) in parts.items():
-            write_dataset(folder / which, scene, number, seed, read_volume(volume, VOXEL_ANGST), N_VIEWS, which)
+            write_dataset(folder / which, scene, number, seed, shown, N_VIEWS, which,
+                          orientations and orientations(seed))
 
-    part(folder, {"scene": scene, "parts": parts, "views": N_VIEWS}, options.fresh, make)
+    part(folder, {"scene": scene, "parts": parts, "views": N_VIEWS, **others}, options.fresh, make)
     return folder
 
 

@@ -219,6 +219,18 @@ def test_a_data_set_is_written_with_pixel_size_and_boxes_at_the_centres(tmp_path
         np.testing.assert_allclose(boxes[name].centres_xy, centres_xy, atol=0.51)
 
 
+def test_a_data_set_shows_the_particle_in_the_given_orientations_only(tmp_path):
+    seen = []
+    for number, angle in enumerate((0, 90)):
+        scene = replace(SMALL, snr=np.inf, n_particles=1, defocus_angst=None)
+        turned = Rotation.from_euler("y", [angle], degrees=True)
+        write_dataset(tmp_path / str(number), scene, 1, 1, klh_like_volume(8.0, 80.0, 350.0), orientations=turned)
+        with mrcfile.open(tmp_path / str(number) / "micrographs" / "mic_001.mrc") as file:
+            seen.append(np.count_nonzero(file.data < 0.2 * file.data.min()))
+    ring, bar = seen
+    assert bar < 0.6 * ring
+
+
 def test_a_map_without_voxel_size_is_refused_until_it_is_given(tmp_path):
     path = tmp_path / "map.mrc"
     with mrcfile.new(path, 5 * lopsided_volume().values):

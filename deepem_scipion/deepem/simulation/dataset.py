@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +13,13 @@ from ..coordinates.box import write_box
 from .scene import FloatArray, Scene, simulate_micrograph
 from .volumes import Volume, klh_like_volume, project, random_orientations
 
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
+
 
 def write_dataset(folder: str | Path, scene: Scene, n_micrographs: int, seed: int,
                   volume: Volume | None = None, n_views: int = 48,
-                  prefix: str = "mic") -> dict[str, FloatArray]:
+                  prefix: str = "mic", orientations: Rotation | None = None) -> dict[str, FloatArray]:
     """Write simulated micrographs as `micrographs/*.mrc` and their particles as `boxes/*.box`.
 
     Parameters
@@ -31,9 +35,11 @@ def write_dataset(folder: str | Path, scene: Scene, n_micrographs: int, seed: in
     volume : Volume, optional
         Density map of the particle. Default: `klh_like_volume()`.
     n_views : int
-        Number of directions from which the particle is seen.
+        Number of directions from which the particle is seen, drawn at random.
     prefix : str
         Micrographs are named by the prefix and a number from 001.
+    orientations : scipy.spatial.transform.Rotation, optional
+        Orientations of the particle, see `project`, instead of random ones.
 
     Returns
     -------
@@ -48,7 +54,9 @@ def write_dataset(folder: str | Path, scene: Scene, n_micrographs: int, seed: in
     import mrcfile
 
     rng = np.random.default_rng(seed)
-    views = project(volume or klh_like_volume(), random_orientations(n_views, rng), scene.pixel_size_angst)
+    if orientations is None:
+        orientations = random_orientations(n_views, rng)
+    views = project(volume or klh_like_volume(), orientations, scene.pixel_size_angst)
     for name in ("micrographs", "boxes"):
         (Path(folder) / name).mkdir(parents=True, exist_ok=True)
     centres = {}
