@@ -103,6 +103,9 @@ def compare_with_plain(model, path, output, step):
 
 # ---- training and picking, against that
 
+SMALL = ("--diameter", "64", "--box", "24", "--kernels", "5", "3", "3", "--pools", "2", "2", "2",
+         "--working-pixel-size", "4", "--scan-step", "4")
+
 
 def train(folder, output, *options):
     assert main(["train", "--procedure", "paper", "--micrographs", str(folder / "micrographs"), "--coordinates",
@@ -119,9 +122,8 @@ def trained(tmp_path_factory):
     accuracy = paper.PaperTrainer._accuracy
     with pytest.MonkeyPatch.context() as patch:  # the first round would be good enough
         patch.setattr(paper.PaperTrainer, "_accuracy", lambda *arguments: 0.99 * accuracy(*arguments))
-        train(folder / "data", folder / "model", "--diameter", "64", "--box", "24", "--kernels", "5", "3", "3",
-              "--pools", "2", "2", "2", "--working-pixel-size", "4", "--scan-step", "4", "--epochs", "36", "--rounds",
-              "2", "--accuracy-cutoff", "1", "--ranges", "9", "4", "--raw-range", "2", "9", "--draw", "28")
+        train(folder / "data", folder / "model", *SMALL, "--epochs", "36", "--rounds", "2", "--accuracy-cutoff", "1",
+              "--ranges", "9", "4", "--raw-range", "2", "9", "--draw", "28")
     return folder
 
 
@@ -167,6 +169,18 @@ def test_the_card_names_every_micrograph_once_and_the_last_epoch(trained):
     assert all(0.5 < done.accuracy <= 1 for done in record.rounds) and len(record.rounds) == 2
     assert model.threshold in record.validation.curve["threshold"] and len(record.validation.curve["threshold"]) == 9
     assert record.training.particles == 56
+
+
+def test_by_default_no_round_follows_95_percent_and_the_range_is_that_of_the_shown_particles(trained, monkeypatch):
+    monkeypatch.setattr(paper.PaperTrainer, "_accuracy", lambda *arguments: 0.95)
+    model = train(trained / "data", trained / "one", *SMALL, "--epochs", "36", "--rounds", "2")
+    assert [done.accuracy for done in model.record.rounds] == [0.95]
+    known, stds = read_coordinates(trained / "data" / "boxes"), []
+    for name in model.record.training.names:
+        with mrcfile.open(trained / "data" / "micrographs" / f"{name}.mrc") as file:
+            corners = np.rint(known[name].centres_xy - 11.5).astype(int).clip(0, np.array(file.data.shape)[::-1] - 24)
+            stds += [file.data[y:y + 24, x:x + 24].std(ddof=1, dtype=float) for x, y in corners]
+    np.testing.assert_allclose(model.std_range, np.percentile(stds, [1, 99]), rtol=1e-5)
 
 
 def test_boxes_of_equal_pixels_have_no_score(trained):
