@@ -86,14 +86,22 @@ def with_points(found, known, ignored, data):
 
 def compare(picks, known, ignored, data):
     """Match the picks of a micrograph, without those close to what is neither right nor wrong."""
-    centres_xy, scores = (np.empty((0, 2)), np.empty(0)) if picks is None else (picks.centres_xy, picks.scores)
-    distance = data.distances_px[0]
-    if ignored is not None and len(centres_xy):
-        near = [np.linalg.norm(centres_xy - each, axis=1) < distance for each in ignored]
-        near_known = [np.linalg.norm(centres_xy - each, axis=1) < distance for each in known.centres_xy]
-        counts = ~np.any(near, axis=0) | np.any(near_known, axis=0)
-        centres_xy, scores = centres_xy[counts], scores[counts]
-    return match(centres_xy, scores, known.centres_xy, distance, data.region)
+    centres_xy, scores = counted(picks, known, ignored, data)
+    return match(centres_xy, scores, known.centres_xy, data.distances_px[0], data.region)
+
+
+def counted(picks, known, ignored, data):
+    """Centres and scores of the picks that are right or wrong."""
+    if picks is None:
+        return np.empty((0, 2)), np.empty(0)
+
+    def near(places):
+        return np.array([np.linalg.norm(picks.centres_xy - place, axis=1) < data.distances_px[0] for place in places])
+
+    counts = np.ones(len(picks.scores), bool)
+    if ignored is not None and len(ignored):
+        counts = ~near(ignored).any(axis=0) | near(known.centres_xy).any(axis=0)
+    return picks.centres_xy[counts], picks.scores[counts]
 
 
 def settings(procedure, updates=UPDATES, **others):
@@ -109,12 +117,17 @@ def experiment(work, folder, data, procedure, options, more=(), training=None, f
     found = part(work, settings(procedure, updates, inputs=inputs, test=test, more=more), options.fresh,
                  train_and_pick, work, inputs, data.diameter_angst, procedure, files(folder, test), options, more,
                  updates)
+    known = {name: each for name, each in read_coordinates(folder / "boxes").items() if name in test}
+    return with_points(found, known, ignored_in(folder), data)
+
+
+def ignored_in(folder):
+    """Centres of what is neither right nor wrong in an experimental set, by name of the micrograph."""
     ignored = {}
     for kind in ("boxes_doubtful", "boxes_long"):
         for name, each in boxes_in(folder / kind).items():
             ignored[name] = np.concatenate([ignored.get(name, np.empty((0, 2))), each.centres_xy])
-    known = {name: each for name, each in read_coordinates(folder / "boxes").items() if name in test}
-    return with_points(found, known, ignored, data)
+    return ignored
 
 
 def simulation(work, folder, scene, procedure, options, more=()):
@@ -162,8 +175,9 @@ def finish(figure, panels, name):
 def draw(folder, data, found, path):
     """Draw the picks of a test micrograph; false positives and missed particles are marked."""
     name = micrograph_names(folder)[data.train]
-    picks = read_picks(found["auto"])[name]
+    known = read_coordinates(folder / "boxes")[name]
+    picks = counted(read_picks(found["auto"])[name], known, ignored_in(folder).get(name), data)
     micrograph = read_micrograph(files(folder, [name])[0])
-    draw_picks(micrograph.pixels, picks.centres_xy, picks.scores, 2 * data.distances_px[0], path,
-               read_coordinates(folder / "boxes")[name].centres_xy, f"{folder.name}, {path.stem.rpartition('-')[2]}")
+    draw_picks(micrograph.pixels, *picks, 2 * data.distances_px[0], path, known.centres_xy,
+               f"{folder.name}, {path.stem.rpartition('-')[2]}")
     small(path)
