@@ -33,7 +33,11 @@ EPILOG = """examples:
   deepem convert picks relion --to relion
   deepem convert picks export --to cryosparc,topaz
   deepem convert cryolo/CBOX boxes --to eman
-  deepem convert boxes export --to cryosparc --micrographs 'mics/*.mrc'"""
+  deepem convert boxes export --to cryosparc --micrographs 'mics/*.mrc'
+
+as a job of a running cryoSPARC, of which J5 has the micrographs:
+  deepem convert picks export --to cryosparc \\
+      --push localhost:39000/P3/W1/J5/micrographs"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "F, for those of micrographs binned by F (default: %(default)g)")
     group.add_argument("--flip-y", action="store_true", help="count y from the other side, for coordinates of "
                        "micrographs that another program holds upside down")
+    group.add_argument("--push", metavar="ADDRESS", help="also save the picks as a job of a running cryoSPARC; ADDRESS "
+                       "is HOST:PORT/PROJECT/WORKSPACE/JOB/OUTPUT, the output of a job that has the micrographs "
+                       "(requires cryosparc-tools, which reads CRYOSPARC_EMAIL and CRYOSPARC_PASSWORD)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem convert`; returns the exit code."""
+    from ..coordinates.formats.cryosparc_job import parse_target, push
     from ..coordinates.formats.registry import check_formats, write_files
     from ..picking.results import PickingResults
 
@@ -65,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         if value is not None and not 0 < value < 1e6:
             raise DeepEMError(f"--{name} {value:g}: expected a number above 0")
     formats = check_formats(options.to)
+    target = None if options.push is None else parse_target(options.push)
     if os.path.realpath(options.output) == os.path.realpath(options.input) or PickingResults(options.output).exists():
         raise DeepEMError(f"{options.output}: there are the input, or results of a picking run, which the converted "
                           "files would replace. Expected another output.")
@@ -74,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
         files = write_files(name, folder, picks)
         console.print_result(f"{sum(len(each.coordinates.scores) for each in picks)} coordinates of {len(picks)} "
                              f"micrographs written to {files[0] if len(files) == 1 else folder} ({name})")
+    if target is not None:
+        console.print_result(f"saved as {push(target, picks)} in workspace {target.workspace} of {target.project}")
     return console.OK
 
 

@@ -34,7 +34,7 @@ _MAX_HEADER_BYTES = 2**18
 # Kind of the values and shape of what is read.
 _NEEDED = {"location/micrograph_path": ("S", ()), "location/micrograph_shape": ("iu", (2,)),
            "location/center_x_frac": ("f", ()), "location/center_y_frac": ("f", ())}
-_SCORE = "pick_stats/ncc_score"
+SCORE = "pick_stats/ncc_score"
 _MAX_PIXELS = 10**6
 # Names of files by cryoSPARC begin with the number of the exposure.
 _EXPOSURE = re.compile(r"(\d{21})_")
@@ -143,9 +143,9 @@ def _by_micrograph(path: Path, records: np.ndarray) -> dict[str, Coordinates]:
 
 def _scores(records: np.ndarray) -> np.ndarray:
     names = records.dtype.fields or {}
-    if _SCORE not in names or names[_SCORE][0].kind != "f" or names[_SCORE][0].shape:
+    if SCORE not in names or names[SCORE][0].kind != "f" or names[SCORE][0].shape:
         return np.full(len(records), np.nan)
-    scores = np.array(records[_SCORE], np.float64)
+    scores = np.array(records[SCORE], np.float64)
     return np.where(np.isfinite(scores), scores, np.nan)
 
 
@@ -173,11 +173,11 @@ def write_cs(folder: Path, picks: Sequence[MicrographPicks]) -> list[Path]:
     those of cryoSPARC do; otherwise it is computed from its path, and the picks cannot be joined with an exposure.
     """
     make_folder(folder)
-    table = np.concatenate([_locations(each) for each in picks]) if picks else _locations_of(0, 1)
+    table = np.concatenate([locations(each) for each in picks]) if picks else _locations_of(0, 1)
     path = folder / "picks.cs"
     with atomic_write(path, "wb") as handle:
         np.save(handle, table, allow_pickle=False)
-    return [path, write_lines(folder / "picks.csg", _group(path.name, len(table), _SCORE in (table.dtype.names or ())))]
+    return [path, write_lines(folder / "picks.csg", _group(path.name, len(table), SCORE in (table.dtype.names or ())))]
 
 
 def _locations_of(number: int, longest_path: int) -> np.ndarray:
@@ -185,11 +185,12 @@ def _locations_of(number: int, longest_path: int) -> np.ndarray:
         ("uid", "<u8"), ("location/micrograph_uid", "<u8"), ("location/exp_group_id", "<u4"),
         ("location/micrograph_path", f"S{longest_path}"), ("location/micrograph_shape", "<u4", (2,)),
         ("location/micrograph_psize_A", "<f4"), ("location/center_x_frac", "<f4"), ("location/center_y_frac", "<f4"),
-        ("location/min_dist_A", "<f4"), (_SCORE, "<f4"), ("pick_stats/power", "<f4"),
+        ("location/min_dist_A", "<f4"), (SCORE, "<f4"), ("pick_stats/power", "<f4"),
         ("pick_stats/template_idx", "<u4"), ("pick_stats/angle_rad", "<f4")])
 
 
-def _locations(picks: MicrographPicks) -> np.ndarray:
+def locations(picks: MicrographPicks) -> np.ndarray:
+    """Return the records of a .cs file for the picks of a micrograph; raises DeepEMError if its size is not known."""
     info = _info(picks)
     path = os.fsencode(picks.path)
     found = _locations_of(len(picks.coordinates.scores), max(len(path), 1))
@@ -199,7 +200,7 @@ def _locations(picks: MicrographPicks) -> np.ndarray:
     found["location/micrograph_psize_A"] = info.pixel_size_angst
     found["location/center_x_frac"] = picks.coordinates.centres_xy[:, 0] / info.shape[1]
     found["location/center_y_frac"] = 1 - picks.coordinates.centres_xy[:, 1] / info.shape[0]
-    found[_SCORE] = found["pick_stats/power"] = picks.coordinates.scores
+    found[SCORE] = found["pick_stats/power"] = picks.coordinates.scores
     return found
 
 
