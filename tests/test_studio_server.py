@@ -99,10 +99,11 @@ class Served:
 
     def until(self, condition):
         """Wait for a change until the list of micrographs fulfils a condition; returns the list."""
-        end, found = time.monotonic() + 120, self.get("changes?since=0")
+        end, found = time.monotonic() + 120, self.get("shown/0")["summary"]
         while not condition(found):
             assert time.monotonic() < end, found
-            found = self.get(f"changes?since={found['version']}")
+            assert self.get(f"changes?since={found['version']}")["version"] >= found["version"]
+            found = self.get("shown/0")["summary"]
         return found
 
     def close(self):
@@ -159,7 +160,8 @@ def studio(tmp_path):
 
 # ---------------------------------------------------------------- who may talk to the server
 
-PATHS = ["api/session", "api/changes?since=0", "api/micrograph/0", "api/tile/0/0/0/0", "api/scores/0", "api/evaluation"]
+PATHS = ["api/session", "api/changes?since=0", "api/shown/0", "api/micrograph/0", "api/tile/0/0/0/0", "api/scores/0",
+         "api/evaluation"]
 ACTIONS = ["api/limits", "api/edit/0", "api/undo", "api/redo", "api/settings", "api/choose", "api/close"]
 
 

@@ -72,14 +72,16 @@ class Neighbours:
             True for the points that are kept, as by `non_maximum_suppression`.
         """
         kept = eligible.copy()
-        pairs = (self.distances < min_distance_px) & eligible[self.better] & eligible[self.worse]
-        better, worse = self.better[pairs], self.worse[pairs]
+        near = np.flatnonzero(self.distances < min_distance_px)
+        better, worse = self.better[near], self.worse[near]
+        near = np.flatnonzero(eligible[better] & eligible[worse])
+        better, worse = better[near], worse[near]
         while len(better):  # each pass removes at least the points close to the best of the undecided
             undecided = _mask(worse, len(eligible))
             removed = _mask(worse[~undecided[better]], len(eligible))
             kept &= ~removed
-            pairs = ~(removed[better] | removed[worse])
-            better, worse = better[pairs], worse[pairs]
+            near = np.flatnonzero(~(removed[better] | removed[worse]))
+            better, worse = better[near], worse[near]
         return kept
 
 

@@ -96,7 +96,7 @@ def read_pixels(path: Path, tiff_rows: str = "bottom", may_be_constant: bool = F
             raise DeepEMError(f"{path} is truncated, or was changed while it was read: its header promises "
                               f"{format_shape(shape)} pixels. Copy or write the file again.")
         rows = data.reshape(shape)
-        pixels: np.ndarray = (rows[::-1] if from_tiff and tiff_rows == "bottom" else rows).astype(np.float32)
+        pixels = np.require(rows[::-1] if from_tiff and tiff_rows == "bottom" else rows, np.float32, ["C", "W"])
         lowest, highest = float(pixels.min()), float(pixels.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise DeepEMError(f"{path} holds values that are not finite numbers (NaN or infinite). "

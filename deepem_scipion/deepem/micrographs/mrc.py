@@ -116,11 +116,19 @@ def read_mrc_pixels(path: Path) -> tuple[tuple[int, int], np.ndarray]:
         As for `open_mrc`.
     """
     with open_mrc(path) as (header, stream):
-        content = stream.read(header.n_bytes)
-    data = np.frombuffer(content, header.dtype, len(content) // header.dtype.itemsize)
+        data = _read(stream, header)
     if header.sign_unknown:
         data = _with_probable_sign(data)
     return header.shape, _unpack(data, header.shape) if header.mode == _HALF_BYTES else data
+
+
+def _read(stream: IO[bytes], header: MrcHeader) -> np.ndarray:
+    """All pixels, or those before the end of the stream."""
+    size = header.dtype.itemsize
+    if isinstance(stream, io.BufferedReader):  # not compressed
+        return np.fromfile(stream, header.dtype, header.n_bytes // size)
+    content = stream.read(header.n_bytes)
+    return np.frombuffer(content, header.dtype, len(content) // size)
 
 
 def _with_probable_sign(data: np.ndarray) -> np.ndarray:

@@ -151,13 +151,14 @@ def select_codes(candidates: Candidates, limits: Limits, pixel_size_angst: float
     """Decide as `select`, with the same parameters; returns positions in `REASONS`, an (n,) int8 array."""
     by_paper = limits.ranges_angst is not None
     low_score = candidates.scores <= limits.threshold if by_paper else candidates.scores < limits.threshold
-    codes = np.where(low_score, _CODE[THRESHOLD], 0).astype(np.int8)
+    codes = np.zeros(len(low_score), dtype=np.int8)
+    np.putmask(codes, low_score, _CODE[THRESHOLD])
     if limits.std_range is not None:
         low, high = limits.std_range
         outside = (candidates.local_stds < low) | (candidates.local_stds > high)
-        codes[~within(candidates.local_stds, limits.std_range) if by_paper else outside] = _CODE[LOCAL_STD]
-    codes[candidates.masked > limits.max_mask] = _CODE[MASK]
-    codes[candidates.border_px < limits.border_angst / pixel_size_angst] = _CODE[BORDER]
+        np.putmask(codes, ~within(candidates.local_stds, limits.std_range) if by_paper else outside, _CODE[LOCAL_STD])
+    np.putmask(codes, candidates.masked > limits.max_mask, _CODE[MASK])
+    np.putmask(codes, candidates.border_px < limits.border_angst / pixel_size_angst, _CODE[BORDER])
     if limits.ranges_angst is not None:
         ranges_px = (limits.ranges_angst[0] / pixel_size_angst, limits.ranges_angst[1] / pixel_size_angst)
         for part in parts or [slice(None)]:
@@ -168,9 +169,9 @@ def select_codes(candidates: Candidates, limits: Limits, pixel_size_angst: float
     min_distance_px = limits.min_distance_angst / pixel_size_angst
     if near is None:
         kept = non_maximum_suppression(candidates.centres_xy[remaining], candidates.scores[remaining], min_distance_px)
+        codes[np.flatnonzero(remaining)[~kept]] = _CODE[DISTANCE]
     else:
-        kept = near.keep(remaining, min_distance_px)[remaining]
-    codes[np.flatnonzero(remaining)[~kept]] = _CODE[DISTANCE]
+        np.putmask(codes, remaining & ~near.keep(remaining, min_distance_px), _CODE[DISTANCE])
     if limits.keep_best < 1:
         for part in parts or [slice(None)]:
             picked = np.flatnonzero(codes[part] == 0) + (part.start or 0)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ CONTRAST_CHECKS = 3
 CONTRAST_STANDARD_DEVIATIONS = 3.0
 # The speed is that of this many last micrographs.
 SPEED_OVER = 100
+
+_Key = TypeVar("_Key", str, int)
 
 
 @dataclass(frozen=True)
@@ -239,22 +241,28 @@ def outliers(results: Mapping[str, MicrographResult]) -> dict[str, str]:
     derived from the median absolute deviation, but that of counts is at least their square root (chance alone makes
     counts differ that much) and that of mean scores at least `MIN_SCORE_STD`.
     """
-    picks = {name: float(result.picks) for name, result in results.items() if result.ok}
-    scores = {name: result.mean_score for name, result in results.items() if result.mean_score is not None}
-    found: dict[str, list[str]] = {}
+    known = {name: result for name, result in results.items() if result.ok}
+    return unusual({name: result.picks for name, result in known.items()},
+                   {name: result.mean_score for name, result in known.items()})
+
+
+def unusual(picks: Mapping[_Key, int], scores: Mapping[_Key, float | None]) -> dict[_Key, str]:
+    """Find outliers as `outliers`, among numbers of picks and mean scores (None without picks) by any key."""
+    known = {key: score for key, score in scores.items() if score is not None}
+    found: dict[_Key, list[str]] = {}
     for values, labels, number in ((picks, ("few picks", "many picks"), "{:.0f}"),
-                                   (scores, ("low scores", "high scores"), "{:.2f}")):
+                                   (known, ("low scores", "high scores"), "{:.2f}")):
         if len(values) < MIN_TO_COMPARE:
             continue
         table = np.array(list(values.values()), float)
         median = float(np.median(table))
         minimum = np.sqrt(max(median, 1)) if values is picks else MIN_SCORE_STD
         std = max(1.4826 * float(np.median(np.abs(table - median))), minimum)
-        for name, value in values.items():
-            if abs(value - median) > MAX_STANDARD_DEVIATIONS * std:
-                found.setdefault(name, []).append(f"{labels[int(value > median)]} ({number.format(value)}, median "
-                                                  f"{number.format(median)})")
-    return {name: ", ".join(words) for name, words in found.items()}
+        keys = list(values)
+        for at in np.flatnonzero(np.abs(table - median) > MAX_STANDARD_DEVIATIONS * std):
+            found.setdefault(keys[at], []).append(f"{labels[int(table[at] > median)]} ({number.format(table[at])}, "
+                                                  f"median {number.format(median)})")
+    return {key: ", ".join(words) for key, words in found.items()}
 
 
 def _shares(counts: Mapping[str, int], candidates: int) -> dict[str, float]:

@@ -4,22 +4,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..picking.candidates import Candidates
 from ..picking.review import HISTOGRAM_BINS, Part, Review, join_review, review_part
 from ..picking.selection import REASONS, Limits, select
-from ..picking.summary import MicrographResult, outliers
+from ..picking.summary import MicrographResult, unusual
 from .editing import MARKED, Shown, covered
 from .marks import DONE, NEGATIVE, PARTICLE, Mark
 
 # Largest minimum distance that can be tried, in particle diameters.
 MAX_DISTANCE = 1.5
 WAITING, FOUND, FAILED = 0, 1, 2
+# Instead of the position of a reason: a mark decides about the candidate.
+_DECIDED = len(REASONS)
 
 Marks = Mapping[str, Sequence[Mark]]
+
+
+class _Marked(NamedTuple):
+    """What the marks of a micrograph mean for its candidates."""
+
+    marks: Sequence[Mark]
+    centres_xy: np.ndarray
+    decided: np.ndarray
+    kinds: Counter[str]
 
 
 class Collection:
@@ -47,6 +60,8 @@ class Collection:
         self._results: dict[str, MicrographResult] = {}
         self._parts: dict[str, Part] = {}
         self._joined: _Joined | None = None
+        self._marked: dict[str, _Marked] = {}
+        self._numbers = {name: number for number, name in enumerate(self.names)}
 
     @property
     def diameter_px(self) -> float:
@@ -100,13 +115,13 @@ class Collection:
         """Whether the candidates of a micrograph are there."""
         return name in self._parts
 
-    def uncertain(self, distance: float) -> list[float]:
+    def uncertain(self, distance: float) -> np.ndarray:
         """Return the number of candidates of each micrograph whose score is closer to the threshold than a distance."""
-        joined = self._all()
-        near = np.abs(joined.review.candidates.scores - self.limits.threshold) < distance
-        names = joined.review.names
-        found = dict(zip(names, np.bincount(joined.of[near], minlength=len(names)).tolist()))
-        return [found.get(name, 0.0) for name in self.names]
+        joined, counts = self._all(), np.zeros(len(self.names), dtype=int)
+        scores, threshold = joined.review.candidates.scores, self.limits.threshold
+        near = np.flatnonzero((scores > threshold - distance) & (scores < threshold + distance))
+        counts[joined.numbers] = np.bincount(joined.of[near], minlength=len(joined.numbers))
+        return counts
 
     def result(self, name: str) -> MicrographResult:
         """Return what became of a micrograph; raises KeyError where its candidates are still to be found."""
@@ -118,15 +133,15 @@ class Collection:
 
     def shown(self, name: str, marks: Sequence[Mark], limits: Limits | None = None) -> Shown:
         """Return candidates, reasons and marks of one micrograph, at the limits in force or at others."""
-        joined = self._all()
+        joined = self._around(name)
         part, candidates = joined.part(name), joined.review.candidates
         found = np.array(REASONS)[joined.codes(limits or self.limits)[part]]
-        found[covered(candidates.centres_xy[part], marks, self.diameter_px)] = MARKED
+        found[self._decided(name, marks).decided] = MARKED
         return Shown(candidates.centres_xy[part], candidates.scores[part], found, marks, self.diameter_px)
 
     def local_stds(self, name: str) -> np.ndarray:
         """Return the local standard deviations of the candidates of one micrograph."""
-        joined = self._all()
+        joined = self._around(name)
         found: np.ndarray = joined.review.candidates.local_stds[joined.part(name)]
         return found
 
@@ -151,57 +166,67 @@ class Collection:
             `outliers` by the number of the micrograph, the `histogram` of the scores of picks and of all candidates,
             and `reasons`, the number of candidates for each reason in the order of `REASONS`.
         """
-        joined, n_reasons = self._all(), len(REASONS)
-        review, codes = joined.review, joined.codes(self.limits)
-        n, scores = len(review.names), review.candidates.scores
-        counts = np.bincount(joined.of * n_reasons + codes, minlength=n * n_reasons).reshape(n, n_reasons)
-        picked = codes == 0
-        sums = np.bincount(joined.of[picked], scores[picked], n)
-        bins = np.bincount(joined.bins[picked], minlength=HISTOGRAM_BINS)
-        for name in (name for name, each in marks.items() if each):
-            part = joined.part(name)
-            decided = covered(review.candidates.centres_xy[part], marks[name], self.diameter_px)
-            if decided.any():
-                at, found = review.names.index(name), codes[part][decided]
-                counts[at] -= np.bincount(found, minlength=n_reasons)
-                lost = np.flatnonzero(decided & (codes[part] == 0)) + part.start
-                sums[at] -= scores[lost].sum()
-                bins -= np.bincount(joined.bins[lost], minlength=HISTOGRAM_BINS)
-        means = (sums / np.maximum(counts[:, 0], 1)).round(4).tolist()
-        results = dict(self._results)
-        for name, n_picks, mean in zip(review.names, counts[:, 0].tolist(), means):
-            added = sum(mark.kind == PARTICLE for mark in marks.get(name, ()))
-            results[name] = MicrographResult("", picks=n_picks + added, mean_score=mean if n_picks else None)
-        return {**self._columns(results, marks), "reasons": counts.sum(axis=0).tolist(),
-                "histogram": [bins.tolist(), joined.histogram]}
+        joined = self._all()
+        codes, n = joined.codes(self.limits).copy(), len(joined.numbers)
+        marked = {name: self._decided(name, each) for name, each in marks.items() if name in self._numbers}
+        for name, each in marked.items():
+            codes[joined.part(name)][each.decided] = _DECIDED
+        counts = np.bincount(joined.rows + codes, minlength=n * (_DECIDED + 1)).reshape(n, _DECIDED + 1)[:, :_DECIDED]
+        picked = np.flatnonzero(codes == 0)
+        sums = np.bincount(joined.of[picked], joined.review.candidates.scores[picked], n)
+        means = (sums / np.maximum(counts[:, 0], 1)).round(4)
+        found = {number: (n_picks, mean if n_picks else None)
+                 for number, n_picks, mean in zip(joined.numbers.tolist(), counts[:, 0].tolist(), means.tolist())}
+        return {**self._columns(found, marked), "reasons": counts.sum(axis=0).tolist(),
+                "histogram": [np.bincount(joined.bins[picked], minlength=HISTOGRAM_BINS).tolist(), joined.histogram]}
 
-    def _columns(self, results: Mapping[str, MicrographResult], marks: Marks) -> dict[str, Any]:
-        """The columns of the list of micrographs, and which are outliers."""
-        kinds = {PARTICLE: "particles", NEGATIVE: "negatives", DONE: "done"}
-        counts = {column: [0] * len(self.names) for column in kinds.values()}
-        for number in (number for number, name in enumerate(self.names) if marks.get(name)):
-            for mark in marks[self.names[number]]:
-                if mark.kind in kinds:
-                    counts[kinds[mark.kind]][number] += 1
-        shown = [results.get(name) for name in self.names]
-        odd = outliers(results)
-        return {**counts, "picks": [result.picks if result else n for result, n in zip(shown, counts["particles"])],
-                "scores": [result.mean_score if result else None for result in shown],
-                "status": [self.status(name) for name in self.names],
-                "outliers": {number: odd[name] for number, name in enumerate(self.names) if name in odd}}
+    def _columns(self, found: dict[int, tuple[int, float | None]], marked: Mapping[str, _Marked]) -> dict[str, Any]:
+        """The columns of the list of micrographs, and which are outliers, from picks and mean scores by number."""
+        columns = {kind: [0] * len(self.names) for kind in (PARTICLE, NEGATIVE, DONE)}
+        for name, each in marked.items():
+            for kind, column in columns.items():
+                column[self._numbers[name]] = each.kinds[kind]
+        for name, result in self._results.items():
+            if result.ok:  # candidates that are still to be read
+                found.setdefault(self._numbers[name], (result.picks, result.mean_score))
+        picks = list(columns[PARTICLE])
+        scores: list[float | None] = [None] * len(self.names)
+        for number, (n_picks, scores[number]) in found.items():
+            picks[number] += n_picks
+        return {"particles": columns[PARTICLE], "negatives": columns[NEGATIVE], "done": columns[DONE], "picks": picks,
+                "scores": scores, "status": [self.status(name) for name in self.names],
+                "outliers": unusual({number: picks[number] for number in found},
+                                    {number: scores[number] for number in found})}
+
+    def _decided(self, name: str, marks: Sequence[Mark]) -> _Marked:
+        """What marks mean for the candidates of a micrograph, computed again where either changed."""
+        centres_xy = self._parts[name][0].centres_xy if name in self._parts else np.empty((0, 2))
+        known = self._marked.get(name)
+        if known is None or known.marks is not marks or known.centres_xy is not centres_xy:
+            known = self._marked[name] = _Marked(marks, centres_xy, covered(centres_xy, marks, self.diameter_px),
+                                                 Counter(mark.kind for mark in marks))
+        return known
 
     def _all(self) -> _Joined:
         if self._joined is None:
-            review = join_review(dict(self._results), self._parts, self.found_at, self.pixel_size_angst)
-            self._joined = _Joined(review)
+            self._joined = self._join(self._parts)
         return self._joined
+
+    def _around(self, name: str) -> _Joined:
+        """All candidates or, if these would have to be joined first, those of a micrograph."""
+        return self._joined or self._join({name: self._parts[name]} if name in self._parts else {})
+
+    def _join(self, parts: Mapping[str, Part]) -> _Joined:
+        review = join_review(dict(self._results), parts, self.found_at, self.pixel_size_angst)
+        return _Joined(review, np.array([self._numbers[name] for name in review.names], dtype=int))
 
 
 class _Joined:
     """All candidates, with what is computed once for many limits."""
 
-    def __init__(self, review: Review) -> None:
-        self.review, self.of, self.bins = review, review.of, review.bins
+    def __init__(self, review: Review, numbers: np.ndarray) -> None:
+        self.review, self.numbers, self.of, self.bins = review, numbers, review.of, review.bins
+        self.rows = (_DECIDED + 1) * self.of
         self.histogram = np.bincount(self.bins, minlength=HISTOGRAM_BINS).tolist()
         stds = review.candidates.local_stds
         self.most_std = float(np.percentile(stds, 99.9)) if len(stds) else 2.0
@@ -216,7 +241,7 @@ class _Joined:
     def codes(self, limits: Limits) -> np.ndarray:
         """Position of the reason of each candidate in `REASONS`."""
         if limits not in self._codes:
-            if len(self._codes) > 1:
-                self._codes.pop(next(iter(self._codes)))
+            if len(self._codes) > 2:  # the first ones, mostly those of the run, are kept
+                self._codes.pop(list(self._codes)[1])
             self._codes[limits] = self.review.select_codes(limits)
         return self._codes[limits]

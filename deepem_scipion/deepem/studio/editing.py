@@ -83,11 +83,13 @@ def covered(centres_xy: np.ndarray, marks: Sequence[Mark], diameter_px: float) -
     -------
     (n,) bool array
     """
+    from scipy.spatial import cKDTree
+
     places = np.array([mark.values[:2] for mark in marks if mark.kind in (PARTICLE, NEGATIVE)]).reshape(-1, 2)
-    found = np.zeros(len(centres_xy), dtype=bool)
-    for place in places:
-        found |= np.hypot(*(centres_xy - place).T) < SAME_PLACE * diameter_px
-    return found
+    if not len(places):
+        return np.zeros(len(centres_xy), dtype=bool)
+    closest: np.ndarray = cKDTree(places).query(centres_xy)[0]
+    return closest < SAME_PLACE * diameter_px
 
 
 def add(shown: Shown, x: float, y: float) -> Change:

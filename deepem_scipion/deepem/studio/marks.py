@@ -89,7 +89,7 @@ class EditLog:
     Attributes
     ----------
     marks : dict of str to list of Mark
-        By name of the micrograph.
+        By name of the micrograph; an edit replaces the list.
 
     Raises
     ------
@@ -173,11 +173,11 @@ class EditLog:
         self._undone.clear()
 
     def _apply(self, edit: Edit) -> None:
-        marks = self.marks.setdefault(edit.name, [])
+        marks = list(self.marks.get(edit.name, ()))
         for mark in edit.removed:
             if mark in marks:
                 marks.remove(mark)
-        marks.extend(edit.added)
+        self.marks[edit.name] = [*marks, *edit.added]
 
     def _write(self, plain: Any) -> None:
         try:

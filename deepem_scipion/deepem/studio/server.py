@@ -53,9 +53,9 @@ class Api:
     def app(self, token: str, host: str = "127.0.0.1") -> Guard:
         """Return the ASGI application; see `Guard` for the parameters."""
         answers: Mapping[str, Callable[..., Any]] = {
-            "session": self.describe, "changes": self.changes, "micrograph/{number:int}": self.micrograph,
-            "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map,
-            "evaluation": self.evaluation}
+            "session": self.describe, "changes": self.changes, "shown/{number:int}": self.shown,
+            "micrograph/{number:int}": self.micrograph, "evaluation": self.evaluation,
+            "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map}
         actions: Mapping[str, Callable[..., Any]] = {
             "limits": self.limits, "edit/{number:int}": self.edit, "undo": self.undo, "redo": self.redo,
             "settings": self.settings, "learn": self.learn, "take": self.take, "back": self.back, "save": self.save,
@@ -73,9 +73,13 @@ class Api:
         return {**self.views.description(), **choice, **self.views.summary()}
 
     def changes(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Wait until the version differs from `since`, then return the list of micrographs."""
+        """Wait until the version differs from `since`; returns the version."""
         self.session.wait(_whole(request, "since"))
-        return self.views.summary()
+        return {"version": self.session.version}
+
+    def shown(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The list of micrographs, and the micrograph in view; -1 for none."""
+        return self._both(_whole(request, "number"))
 
     def micrograph(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """One micrograph with its circles; it and those after it are picked first."""

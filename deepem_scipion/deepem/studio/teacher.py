@@ -175,13 +175,15 @@ class Teacher:
 
     def _next(self) -> int:
         """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none."""
+        from scipy.spatial import cKDTree
+
         session = self._session
         touched = [number for number, name in enumerate(session.names) if session.log.marks.get(name)]
-        uncertain = session.collection.uncertain(UNCERTAIN)
-        best, number = 0.0, -1
-        for at, value in enumerate(uncertain):
-            away = min((abs(at - other) for other in touched), default=len(session.names)) / len(session.names)
-            worth = (value + 1) * (0.5 + away)
-            if at not in touched and worth > best and session.collection.found(session.names[at]):
-                best, number = worth, at
-        return number
+        found = np.array([session.collection.found(name) for name in session.names])
+        found[touched] = False
+        if not found.any():
+            return -1
+        places = np.arange(len(found)) / len(found)
+        away = cKDTree(places[touched, None]).query(places[:, None])[0] if touched else np.ones(len(found))
+        worth = (session.collection.uncertain(UNCERTAIN) + 1) * (0.5 + away)
+        return int(np.argmax(np.where(found, worth, 0)))

@@ -132,8 +132,16 @@ async function select(number) {
   if (!found || found.number !== state.number) return;
   showMicrograph(found);
   point(null);
-  const next = list.neighbour(1);
-  if (next !== number && !found.failure) setTimeout(() => { if (state.number === number) viewer.prefetch(next, found.rows, found.columns); }, 400);
+  if (!found.failure) readAhead(found);
+}
+
+// The next micrograph, once this one is on the screen.
+function readAhead(found) {
+  const { number, rows, columns } = found, next = list.neighbour(1);
+  setTimeout(() => {
+    if (state.number !== number || next === number) return;
+    if ($("picture").dataset.shown === String(number)) viewer.prefetch(next, rows, columns); else readAhead(found);
+  }, 300);
 }
 
 async function showScoreMap() {
@@ -260,19 +268,15 @@ async function close(how) {
 async function follow() {
   while (!state.closed) {
     try {
-      const summary = await get("changes", { since: state.summary.version });
+      const { version } = await get("changes", { since: state.summary.version });
+      await new Promise(done => setTimeout(done, 250));  // mostly the answer to what this page has asked comes meanwhile
       if (state.closed) return;
-      const changed = summary.version !== state.summary.version;
-      showSummary(summary);
-      if (changed && state.number >= 0 && !tools.stroke && !limits.waiting) {
-        const found = await get(`micrograph/${state.number}`);
-        if (found.number === state.number) showMicrograph(found);
-      }
-      await new Promise(done => setTimeout(done, 250));
+      if (version > state.summary.version && !tools.stroke && !limits.waiting) showBoth(await get(`shown/${state.number}`));
     } catch (problem) {
       if (state.closed) return;
       $("state").textContent = "The studio does not answer. Everything is saved.";
       $("state").classList.add("bad");
+      state.summary.version = 0;  // shown again once it answers
       await new Promise(done => setTimeout(done, 3000));
     }
   }
