@@ -24,8 +24,10 @@ DEBIAN_TEST_PACKAGES := relion=relion_preprocess slurmctld=slurmctld slurmd=slur
     xvfb=Xvfb chromium=chromium
 # Percentage of the lines and branches of the method that the tests must run.
 MIN_COVERAGE := 95
-# Percentage of the mutants (changes of the code, made one at a time) that must make a test fail.
+# Percentage of the mutants (changes of the code, made one at a time) that must make a test fail, and the mutants that
+# are tried: a tenth, those whose number ends in a digit (all, more than an hour: make mutation MUTANTS=).
 MIN_MUTATION_SCORE := 85
+MUTANTS := '*7'
 
 .PHONY: demo check test test-long fuzz mutation versions lint docs clean test-packages
 
@@ -46,12 +48,14 @@ fuzz: $(DEVELOPMENT)
 
 mutation: $(DEVELOPMENT)
 	rm -rf mutants
-	$(VENV)/bin/mutmut run
+	$(VENV)/bin/mutmut run $(MUTANTS)
 	$(VENV)/bin/mutmut export-cicd-stats
 	@$(VENV)/bin/python -c 'import json; \
 	    found = json.load(open("mutants/mutmut-cicd-stats.json")); \
-	    score = 100 * (found["killed"] + found["timeout"]) / found["total"]; \
-	    print("%.1f %% of %d mutants noticed, expected %s %%" % (score, found["total"], $(MIN_MUTATION_SCORE))); \
+	    noticed = found["killed"] + found["timeout"]; \
+	    tried = noticed + sum(found[name] for name in ("survived", "no_tests", "suspicious", "segfault")); \
+	    score = 100 * noticed / tried; \
+	    print("%.1f %% of %d mutants noticed, expected %s %%" % (score, tried, $(MIN_MUTATION_SCORE))); \
 	    raise SystemExit(score < $(MIN_MUTATION_SCORE))'
 
 versions: $(DEVELOPMENT)

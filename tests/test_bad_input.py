@@ -154,6 +154,7 @@ def test_absurd_dimensions_in_a_compressed_file_take_no_memory(tmp_path, columns
 COMPRESSIONS = ["lzw", "zlib", "packbits", "lzma", "zstd"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_tiff_that_inflates_beyond_its_sizes_takes_no_memory(tmp_path, compression):
     encode = getattr(imagecodecs, f"{compression}_encode")

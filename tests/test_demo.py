@@ -31,6 +31,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "PARTS", {"training": (1, 1), "test": (2, 2)})
 
 
+@pytest.mark.slow
 def test_micrographs_of_an_earlier_run_are_used_again_unless_the_scene_changed(tmp_path, monkeypatch):
     micrograph = tmp_path / "data" / "test" / "micrographs" / "test_002.mrc"
     assert demo.write_demo_data(tmp_path / "data")
@@ -71,6 +72,7 @@ def write_results(folder, centres):
     return results
 
 
+@pytest.mark.slow
 def test_the_comparison_reports_precision_and_recall_and_draws_three_pictures(tmp_path):
     demo.write_demo_data(tmp_path / "data")
     truth = read_coordinates(tmp_path / "data" / "test" / "boxes")

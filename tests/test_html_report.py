@@ -271,6 +271,7 @@ def test_a_run_without_any_pick_has_a_report(tmp_path):
     assert page.figures()["failed"] == "2" and page.figures()["mean score"] == "-"
 
 
+@pytest.mark.slow
 def test_the_report_of_many_micrographs_stays_small(tmp_path):
     write_run(tmp_path, ["a"], failed=[f"failed <{number}>" for number in range(MAX_OPEN_ROWS + 1)])
     results = read_table(tmp_path / "summary.tsv")

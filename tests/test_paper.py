@@ -127,12 +127,14 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_picks_of_simulated_particles_are_those_of_the_plain_procedure(trained):
     counts = compare_with_plain(trained / "model", trained / "other" / "micrographs" / "g.mrc", trained / "picks", 4)
     assert counts[0] >= 7, "the model has not learnt its 14 particles"
     assert len(set(counts)) > 1, "the thresholds make no difference"
 
 
+@pytest.mark.slow
 def test_picks_of_apoferritin_are_those_of_the_plain_procedure(shared_data, tmp_path):
     binned = tmp_path / "binned"
     for kind in ("micrographs", "boxes"):

@@ -143,6 +143,7 @@ def test_whatever_scipion_imports_of_the_method_needs_none_of_the_libraries_of_t
                       f"[importlib.import_module(name) for name in {modules}]; print('all')") == "all\n"
 
 
+@pytest.mark.slow
 def test_the_method_needs_no_scipion_and_loads_tensorflow_only_when_a_network_is_made():
     modules = [module.name for module in pkgutil.walk_packages([str(PACKAGE / "deepem")], "deepem_scipion.deepem.")
                if not module.name.endswith((".__main__", ".layers"))]

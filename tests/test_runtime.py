@@ -68,6 +68,7 @@ def test_missing_tensorflow_is_reported_with_the_command_that_installs_it(state)
         runtime.start_keras()
 
 
+@pytest.mark.slow
 def test_number_of_threads_cannot_be_changed_once_tensorflow_is_running():
     output = python("from deepem_scipion.deepem import runtime\n"
                     "from deepem_scipion.deepem.errors import DeepEMError\n"
@@ -99,6 +100,7 @@ def test_device_line_states_that_a_requested_gpu_is_missing_and_why(no_gpu, capl
     assert f"device: {device}" in caplog.messages
 
 
+@pytest.mark.slow
 def test_gpu_that_does_not_exist_is_reported_missing_by_tensorflow_itself():
     output = python("from deepem_scipion.deepem import runtime; print(runtime.start_keras(1))",
                     CUDA_VISIBLE_DEVICES="99", KERAS_BACKEND="tensorflow")
@@ -162,6 +164,7 @@ print(json.dumps(cpu / wall))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_one_thread_uses_one_core_and_gives_the_scores_of_two(tmp_path):
     pixels = np.random.default_rng(0).normal(size=(1500, 1500)).astype(np.float32)

@@ -56,6 +56,7 @@ def distances(points, others):
     return cKDTree(others).query(points)[0]
 
 
+@pytest.mark.slow
 def test_the_teacher_marks_what_is_not_marked_and_leaves_out_what_is_doubtful(folder):
     model = general_model(400)
     truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
@@ -87,6 +88,7 @@ def test_too_few_particles_are_an_error(folder):
         labelled(folder, replace(general_model(400), threshold=1.0))
 
 
+@pytest.mark.slow
 def test_a_model_without_labels_picks_what_the_general_one_picks(folder, tmp_path, short, capsys):
     assert main(["train", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--epochs", "1",
                  "--output", str(tmp_path / "none.deepem"), "--quiet"]) == 0
@@ -100,6 +102,7 @@ def test_a_model_without_labels_picks_what_the_general_one_picks(folder, tmp_pat
     assert MODEL_LABELS_WARNING in card["warnings"] and MODEL_LABELS_WARNING in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys):
     truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
     (tmp_path / "clicks").mkdir()
@@ -183,6 +186,7 @@ def test_rounds_end_when_nothing_changes(folder, monkeypatch):
     assert len(rounds) == 1
 
 
+@pytest.mark.slow
 def test_auto_trains_on_the_first_micrographs_and_picks_all(folder, tmp_path, short):
     assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--train", "1", "--output",
                  str(tmp_path / "picks"), "--quiet"]) == 0

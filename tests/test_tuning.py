@@ -101,6 +101,7 @@ def test_given_values_are_not_searched(data, trained, files):
         ((4, 5, 6), (3, 2, 2), 4.0)}
 
 
+@pytest.mark.slow
 def test_a_resumed_search_continues_as_an_uninterrupted_one(data, trained, tmp_path):
     tune_model(data, PLAN, ModelFiles(tmp_path / "whole"), trials=6)
     whole = trained[:]
