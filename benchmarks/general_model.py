@@ -32,7 +32,7 @@ DIAMETER_PX = 27.0
 # Share of the fields with particles from density maps, if there are any.
 MAPS_SHARE = 0.4
 # Fields on which epochs are compared, candidates are compared, and the threshold is chosen.
-VALIDATION, AGREEMENT, THRESHOLD = 20, 450, 150
+VALIDATION, AGREEMENT, THRESHOLD = 20, 900, 150
 # Crops in a batch, and those on which epochs are compared: with few, chance chooses an early epoch.
 BATCH, SAMPLE = 16, 1536
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.

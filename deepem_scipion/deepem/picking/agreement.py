@@ -20,8 +20,9 @@ from ..coordinates.suppression import neighbours
 # Names of the features, in the order of the weights.
 FEATURES = ("score", "contrast", "similarity", "local_std", "confident_score", "confident_share", "prominence",
             "other_score", "candidate_share", "distance")
-# Only candidates above this score of the network are compared.
-MIN_SCORE = 0.01
+# Only candidates above this score of the network are compared, and at least this many diameters from the border: there
+# little more than half of a particle is visible, and anything together with its mirror image looks like a particle.
+MIN_SCORE, MIN_BORDER = 0.01, 0.1
 # Profiles are means over rings one pixel wide up to this many diameters from the centre.
 REACH = 0.7
 # Of the candidates half a diameter apart those are confident whose score is at least this share of the mean of the best

@@ -16,7 +16,7 @@ from ..model.model import Model
 from ..network.box_scan import BoxScanner
 from ..network.scan import Scanner
 from ..runtime import ensure_started
-from .agreement import MIN_SCORE, features, rescore
+from .agreement import MIN_BORDER, MIN_SCORE, features, rescore
 from .candidates import Candidates, find_candidates, pad
 from .paper import grid_candidates
 from .selection import PICKED, Limits, select
@@ -142,7 +142,7 @@ class Picker:
 
 
 def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Candidates:
-    """Return candidates with scores that take the others into account, see `agreement`.
+    """Return the `comparable` candidates with scores that take the others into account, see `agreement`.
 
     Parameters
     ----------
@@ -155,15 +155,34 @@ def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Ca
     Returns
     -------
     Candidates
-        Those above `agreement.MIN_SCORE`, in descending order of the new scores.
+        In descending order of the new scores.
     """
     assert model.agreement is not None
-    candidates = candidates.subset(candidates.scores > MIN_SCORE)
+    candidates = comparable(candidates, micrograph, model)
     centres_rc, diameter_px = micrograph.to_binned_rc(candidates.centres_xy), model.diameter_px
     found = features(micrograph.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter_px)
     scores = rescore(model.agreement, found)
     order = np.lexsort((candidates.centres_xy[:, 0], candidates.centres_xy[:, 1], -scores))
     return replace(candidates, scores=scores).subset(order)
+
+
+def comparable(candidates: Candidates, micrograph: Micrograph, model: Model) -> Candidates:
+    """Return the candidates that are compared with each other.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        With the scores of the network.
+    micrograph : Micrograph
+    model : Model
+
+    Returns
+    -------
+    Candidates
+        Those above `agreement.MIN_SCORE` and at least `agreement.MIN_BORDER` diameters from the border.
+    """
+    border_px = MIN_BORDER * model.diameter_angst / micrograph.input_pixel_size_angst
+    return candidates.subset((candidates.scores > MIN_SCORE) & (candidates.border_px >= border_px))
 
 
 def check_size(micrograph: Micrograph, box: int) -> None:

@@ -170,14 +170,16 @@ def _others(mass: FloatArray, shape: Shape, whole: FloatArray, diameter: float,
         found.append(points)
 
     size = len(mass)
+    # In half of the fields there is no more of these than of the particles: else few objects are hardly ever particles.
+    most = min(len(whole), 60) if len(whole) and rng.random() < 0.5 else 60
     if rng.random() < 0.5:
-        add(random_shape(rng), scatter(rng.integers(3, 60), size, 0.5 * diameter, rng), rng.uniform(0.15, 0.55),
-            rng.uniform(0.5, 1.5))
+        add(random_shape(rng), scatter(rng.integers(1, 1 + most), size, 0.5 * diameter, rng),
+            rng.uniform(0.15, 0.55), rng.uniform(0.5, 1.5))
     if rng.random() < 0.3:
-        add(random_shape(rng), scatter(rng.integers(1, 8), size, 2 * diameter, rng), rng.uniform(1.6, 3.5),
-            rng.uniform(0.5, 2))
+        add(random_shape(rng), scatter(rng.integers(1, 2 + min(most // 8, 6)), size, 2 * diameter, rng),
+            rng.uniform(1.6, 3.5), rng.uniform(0.5, 2))
     if rng.random() < 0.35:
-        for middle in scatter(rng.integers(1, 6), size, 3 * diameter, rng):
+        for middle in scatter(rng.integers(1, 2 + min(most // 8, 4)), size, 3 * diameter, rng):
             around = diameter * rng.uniform(0.3, 1.0) * rng.standard_normal((rng.integers(3, 16), 2))
             add(shape, middle + around, 1.0)
     return found

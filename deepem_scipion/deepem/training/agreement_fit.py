@@ -11,15 +11,15 @@ import numpy as np
 
 from ..evaluation.matching import match
 from ..model.model import Model
-from ..picking.agreement import FEATURES, MIN_SCORE, features
-from ..picking.picker import Picker
+from ..picking.agreement import FEATURES, features
+from ..picking.picker import Picker, comparable
 from .labels import LabelledMicrograph
 
-HIDDEN = 12
+HIDDEN = 20
 # Candidates within this many diameters of a particle may match it, and those closer to a doubtful one are left out.
 MATCH_DISTANCE = 0.35
 # Weight decay of the fit, and maximum number of its steps.
-DECAY, STEPS = 4e-3, 400
+DECAY, STEPS = 1e-3, 400
 
 
 def with_agreement(model: Model, labelled: Sequence[LabelledMicrograph], seed: int = 0) -> Model:
@@ -48,8 +48,7 @@ def _examples(picker: Picker, item: LabelledMicrograph) -> tuple[np.ndarray, np.
     """Features of the candidates of a micrograph, and whether each is a particle; without those in doubt."""
     from scipy.spatial import cKDTree
 
-    candidates, _ = picker.candidates(item.micrograph)
-    candidates = candidates.subset(candidates.scores > MIN_SCORE)
+    candidates = comparable(picker.candidates(item.micrograph)[0], item.micrograph, picker.model)
     centres_rc, diameter = item.micrograph.to_binned_rc(candidates.centres_xy), picker.model.diameter_px
     found = features(item.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter)
     correct = match(centres_rc, candidates.scores, item.particles_rc, MATCH_DISTANCE * diameter).correct
