@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Accuracy against the clicks and seconds of a simulated user of the studio, who knows the annotation.
 
-    python benchmarks/interactive.py [--sets NAME ...] [--seeds N ...] [--rounds N] [--clicks N] [--splits N]
+    python benchmarks/interactive.py [--sets NAME ...] [--seeds N ...] [--rounds N] [--clicks N] [--splits N ...]
 
 The session starts with the general model. In each round the user makes some clicks on one of the clicked micrographs:
 missed particles are added and false positives removed, in random order, then the least certain true positives are
@@ -31,12 +31,11 @@ from general_accuracy import ALL_SETS, NOT_COUNTED, without_ignored
 CLICKED = {"apoferritin": 4, "empiar10017": 4, "empiar10028": 3, "klh_processed": 2}
 
 
-def splits(name, names, most):
-    """At most a number of pairs of clicked and scored micrographs, with the number of each."""
+def splits(name, names):
+    """All pairs of clicked and scored micrographs."""
     n = CLICKED[name]
-    found = ([(list(chosen), [each for each in names if each not in chosen]) for chosen in combinations(names, n)]
-             if name == "empiar10028" else [(names[:n], names[n:])])
-    return [(at, *found[at]) for at in np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))]
+    chosen = combinations(names, n) if name == "empiar10028" else [names[:n]]
+    return [(list(each), [other for other in names if other not in each]) for each in chosen]
 
 
 def trained_on_all(data, folder, clicked, path):
@@ -175,7 +174,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clicks", type=int, default=10, help="in each round")
-    parser.add_argument("--splits", type=int, default=10, help="of each set at most this many are used")
+    parser.add_argument("--splits", type=int, nargs="+", default=range(10), help="of the ten ways on "
+                        "EMPIAR-10028 those with these numbers, from 0 to 9")
     parser.add_argument("--add-only", action="store_true", help="the user removes nothing, and no model is trained on "
                         "all labels to compare with")
     options = parser.parse_args()
@@ -188,7 +188,9 @@ def main():
     for seed in options.seeds:
         for name in options.sets:
             data, folder = ALL_SETS[name], options.data / name
-            for number, clicked, scored in splits(name, micrograph_names(folder, data.images), options.splits):
+            for number, (clicked, scored) in enumerate(splits(name, micrograph_names(folder, data.images))):
+                if name == "empiar10028" and number not in options.splits:
+                    continue
                 print(f"{name}, split {number}, seed {seed}", file=sys.stderr, flush=True)
                 oracle, best = None, np.nan
                 if not options.add_only:

@@ -2,14 +2,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The studio as the plugin starts it, and what it leaves."""
 
+import math
 import os
 import re
+from contextlib import suppress
 
 import pyworkflow.utils as pwutils
+from pwem.objects import SetOfCTF
 
 from . import convert, program
 from .constants import TIFF_ROWS
+from .deepem.errors import DeepEMError
 from .deepem.picking.results import PickingResults
+from .deepem.startables import quote
 
 # Side of a box in particle diameters, for coordinates of other pickers.
 USUAL_BOX = 1.5
@@ -99,7 +104,7 @@ def studio_arguments(folder, micSet, mics=None, coordinates=None, project=None):
     coordinates : SetOfCoordinates, optional
         To be shown, on some of these micrographs or on others made from the same.
     project : Project, optional
-        See `convert.keys_by_id`.
+        See `convert.keys_by_id`; the defocus of the micrographs, if it has CTF estimates of them, is shown.
 
     Returns
     -------
@@ -109,7 +114,8 @@ def studio_arguments(folder, micSet, mics=None, coordinates=None, project=None):
     names, rate = convert.result_names(mics), micSet.getSamplingRate()
     listed, boxes = (os.path.join(folder, name) for name in ("micrographs.txt", "coordinates"))
     convert.write_micrograph_list(listed, mics, names)
-    arguments = [listed, "--pixel-size", repr(rate), "--tiff-rows", TIFF_ROWS]
+    arguments = [listed, "--pixel-size", repr(rate), "--tiff-rows", TIFF_ROWS,
+                 *ctf_arguments(folder, mics, names, project)]
     if coordinates is None:
         return arguments
     own, others = convert.keys_by_id([micSet, coordinates.getMicrographs()], project)
@@ -117,6 +123,46 @@ def studio_arguments(folder, micSet, mics=None, coordinates=None, project=None):
     known = {own[each]: name for each, name in names.items() if own[each] in found}
     convert.write_scored_boxes(boxes, found, known, coordinates.getMicrographs().getSamplingRate() / rate)
     return [*arguments, "--coordinates", boxes]
+
+
+def ctf_arguments(folder, mics, names, project):
+    """Write the defocus of micrographs, and return the arguments of the studio; none where no defocus is known.
+
+    Parameters
+    ----------
+    folder : str
+        For the file.
+    mics : iterable of Micrograph
+    names : dict of int to str
+        Id of the micrograph to its name in the studio.
+    project : Project or None
+
+    Returns
+    -------
+    list of str
+    """
+    known, lines = defocus_by_name(project) if project else {}, []
+    for mic in (mic for mic in mics if mic.getMicName() in known):
+        with suppress(DeepEMError):  # both kinds of quotes cannot be written
+            lines.append(f"{quote(names[mic.getObjId()] + '.mrc')} {known[mic.getMicName()]:.1f}")
+    if not lines:
+        return []
+    path = os.path.join(folder, "ctf.star")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(["data_micrographs", "", "loop_", "_rlnMicrographName", "_rlnDefocusU", *lines, ""]))
+    return ["--ctf", path]
+
+
+def defocus_by_name(project):
+    """Return the mean defocus of the micrographs of a project in angstrom, by their name in Scipion."""
+    found = {}
+    for run in project.getRuns():
+        for _, ctfs in run.iterOutputAttributes(SetOfCTF):
+            for ctf in ctfs:
+                mean = (ctf.getDefocusU() + ctf.getDefocusV()) / 2
+                if ctf.getMicrograph() is not None and 0 < mean < math.inf:
+                    found[ctf.getMicrograph().getMicName()] = mean
+    return found
 
 
 def usual_diameter(coordinates):

@@ -153,6 +153,9 @@ def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrograp
     assert session.waiting() == ""  # nothing is suggested beside them
     assert sorted(session.picks("a").scores) == pytest.approx([-4, 0.5, 6], abs=1e-4)
     assert len(session.picks("b").scores) == 0
+    session.adjust(diameter_angst=80.0)
+    assert session.waiting() == "" and len(session.picks("a").scores) == 3
+    assert session.collection.diameter_px == pytest.approx(80.0 / settings.pixel_size_angst)
     session.set_limits(0.3, 0.0, None)
     session.edit(0, {"action": "remove", "x": 120, "y": 90})
     session.edit(1, {"action": "add", "x": 33, "y": 44})
@@ -162,8 +165,56 @@ def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrograp
     session.close()
     project.close()
     assert read_box(tmp_path / "session/negatives/a.box").centres_xy.tolist() == [[120, 90]]
+    (tmp_path / "session").rename(tmp_path / "moved")  # with what it began with
+    project, settings = open_session(Wanted([], tmp_path / "moved"))
+    session = Session(project, settings)
+    found, names = session.stored()[0]
+    assert found.folder == tmp_path / "moved" / "start" and names == ["a", "b"]
+    session.close()
+    project.close()
     with pytest.raises(DeepEMError, match="none of the 1 micrographs has coordinates"):
         open_session(Wanted([micrographs / "a.mrc"], tmp_path / "other", coordinates=tmp_path / "boxes" / "b.box"))
+
+
+RELION = """data_particles
+
+loop_
+_rlnMicrographName
+_rlnCoordinateX
+_rlnCoordinateY
+_rlnDefocusU
+_rlnDefocusV
+MotionCorr/job002/mics/b_DW.mrc 50 60 20000 22000
+MotionCorr/job002/mics/b_DW.mrc 90 60 21000 23000
+MotionCorr/job002/mics/a_DW.mrc 40 70 9000 9000
+"""
+
+
+def test_files_of_other_programs_are_assigned_by_name_and_the_defocus_spreads_what_is_proposed(micrographs, tmp_path):
+    write_blobs(tmp_path, "cdef", n=6)
+    (tmp_path / "run_data.star").write_text(RELION)
+    project, settings = open_session(Wanted(
+        [micrographs], tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "run_data.star",
+        reference=tmp_path / "run_data.star", ctf=tmp_path / "run_data.star"))
+    session = Session(project, settings)
+    for found, names in session.stored():
+        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
+    assert session.picks("b").centres_xy.tolist() == [[50, 60], [90, 60]] and len(session.picks("c").scores) == 0
+    assert sorted(session.reference) == ["a", "b"] and settings.defocus == pytest.approx({"a": 0.9, "b": 2.15})
+    teacher = Teacher(session, Queue(session, Worker()))
+    shown = Views(session, teacher).description()["defocus"]
+    assert shown[:2] == pytest.approx([0.9, 2.15]) and shown[2:] == [None] * 4
+    session.edit(0, {"action": "done"})
+    session.update(defocus=dict(zip("abcdef", (1.0, 1.1, 3.0, 1.2, 1.3, 1.4))), limits=Limits(0.0, 0.0))
+    assert teacher.view()["next"] == 2  # that furthest from the one that was checked
+    session.close()
+    project.close()
+    (tmp_path / "run_data.star").write_text(RELION.replace("9000 9000", "9000 far"))
+    with pytest.raises(DeepEMError, match="run_data.star, line 11.*far"):
+        open_session(Wanted([micrographs], tmp_path / "other", diameter_angst=64.0, ctf=tmp_path / "run_data.star"))
+    with pytest.raises(DeepEMError, match="expected the defocus of micrographs"):
+        (tmp_path / "run_data.star").write_text("data_x\n_rlnMicrographName a.mrc\n")
+        open_session(Wanted([micrographs], tmp_path / "other", diameter_angst=64.0, ctf=tmp_path / "run_data.star"))
 
 
 def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_path):

@@ -64,7 +64,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def studio(browser, run):
-    found = Studio(browser, run[0] / "picks", "--reference", run[0] / "boxes")
+    rows = "".join(f"{name}.mrc {defocus}\n" for name, defocus in zip(NAMES, (15000, 9000, 21000)))
+    (run[0] / "ctf.star").write_text(f"data_micrographs\nloop_\n_rlnMicrographName\n_rlnDefocusU\n{rows}")
+    found = Studio(browser, run[0] / "picks", "--reference", run[0] / "boxes", "--ctf", run[0] / "ctf.star")
     found.until(lambda: all(found.api("session")["status"]))
     yield found
     found.close()
@@ -208,6 +210,10 @@ def test_next_previous_search_and_sort(clean):
     rows = sorted(clean.page.locator("#sheet .row:visible").all(), key=lambda row: row.bounding_box()["y"])
     picks = [int(row.locator("span").nth(1).inner_text()) for row in rows]
     assert picks == sorted(picks, reverse=True)
+    clean.page.click("#headings .defocus")
+    clean.until(lambda: [row.locator("span").nth(4).inner_text() for row in sorted(
+        clean.page.locator("#sheet .row:visible").all(), key=lambda row: row.bounding_box()["y"])] ==
+        ["0.90", "1.50", "2.10", ""])
     clean.page.click("#headings .name")
 
 
@@ -295,7 +301,7 @@ def test_figures_and_curves_follow_the_threshold_and_the_list_is_sorted_by_f1(cl
     clean.page.mouse.click(box["x"] + 26 + 0.9 * (box["width"] - 34), box["y"] + 60)
     clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(0.9, abs=0.01))
     clean.until(shown)
-    clean.page.click("#headings .extra")
+    clean.page.click("#headings .f1")
     figures = clean.api("evaluation")["micrographs"]
     clean.screenshot("studio-evaluation")
     values = [f"{value:.2f}" for value in sorted(each["F1"] for each in figures.values())]

@@ -12,7 +12,9 @@ from pyworkflow.gui import dialog
 from pyworkflow.gui.form import FormWindow
 from pyworkflow.viewer import DESKTOP_TKINTER
 
+from deepem_scipion.deepem.studio.assigning import read_defocus
 from deepem_scipion.protocols import ProtDeepEMPick, ProtDeepEMTrain
+from deepem_scipion.studio import ctf_arguments
 from deepem_scipion.wizards.studio_wizard import by_defocus, spread
 
 from .display import screenshot
@@ -138,4 +140,8 @@ class TestWizards(WithStudio):
         estimation._defineOutputs(outputCTF=ctfs)
         self.assertEqual(names(by_defocus(mics, self.proj)), ["third", "first", "second_03.05.02"])
         self.assertEqual(names(spread(by_defocus(mics, self.proj), 2)), ["third", "second_03.05.02"])
+        names_by_id = {mic.getObjId(): f"it's {mic.getObjId()}" for mic in mics}
+        _, path = ctf_arguments(self.folder, mics, names_by_id, self.proj)
+        self.assertEqual(read_defocus(path, {name: f"{name}.mrc" for name in names_by_id.values()}),
+                         dict(zip(names_by_id.values(), (2.0, 3.0, 1.0))))
         self.assertEqual(spread(list(range(101)), 6), [0, 20, 40, 60, 80, 100])

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """"Analyze results" of picking: the picks, other limits for them, and corrections, in the studio."""
 
+import pyworkflow.utils as pwutils
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from ..protocols import ProtDeepEMPick
-from ..studio import StudioRun
+from ..studio import StudioRun, ctf_arguments
 
 REGISTER = "Register in Scipion"
 TEXT = f"""The picks are open in your browser; where there is none, open the address below. Other limits apply to all \
@@ -35,6 +36,10 @@ class DeepEMPickViewer(Viewer):
         rate, model = protocol.getInputMicrographs().getSamplingRate(), protocol.inputModel.get()
         folder = str(protocol.getStudio().folder)
         arguments = [protocol.getCoordsDir(), "--project", folder, "--save", "--pixel-size", repr(rate)]
+        mics = protocol.getMicrographsByResult()
+        pwutils.makePath(folder)
+        arguments += ctf_arguments(folder, mics.values(), {mic.getObjId(): name for name, mic in mics.items()},
+                                   self.getProject())
         if model is not None:
             arguments += ["--model", model.getFileName()]
         return StudioRun(folder, arguments, REGISTER)

@@ -34,7 +34,8 @@ class DeepEMStudioViewer(Viewer):
     def start(self, coordinates):
         """Start the studio for a SetOfCoordinates; returns the StudioRun."""
         folder = os.path.abspath(self.getProject().getTmpPath(f"studio-{coordinates.getObjId()}"))
-        arguments = studio_arguments(folder, coordinates.getMicrographs(), coordinates=coordinates)
+        arguments = studio_arguments(folder, coordinates.getMicrographs(), coordinates=coordinates,
+                                     project=self.getProject())
         diameter = usual_diameter(coordinates)
         return StudioRun(folder, [*arguments, "--project", os.path.join(folder, "session"),
                                   *(["--diameter", f"{diameter:g}"] if diameter else [])])

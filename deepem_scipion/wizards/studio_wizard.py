@@ -5,10 +5,11 @@
 import tempfile
 
 import numpy as np
-from pwem.objects import SetOfCTF
 from pyworkflow.gui import dialog
 from pyworkflow.viewer import DESKTOP_TKINTER
 from pyworkflow.wizard import Wizard
+
+from ..studio import defocus_by_name
 
 # Number of micrographs shown, spread over the set.
 SHOWN = 6
@@ -73,13 +74,7 @@ def by_defocus(mics, project):
 
     Those without a defocus are left out if enough others have one.
     """
-    defocus = {}
-    for run in project.getRuns():
-        for _, ctfs in run.iterOutputAttributes(SetOfCTF):
-            for ctf in ctfs:
-                mean = (ctf.getDefocusU() + ctf.getDefocusV()) / 2
-                if ctf.getMicrograph() is not None and 0 < mean < np.inf:
-                    defocus[ctf.getMicrograph().getMicName()] = mean
+    defocus = defocus_by_name(project)
     known = [mic for mic in mics if mic.getMicName() in defocus]
     if len(known) < min(SHOWN, len(mics)):
         return mics

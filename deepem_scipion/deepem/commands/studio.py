@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bright", action="store_true", help="particles are brighter than the background")
     parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: a "
                         "folder of .box or .star files, or one such file")
+    parser.add_argument("--ctf", type=Path, metavar="FILE", help="defocus of the micrographs, as in RELION's "
+                        "micrographs_ctf.star (default: that of the list of micrographs, if it is such a file)")
     parser.add_argument("--save", action="store_true", help="save the picks of all micrographs at the end, like the "
                         "button *Save picks*")
     add_limits(parser)
@@ -115,5 +117,5 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return Wanted(
         options.sources, options.project, options.model, options.pixel_size, options.diameter, options.coordinates,
         options.reference, options.regions, {label or Path(path).stem: Path(path) for label, _, path in compared},
-        options.distance, options.box, options.tiff_rows, options.bright,
+        options.distance, options.ctf, options.box, options.tiff_rows, options.bright,
         lambda model: chosen_limits(options, model), **numbers)

@@ -80,6 +80,12 @@ class Collection:
         self._results[name] = MicrographResult.of(path, *part[:2])
         self._joined = None
 
+    def set_diameter(self, angst: float) -> None:
+        """Take another particle diameter for the same candidates."""
+        self.diameter_angst = angst
+        self._parts = {name: review_part(*part[:2], self.max_distance_px) for name, part in self._parts.items()}
+        self._joined, self._marked = None, {}
+
     @property
     def max_distance_px(self) -> float:
         """Largest minimum distance that can be tried, in pixels of the micrographs."""

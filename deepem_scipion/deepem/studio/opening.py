@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates.coordinates import Coordinates
-from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
 from ..micrographs.micrograph import read_pixel_size
@@ -25,6 +24,7 @@ from ..picking.results import PickingResults
 from ..picking.selection import Limits, select
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult
+from .assigning import has_defocus, read_assigned, read_defocus
 from .project import StudioProject, StudioSettings
 
 # In angstrom, until somebody gives another one.
@@ -58,6 +58,8 @@ class Wanted:
         Figures of other evaluations by label.
     distance_angst : float, optional
         Maximum distance of a pick from its reference particle.
+    ctf : Path, optional
+        STAR file with the defocus of the micrographs. Default: the list of micrographs, if it has it.
     box_px : int, optional
         Side of the boxes written, in pixels of the micrographs.
     tiff_rows : {"bottom", "top"}
@@ -80,6 +82,7 @@ class Wanted:
     regions: Path | None = None
     compared: Mapping[str, Path] = field(default_factory=dict)
     distance_angst: float | None = None
+    ctf: Path | None = None
     box_px: int | None = None
     tiff_rows: str = "bottom"
     bright: bool = False
@@ -119,7 +122,8 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
         else:
             begun = project.exists() and (not wanted.coordinates or project.is_edited())
             if wanted.coordinates and not begun:
-                new = _with_coordinates(project, new, read_coordinates(wanted.coordinates), wanted)
+                found = read_assigned(wanted.coordinates, new.micrographs, new.pixel_size_angst)
+                new = _with_coordinates(project, new, found, wanted)
             settings = _changed(project.resume(new) if begun else new, wanted)
     except BaseException:
         project.close()
@@ -148,13 +152,9 @@ def _of_micrographs(wanted: Wanted) -> StudioSettings:
                           str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows)
 
 
-def _with_coordinates(project: StudioProject, settings: StudioSettings, found: Mapping[str, Coordinates],
+def _with_coordinates(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates],
                       wanted: Wanted) -> StudioSettings:
     """Write coordinates as candidates, all of them picked; returns settings that show them."""
-    known = {name: found[name] for name in settings.micrographs if name in found}
-    if not known:
-        raise DeepEMError(f"none of the {len(settings.micrographs)} micrographs has coordinates; there are coordinates "
-                          f"of {', '.join(sorted(found)[:3]) or 'no micrograph'} ... They are matched by file name.")
     scores = np.concatenate([each.scores for each in known.values()])
     low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
     low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
@@ -191,8 +191,14 @@ def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
         "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None,
         "regions": str(wanted.regions.absolute()) if wanted.regions else None, "box_px": wanted.box_px,
         "compared": {label: str(path.absolute()) for label, path in wanted.compared.items()} or None,
-        "distance_angst": wanted.distance_angst}
+        "distance_angst": wanted.distance_angst, "defocus": _defocus(settings, wanted) or None}
     return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _defocus(settings: StudioSettings, wanted: Wanted) -> dict[str, float]:
+    """The defocus of the micrographs, as far as it is given."""
+    lists = [wanted.ctf] if wanted.ctf else [each for each in wanted.sources if has_defocus(each)]
+    return {name: value for each in lists for name, value in read_defocus(each, settings.micrographs).items()}
 
 
 def _pixel_size(paths: Iterable[str], given: float | None) -> float:

@@ -27,6 +27,8 @@ except ImportError:  # Windows
 
 FORMAT = 1
 MAX_BOX_PX = 100_000
+# Files that are named from the folder of the session if they are in it or beside it, so that all can be moved together.
+_MAY_MOVE = ("model", "results", "reference", "regions")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class StudioSettings:
         Path of the figures of other evaluations by label.
     distance_angst : float, optional
         Maximum distance of a pick from its reference particle. Default: half a diameter.
+    defocus : mapping of str to float
+        Defocus of micrographs by name, in micrometres, as far as it is known.
     box_px : int, optional
         Side of the boxes written, in pixels of the micrographs. Default: 1.5 diameters.
     tiff_rows : {"bottom", "top"}
@@ -75,6 +79,7 @@ class StudioSettings:
     regions: str | None = None
     compared: Mapping[str, str] = field(default_factory=dict)
     distance_angst: float | None = None
+    defocus: Mapping[str, float] = field(default_factory=dict)
     box_px: int | None = None
     tiff_rows: str = "bottom"
     bright: bool = False
@@ -89,13 +94,15 @@ class StudioSettings:
                             ("matching distance", self.distance_angst)):
             if value is not None and not 0 < value < math.inf:
                 raise DeepEMError(f"{what} {value:g}: expected angstrom, above 0")
+        if not all(map(math.isfinite, self.defocus.values())):
+            raise DeepEMError("a defocus is not finite: expected micrometres")
         if self.box_px is not None and not 1 < self.box_px < MAX_BOX_PX:
             raise DeepEMError(f"box {self.box_px}: expected pixels, from 2 to {MAX_BOX_PX}")
 
     @property
     def source(self) -> tuple[Any, ...]:
         """What candidates depend on."""
-        without = (self.diameter_angst, self.bright) if self.model is None else ()
+        without = (self.diameter_angst, self.bright) if self.model is None and self.results is None else ()
         return (self.model, self.turn, *without)
 
     @classmethod
@@ -114,6 +121,7 @@ class StudioSettings:
         distance, box = plain.get("distance_angst"), plain.get("box_px")
         return cls(
             names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), limits, **texts,
+            defocus={str(name): float(value) for name, value in plain.get("defocus", {}).items()},
             compared={str(label): str(path) for label, path in plain.get("compared", {}).items()},
             distance_angst=None if distance is None else float(distance), box_px=None if box is None else int(box),
             tiff_rows="top" if plain.get("tiff_rows") == "top" else "bottom", bright=bool(plain.get("bright")),
@@ -235,13 +243,14 @@ class StudioProject:
         """
         return self._read(self._settings)
 
-    @staticmethod
-    def _read(path: Path) -> StudioSettings:
+    def _read(self, path: Path) -> StudioSettings:
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
             if plain["format"] != FORMAT:
                 raise ValueError(f"format {plain['format']}, expected {FORMAT}")
-            return StudioSettings.from_dict(plain)
+            settings = StudioSettings.from_dict(plain)
+            return replace(settings, **{key: os.path.abspath(self.folder / value) for key in _MAY_MOVE
+                                        if (value := getattr(settings, key)) is not None})
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             raise DeepEMError(f"{path}: expected the settings of a session as written by `deepem studio` "
                               f"({type(error).__name__}: {error})") from error
@@ -250,11 +259,14 @@ class StudioProject:
         """Write the settings; raises DeepEMError where they cannot be written."""
         self._write(self._settings, settings)
 
-    @staticmethod
-    def _write(path: Path, settings: StudioSettings) -> None:
+    def _write(self, path: Path, settings: StudioSettings) -> None:
         path.parent.mkdir(exist_ok=True)
+        plain = asdict(settings)
+        for key in (key for key in _MAY_MOVE if plain[key] is not None):
+            path_now, beside = Path(os.path.abspath(plain[key])), Path(os.path.abspath(self.folder)).parent
+            plain[key] = os.path.relpath(path_now, self.folder) if beside in path_now.parents else str(path_now)
         with atomic_write(path) as handle:
-            json.dump({"format": FORMAT, **asdict(settings)}, handle, indent=1)
+            json.dump({"format": FORMAT, **plain}, handle, indent=1)
 
     def resume(self, wanted: StudioSettings) -> StudioSettings:
         """Return the settings saved here for the micrographs of others.

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from ..coordinates.coordinates import Coordinates
-from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
 from ..model.general import CONTRASTS, general_model
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.review import Part
 from ..picking.selection import PICKED, Limits
+from .assigning import read_assigned
 from .collection import Collection
 from .editing import MARKED, Shown, change
 from .marks import NEGATIVE, PARTICLE, EditLog, Mark
@@ -71,7 +71,8 @@ class Session:
         self.project, self.settings = project, settings
         self.names = tuple(settings.micrographs)
         self.log = EditLog(project.edits)
-        self.reference = read_coordinates(settings.reference) if settings.reference else {}
+        self.reference = (read_assigned(settings.reference, settings.micrographs, settings.pixel_size_angst)
+                          if settings.reference else {})
         self.version, self.state, self.problem = 1, "", ""
         self.changed = threading.Condition(threading.RLock())
         self.before: dict[str, list[Mark]] = {}
@@ -171,10 +172,8 @@ class Session:
         return None if self.settings.results is None or self.settings.turn else PickingResults(self.settings.results)
 
     def _new_collection(self) -> Collection:
-        limits = self.settings.limits
         stored = self.began_with()
-        if stored is not None and stored.exists():
-            limits = stored.read_settings().limits
+        limits = stored.read_settings().limits if stored is not None and stored.exists() else self.settings.limits
         found = Collection(self.names, self.settings.pixel_size_angst, self.settings.diameter_angst, limits)
         found.limits = self.settings.limits
         return found
@@ -221,6 +220,8 @@ class Session:
                 if before.turn <= self.settings.turn:  # otherwise to be read again
                     shutil.rmtree(self.project.results(self.settings.turn).folder, ignore_errors=True)
                 self.collection = self._new_collection()
+            elif before.diameter_angst != self.settings.diameter_angst:
+                self.collection.set_diameter(self.settings.diameter_angst)
             self.collection.limits = self.settings.limits
             self.touch()
 

@@ -174,7 +174,10 @@ class Teacher:
                       bool(shown.of(DONE)))
 
     def _next(self) -> int:
-        """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none."""
+        """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none.
+
+        Away means of another defocus or, where that is not known, far in the list.
+        """
         from scipy.spatial import cKDTree
 
         session = self._session
@@ -183,7 +186,10 @@ class Teacher:
         found[touched] = False
         if not found.any():
             return -1
-        places = np.arange(len(found)) / len(found)
+        defocus = session.settings.defocus
+        usual = float(np.median(list(defocus.values()))) if defocus else 0.0
+        keys = [defocus.get(name, usual) for name in session.names]
+        places = np.argsort(np.argsort(keys, kind="stable")) / len(found)
         away = cKDTree(places[touched, None]).query(places[:, None])[0] if touched else np.ones(len(found))
         worth = (session.collection.uncertain(UNCERTAIN) + 1) * (0.5 + away)
         return int(np.argmax(np.where(found, worth, 0)))

@@ -49,6 +49,7 @@ class Views:
                 "pixel_size": settings.pixel_size_angst, "has_reference": bool(self._session.reference),
                 "has_score_maps": score_maps is not None and score_maps.has_score_maps,
                 "has_results": settings.results is not None, "boxes": settings.box_px is not None,
+                "defocus": [settings.defocus.get(name) for name in self._session.names] if settings.defocus else None,
                 "title": self._session.project.folder.resolve().name}
 
     def summary(self) -> dict[str, Any]:

@@ -105,7 +105,8 @@ function showMicrograph(found) {
   else if (changed || !viewer.shown) viewer.show(found.number, found.rows, found.columns);
   const title = $("title"), odd = state.summary.outliers[found.number];
   title.textContent = found.name;
-  for (const [text, name] of [[odd, ""], [found.done && "done", "good"], [!found.failure && found.status === 0 && "finding candidates …", ""],
+  const defocus = state.session.defocus?.[found.number];
+  for (const [text, name] of [[defocus != null && `defocus ${defocus.toFixed(2)} µm`, "quiet"], [odd, ""], [found.done && "done", "good"], [!found.failure && found.status === 0 && "finding candidates …", ""],
     [found.reference && `${found.reference.true} true positives, ${found.reference.false.length} false positives, ${found.reference.missed.length} missed`, ""]])
     if (text) title.append(Object.assign(document.createElement("small"), { textContent: text, className: name }));
   for (const kind of Object.keys(legend.lines)) legend.lines[kind].here.textContent = here(kind) ?? "";
@@ -288,12 +289,12 @@ async function start() {
   viewer.pixelSize = session.pixel_size;
   document.title = `DeepEM studio: ${session.title}`;
   list = new List($("list"), select);
-  list.start(session.names, session.has_reference ? "F1" : null);
+  list.start(session);
   $("choose").hidden = !session.choice;
   $("choose").textContent = session.choice ?? "";
   $("evaluation").hidden = !session.has_reference;
   if (session.has_reference) evaluation = new Evaluation($("evaluation"), threshold => limits.set("threshold", threshold), ({ overall, micrographs }) => {
-    list.setExtra(micrographs);
+    list.setFigures(micrographs);
     legend.count("missed", here("missed"), overall.truth - overall.true_positives);
     legend.count("false", here("false"), overall.picks - overall.true_positives);
   });

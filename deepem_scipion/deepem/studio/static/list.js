@@ -3,7 +3,7 @@
 // The list of micrographs: as many elements as rows in sight, whatever the number of micrographs.
 
 const HEIGHT = 28, SPARE = 4;
-const COLUMNS = { name: "Micrograph", picks: "Picks", score: "Score" };
+const COLUMNS = { name: "Micrograph", picks: "Picks", score: "Score" }, fixed = value => value?.toFixed(2) ?? "";
 
 export class List {
   constructor(element, onSelect) {
@@ -16,18 +16,18 @@ export class List {
     this.current = -1;
     this.order = [];
     this.pool = [];
-    this.columns = { ...COLUMNS };
     this.rows.addEventListener("scroll", () => this.draw());
     this.search.addEventListener("input", () => this.arrange());
     new ResizeObserver(() => this.draw()).observe(this.rows);
   }
 
-  start(names, extra = null) {
-    this.names = names;
-    if (extra) { this.columns.extra = extra; this.extra = {}; }
+  start({ names, defocus, has_reference: compared }) {
+    Object.assign(this, { names, defocus, figures: {} });
+    this.columns = { ...COLUMNS, ...(compared ? { f1: "F1" } : {}), ...(defocus ? { defocus: "Def." } : {}) };
+    document.querySelector("main").style.setProperty("--columns", Object.keys(this.columns).length - 1);
     const head = this.element.querySelector("#headings");
     const line = document.createElement("div");
-    line.className = this.extra ? "row wide" : "row";
+    line.className = "row";
     line.append(this.heading("state", ""), ...Object.entries(this.columns).map(([key, text]) => this.heading(key, text)));
     head.replaceChildren(line);
   }
@@ -37,7 +37,7 @@ export class List {
     button.className = key;
     button.dataset.key = key;
     button.textContent = text || "•";
-    button.title = key === "state" ? "Sort: outliers and failures first, then those not done" : `Sort by ${text.toLowerCase()}`;
+    button.title = { state: "Sort: outliers and failures first, then those not done", defocus: "Sort by defocus (µm)" }[key] ?? `Sort by ${text.toLowerCase()}`;
     button.addEventListener("click", () => this.sort(key));
     return button;
   }
@@ -48,14 +48,13 @@ export class List {
   }
 
   // Figures of each micrograph by its number.
-  setExtra(figures) {
-    this.extra = figures;
+  setFigures(figures) {
+    this.figures = figures;
     this.arrange();
   }
 
   sort(key) {
-    const numeric = key !== "name";
-    this.sorted = { by: key, down: this.sorted.by === key ? !this.sorted.down : numeric && key !== "extra" };
+    this.sorted = { by: key, down: this.sorted.by === key ? !this.sorted.down : !["name", "f1", "defocus"].includes(key) };
     for (const button of this.element.querySelectorAll("#headings button")) {
       const own = button.dataset.key === key;
       button.toggleAttribute("aria-sort", own);
@@ -69,7 +68,7 @@ export class List {
 
   key(number) {
     const { picks, scores, outliers, status, done } = this.summary;
-    return { name: number, picks: picks[number], score: scores[number] ?? -1, extra: this.extra?.[number]?.F1 ?? 2,
+    return { name: number, picks: picks[number], score: scores[number] ?? -1, f1: this.figures[number]?.F1 ?? 2, defocus: this.defocus?.[number] ?? (this.sorted.down ? -1 : Infinity),
       state: (outliers[number] || status[number] === 2 ? 2 : 0) + (done[number] ? 0 : 1) }[this.sorted.by];
   }
 
@@ -102,7 +101,7 @@ export class List {
 
   row() {
     const row = document.createElement("div");
-    row.innerHTML = '<i class="dot"></i><span class="name"></span><span></span><span></span>' + (this.extra ? "<span></span>" : "");
+    row.innerHTML = '<i class="dot"></i><span class="name"></span>' + "<span></span>".repeat(Object.keys(this.columns).length - 1);
     row.setAttribute("role", "option");
     row.addEventListener("click", () => this.onSelect(Number(row.dataset.number)));
     this.sheet.append(row);
@@ -113,16 +112,16 @@ export class List {
     const { picks, scores, status, outliers, done, particles, negatives } = this.summary;
     const state = { done: done[number], touched: particles[number] + negatives[number], odd: outliers[number],
       failed: status[number] === 2, waiting: status[number] === 0, current: number === this.current };
-    row.className = ["row", this.extra && "wide", ...Object.keys(state).filter(key => state[key])].filter(Boolean).join(" ");
+    row.className = ["row", ...Object.keys(state).filter(key => state[key])].filter(Boolean).join(" ");
     row.style.top = `${place * HEIGHT}px`;
     row.dataset.number = number;
     row.setAttribute("aria-selected", number === this.current);
-    const compared = this.extra?.[number], fixed = value => value.toFixed(2);
-    row.title = [this.names[number], outliers[number], done[number] && "done", compared && `precision ${fixed(compared.precision)}, recall ${fixed(compared.recall)}, `
+    const compared = this.figures[number], defocus = this.defocus?.[number];
+    row.title = [this.names[number], outliers[number], done[number] && "done", defocus != null && `defocus ${fixed(defocus)} µm`, compared && `precision ${fixed(compared.precision)}, recall ${fixed(compared.recall)}, `
       + `${compared.truth - compared.true_positives} missed, ${compared.picks - compared.true_positives} false positives`].filter(Boolean).join("\n");
-    const texts = [this.names[number], status[number] === 2 ? "failed" : status[number] || picks[number] ? String(picks[number]) : "…",
-      scores[number]?.toFixed(2) ?? "", compared ? fixed(compared.F1) : ""];
-    texts.forEach((text, at) => { const place = row.children[at + 1]; if (place && place.textContent !== text) place.textContent = text; });
+    const texts = { name: this.names[number], picks: status[number] === 2 ? "failed" : status[number] || picks[number] ? String(picks[number]) : "…",
+      score: fixed(scores[number]), f1: fixed(compared?.F1), defocus: fixed(defocus) };
+    Object.keys(this.columns).forEach((key, at) => { const place = row.children[at + 1]; if (place.textContent !== texts[key]) place.textContent = texts[key]; });
   }
 
   select(number) {

@@ -1,0 +1,101 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Coordinates and defocus of the micrographs of a session, from files of any program."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..coordinates.coordinates import Coordinates
+from ..coordinates.formats.headers import MicrographHeaders
+from ..coordinates.names import by_micrograph, listed
+from ..coordinates.parse import parse_number
+from ..coordinates.read import read_coordinates
+from ..errors import DeepEMError
+from ..startables import StarTable, read_tables
+
+_NAME, _U, _V = "rlnMicrographName", "rlnDefocusU", "rlnDefocusV"
+_ANGST_PER_MICROMETRE = 10_000
+
+
+def read_assigned(path: str | Path, micrographs: Mapping[str, str], pixel_size_angst: float) -> dict[str, Coordinates]:
+    """Read coordinates of micrographs.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for `read_coordinates`.
+    micrographs : mapping of str to str
+        Files by name.
+    pixel_size_angst : float
+        Of the micrographs.
+
+    Returns
+    -------
+    dict of str to Coordinates
+        By name of the micrograph, as `names.by_micrograph` assigns them.
+
+    Raises
+    ------
+    DeepEMError
+        The file cannot be used, it is not clear to which micrographs it belongs, or it belongs to none of them.
+    """
+    paths = {name: Path(each) for name, each in micrographs.items()}
+    found = read_coordinates(path, infos=MicrographHeaders(paths, pixel_size_angst))
+    assigned, _ = by_micrograph(paths, found, path)
+    if not assigned:
+        raise DeepEMError(f"{path}: none of the {len(paths)} micrographs has coordinates; there are coordinates of "
+                          f"{listed(sorted(found)) or 'no micrograph'}. They are matched by file name.")
+    return assigned
+
+
+def read_defocus(path: str | Path, micrographs: Mapping[str, str]) -> dict[str, float]:
+    """Read the defocus of micrographs from a STAR file of RELION.
+
+    Parameters
+    ----------
+    path : str or Path
+        A table with rlnMicrographName, rlnDefocusU and, unless there is no astigmatism, rlnDefocusV, in angstrom. Of
+        several rows of a micrograph, as of its particles, the mean is taken.
+    micrographs : mapping of str to str
+        Files by name.
+
+    Returns
+    -------
+    dict of str to float
+        Mean of both axes, in micrometres, by name of the micrograph.
+
+    Raises
+    ------
+    DeepEMError
+        The file cannot be read, has no such table or a value that is no number, or it is not clear to which
+        micrographs it belongs.
+    """
+    path = Path(path)
+    table = next((table for table in read_tables(path) if {_NAME, _U} <= set(table.labels)), None)
+    if table is None:
+        raise DeepEMError(f"{path}: expected the defocus of micrographs, a table with _{_NAME} and _{_U}, as in "
+                          "RELION's micrographs_ctf.star")
+    found = {name: float(np.mean(values)) for name, values in _values(path, table).items()}
+    return by_micrograph({name: Path(each) for name, each in micrographs.items()}, found, path)[0]
+
+
+def has_defocus(path: str | Path) -> bool:
+    """Whether a list of micrographs is a STAR file with their defocus."""
+    return str(path).lower().endswith(".star") and any(_U in table.labels for table in read_tables(Path(path)))
+
+
+def _values(path: Path, table: StarTable) -> dict[str, list[float]]:
+    name, *axes = (table.labels.index(label) for label in (_NAME, _U, _V) if label in table.labels)
+    found: dict[str, list[float]] = defaultdict(list)
+    for line, fields in table.rows:
+        mean = sum(parse_number(path, line, fields[axis]) for axis in axes) / len(axes)
+        micrograph = os.path.splitext(re.sub(r"^\d+@", "", fields[name]))[0]
+        found[micrograph].append(mean / _ANGST_PER_MICROMETRE)
+    return found
