@@ -42,6 +42,7 @@ from paper_runs import (
     simulated_points,
     simulation,
     train,
+    without_range,
 )
 from scipy.spatial import cKDTree
 from study import (
@@ -129,14 +130,17 @@ def layers(options):
 
 def rounds(options):
     """Recursion on apoferritin, from some micrographs or from more of them: table."""
-    rows = [("procedure", "rounds", "micrographs", *FIGURES)]
+    rows = [("procedure", "rounds", "micrographs", "range of the standard deviation", *FIGURES)]
     for procedure in options.procedures:
         for number, n_micrographs in ROUNDS:
             work = RESULTS / "rounds" / f"{procedure}-{number}-{n_micrographs}"
             data = replace(SETS["apoferritin"], train=n_micrographs)
             more = ("--rounds", str(number), *(("--accuracy-cutoff", "1") if procedure == "paper" else ()))
             found = experiment(work, options.data / "apoferritin", data, procedure, options, more, None, SIZES_TEST)
-            rows.append((procedure, number, n_micrographs, *row_of(found)))
+            rows.append((procedure, number, n_micrographs, "on", *row_of(found)))
+            if found and procedure == "paper":
+                found = without_range(work, options.data / "apoferritin", data, options, SIZES_TEST)
+                rows.append((procedure, number, n_micrographs, "off", *row_of(found)))
     return table(*rows)
 
 

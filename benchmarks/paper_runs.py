@@ -117,8 +117,20 @@ def experiment(work, folder, data, procedure, options, more=(), training=None, f
     found = part(work, settings(procedure, updates, inputs=inputs, test=test, more=more), options.fresh,
                  train_and_pick, work, inputs, data.diameter_angst, procedure, files(folder, test), options, more,
                  updates)
-    known = {name: each for name, each in read_coordinates(folder / "boxes").items() if name in test}
-    return with_points(found, known, ignored_in(folder), data)
+    return with_points(found, annotated(folder, test), ignored_in(folder), data)
+
+
+def without_range(work, folder, data, options, first):
+    """Pick with the model of an experiment again, without the range of the standard deviation; points of the curves."""
+    test = micrograph_names(folder)[first:first + 2]
+    found = part(work / "off", {"test": test}, options.fresh, picked, work / "model", files(folder, test),
+                 work / "off", options, ("--std-range", "off"))
+    return with_points(found, annotated(folder, test), ignored_in(folder), data)
+
+
+def annotated(folder, names):
+    """Known coordinates of these micrographs of an experimental set."""
+    return {name: each for name, each in read_coordinates(folder / "boxes").items() if name in names}
 
 
 def ignored_in(folder):
