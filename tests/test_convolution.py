@@ -91,7 +91,7 @@ def test_convolution_by_fourier_transforms_is_the_sum_of_products(side, channels
     bias = rng.normal(size=maps)
     spaced = np.zeros((margin + 1, margin + 1, channels, maps))
     spaced[::spacing, ::spacing] = kernel
-    made = FourierConvolution(kernel, bias, spacing, side + more)
+    made = FourierConvolution(kernel, bias, spacing, side + more, Memory())
     target = Memory().maps("", maps, made.rows(rows), columns)
     with mock.patch("deepem_scipion.deepem.network.convolution.COLUMNS", chunk):
         made(target, room(image), rows, columns)
@@ -101,7 +101,7 @@ def test_convolution_by_fourier_transforms_is_the_sum_of_products(side, channels
 def test_convolution_by_fourier_transforms_is_exact_enough_for_the_largest_kernel_of_the_paper():
     rng = np.random.default_rng(0)
     image, kernel = rng.normal(size=(1, 60, 160)), rng.normal(size=(51, 51, 1, 3)) / 51
-    made = FourierConvolution(kernel, np.zeros(3), 1, 130)
+    made = FourierConvolution(kernel, np.zeros(3), 1, 130, Memory())
     target = Memory().maps("", 3, made.rows(10), 110)
     made(target, room(image), 10, 110)
     np.testing.assert_allclose(target[:, :10, :110], sigmoid(plain(image, kernel, np.zeros(3))), atol=1e-6)

@@ -20,7 +20,7 @@ _PERCENTILE_SAMPLE = 2**18
 _MIN_TILE_STD = 0.01
 
 
-def clip_outliers(pixels: np.ndarray) -> None:
+def clip_outliers(pixels: np.ndarray) -> tuple[float, float]:
     """Clip an image, in place, to the median plus or minus `CLIP_STDS` robust standard deviations.
 
     The robust standard deviation is half the distance between the 16th and the 84th percentile or, if that is 0 (more
@@ -30,12 +30,27 @@ def clip_outliers(pixels: np.ndarray) -> None:
     ----------
     pixels : (rows, columns) float array
         Image, modified in place.
+
+    Returns
+    -------
+    tuple of float
+        Lowest and highest value that are possible after it.
     """
     step = max(1, math.isqrt(pixels.size // _PERCENTILE_SAMPLE))
-    sample = np.sort(pixels[::step, ::step], axis=None)  # percentiles of sorted values take half the time
-    low, median, high = np.percentile(sample, [16, 50, 84])
+    sample = np.sort(pixels[::step, ::step], axis=None)
+    low, median, high = (_percentile(sample, percent) for percent in (16, 50, 84))
     std = (high - low) / 2 or float(pixels.std(dtype=np.float64))
-    np.clip(pixels, median - CLIP_STDS * std, median + CLIP_STDS * std, out=pixels)
+    limits = median - CLIP_STDS * std, median + CLIP_STDS * std
+    np.clip(pixels, *limits, out=pixels)
+    return limits
+
+
+def _percentile(ordered: np.ndarray, percent: float) -> float:
+    """Percentile of sorted values: that of NumPy, which does not make use of their order."""
+    place = percent / 100 * (len(ordered) - 1)
+    below = int(place)
+    first, second = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    return first + (place - below) * (second - first)
 
 
 def normalise(path: Path, pixels: np.ndarray) -> None:

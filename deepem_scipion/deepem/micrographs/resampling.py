@@ -14,10 +14,14 @@ import math
 
 import numpy as np
 
+from .. import runtime
+
 # Half the width of the filter, in the larger of the two pixel sizes.
 LOBES = 3
 # Output pixels computed by one matrix product: with fewer the products are slow, with more most weights are 0.
 TOGETHER = 16
+# Such groups of rows that are resampled along the columns and then along the rows, while they are in the cache.
+BLOCKS = 8
 
 
 def resample(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -46,12 +50,17 @@ def resample(pixels: np.ndarray, scale: float) -> np.ndarray:
     pixels = np.asarray(pixels, np.float32)
     # The quotient of two pixel sizes may fall just short of a whole number.
     rows, columns = (math.floor(size / scale + 1e-6) for size in pixels.shape)
-    narrow = np.empty((rows, pixels.shape[1]), np.float32)
-    for first, begin, weights in _blocks(pixels.shape[0], rows, scale):
-        np.matmul(weights.T, pixels[begin:begin + len(weights)], out=narrow[first:first + weights.shape[1]])
+    of_rows, of_columns = _blocks(pixels.shape[0], rows, scale), _blocks(pixels.shape[1], columns, scale)
     result = np.empty((rows, columns), np.float32)
-    for first, begin, weights in _blocks(pixels.shape[1], columns, scale):
-        result[:, first:first + weights.shape[1]] = narrow[:, begin:begin + len(weights)] @ weights
+
+    def fill(first_block: int) -> None:
+        blocks = of_rows[first_block:first_block + BLOCKS]
+        narrow = np.concatenate([weights.T @ pixels[begin:begin + len(weights)] for _, begin, weights in blocks])
+        part = result[blocks[0][0]:blocks[0][0] + len(narrow)]
+        for first, begin, weights in of_columns:
+            part[:, first:first + weights.shape[1]] = narrow[:, begin:begin + len(weights)] @ weights
+
+    list(runtime.pool().map(fill, range(0, len(of_rows), BLOCKS)))
     return result
 
 

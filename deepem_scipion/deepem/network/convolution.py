@@ -41,9 +41,11 @@ class FourierConvolution:
         Distance in pixels between neighbouring samples that the kernel is applied to.
     tile : int
         Samples of a column in a tile, see `fastest_tile`.
+    memory : Memory
+        For intermediate results.
     """
 
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray, spacing: int, tile: int) -> None:
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray, spacing: int, tile: int, memory: Memory) -> None:
         self.side, _, self.channels, self.maps = kernel.shape
         self.tile, self.spacing, self.valid = tile, spacing, tile - self.side + 1
         angles = 2 * np.pi * np.outer(np.arange(tile), np.arange(tile // 2 + 1)) / tile  # (sample, frequency)
@@ -60,7 +62,7 @@ class FourierConvolution:
         inverse = _grouped((waves * share)[:self.valid].T)
         self._inverse = WeightedSums(inverse, np.zeros(TOGETHER), sigmoid=True, shared=True)
         self._groups = len(forward), len(inverse)
-        self._memory = Memory()
+        self._memory = memory
 
     def rows(self, rows: int) -> int:
         """Return how many rows the target of this many rows must have room for."""

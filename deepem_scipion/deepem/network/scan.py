@@ -149,21 +149,22 @@ class Scanner:
         self.geometry = geometry
         self.step = step
         rotated = [rotated_weights(geometry, weights, turn) for weights in networks for turn in range(rotations)]
+        self._memory = Memory()
         # Distance between box positions, in pixels of the maps before each stage and after the last one.
         self._steps, spacing = [step], 1
-        self._stages = []
+        self._stages: list[list[Stage]] = []  # of each layer: one for all networks, as they see the same pixels; theirs
         for number, pool in enumerate(geometry.pools, 1):
             kernels, biases = ([w[f"conv{number}.{kind}"] for w in rotated] for kind in ("kernel", "bias"))
-            if number == 1:  # all networks and rotations see the same pixels
+            if number == 1:
                 kernels, biases = [np.concatenate(kernels, axis=3)], [np.concatenate(biases)]
             stride = math.gcd(self._steps[-1], spacing * pool)
-            self._stages.append(Stage(kernels, biases, pool, spacing, stride))
+            self._stages.append([Stage(kernel, bias, pool, spacing, stride, self._memory)
+                                 for kernel, bias in zip(kernels, biases)])
             self._steps.append(self._steps[-1] // stride)
             spacing = spacing * pool // stride
         self._spacing = spacing
         self._output = [WeightedSums(w["dense.kernel"].reshape(-1, 1), w["dense.bias"], self._steps[-1], sigmoid=True)
                         for w in rotated]
-        self._memory = Memory()
 
     def scan(self, pixels: np.ndarray) -> np.ndarray:
         """Compute the score map of an image.
@@ -199,39 +200,52 @@ class Scanner:
     def _scan_strip(self, pixels: np.ndarray, first_row: int, scores: np.ndarray) -> None:
         """Compute rows of scores, from row `first_row` on, band by band."""
         band = min(max(1, BAND_ROWS // self.step), len(scores))
-        columns = self._sides(scores.shape[1])
-        counts = [1, *(len(self._output) * maps for maps in self.geometry.maps)]
-        layers = [_Layer(self._memory.maps(f"layer {number}", *size))
-                  for number, size in enumerate(zip(counts, self._sides(band), columns))]
+        columns, each = self._sides(scores.shape[1]), self.geometry.maps[0]
+        counts = [1, len(self._output) * each, *self.geometry.maps[1:]]
+        rooms = [self._memory.maps(f"layer {number}", *size)
+                 for number, size in enumerate(zip(counts, self._sides(band), columns))]
+        image, shared = map(_Layer, rooms[:2])
+        own = [[_Layer(room) for room in rooms[2:]] for _ in self._output]
+        scores[:] = 0
         for first in range(0, len(scores), band):
-            part = scores[first:first + band]
-            for number, (layer, side, step) in enumerate(zip(layers, self._sides(len(part)), self._steps)):
-                top = (first_row + first) * step
-                start, new = layer.move(top, top + side)
-                if number == 0:
-                    new[0, :, :columns[0]] = pixels[start:start + new.shape[1], :columns[0]]
-                else:
-                    stage = self._stages[number - 1]
-                    stage(new, layers[number - 1].below(start * stage.stride), columns[number])
-            self._score(part, layers[-1].maps)
+            part, row = scores[first:first + band], first_row + first
+            tops, following = ([at * step for step in self._steps] for at in (row, row + len(part)))
+            wanted = list(zip(tops, self._sides(len(part)), columns))
+            start, new = image.move(*wanted[0][:2])
+            new[0, :, :columns[0]] = pixels[start:start + new.shape[1], :columns[0]]
+            self._apply(self._stages[0], [shared], image, slice(None), wanted[1:])
+            for network, layers in enumerate(own):
+                maps = slice(network * each, (network + 1) * each)
+                stages = [of_all[network] for of_all in self._stages[1:]]
+                self._apply(stages, layers, shared, maps, wanted[2:])
+                self._score(part, layers[-1].maps if layers else shared.maps[maps], self._output[network])
+                for layer, top in zip(layers, following[2:]):  # the next network needs the room
+                    layer.keep(top)
+            for layer, top in zip((image, shared), following):
+                layer.keep(top)
+        scores /= len(self._output)
 
-    def _score(self, scores: np.ndarray, maps: np.ndarray) -> None:
-        """Apply the output layers to the pooled maps of the last stage, and average."""
+    def _apply(self, stages: Sequence[Stage], layers: Sequence[_Layer], source: _Layer, maps: slice,
+               wanted: Sequence[tuple[int, int, int]]) -> None:
+        """Compute what is missing of some layers: of the first from the given maps of `source`."""
+        for stage, layer, (top, rows, columns) in zip(stages, layers, wanted):
+            start, new = layer.move(top, rows)
+            stage(new, source.below(start * stage.stride)[maps], columns)
+            source, maps = layer, slice(None)
+
+    def _score(self, scores: np.ndarray, maps: np.ndarray, output: WeightedSums) -> None:
+        """Add the scores that an output layer gives to the pooled maps of the last stage."""
         rows, columns = scores.shape
         room = self._memory.maps("scores", 1, rows, columns)[None]
-        each = self.geometry.maps[-1]
-        where = positions(maps[:each], self.geometry.layer_sizes[-1], self._spacing)
-        scores[:] = 0
-        for number, output in enumerate(self._output):
-            output(room, maps[number * each:][:1], where, columns, self._steps[-1])
-            scores += room[0, 0, :, :columns]
-        scores /= len(self._output)
+        where = positions(maps, self.geometry.layer_sizes[-1], self._spacing)
+        output(room, maps[:1], where, columns, self._steps[-1])
+        scores += room[0, 0, :, :columns]
 
     def _sides(self, count: int) -> list[int]:
         """Rows, or columns, of the image and of the pooled maps of each stage for this many box positions."""
         sides = [(count - 1) * self._steps[-1] + (self.geometry.layer_sizes[-1] - 1) * self._spacing + 1]
-        for stage in reversed(self._stages):
-            sides.insert(0, stage.input_side(sides[0]))
+        for stages in reversed(self._stages):
+            sides.insert(0, stages[0].input_side(sides[0]))
         return sides
 
 
@@ -239,20 +253,22 @@ class _Layer:
     """The rows of maps that are in memory: some of the image, or of the pooled maps of a stage."""
 
     def __init__(self, maps: np.ndarray) -> None:
-        self.maps, self._top, self._end = maps, 0, 0
+        self.maps, self._rest, self._top, self._rows = maps, maps[:, :0], 0, 0
 
-    def move(self, top: int, end: int) -> tuple[int, np.ndarray]:
-        """Move to the rows from `top` to `end`; return from which row on they are missing, and the place for those."""
-        kept = max(0, self._end - top)
-        if kept:
-            first = top - self._top
-            self.maps[:, :kept] = self.maps[:, first:first + kept]
-        self._top, self._end = top, end
-        return top + kept, self.maps[:, kept:end - top]
+    def move(self, top: int, rows: int) -> tuple[int, np.ndarray]:
+        """Move to some rows from `top` on; return from which row on they are missing, and the place for those."""
+        kept = self._rest.shape[1]
+        self.maps[:, :kept] = self._rest
+        self._top, self._rows = top, rows
+        return top + kept, self.maps[:, kept:rows]
 
     def below(self, row: int) -> np.ndarray:
         """Return the rows from this one on."""
         return self.maps[:, row - self._top:]
+
+    def keep(self, top: int) -> None:
+        """Copy the rows from this one on, which the following rows need as well."""
+        self._rest = self.maps[:, top - self._top:self._rows].copy()
 
 
 def rotated_weights(geometry: Geometry, weights: Weights, turn: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,16 +24,16 @@ class Stage:
 
     Parameters
     ----------
-    kernels : sequence of (k, k, channels, maps) arrays
-        Kernels of several groups; each is applied to its own channels.
-    biases : sequence of (maps,) arrays
-        Bias of each group.
+    kernel : (k, k, channels, maps) array
+    bias : (maps,) array
     pool : int
         Side of the pooling cells in samples.
     spacing : int
         Distance in pixels between neighbouring samples.
     stride : int
         Every `stride`-th row and column of the pooled maps is computed.
+    memory : Memory
+        For intermediate results; stages that are applied one after another use the same, so that it is in the cache.
 
     Attributes
     ----------
@@ -42,20 +41,19 @@ class Stage:
         Distance in pixels between the first and the last row that a result depends on.
     """
 
-    def __init__(self, kernels: Sequence[np.ndarray], biases: Sequence[np.ndarray], pool: int, spacing: int,
-                 stride: int) -> None:
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray, pool: int, spacing: int, stride: int,
+                 memory: Memory) -> None:
         self.spacing, self.stride = spacing, stride
-        self.side, _, self.channels, self.maps = kernels[0].shape
+        self.side, _, self.channels, self.maps = kernel.shape
         self._window = (pool - 1) * spacing
         self.reach = (self.side - 1) * spacing + self._window
-        self._kernels, self._biases, self._pool = kernels, biases, pool
+        self._kernel, self._bias, self._pool = kernel, bias, pool
         together = max(n for n in range(1, MAX_MAPS + 1) if self.maps % n == 0)
-        self._direct = [[WeightedSums(kernel[..., m:m + together].reshape(-1, together), bias[m:m + together],
-                                      sigmoid=True) for m in range(0, self.maps, together)]
-                        for kernel, bias in zip(kernels, biases)]
+        self._direct = [WeightedSums(kernel[..., m:m + together].reshape(-1, together), bias[m:m + together],
+                                     sigmoid=True) for m in range(0, self.maps, together)]
         self._mean = WeightedSums(np.full((pool**2, 1), 1 / pool**2), np.zeros(1), stride)
-        self._fourier: dict[int, list[FourierConvolution]] = {}
-        self._memory = Memory()
+        self._fourier: dict[int, FourierConvolution] = {}
+        self._memory = memory
 
     def input_side(self, side: int) -> int:
         """Compute how many rows, or columns, of the input this many rows, or columns, of the result depend on."""
@@ -66,42 +64,37 @@ class Stage:
 
         Parameters
         ----------
-        target : (groups * maps, rows, cols) float32 array
+        target : (maps, rows, cols) float32 array
             Overwritten; made by `Memory`.
-        source : (groups * channels, rows, cols) float32 array
+        source : (channels, rows, cols) float32 array
             Maps, or a view of their rows; made by `Memory`.
         columns : int
             Number of columns of the result.
         """
         wide = (columns - 1) * self.stride + self._window + 1  # columns of the convolved maps
-        tile = fastest_tile(self._kernels[0].shape, self.spacing, self._convolved_rows(target.shape[1]))
-        maps = self.maps // (1 if tile else len(self._direct[0]))
+        tile = fastest_tile(self._kernel.shape, self.spacing, self._convolved_rows(target.shape[1]))
+        maps = self.maps // (1 if tile else len(self._direct))
         rows = max(1, ((FOURIER_BYTES if tile else CACHE_BYTES) // (4 * maps * wide) - self._window) // self.stride)
         for first in range(0, target.shape[1], rows):
             last = min(first + rows, target.shape[1])
-            high = self._convolved_rows(last - first)
-            room = self._by_fourier(tile)[0].rows(high) if tile else high
-            convolved = self._memory.maps("convolved", maps, room, wide)
+            high, pixels = self._convolved_rows(last - first), source[:, first * self.stride:]
+            convolved = self._memory.maps("convolved", maps, self._by_fourier(tile).rows(high) if tile else high, wide)
             cell = positions(convolved[:1], self._pool, self.spacing)
-            for start in range(0, len(target), maps):
-                group, number = divmod(start, self.maps)
-                pixels = source[group * self.channels:(group + 1) * self.channels, first * self.stride:]
+            for number, direct in enumerate(self._direct[:self.maps // maps]):
                 if tile:
-                    self._by_fourier(tile)[group](convolved, pixels, high, wide)
+                    self._by_fourier(tile)(convolved, pixels, high, wide)
                 else:
-                    self._direct[group][number // maps](convolved[None], pixels[:1],
-                                                        positions(pixels, self.side, self.spacing), wide)
-                self._mean(target[start:start + maps, None, first:last], convolved, cell, columns, self.stride)
+                    direct(convolved[None], pixels[:1], positions(pixels, self.side, self.spacing), wide)
+                self._mean(target[number * maps:(number + 1) * maps, None, first:last], convolved, cell, columns,
+                           self.stride)
 
     def _convolved_rows(self, rows: int) -> int:
         """Count the rows of the convolved maps that this many rows of the result depend on."""
         return (rows - 1) * self.stride + self._window + 1
 
-    def _by_fourier(self, tile: int) -> list[FourierConvolution]:
-        """Convolution of each group."""
+    def _by_fourier(self, tile: int) -> FourierConvolution:
         if tile not in self._fourier:
-            self._fourier[tile] = [FourierConvolution(kernel, bias, self.spacing, tile)
-                                   for kernel, bias in zip(self._kernels, self._biases)]
+            self._fourier[tile] = FourierConvolution(self._kernel, self._bias, self.spacing, tile, self._memory)
         return self._fourier[tile]
 
 

@@ -23,8 +23,8 @@ SCORE_FLOOR = 0.001
 INTERPOLATED_STEP, COARSE_STEP = 1 / 6, 2 / 9
 # In steps: neighbours along rows, columns and diagonals are closer than this.
 _NEIGHBOURS = 1.5
-# The local standard deviation is computed in bands of this many rows.
-STD_ROWS = 1024
+# The local standard deviation is computed in bands of this many rows, and for this many boxes at a time.
+STD_ROWS, STD_BOXES = 1024, 4096
 _COLUMNS = ("x", "y", "score", "local_std", "border_distance", "mask", "reason")
 
 
@@ -209,9 +209,14 @@ def read_candidates(path: str | Path) -> tuple[Candidates, np.ndarray]:
 
 
 def _box_means(values: np.ndarray, top: np.ndarray, left: np.ndarray, box: int) -> np.ndarray:
-    sums = np.zeros((values.shape[0], values.shape[1] + 1))
-    np.cumsum(values, axis=1, dtype=np.float64, out=sums[:, 1:])
-    means: np.ndarray = sum(sums[top + row, left + box] - sums[top + row, left] for row in range(box)) / box**2
+    sums = np.zeros((values.shape[0] + 1, values.shape[1]))
+    for row, of_row in enumerate(values):  # row by row: NumPy's cumulative sums along columns take ten times as long
+        np.add(sums[row], of_row, out=sums[row + 1])
+    windows = np.lib.stride_tricks.sliding_window_view(sums, box, axis=1)
+    means = np.empty(len(top))
+    for begin in range(0, len(top), STD_BOXES):
+        some = slice(begin, begin + STD_BOXES)
+        means[some] = (windows[top[some] + box, left[some]] - windows[top[some], left[some]]).sum(axis=1) / box**2
     return means
 
 
