@@ -59,12 +59,12 @@ class Studio:
     def found(self, number=0):
         return self.api(f"micrograph/{number}")
 
-    def screen(self, x, y):
+    def screen(self, x, y, shape=SHAPE):
         """Where a place of the micrograph is on the screen, the whole micrograph being shown."""
         box = self.page.locator("#view").bounding_box()
-        zoom = min(box["width"] / SHAPE[1], box["height"] / SHAPE[0])
-        return (box["x"] + box["width"] / 2 + (x + 0.5 - SHAPE[1] / 2) * zoom,
-                box["y"] + box["height"] / 2 + (y + 0.5 - SHAPE[0] / 2) * zoom)
+        zoom = min(box["width"] / shape[1], box["height"] / shape[0])
+        return (box["x"] + box["width"] / 2 + (x + 0.5 - shape[1] / 2) * zoom,
+                box["y"] + box["height"] / 2 + (y + 0.5 - shape[0] / 2) * zoom)
 
     def click(self, x, y, **options):
         self.page.mouse.click(*self.screen(x, y), **options)

@@ -358,11 +358,23 @@ def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path
     assert second.returncode == 2
     assert "is open in another studio" in second.stderr and f"process {first.process.pid}" in second.stderr
     marks = marks_of(first, "particle")
+    with contextlib.closing(browser.new_page()) as other_tab:
+        other_tab.goto(first.url)
+        other_tab.wait_for_selector("#sheet .row.touched")
+        other_tab.keyboard.press("m")
+        first.until(lambda: first.page.locator("#sheet .row.done").count() == 1)
+    first.page.reload()
+    first.until(lambda: first.page.locator("#sheet .row.done.touched").count() == 1)
+    first.page.context.set_offline(True)
+    first.until(lambda: "does not answer" in first.text("#state"))
+    first.page.context.set_offline(False)
+    first.until(lambda: first.text("#state").startswith("2 micrographs"))
     first.process.kill()
     first.until(lambda: "does not answer" in first.text("#state"))
     first.close()
     again = Studio(browser, tmp_path / "picks")
     assert marks_of(again, "particle") == marks
+    again.page.keyboard.press("z")
     again.page.keyboard.press("z")
     again.until(lambda: marks_of(again, "particle") == [])
     again.api("close", now=True)
@@ -401,6 +413,12 @@ def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, bl
         found.until(lambda: found.found()["done"] and "done" in found.text("#title"))
         found.page.keyboard.press("n")
         found.until(lambda: not found.text("#title").startswith("a"))
+        found.page.evaluate("window.clicks = 0; addEventListener('click', () => { window.clicks++; }, true)")
+        number = found.api("session")["names"].index(found.text("#title").split()[0])
+        shown = found.found(number)
+        x, y = next((x, y) for x, y, code in zip(shown["x"], shown["y"], shown["reason"]) if code == 0)
+        found.page.mouse.click(*found.screen(x, y, (shown["rows"], shown["columns"])), button="right")
+        found.until(lambda: len(marks_of(found, "negative", number)) == 1)
         found.page.click("#learn")
         found.until(lambda: found.page.is_disabled("#learn"))
         found.until(lambda: found.page.is_enabled("#learn"), 600)
@@ -415,6 +433,11 @@ def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, bl
         found.screenshot("studio-learnt")
         found.page.click("#save")
         found.until(lambda: (tmp_path / "session/output/model.deepem").exists())
+        assert found.page.evaluate("window.clicks") <= 3  # beside the correction itself
+        found.page.keyboard.press("z")  # also what was done before the learning
+        found.until(lambda: not marks_of(found, "negative", number) and found.api("session")["turn"] == 1)
+        found.page.keyboard.press("y")
+        found.until(lambda: len(marks_of(found, "negative", number)) == 1)
         star = (tmp_path / "session/output/picks.star").read_text()
         assert all(f"{name}.mrc" in star for name in "abcde")
         found.page.click("#back")
