@@ -34,7 +34,7 @@ export class Teach {
     $("take").hidden = !offer;
     $("learning").hidden = !busy;
     $("learning").value = share;
-    $("lesson").textContent = busy ? "Learning from your marks ..." : sentence(outcome) || (marks ? `${marks} marks${model ? "" : ", no model of your own yet"}.` :
+    $("lesson").textContent = busy ? "Learning from your marks ..." : sentence(outcome) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
     if ($("auto").checked && !busy && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
@@ -43,9 +43,10 @@ export class Teach {
   }
 }
 
+const counted = marks => `${marks} mark${marks === 1 ? "" : "s"}`;
+
 function sentence({ marks, held_out: heldOut, before, after, taken }) {
   if (marks === undefined) return "";
   if (!marks) return "The new model is in use.";
-  const which = heldOut ? "marks held out" : "marks";
-  return `Of ${marks} ${which} the new model gets ${after} right, the one before ${before}. ${taken ? "It is in use." : "It was not taken."}`;
+  return `Of ${counted(marks)}${heldOut ? " held out" : ""} the new model gets ${after} right, the one before ${before}. ${taken ? "It is in use." : "It was not taken."}`;
 }
