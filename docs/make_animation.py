@@ -66,7 +66,7 @@ class Film:
         """Write the animation."""
         first, *others = self.frames
         first.save(path, save_all=True, append_images=others, duration=self.times, loop=0, quality=QUALITY, method=6)
-        print(f"{path}: {len(self.frames)} frames, {path.stat().st_size // 1000} kB")
+        sys.stdout.write(f"{path}: {len(self.frames)} frames, {path.stat().st_size // 1000} kB\n")
         if path.stat().st_size > MAX_BYTES:
             sys.exit("too large")
 
@@ -80,11 +80,12 @@ def on_screen(page, places_xy):
 
 
 def correct(film, number, known_xy):
-    """Remove wrong picks of a micrograph and add missed particles, some of each."""
+    """Remove false positives of a micrograph and add missed particles, some of each."""
     picks = np.array(film.page.evaluate(PICKS, number)).reshape(-1, 2)
     radius = SCENE.diameter_px / 2
-    wrong, missed = picks[cKDTree(known_xy).query(picks)[0] > radius], known_xy[cKDTree(picks).query(known_xy)[0] > radius]
-    for places, button in ((wrong, "right"), (missed, "left")):
+    false = picks[cKDTree(known_xy).query(picks)[0] > radius]
+    missed = known_xy[cKDTree(picks).query(known_xy)[0] > radius]
+    for places, button in ((false, "right"), (missed, "left")):
         for place in on_screen(film.page, places[:CORRECTIONS]):
             film.click(tuple(place), button=button)
 
