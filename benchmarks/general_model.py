@@ -47,8 +47,12 @@ def volume(path):
     return read_volume(path)
 
 
-def make_field(seed, index, maps, box_px):
-    """Labelled field with a number: of a seed, with density maps as a tuple of paths, for a network's box."""
+def make_field(seed, index, maps, box_px, n_full):
+    """Labelled field with a number: of a seed, with density maps as a tuple of paths, for a network's box.
+
+    The first `n_full` fields, which train the network, have much clutter. Of the others, which show how often a
+    candidate is a particle, half have no more clutter than particles.
+    """
     from deepem_scipion.deepem.simulation.fields import labelled_field, simulate_field
     from deepem_scipion.deepem.simulation.shapes import shape_of_volume
 
@@ -56,14 +60,14 @@ def make_field(seed, index, maps, box_px):
     shape = None
     if maps and rng.random() < MAPS_SHARE:
         shape = shape_of_volume(volume(maps[rng.integers(len(maps))]), rng)
-    field = simulate_field(rng, shape, diameter_px=DIAMETER_PX)
+    field = simulate_field(rng, shape, diameter_px=DIAMETER_PX, few_others=index >= n_full and index % 2 == 0)
     return labelled_field(field, DIAMETER_PX, box_px, f"field{index:05d}")
 
 
 def make_fields(options, maps, box_px):
     """Fields for the four purposes, simulated by several processes."""
     numbers = options.fields, VALIDATION, AGREEMENT, THRESHOLD
-    make = functools.partial(make_field, options.seed, maps=tuple(maps), box_px=box_px)
+    make = functools.partial(make_field, options.seed, maps=tuple(maps), box_px=box_px, n_full=sum(numbers[:2]))
     with ProcessPoolExecutor(options.threads or os.cpu_count(), get_context("spawn")) as pool:
         found = iter(list(pool.map(make, range(sum(numbers)), chunksize=8)))
     return [[next(found) for _ in range(number)] for number in numbers]

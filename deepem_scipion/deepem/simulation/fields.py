@@ -62,7 +62,7 @@ class Field:
 
 
 def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px: int = 448, diameter_px: float = 27.0,
-                   empty: bool | None = None, others: bool = True) -> Field:
+                   empty: bool | None = None, others: bool = True, few_others: bool = False) -> Field:
     """Simulate a field of view under random conditions.
 
     Parameters
@@ -78,8 +78,9 @@ def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px
     empty : bool, optional
         Whether no particles are drawn. Default: of a share `EMPTY` of the fields. A sparse field may have none in any
         case: they may be out of view, on film, or outside of the part of the field that has particles.
-    others : bool
-        Whether there may be fragments, other proteins and aggregates.
+    others, few_others : bool
+        Whether there may be fragments, other proteins and aggregates, and whether they are at most as many as particles
+        where there are any.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def simulate_field(rng: np.random.Generator, shape: Shape | None = None, side_px
     film = draw_film(size, diameter, rng)
     ice, crystals = draw_ice(size, diameter, contrast, rng)
     mass, whole, doubtful, negatives = _particles(shape, size, diameter, (film.share > 0.1) | (ice < -1), empty,
-                                                others, rng)
+                                                others, few_others, rng)
     pixels = take_image(mass, film, whole, diameter, contrast, rng)
     pixels = process(pixels + ice, diameter, rng)[margin:-margin, margin:-margin]
     on_film = rng.uniform(0, size, (FILM_POINTS, 2))
@@ -129,7 +130,7 @@ def labelled_field(field: Field, diameter_px: float, box_px: int, name: str) -> 
 
 
 def _particles(shape: Shape, size: int, diameter: float, blocked: NDArray[np.bool_], empty: bool, with_others: bool,
-               rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+               few_others: bool, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Image of the projected mass of particles and others; centres of whole, doubtful and other particles."""
     centres = np.empty((0, 2)) if empty else _arrangement(size, diameter, rng)
     centres = centres[~blocked[tuple(centres.astype(int).T)]]
@@ -141,7 +142,7 @@ def _particles(shape: Shape, size: int, diameter: float, blocked: NDArray[np.boo
     for centre, offset in zip(parts, offsets):
         direction = rng.standard_normal(3)
         _draw(mass, shape.cut(direction / np.linalg.norm(direction), offset), centre[None], diameter, rng)
-    others = _others(mass, shape, whole, diameter, rng) if with_others else []
+    others = _others(mass, shape, whole, diameter, few_others, rng) if with_others else []
     return mass, whole, parts[offsets > 0], np.concatenate([parts[offsets <= 0], *others])
 
 
@@ -156,7 +157,7 @@ def _arrangement(size: int, diameter: float, rng: np.random.Generator) -> FloatA
     return centres
 
 
-def _others(mass: FloatArray, shape: Shape, whole: FloatArray, diameter: float,
+def _others(mass: FloatArray, shape: Shape, whole: FloatArray, diameter: float, few: bool,
             rng: np.random.Generator) -> list[FloatArray]:
     """Add fragments, larger proteins and aggregates, none of them on a particle, and return their centres."""
     from scipy.spatial import cKDTree
@@ -170,10 +171,9 @@ def _others(mass: FloatArray, shape: Shape, whole: FloatArray, diameter: float,
         found.append(points)
 
     size = len(mass)
-    # In half of the fields there is no more of these than of the particles: else few objects are hardly ever particles.
-    most = min(len(whole), 60) if len(whole) and rng.random() < 0.5 else 60
+    most = min(len(whole), 59) if few and len(whole) else 59
     if rng.random() < 0.5:
-        add(random_shape(rng), scatter(rng.integers(1, 1 + most), size, 0.5 * diameter, rng),
+        add(random_shape(rng), scatter(rng.integers(min(3, most), 1 + most), size, 0.5 * diameter, rng),
             rng.uniform(0.15, 0.55), rng.uniform(0.5, 1.5))
     if rng.random() < 0.3:
         add(random_shape(rng), scatter(rng.integers(1, 2 + min(most // 8, 6)), size, 2 * diameter, rng),
