@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import replace
 
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -364,6 +365,16 @@ def test_the_comparison_with_a_reference_is_that_of_the_evaluation(micrographs, 
         (tmp_path / "other.json").write_text(wrong)
         with pytest.raises(DeepEMError, match="other.json: expected figures"):
             Comparison(session)
+    session.close()
+    project.close()
+
+
+def test_pixel_sizes_that_disagree_are_shown(micrographs, tmp_path):
+    with mrcfile.open(micrographs / "b.mrc", "r+") as file:
+        file.voxel_size = 2 * file.voxel_size.x
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session = Session(project, settings)
+    assert "from 4 A (a) to 8 A (b)" in session.problem
     session.close()
     project.close()
 

@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem studio`; returns the exit code."""
     try:
+        from ..studio.assigning import pixel_size_problems
         from ..studio.choosing import Choice
         from ..studio.opening import open_session
         from ..studio.serving import Address, open_browser, serve
@@ -90,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         raise DeepEMError(f"the studio needs a package that is missing ({error.name}); install it with: pip install "
                           "starlette uvicorn") from error
     project, settings = open_session(_wanted(options))
+    for problem in pixel_size_problems(settings.micrographs, options.pixel_size):
+        log.warning("warning: %s", problem)
 
     def ready(address: Address) -> None:
         console.print_result(f"studio: {address.url}")

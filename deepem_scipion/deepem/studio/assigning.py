@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coordinates and defocus of the micrographs of a session, from files of any program."""
+"""Coordinates, defocus and pixel sizes of the micrographs of a session, from files of any program."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,14 @@ from ..coordinates.names import by_micrograph, listed
 from ..coordinates.parse import parse_number
 from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
+from ..micrographs.micrograph import read_pixel_size
+from ..micrographs.scale import UNKNOWN_ANGST, compare_pixel_sizes
 from ..startables import StarTable, read_tables
 
 _NAME, _U, _V = "rlnMicrographName", "rlnDefocusU", "rlnDefocusV"
 _ANGST_PER_MICROMETRE = 10_000
+# Headers that are read to check the pixel size.
+_CHECKED = 50
 
 
 def read_assigned(path: str | Path, micrographs: Mapping[str, str], pixel_size_angst: float) -> dict[str, Coordinates]:
@@ -89,6 +94,30 @@ def read_defocus(path: str | Path, micrographs: Mapping[str, str]) -> dict[str, 
 def has_defocus(path: str | Path) -> bool:
     """Whether a list of micrographs is a STAR file with their defocus."""
     return str(path).lower().endswith(".star") and any(_U in table.labels for table in read_tables(Path(path)))
+
+
+def pixel_size_problems(micrographs: Mapping[str, str], given_angst: float | None) -> list[str]:
+    """Compare the pixel sizes in the headers of some micrographs with a given one or, without it, with each other.
+
+    Parameters
+    ----------
+    micrographs : mapping of str to str
+        Files by name.
+    given_angst : float, optional
+
+    Returns
+    -------
+    list of str
+        Sentences for the user, see `compare_pixel_sizes`.
+    """
+    names, headers = list(micrographs), {}
+    for name in names[::len(names) // _CHECKED + 1]:
+        with suppress(DeepEMError):  # shown when it is picked
+            size = read_pixel_size(micrographs[name])
+            if size is not None:
+                headers[name] = size
+    own = given_angst in headers.values() and given_angst != UNKNOWN_ANGST
+    return compare_pixel_sizes(headers, None if own else given_angst)
 
 
 def _values(path: Path, table: StarTable) -> dict[str, list[float]]:

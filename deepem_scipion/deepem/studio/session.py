@@ -21,7 +21,7 @@ from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.review import Part
 from ..picking.selection import PICKED, Limits
-from .assigning import read_assigned
+from .assigning import pixel_size_problems, read_assigned
 from .collection import Collection
 from .editing import MARKED, Shown, change
 from .marks import NEGATIVE, PARTICLE, EditLog, Mark
@@ -73,7 +73,8 @@ class Session:
         self.log = EditLog(project.edits)
         self.reference = (read_assigned(settings.reference, settings.micrographs, settings.pixel_size_angst)
                           if settings.reference else {})
-        self.version, self.state, self.problem = 1, "", ""
+        self.problem = " ".join(pixel_size_problems(settings.micrographs, settings.pixel_size_angst))
+        self.version, self.state = 1, ""
         self.changed = threading.Condition(threading.RLock())
         self.before: dict[str, list[Mark]] = {}
         self.collection = self._new_collection()

@@ -275,7 +275,8 @@ async function follow() {
       if (version > state.summary.version && !tools.stroke && !limits.waiting) showBoth(await get(`shown/${state.number}`));
     } catch (problem) {
       if (state.closed) return;
-      $("state").textContent = "The studio does not answer. Everything is saved.";
+      // Another studio may use the port by now.
+      $("state").textContent = `${problem instanceof TypeError ? "The studio does not answer" : problem.message}. Everything is saved.`;
       $("state").classList.add("bad");
       state.summary.version = 0;  // shown again once it answers
       await new Promise(done => setTimeout(done, 3000));
