@@ -8,6 +8,7 @@ import subprocess
 import mrcfile
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from deepem_scipion.deepem.commands.arguments import FORMAT_NAMES
 from deepem_scipion.deepem.commands.main import main
@@ -90,6 +91,21 @@ def test_relion_extracts_the_particles_from_both_kinds_of_file(picked, arguments
         x, y = (int(float(row[f"rlnCoordinate{axis}"])) for axis in "XY")  # RELION drops the decimals
         cut = micrograph[y - 8:y + 8, x - 8:x + 8]
         assert np.corrcoef(stored.ravel(), cut.ravel())[0, 1] > 0.999
+
+
+@needs_relion
+def test_the_folder_of_a_picking_job_of_relion_is_read(blobs, picked, monkeypatch):
+    monkeypatch.chdir(picked)
+    (picked / "list.star").write_text(OPTICS + "mics/d.mrc 1\nmics/e.mrc 1\n")
+    subprocess.run(["relion_autopick", "--i", "list.star", "--odir", "AutoPick/job003/", "--pickname", "autopick",
+                    "--LoG", "--LoG_diam_min", "54", "--LoG_diam_max", "74", "--pipeline_control", "AutoPick/job003/"],
+                   check=True, capture_output=True)
+    found = read_coordinates("AutoPick/job003")
+    assert {name.split("/")[-1].removesuffix("_autopick") for name in found} == {"d", "e"}
+    truth = dict(zip("de", (blobs[1]["d"], blobs[1]["e"])))
+    for name, each in found.items():
+        distances, _ = cKDTree(each.centres_xy).query(truth[name.split("/")[-1]])
+        assert (distances < 4).mean() > 0.8 and np.isfinite(each.scores).all()
 
 
 def test_converting_there_and_back_gives_the_same_coordinates(picked, tmp_path, monkeypatch):

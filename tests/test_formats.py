@@ -106,6 +106,7 @@ SAMPLES = {
     "Topaz, no score": ("topaz", "train.txt", f"image_name\tx_coord\ty_coord\n{NAME}.mrc\t{X}\t{Y}\n", None, None),
     "Topaz with commas": ("topaz", "picks.csv", f"image_name,x_coord,y_coord,score\n{NAME},{X},{Y},0.75\n", 0.75, None),
     "VIA": ("via", "picks.csv", VIA, 0.75, None),
+    "VIA 1": ("via", "picks.csv", f"#{VIA}", 0.75, None),
     "cryoSPARC": ("cryosparc", "picked_particles.cs", npy(cs_array()), 0.75, None),
     "cryoSPARC, no score": ("cryosparc", "passthrough.cs", npy(cs_array(**{"pick_stats/ncc_score": None})), None, None),
     "CryoPPP": ("cryoppp", f"{NAME}.csv", f"X-Coordinate,Y-Coordinate,Diameter\n{X},{ROWS - Y},20\n", None, 20),
@@ -229,6 +230,7 @@ def test_unknown_formats_and_files_are_refused_with_what_is_possible(tmp_path):
     ("a.csv", "index,axis-0,axis-1,axis-2\n0,1,2,3\n", "points with three axes"),
     ("a.csv", "index,shape-type,vertex-index,axis-0,axis-1\n", "holds shapes"),
     ("a.pos", "data_header\nloop_\n _x\nManual\n", "no table has _xcoor and _ycoor"),
+    ("a.star", "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n1 2 3\n1 2 4\n", "not of tomograms"),
     ("a.star", "data_\nloop_\n_wrpCoordinateX1\n_wrpCoordinateY1\n_wrpSourceName\n1 2 b.mrc\n", "in angstrom"),
     ("a.star", "data_\nloop_\n_wrpCoordinateX1\n_wrpCoordinateY1\n1 2\n", "no table has _wrpCoordinateX1"),
 ])
@@ -248,6 +250,14 @@ def test_micrographs_of_an_eman2_project_that_nobody_has_marked_are_left_out(tmp
     assert list(read_coordinates(tmp_path)) == ["a"]
     with pytest.raises(DeepEMError, match="b_info.json: no boxes"):
         read_coordinates(tmp_path / "b_info.json")
+
+
+def test_micrographs_that_nobody_has_marked_in_xmipp_are_left_out(tmp_path):
+    (tmp_path / "a.pos").write_text(SAMPLES["Xmipp"][2])
+    (tmp_path / "b.pos").write_text(XMIPP_HEAD.replace("Auto", "Available"))
+    assert list(read_coordinates(tmp_path)) == ["a"]
+    with pytest.raises(DeepEMError, match="b.pos: no boxes. Expected those of a marked micrograph"):
+        read_coordinates(tmp_path / "b.pos")
 
 
 NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?(?![\w.])")

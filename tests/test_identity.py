@@ -229,6 +229,7 @@ def test_an_index_of_relion_leads_to_its_files_and_gives_them_their_micrographs(
     (job / "Movies/a_autopick.star").write_text(table + "1 2\n3 4\n")
     (job / "Movies/b_autopick.star").write_text(table)
     (job / "job.star").write_text("data_job\n_rlnJobTypeLabel relion.autopick\n")
+    (job / "summary.star").write_text("data_\nloop_\n_rlnMicrographName #1\n_rlnGroupNrParticles #2\nm.mrc 2\n")
     (job / "autopick.star").write_text("data_coordinate_files\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates "
                                        "#2\n" + "".join(f"Micrographs/{name}.mrc AutoPick/job010/Movies/{name}_autopick"
                                                         ".star\n" for name in "ab"))
@@ -238,6 +239,18 @@ def test_an_index_of_relion_leads_to_its_files_and_gives_them_their_micrographs(
     (job / "Movies/b_autopick.star").unlink()
     with pytest.raises(DeepEMError, match="coordinates of Micrographs/b should be in .*b_autopick.star, and there is"):
         read_coordinates(job / "autopick.star")
+
+
+def test_the_same_picks_in_two_formats_of_cryolo_do_not_count_twice(tmp_path):
+    for folder in ("out/EMAN", "out/STAR", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_box(tmp_path / "out/EMAN/a.box", np.array([[50, 6]]), np.ones(1), 4)
+    (tmp_path / "out/STAR/a.star").write_text("data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n50 6\n")
+    for folder in (tmp_path, tmp_path / "out"):
+        with pytest.raises(DeepEMError, match="out has the same picks of crYOLO .*give its folder CBOX"):
+            read_coordinates(folder)
+    (tmp_path / "out/STAR/a.star").rename(tmp_path / "other/a.star")
+    assert set(read_coordinates(tmp_path)) == {"out/EMAN/a", "other/a"}
 
 
 @pytest.mark.parametrize("text", ["<NA>", "nan", "NaN", "NA", "None"])

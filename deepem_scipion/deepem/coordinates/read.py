@@ -30,8 +30,13 @@ JOINT_FILE = "picks.star"
 EXPORTS = "export"
 # Files of other formats of a folder are read only if it has none of these.
 _MAIN_KINDS = (".box", ".star")
-# Files that RELION and Xmipp write into the folder of every job, without coordinates.
-_JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star", "config.xmd")
+# Files that RELION and Xmipp write into the folder of a job, without coordinates.
+_JOB_FILES = ("job.star", "job_pipeline.star", "default_pipeline.star", "RELION_OUTPUT_NODES.star", "summary.star",
+              "micrographs_selected.star", "config.xmd")
+# EMAN2 and Xmipp keep files of micrographs that nobody has marked as well.
+_UNMARKED = (".json", ".pos")
+# Folders in which crYOLO writes the same picks in two formats.
+_CRYOLO = ("EMAN", "STAR")
 # Centres of the same picks in a .box and a .star file differ at most by this along x and y: corners are whole pixels.
 _ROUNDING_PX = 1.0
 
@@ -70,7 +75,7 @@ def read_coordinates(path: str | Path, shifts: bool = False, infos: Infos | None
         if not path.exists():
             raise DeepEMError(f"{path}: no such file or folder. Expected coordinates as .box or .star, or in another "
                               "format.")
-        if _kind(path) == ".json":
+        if _kind(path) in _UNMARKED:
             return _read_all([path], path.parent, shifts, infos)[0]
         return _read_file(path, path.parent, shifts, infos)
     except OSError as error:
@@ -121,7 +126,7 @@ def _read_all(files: list[Path], folder: Path, shifts: bool,
     sources: dict[str, Path] = {}
     for file in files:
         part = _read_file(file, folder, shifts, infos)
-        if not part and _kind(file) == ".json":  # EMAN2 keeps a file of a micrograph that nobody has marked as well
+        if not part and _kind(file) in _UNMARKED:
             log.info("%s has no boxes", file)
         elif not part and file.name != JOINT_FILE:
             part = {_name(file, folder): gather([], None)}  # an empty table does not name its micrograph
@@ -130,10 +135,10 @@ def _read_all(files: list[Path], folder: Path, shifts: bool,
                 raise DeepEMError(f"{file} and {sources[name]} are both for micrograph {name!r}. Keep one of them, or "
                                   "give one file or folder at a time.")
             found[name], sources[name] = coordinates, file
-    if files and not found and _kind(files[0]) == ".json":
+    if files and not found and _kind(files[0]) in _UNMARKED:
         more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-        raise DeepEMError(f"{files[0]}{more}: no boxes. Expected a list 'boxes', as in info/NAME_info.json of EMAN2 "
-                          "for a marked micrograph.")
+        raise DeepEMError(f"{files[0]}{more}: no boxes. Expected those of a marked micrograph: a list 'boxes', as in "
+                          "info/NAME_info.json of EMAN2, or a table 'particles' of Xmipp.")
     return found, sources
 
 
@@ -150,6 +155,11 @@ def _join(boxes: dict[str, Coordinates], stars: Mapping[str, Coordinates], folde
                 f"{sources[star]} has {len(stars[star].scores)} coordinates of {star}, {folder / box}.box has "
                 f"{len(boxes[box].scores)}, and they are not the same. Keep one of them, or give one file.")
     others = {name: found for name, found in stars.items() if name not in pairs.values()}
+    folders = {os.path.dirname(name) for name in {*boxes, *others}}
+    for parent in (os.path.dirname(each) for each in folders if os.path.basename(each) == _CRYOLO[0]):
+        if os.path.join(parent, _CRYOLO[1]) in folders:
+            raise DeepEMError(f"{folder / parent} has the same picks of crYOLO as .box and as .star files, which would "
+                              f"count twice. Expected one kind: give its folder CBOX, {' or '.join(_CRYOLO)}.")
     log.info("%s: %d micrographs from .box files, %d more from .star files; %d are in both and count once", folder,
              len(boxes), len(others), len(pairs))
     return {**boxes, **others}

@@ -21,6 +21,7 @@ from ..micrographs.find import find_listed
 from ..startables import StarTable, quote, read_tables
 from ..textfiles import open_text
 from .coordinates import Coordinates
+from .formats.base import star_column
 from .names import listed
 from .parse import MISSING, gather, parse_number
 from .shifts import Shift, has_shifts
@@ -199,6 +200,9 @@ def read_star(path: Path, own_name: str, shifts: bool = False) -> dict[str, Coor
                           f"{listed(labels) or 'no column'}.")
     found: dict[str, list[tuple[float, float, float]]] = {}
     for table in tables:
+        if "rlnCoordinateZ" in table.labels and len(set(star_column(table, "rlnCoordinateZ"))) > 1:
+            raise DeepEMError(f"{path} has different values of _rlnCoordinateZ. Expected coordinates of micrographs, "
+                              "not of tomograms.")
         shift = Shift.of(path, table, all_tables) if shifts else None
         for name, particle in zip(_micrographs(path, table, own_name), _particles(path, table, shift)):
             found.setdefault(name, []).append(particle)

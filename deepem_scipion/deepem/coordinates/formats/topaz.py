@@ -81,6 +81,7 @@ def read_via(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
         If the file cannot be read, a line is invalid, or a column is missing.
     """
     labels, rows = read_columns(path, ",")
+    labels = [label.lstrip("#") for label in labels]  # version 1 begins with "#filename"
     column, shape = column_of(path, labels, "filename"), column_of(path, labels, VIA_COLUMN)
     more = labels.index("region_attributes") if "region_attributes" in labels else None
     particles = []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _X, _Y, _COST, _ENABLED, _MICROGRAPH = "xcoor", "ycoor", "cost", "enabled", "micrograph"
 _DISABLED = "-1"
+_STATE = "pickingMicrographState"  # of the header; the file of a micrograph without a mark has no other table
 
 
 def read_pos(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
@@ -41,14 +42,17 @@ def read_pos(path: Path, name: str, infos: Infos) -> dict[str, Coordinates]:
     Returns
     -------
     dict of str to Coordinates
-        By the name of the micrograph.
+        By the name of the micrograph. Empty if nobody has marked it: Xmipp keeps such files as well.
 
     Raises
     ------
     DeepEMError
         If the file cannot be read, a line is invalid, or no table has coordinates.
     """
-    tables = [table for table in read_tables(path) if {_X, _Y} <= set(table.labels)]
+    everything = read_tables(path)
+    tables = [table for table in everything if {_X, _Y} <= set(table.labels)]
+    if not tables and any(_STATE in table.labels for table in everything):
+        return {}
     if not tables:
         raise DeepEMError(f"{path}: no table has _{_X} and _{_Y}. Expected coordinates of Xmipp.")
     found = by_micrograph(particle for table in tables for particle in _particles(path, name, table))
