@@ -17,8 +17,9 @@ filter      simulated micrographs with ice, carbon and empty film, by models tha
 overlaps    crowded simulated micrographs with overlapping particles, which are particles or negatives (Fig. 5)
 
 Other networks are the automatic ones. By the paper's procedure the network is updated as often as with 800 particles in
-20 epochs, by showing fewer particles in more epochs; with that of KLH, KLH_UPDATES times. The script writes tables in
-Markdown and plots to benchmarks/results/paper; parts that were done with the same settings are not repeated.
+20 epochs, by showing fewer particles in more epochs; with that of KLH KLH_UPDATES times, on simulated micrographs
+SIMULATED_UPDATES times. The script writes tables in Markdown and plots to benchmarks/results/paper; parts that were
+done with the same settings are not repeated.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from paper_runs import (
     FIGURES,
     PROCEDURES,
     RESULTS,
+    SIMULATED_UPDATES,
     UPDATES,
     draw,
     draw_curves,
@@ -220,12 +222,13 @@ def std_filter(options):
     folder = simulated(RESULTS / "clean", CLEAN, {"training": PARTS["training"]}, options)
     dirty = simulated(RESULTS / "contaminated", CONTAMINATED, {"test": PARTS["test"]}, options)
     for procedure in options.procedures:
-        work = folder / procedure
-        model = part(work, settings(procedure, scene=CLEAN), options.fresh, train_clean, work, folder, procedure,
-                     options)
+        work, made = folder / procedure, settings(procedure, SIMULATED_UPDATES)
+        model = part(work, {**made, "scene": CLEAN}, options.fresh, train_clean, work, folder, procedure, options)
         for what, more in (("on", ()), ("off", ("--std-range", "off"))):
-            found = part(work / what, settings(procedure, scene=CONTAMINATED, more=more), options.fresh, picked,
-                         work / "model", micrographs_of(dirty / "test"), work / what, options, more) if model else None
+            found = None
+            if model:
+                found = part(work / what, {**made, "scene": CONTAMINATED, "more": more}, options.fresh, picked, model,
+                             micrographs_of(dirty / "test"), work / what, options, more)
             rows.append((procedure, what, *row_of(simulated_points(found, dirty, CONTAMINATED))))
             if found:
                 draw_example(dirty, found["auto"], CONTAMINATED, RESULTS / f"filter-{procedure}-{what}.png")
@@ -235,7 +238,7 @@ def std_filter(options):
 def train_clean(work, folder, procedure, options):
     """Train on micrographs without ice and carbon; path of the model, or None where the training failed."""
     model = train(work, micrographs_of(folder / "training"), folder / "training" / "boxes", CLEAN.diameter_angst,
-                  procedure, options)
+                  procedure, options, updates=SIMULATED_UPDATES)
     return model and str(model)
 
 
