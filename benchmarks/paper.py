@@ -87,7 +87,7 @@ NOISE = (replace(COARSE, snr=0.05), replace(COARSE, snr=0.01))
 # A wheel of this diameter and thickness; its axis is inclined to the micrograph by at most TILT degrees.
 BARS, THICKNESS_ANGST, TILT = replace(COARSE, snr=0.05, diameter_angst=280.0, n_particles=12), 90.0, 15.0
 PARTS = {"training": (6, 1), "test": (4, TEST_SEED)}
-VIEWS_PARTS = {"training": (12, 1), "test": (8, TEST_SEED)}
+VIEWS_PARTS = {"training": (12, 1), "test": (6, TEST_SEED)}
 EXAMPLES_PX = 800
 
 
