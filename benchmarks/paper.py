@@ -88,6 +88,7 @@ NOISE = (replace(COARSE, snr=0.05), replace(COARSE, snr=0.01))
 BARS, THICKNESS_ANGST, TILT = replace(COARSE, snr=0.05, diameter_angst=280.0, n_particles=12), 90.0, 15.0
 PARTS = {"training": (6, 1), "test": (4, TEST_SEED)}
 VIEWS_PARTS = {"training": (12, 1), "test": (6, TEST_SEED)}
+RANGE = "range of the standard deviation"
 EXAMPLES_PX = 800
 
 
@@ -132,7 +133,7 @@ def layers(options):
 
 def rounds(options):
     """Recursion on apoferritin, from some micrographs or from more of them: table."""
-    rows = [("procedure", "rounds", "micrographs", "range of the standard deviation", *FIGURES)]
+    rows = [("procedure", "rounds", "micrographs", RANGE, *FIGURES)]
     for procedure in options.procedures:
         for number, n_micrographs in ROUNDS:
             work = RESULTS / "rounds" / f"{procedure}-{number}-{n_micrographs}"
@@ -141,14 +142,14 @@ def rounds(options):
             found = experiment(work, options.data / "apoferritin", data, procedure, options, more, None, SIZES_TEST)
             rows.append((procedure, number, n_micrographs, "on", *row_of(found)))
             if found and procedure == "paper":
-                found = without_range(work, options.data / "apoferritin", data, options, SIZES_TEST)
-                rows.append((procedure, number, n_micrographs, "off", *row_of(found)))
+                other = without_range(work, options.data / "apoferritin", data, options, SIZES_TEST)
+                rows.append((procedure, number, n_micrographs, "off", *row_of(other)))
     return table(*rows)
 
 
 def size(options):
     """Number of training particles of apoferritin: table and curves."""
-    rows = [("particles", "procedure", *FIGURES)]
+    rows = [("particles", "procedure", RANGE, *FIGURES)]
     figure, panels = new_figure(8.6, 3.8, 2)
     folder, data = options.data / "apoferritin", SETS["apoferritin"]
     known = read_coordinates(folder / "boxes")
@@ -159,7 +160,10 @@ def size(options):
                               for name in micrograph_names(folder)[:n_micrographs])
             inputs = micrographs_of(work / "data"), work / "data" / "boxes"
             found = experiment(work, folder, data, procedure, options, (), inputs, SIZES_TEST)
-            rows.append((n_particles, procedure, *row_of(found)))
+            rows.append((n_particles, procedure, "on", *row_of(found)))
+            if found and procedure == "paper":
+                other = without_range(work, folder, data, options, SIZES_TEST)
+                rows.append((n_particles, procedure, "off", *row_of(other)))
             draw_curves(panels, found, f"{n_particles}, {procedure}", PROCEDURES[procedure], style)
     finish(figure, panels, "size")
     return table(*rows)
@@ -218,7 +222,7 @@ def apart(found, folder):
 
 def std_filter(options):
     """Ice, carbon and empty film that the training never saw, with and without the range: table."""
-    rows = [("procedure", "range of the standard deviation", *FIGURES)]
+    rows = [("procedure", RANGE, *FIGURES)]
     folder = simulated(RESULTS / "clean", CLEAN, {"training": PARTS["training"]}, options)
     dirty = simulated(RESULTS / "contaminated", CONTAMINATED, {"test": PARTS["test"]}, options)
     for procedure in options.procedures:
