@@ -174,6 +174,26 @@ def test_a_rectangle_is_kept_and_removed(clean):
     clean.until(lambda: len(marks_of(clean, "region")) == 1)
 
 
+def test_all_picks_are_removed_at_once_and_marks_are_learnt_by_themselves(clean):
+    asked, picks = [], sum(code == 0 for code in clean.found()["reason"])
+
+    def answer(route):
+        asked.append(route.request.post_data)
+        route.fulfill(status=400, json={"problem": "not in this test"})
+
+    clean.page.route("**/api/learn", answer)
+    clean.page.check("#auto")
+    clean.page.keyboard.press("Escape")
+    clean.page.keyboard.press("r")
+    clean.until(lambda: len(marks_of(clean, "negative")) == picks and clean.found()["done"])
+    clean.until(lambda: asked)
+    clean.page.uncheck("#auto")
+    clean.page.unroute("**/api/learn")
+    clean.until(lambda: clean.text("#toast") == "not in this test")
+    assert len(asked) == 1
+    clean.console.clear()  # a refused request is an entry
+
+
 def test_undo_and_redo_go_through_all_edits(clean):
     x, y = first_pick(clean)
     clean.click(x, y)
@@ -250,6 +270,13 @@ def test_zoom_pan_and_display(clean):
     clean.until(lambda: clean.text("#scale") != scale)
     clean.page.keyboard.press("f")
     clean.until(lambda: clean.text("#scale") == scale)
+    clean.page.fill("#field-contrast", "1.5")
+    clean.page.keyboard.press("Enter")
+    clean.page.keyboard.press("Escape")
+    assert clean.page.evaluate("document.querySelector('#picture').style.filter") == "contrast(1.5)"
+    clean.page.fill("#field-contrast", "1")
+    clean.page.keyboard.press("Enter")
+    clean.page.keyboard.press("Escape")
     clean.page.keyboard.press("i")
     assert "invert" in clean.page.evaluate("document.querySelector('#picture').style.filter")
     clean.page.keyboard.press("i")

@@ -121,6 +121,8 @@ def test_any_content_of_a_log_is_read_or_refused(tmp_path_factory, content):
     ((particle(195, 100),), {"action": "paint", "points": [[200, 100]], "radius": 5}, [], []),  # no room
     ((), {"action": "region", "x": 9, "y": 8, "to_x": 2, "to_y": 20}, [], [Mark(REGION, (2, 8, 9, 20))]),
     ((), {"action": "accept_all"}, [], [particle(100, 100, 0.9), particle(140, 100, 0.8), Mark(DONE)]),
+    ((particle(50, 50),), {"action": "remove_all"}, [particle(50, 50)],
+     [negative(100, 100, 0.9), negative(140, 100, 0.8), Mark(DONE)]),
     ((Mark(DONE),), {"action": "done"}, [Mark(DONE)], []),
     ((Mark(DONE), particle(1, 1)), {"action": "clear"}, [Mark(DONE), particle(1, 1)], []),
 ])

@@ -131,12 +131,8 @@ def move(shown: Shown, x: float, y: float, to_x: float, to_y: float) -> Change:
 
 def erase(shown: Shown, points: Sequence[Sequence[float]], radius: float) -> Change:
     """Remove all picks and particles within a stroke of the brush."""
-    removed, added = [], []
-    for mark in [*shown.of(PARTICLE), *shown.picks]:
-        if _stroked(mark, points, radius):
-            removed += [mark] if mark in shown.marks else []
-            added += [] if math.isnan(mark.values[2]) else [Mark(NEGATIVE, mark.values)]
-    return removed, added
+    return _removed([mark for mark in shown.of(PARTICLE) if _stroked(mark, points, radius)],
+                    [mark for mark in shown.picks if _stroked(mark, points, radius)])
 
 
 def paint(shown: Shown, points: Sequence[Sequence[float]], radius: float) -> Change:
@@ -165,6 +161,12 @@ def accept_all(shown: Shown) -> Change:
     return [], [*shown.picks, *([] if shown.of(DONE) else [Mark(DONE)])]
 
 
+def remove_all(shown: Shown) -> Change:
+    """Remove all picks and particles, and mark the micrograph as done."""
+    removed, added = _removed(shown.of(PARTICLE), shown.picks)
+    return removed, [*added, *([] if shown.of(DONE) else [Mark(DONE)])]
+
+
 def toggle_done(shown: Shown) -> Change:
     """Mark the micrograph as done, or take that back."""
     done = shown.of(DONE)
@@ -180,8 +182,8 @@ def clear(shown: Shown) -> Change:
 _PLACE, _DRAG, _STROKE = ("x", "y"), ("x", "y", "to_x", "to_y"), ("points", "radius")
 _ACTIONS: Mapping[str, tuple[Callable[..., Change], tuple[str, ...]]] = {
     "add": (add, _PLACE), "remove": (remove, _PLACE), "move": (move, _DRAG), "erase": (erase, _STROKE),
-    "paint": (paint, _STROKE), "region": (region, _DRAG), "accept_all": (accept_all, ()), "done": (toggle_done, ()),
-    "clear": (clear, ())}
+    "paint": (paint, _STROKE), "region": (region, _DRAG), "accept_all": (accept_all, ()),
+    "remove_all": (remove_all, ()), "done": (toggle_done, ()), "clear": (clear, ())}
 
 
 def change(shown: Shown, request: Mapping[str, Any]) -> Change:
@@ -224,6 +226,11 @@ def _points(values: Any) -> list[list[float]]:
     if any(len(point) != 2 for point in points):
         raise ValueError("not points")
     return points
+
+
+def _removed(particles: list[Mark], picks: list[Mark]) -> Change:
+    """Take particles back, and make negatives of those with a score and of picks."""
+    return particles, [Mark(NEGATIVE, mark.values) for mark in particles + picks if not math.isnan(mark.values[2])]
 
 
 def _closest(marks: Sequence[Mark], x: float, y: float, radius: float) -> Mark | None:

@@ -244,7 +244,7 @@ function wire() {
   });
   const toolKeys = Object.fromEntries(["point", "erase", "paint", "region", "measure"].map((tool, at) => [String(at + 1), () => tools.select(tool)]));
   listenToKeys({ ...toolKeys, j: () => step(1), arrowright: () => step(1), arrowdown: () => step(1), k: () => step(-1), arrowleft: () => step(-1),
-    arrowup: () => step(-1), a: accept, m: () => act({ action: "done" }), delete: removePointed, x: removePointed, backspace: removePointed,
+    arrowup: () => step(-1), a: accept, r: () => act({ action: "remove_all" }), m: () => act({ action: "done" }), delete: removePointed, x: removePointed, backspace: removePointed,
     z: () => undo(false), y: () => undo(true), f: () => viewer.fit(), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
     h: () => hide(), c: () => hide(REJECTED), i: () => display.set("inverted", !display.values.inverted),
     s: () => display.set("scoreMap", !display.values.scoreMap), "[": () => tools.resizeBrush(1 / 1.15), "]": () => tools.resizeBrush(1.15),

@@ -3,7 +3,7 @@
 // Keys, and the window that lists them.
 
 export const SHORTCUTS = [
-  [["J", "→"], "next micrograph"], [["K", "←"], "previous micrograph"], [["A"], "accept all picks, and done"],
+  [["J", "→"], "next micrograph"], [["K", "←"], "previous micrograph"], [["A"], "accept all picks, and done"], [["R"], "remove all picks, and done"],
   [["M"], "done, or not"], [["click"], "add or accept a particle"], [["right click"], "remove"],
   [["Delete", "X"], "remove the circle under the pointer"], [["drag a circle"], "move it"],
   [["drag"], "move the micrograph"], [["wheel", "+", "-"], "zoom"], [["F"], "whole micrograph"],
