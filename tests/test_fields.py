@@ -104,6 +104,17 @@ def test_fields_are_as_stated_and_their_particles_are_dark():
     assert np.mean(np.array(contrasts) < 0) > 0.7  # a strong defocus can turn the centre of a particle bright
 
 
+def test_with_few_others_sparse_particles_are_the_same_but_less_resembles_them():
+    def fields(few):
+        return [simulate_field(np.random.default_rng(seed), side_px=SIDE, few_others=few) for seed in range(12)]
+
+    many, few = fields(False), fields(True)
+    assert all(np.array_equal(one.particles_rc, other.particles_rc) for one, other in zip(many, few))
+    sparse = [index for index, field in enumerate(many) if 0 < len(field.particles_rc) < 20]
+    counts = [sum(len(found[index].negatives_rc) for index in sparse) for found in (many, few)]
+    assert len(sparse) >= 3 and counts[1] < counts[0]
+
+
 def test_negatives_begin_close_to_the_particles_of_a_field():
     field = simulate_field(np.random.default_rng(5), side_px=SIDE, empty=False)
     item = labelled_field(field, 27.0, 40, "field")
