@@ -4,8 +4,9 @@
 
     python benchmarks/diameter.py [--sets NAME ...] [--fields N] [--seed N] [--data FOLDER]
 
-Simulated fields show particles of random shape, dose, defocus and crowding whose longest dimension is known, at 80 to
-400 angstrom, from seeds that the training of the general model does not use. The script prints a table in Markdown, and
+Simulated fields, each as large as the three micrographs that are looked at, show particles of random shape, dose,
+defocus and crowding whose longest dimension is known, at 80 to 400 angstrom, from seeds that the training of the
+general model does not use. The script prints a table in Markdown, and
 writes it to benchmarks/results/diameter.md.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from common import RESULTS, add_data_option, has_data, table, title
 from general_accuracy import ALL_SETS
 
-DIAMETER_PX = 27.0
+DIAMETER_PX, SIDE_PX = 27.0, 776
 DIAMETERS_ANGST = 80.0, 400.0
 
 
@@ -45,7 +46,8 @@ def simulated(number, seed, folder):
         rng = np.random.default_rng([seed, index])
         diameter = float(np.exp(rng.uniform(*np.log(DIAMETERS_ANGST))))
         path = folder / f"field{index}.mrc"
-        with mrcfile.new(path, fields.simulate_field(rng, diameter_px=DIAMETER_PX, empty=False).pixels) as file:
+        with mrcfile.new(path, fields.simulate_field(rng, side_px=SIDE_PX, diameter_px=DIAMETER_PX,
+                                                     empty=False).pixels) as file:
             file.voxel_size = diameter / DIAMETER_PX
         yield f"field {index}", diameter, path
 
@@ -57,7 +59,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
     parser.add_argument("--sets", nargs="*", choices=ALL_SETS, default=list(ALL_SETS))
-    parser.add_argument("--fields", type=int, default=20)
+    parser.add_argument("--fields", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1_000_000_123)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()

@@ -30,7 +30,9 @@ DIAMETERS_ANGST, FACTOR = (60.0, 720.0), math.sqrt(2)
 SIDE_PX = 800
 # A particle is at most this share of the shorter side of a micrograph wide.
 MAX_SHARE = 0.2
-# The first local maximum of the covered area counts, from large diameters down, that reaches this share of the largest.
+# An outline counts where the logarithm of its diameter changes at most by this share of that of the diameter tried.
+MAX_SLOPE = 0.35
+# Picks with diameters that are about right cover at least this share of the largest area that picks cover.
 PROMINENT = 0.5
 # This many confident picks are needed for a profile, and no more of a micrograph are averaged.
 MIN_PICKS, MAX_PICKS = 20, 200
@@ -41,10 +43,8 @@ REACH = 1.3
 RING = 0.52
 # Estimates are right to this share in two of three cases (docs/accuracy.md).
 ERROR = 0.2
-# The largest diameter tried is no better than others if the estimate exceeds this share of it.
-LARGEST = 0.85
-# Estimates from two scales that differ by a larger factor are no measurement.
-MAX_FACTOR = 1.3
+# The outline is found best with a diameter larger by this factor, where most picks are.
+BEST = 1.15
 
 HINT = ("Give the diameter in angstrom: the longest dimension of the particle, from its structure, or measured on a "
         "micrograph (the wizard in Scipion, or a viewer)")
@@ -105,10 +105,11 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
 
     Notes
     -----
-    The general model, for which particles are always equally wide, is tried with several diameters. The largest one
-    with which picks cover a large area is right to a factor of two, and the picks are centred. The mean radial profile
-    of the confident ones then shows the size: a dark particle has a bright ring around it, from the contrast transfer
-    function and from the normalisation, whose radius hardly depends on the diameter that was assumed.
+    The general model, for which particles are always equally wide, is tried with several diameters. The mean radial
+    profile of the confident picks shows an outline: a dark particle has a bright ring around it, from the contrast
+    transfer function and from the normalisation. With diameters that are about right it hardly depends on the one that
+    is tried. With others the picks are noise, parts of particles or groups of them, and the outline is proportional to
+    the diameter tried. Of the neighbouring diameters with a stable outline those count with which picks cover most.
     """
     chosen = list(paths.items())
     chosen = [chosen[round(at)] for at in np.linspace(0, len(chosen) - 1, min(USED, len(chosen)))]
@@ -116,17 +117,10 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
     scans = [_Scan.of(usable, diameter, contrast, pixel_size_angst) for diameter in tried]
     for scan in scans:
         log.debug("diameter %.0f A: %.3f covered, %d picks", scan.diameter_angst, scan.covered, scan.picks)
-    best = _prominent([scan.covered for scan in scans])
-    first = scans[best].outline()
-    if best == 0 and first > LARGEST * tried[0]:
-        raise _undetermined(f"the particle may be larger than the largest diameter tried, {tried[0]:.0f} A")
-    second = _Scan.of(usable, 1.15 * first, contrast, pixel_size_angst)
-    diameter = second.outline()
-    if not 1 / MAX_FACTOR < diameter / first < MAX_FACTOR:
-        raise _undetermined(f"picks of different scales suggest {first:.0f} and {diameter:.0f} A")
-    error = math.hypot(ERROR, math.log(diameter / first))
+    scan, diameter, slope = _stable(scans)
+    error = math.hypot(ERROR, slope * math.log(FACTOR))
     return DiameterEstimate(diameter, diameter / (1 + error), diameter * (1 + error), tried,
-                            [scan.covered for scan in scans], second.radii_angst, second.profile, second.picks)
+                            [scan.covered for scan in scans], scan.radii_angst, scan.profile, scan.picks)
 
 
 @dataclass(frozen=True)
@@ -158,19 +152,39 @@ class _Scan:
         radii = (np.arange(len(mean)) + 0.5) * model.working_pixel_size_angst
         return cls(diameter_angst, float(np.mean(covered)), sum(weights), radii, mean if contrast == "dark" else -mean)
 
-    def outline(self) -> float:
-        """Return the diameter of the particle that the profile shows; raises DeepEMError if it shows none."""
-        if self.picks < MIN_PICKS:
-            raise _undetermined(f"of the diameters tried, {self.diameter_angst:.0f} A fits best, but with only "
-                                f"{self.picks} confident picks on the micrographs looked at. Expected at least "
-                                f"{MIN_PICKS}")
+    def outline(self) -> float | None:
+        """Return the diameter of the particle that the profile shows, if it shows one."""
         edge = int(np.argmin(self.profile * np.sqrt(self.radii_angst)))
         outside = np.flatnonzero(self.profile[edge:] > 0)
-        if self.profile[edge] >= 0 or not len(outside):
-            raise _undetermined("the picks have no outline")
+        if self.picks < MIN_PICKS or self.profile[edge] >= 0 or not len(outside):
+            return None
         begin = edge + outside[0]
         ring = begin + int(np.argmax(self.profile[begin:begin + max(3, begin // 2)]))
         return float(_vertex(self.radii_angst, self.profile, ring) / RING)
+
+
+def _stable(scans: list[_Scan]) -> tuple[_Scan, float, float]:
+    """The scan with a stable outline, the diameter, and the slope; raises DeepEMError if no outline is stable."""
+    if max(scan.picks for scan in scans) < MIN_PICKS:
+        best = max(scans, key=lambda scan: scan.covered)
+        raise _undetermined(f"of the diameters tried, {best.diameter_angst:.0f} A fits best, but with only "
+                            f"{best.picks} confident picks on the micrographs looked at. Expected at least {MIN_PICKS}")
+    pairs = list(zip(scans, scans[1:]))
+    prominent = PROMINENT * max(larger.covered + smaller.covered for larger, smaller in pairs)
+    found = []
+    for larger, smaller in pairs:
+        covered, high, low = larger.covered + smaller.covered, larger.outline(), smaller.outline()
+        if covered < prominent or high is None or low is None:
+            continue
+        slope = math.log(high / low) / math.log(larger.diameter_angst / smaller.diameter_angst)
+        if abs(slope) <= MAX_SLOPE:
+            # Where the outline, a power of the diameter tried, is smaller than it by the factor BEST.
+            tried = math.log(high * BEST) - slope * math.log(larger.diameter_angst)
+            found.append((covered, max(larger, smaller, key=lambda scan: scan.covered),
+                          math.exp(tried / (1 - slope)) / BEST, slope))
+    if not found:
+        raise _undetermined("the picks have no outline that is the same with different diameters tried")
+    return max(found, key=lambda values: values[0])[1:]
 
 
 def _middle(micrograph: Micrograph) -> Micrograph:
@@ -199,13 +213,6 @@ def _profile(micrograph: Micrograph, centres_xy: np.ndarray, diameter_px: float)
     profiles, _ = radial_profiles(micrograph.pixels, micrograph.to_binned_rc(centres_xy), diameter_px, REACH)
     mean: np.ndarray = profiles.mean(axis=0) if len(profiles) else np.zeros(profiles.shape[1])
     return mean
-
-
-def _prominent(covered: list[float]) -> int:
-    """Position of the first local maximum that reaches a share of the largest."""
-    padded = [0.0, *covered, 0.0]
-    return next(number for number, value in enumerate(covered)
-                if value >= PROMINENT * max(covered) and padded[number] <= value >= padded[number + 2])
 
 
 def _diameters(chosen: list[tuple[str, Path]],
