@@ -295,6 +295,7 @@ def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_
     found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
     assert found.held_out and found.marks == (len(centres["d"]) + len(free)) // 5
     assert found.after >= found.marks - 1 and not found.worse
+    assert list(found.found) == ["d"] and len(found.found["d"]) >= len(centres["d"])  # not to be found again
     assert shares[-1] == 1 and shares == sorted(shares)
     picker = state.picker(found.path)
     picks = picker.pick(picker.model.read_micrograph(folder / "micrographs" / "e.mrc", 4.0)).picks.centres_xy

@@ -56,7 +56,9 @@ class Shown:
     @property
     def particles(self) -> np.ndarray:
         """What counts as particles: those marked, and the picks; an (n, 3) array of x, y and score."""
-        return np.array([mark.values for mark in [*self.of(PARTICLE), *self.picks]], dtype=np.float64).reshape(-1, 3)
+        picked = self.reasons == PICKED
+        marked = np.array([mark.values for mark in self.of(PARTICLE)], dtype=np.float64).reshape(-1, 3)
+        return np.concatenate([marked, np.column_stack([self.centres_xy, self.scores])[picked]])
 
     def candidate(self, index: int, kind: str) -> Mark:
         """Return a mark at a candidate."""

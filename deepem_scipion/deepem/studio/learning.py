@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DeepEMError
+from ..picking.candidates import Candidates
 from ..picking.selection import PICKED, Limits, select
 from .editing import SAME_PLACE
 
@@ -49,6 +51,8 @@ class Lesson:
         x0, y0, x1, y1: all particles in it are marked.
     done : bool
         Whether all particles of the micrograph are marked.
+    shown_xy : array, optional
+        All picks as they are shown now, without what marks decide; None where they are not found yet.
     """
 
     path: str
@@ -60,6 +64,7 @@ class Lesson:
     candidates_xy: np.ndarray
     regions: Sequence[tuple[float, ...]]
     done: bool
+    shown_xy: np.ndarray | None = None
 
     @property
     def marks(self) -> int:
@@ -90,7 +95,9 @@ class Learned:
     held_out : bool
         Whether the new model had not seen these marks.
     before, after : int
-        Number of marks that the old and the new model get right: a pick at a particle, none at a negative.
+        Number of marks that what is shown and the new model get right: a pick at a particle, none at a negative.
+    found : mapping of str to Candidates
+        Those of the new model on the micrographs that were compared.
     """
 
     path: str
@@ -99,6 +106,7 @@ class Learned:
     held_out: bool
     before: int
     after: int
+    found: Mapping[str, Candidates] = field(default_factory=dict)
 
     @property
     def worse(self) -> bool:
@@ -170,10 +178,17 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
     Path(course.output).parent.mkdir(parents=True, exist_ok=True)
     save_model(course.output, model)
     compared = held_out if every else [np.ones(lesson.marks, dtype=bool) for lesson in lessons]
-    after = _right(state, course.output, lessons, compared, course)
-    before = _right(state, course.model, lessons, compared, course)
+    before, after, found = 0, 0, {}
+    for lesson, kept in zip(lessons, compared):
+        if kept.any():
+            found[lesson.name] = _candidates(state, course.output, lesson, course)
+            shown_xy = lesson.shown_xy
+            if shown_xy is None:
+                shown_xy = _picks(start, _candidates(state, course.model, lesson, course), course)
+            before += _right(shown_xy, lesson, kept, course)
+            after += _right(_picks(model, found[lesson.name], course), lesson, kept, course)
     n_compared = sum(int(kept.sum()) for kept in compared)
-    return Learned(course.output, Limits.of_model(model), n_compared, bool(every), before, after)
+    return Learned(course.output, Limits.of_model(model), n_compared, bool(every), before, after, found)
 
 
 def _held_out(lessons: Sequence[Lesson], every: int) -> list[np.ndarray]:
@@ -236,19 +251,12 @@ def _train(plan: object, setup: NetworkSetup, labelled: list[LabelledMicrograph]
     return trainer.train([Split(labelled, [])])
 
 
-def _right(state: WorkerState, model: str | None, lessons: Sequence[Lesson], compared: Sequence[np.ndarray],
-           course: Course) -> int:
-    """Number of marks that a model gets right; without a model, what is shown now counts."""
-    right = 0
-    for lesson, kept in zip(lessons, compared):
-        if not kept.any():
-            continue
-        n, places = len(lesson.particles_xy), np.concatenate([lesson.particles_xy, lesson.negatives_xy])
-        picks = _picks(state, model, lesson, course)
-        distances = np.hypot(*(places[:, None] - picks[None]).transpose(2, 0, 1))
-        found = (distances < SAME_PLACE * course.diameter_angst / course.pixel_size_angst).any(axis=1)
-        right += int((found == (np.arange(len(places)) < n))[kept].sum())
-    return right
+def _right(picks_xy: np.ndarray, lesson: Lesson, kept: np.ndarray, course: Course) -> int:
+    """Number of the marks kept for it that some picks get right."""
+    places = np.concatenate([lesson.particles_xy, lesson.negatives_xy])
+    distances = np.hypot(*(places[:, None] - picks_xy[None]).transpose(2, 0, 1))
+    found = (distances < SAME_PLACE * course.diameter_angst / course.pixel_size_angst).any(axis=1)
+    return int((found == (np.arange(len(places)) < len(lesson.particles_xy)))[kept].sum())
 
 
 def _picker(state: WorkerState, model: str | None, course: Course) -> Picker:
@@ -256,10 +264,15 @@ def _picker(state: WorkerState, model: str | None, course: Course) -> Picker:
     return state.picker(model) if model else state.starting_picker(course.diameter_angst, course.bright)
 
 
-def _picks(state: WorkerState, model: str | None, lesson: Lesson, course: Course) -> np.ndarray:
-    """Centres of the picks of a model, with the limits that it suggests."""
+def _candidates(state: WorkerState, model: str | None, lesson: Lesson, course: Course) -> Candidates:
+    """Candidates of a model on a micrograph."""
     picker = _picker(state, model, course)
-    micrograph = picker.model.read_micrograph(lesson.path, course.pixel_size_angst, tiff_rows=course.tiff_rows)
-    candidates, _ = picker.candidates(micrograph)
-    found: np.ndarray = candidates.centres_xy[select(candidates, picker.limits, course.pixel_size_angst) == PICKED]
+    return picker.candidates(picker.model.read_micrograph(lesson.path, course.pixel_size_angst, lesson.name,
+                                                          course.tiff_rows))[0]
+
+
+def _picks(model: Model, candidates: Candidates, course: Course) -> np.ndarray:
+    """Centres of the candidates that are picks at the limits that a model suggests."""
+    found: np.ndarray = candidates.centres_xy[
+        select(candidates, Limits.of_model(model), course.pixel_size_angst) == PICKED]
     return found

@@ -24,7 +24,7 @@ from ..picking.selection import PICKED, Limits
 from .assigning import pixel_size_problems, read_assigned
 from .collection import Collection
 from .editing import MARKED, Shown, change
-from .marks import NEGATIVE, PARTICLE, EditLog, Mark
+from .marks import NEGATIVE, PARTICLE, EditLog
 from .project import StudioProject, StudioSettings
 
 # A change that nobody waits for is shown after at most this many seconds.
@@ -50,8 +50,8 @@ class Session:
     log : EditLog
     collection : Collection
         Candidates.
-    before : dict of str to list of Mark
-        Picks of the micrographs whose candidates were replaced, before that.
+    before : dict of str to (n, 3) array
+        Particles (x, y, score) before the model in use was learnt; empty at first and after a return to a model.
     reference : mapping of str to Coordinates
         Reference coordinates by name of the micrograph.
     version : int
@@ -76,7 +76,7 @@ class Session:
         self.problem = " ".join(pixel_size_problems(settings.micrographs, settings.pixel_size_angst))
         self.version, self.state = 1, ""
         self.changed = threading.Condition(threading.RLock())
-        self.before: dict[str, list[Mark]] = {}
+        self.before: dict[str, np.ndarray] = {}
         self.collection = self._new_collection()
         self._saved = 0.0
         self.save()
@@ -137,11 +137,8 @@ class Session:
         with self.changed:
             if settings.source != self.settings.source:
                 return
-            before = self.shown(name).picks if self.collection.found(name) else None
             self.collection.put(name, path, candidates)
             shown = self.shown(name)
-            if before is not None:
-                self.before[name] = before
             reasons = np.where(shown.reasons == MARKED, PICKED, shown.reasons)
             results.make()
             results.write_micrograph(name, candidates, reasons, self.box_px)
@@ -220,6 +217,8 @@ class Session:
             if before.source != self.settings.source:
                 if before.turn <= self.settings.turn:  # otherwise to be read again
                     shutil.rmtree(self.project.results(self.settings.turn).folder, ignore_errors=True)
+                self.before = ({name: self.shown(name).particles for name in self.names if self.collection.found(name)}
+                               if before.turn < self.settings.turn else {})
                 self.collection = self._new_collection()
             elif before.diameter_angst != self.settings.diameter_angst:
                 self.collection.set_diameter(self.settings.diameter_angst)

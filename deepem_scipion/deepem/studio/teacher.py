@@ -143,6 +143,8 @@ class Teacher:
     def _take(self, learned: Learned, before: StudioSettings) -> None:
         self._session.remember(before)
         self._session.update(model=learned.path, turn=before.turn + 1, limits=learned.limits)
+        for name, candidates in learned.found.items():
+            self._session.put(name, candidates, self._session.settings)
         self._queue.wake()
 
     def _history(self, turn: int) -> dict[str, Any]:
@@ -166,12 +168,15 @@ class Teacher:
         shown = session.shown(name)
         particles, negatives = (np.array([mark.values[:2] for mark in shown.of(kind)], float).reshape(-1, 2)
                                 for kind in (PARTICLE, NEGATIVE))
-        picked = shown.reasons == PICKED
+        picked, shown_xy = shown.reasons == PICKED, None
+        if session.collection.found(name):
+            unmarked = session.collection.shown(name, [])
+            shown_xy = unmarked.centres_xy[unmarked.reasons == PICKED]
         likely = np.isin(shown.reasons, REASONS) & ~picked
         likely &= shown.scores >= DOUBTFUL_SHARE * session.settings.limits.threshold
         return Lesson(session.settings.micrographs[name], name, particles, negatives, shown.centres_xy[picked],
                       shown.scores[picked], shown.centres_xy[likely], [mark.values for mark in shown.of(REGION)],
-                      bool(shown.of(DONE)))
+                      bool(shown.of(DONE)), shown_xy)
 
     def _next(self) -> int:
         """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none.

@@ -144,10 +144,10 @@ class Views:
                 "columns": columns, "values": base64.b64encode(picture.pixels.tobytes()).decode()}
 
     def _differences(self, name: str) -> dict[str, Any]:
-        """Picks gained and lost when the candidates were last replaced."""
-        before = np.array([mark.values[:2] for mark in self._session.before.get(name, [])]).reshape(-1, 2)
-        if name not in self._session.before:
+        """Picks gained and lost when the model in use was learnt, once they are found."""
+        if name not in self._session.before or not self._session.collection.found(name):
             return {"gained": [], "lost": []}
+        before = self._session.before[name][:, :2]
         now = self._session.picks(name).centres_xy
         found = classify_picks(now, np.ones(len(now)), before, SAME_PLACE * self._session.collection.diameter_px)
         return {"gained": found["false positives"].tolist(), "lost": found["missed"].tolist()}
