@@ -244,7 +244,7 @@ def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_pa
 
 # ---------------------------------------------------------------- learning
 
-def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path):
+def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path, monkeypatch):
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
     session, lessons = Session(project, settings), []
 
@@ -273,6 +273,14 @@ def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path):
     assert len(first.picks_xy) == len(picks) - 2 and not first.done
     assert course.output == str(project.model(1)) and course.model is None and not course.final
     assert teacher.view()["marks"] == 2 and teacher.view()["next"] == 1
+    session.edit(1, {"action": "done"})
+    session.edit(0, {"action": "done"})
+    monkeypatch.setattr("deepem_scipion.deepem.studio.teacher.MAX_MICROGRAPHS", 1)
+    for final in (False, True):
+        teacher.learn(final)
+        with pytest.raises(DeepEMError, match="enough"):
+            teacher._learn(Recorder())
+    assert [[each.name for each in found] for found, _ in lessons[1:]] == [["a"], ["b", "a"]]  # the last one, and all
     session.close()
     project.close()
 

@@ -89,7 +89,7 @@ class EditLog:
     Attributes
     ----------
     marks : dict of str to list of Mark
-        By name of the micrograph; an edit replaces the list.
+        By name of the micrograph, the one edited last at the end; an edit replaces the list.
 
     Raises
     ------
@@ -173,7 +173,7 @@ class EditLog:
         self._undone.clear()
 
     def _apply(self, edit: Edit) -> None:
-        marks = list(self.marks.get(edit.name, ()))
+        marks = list(self.marks.pop(edit.name, ()))  # what was edited last is the last in order
         for mark in edit.removed:
             if mark in marks:
                 marks.remove(mark)

@@ -20,8 +20,9 @@ from .queue import Queue
 from .session import Session
 from .worker import Worker
 
-# A training uses this many micrographs, those with marks first.
-MIN_MICROGRAPHS, MAX_MICROGRAPHS = 3, 12
+# A training uses this many micrographs, those marked last: the model in hand has learnt from the others. The final one
+# uses more.
+MIN_MICROGRAPHS, MAX_MICROGRAPHS, MAX_FINAL = 3, 12, 100
 # A candidate whose score is this close to the threshold is uncertain.
 UNCERTAIN = 0.1
 
@@ -153,12 +154,14 @@ class Teacher:
 
     def _lessons(self) -> list[Lesson]:
         """What is known of the micrographs with marks and, if these are few, of some others."""
-        session = self._session
-        marked = [name for name in session.names if session.log.marks.get(name)]
-        others = [name for name in session.names if name not in marked and session.collection.found(name)]
-        wanted = max(0, MIN_MICROGRAPHS - len(marked))
-        spread = [others[at] for at in np.unique(np.linspace(0, len(others) - 1, wanted).astype(int))] if others else []
-        lessons = [self._lesson(name) for name in marked[-MAX_MICROGRAPHS:] + spread[:wanted]]
+        session, most = self._session, MAX_FINAL if self._finishing else MAX_MICROGRAPHS
+        with session.changed:
+            marked = [name for name, marks in session.log.marks.items()
+                      if marks and name in session.settings.micrographs]
+            others = [name for name in session.names if name not in marked and session.collection.found(name)]
+            wanted = max(0, MIN_MICROGRAPHS - len(marked))
+            spread = np.unique(np.linspace(0, len(others) - 1, wanted).astype(int)) if others else []
+            lessons = [self._lesson(name) for name in marked[-most:] + [others[at] for at in spread][:wanted]]
         if not lessons:
             raise DeepEMError("no micrograph has candidates yet: wait until some do")
         return lessons
