@@ -25,7 +25,7 @@ SCENE = Scene(shape=(560, 720), pixel_size_angst=6.0, n_particles=24, snr=0.02, 
 # Corrections of each kind on a micrograph, and the micrographs that are corrected.
 CORRECTIONS, MICROGRAPHS = 4, 2
 THRESHOLD = 0.12
-WIDTH, QUALITY, MAX_BYTES = 900, 45, 1_000_000
+WIDTH, QUALITY, MAX_BYTES = 900, 65, 1_000_000
 SHORT_MS, MEDIUM_MS, LONG_MS = 450, 1200, 3500
 POINTER = np.array([(0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12)])
 PICKS = """async number => {

@@ -93,7 +93,8 @@ def read_defocus(path: str | Path, micrographs: Mapping[str, str]) -> dict[str, 
 
 def has_defocus(path: str | Path) -> bool:
     """Whether a list of micrographs is a STAR file with their defocus."""
-    return str(path).lower().endswith(".star") and any(_U in table.labels for table in read_tables(Path(path)))
+    path = Path(path)
+    return path.suffix.lower() == ".star" and path.is_file() and any(_U in table.labels for table in read_tables(path))
 
 
 def pixel_size_problems(micrographs: Mapping[str, str], given_angst: float | None) -> list[str]:

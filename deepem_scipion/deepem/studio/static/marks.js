@@ -16,7 +16,7 @@ export const KINDS = {
   missed: { label: "missed", colour: "#ff4fd8" },
   false: { label: "false positives", colour: "#ff4fd8" },
   gained: { label: "gained", colour: "#ffffff" },
-  lost: { label: "lost", colour: "#aab4bf" },
+  lost: { label: "lost", colour: "#ff9a8a" },
 };
 const SCORE_COLOURS = [[140, 45, 4], [241, 106, 19], [255, 240, 128]];
 const SMALL = 0.3;
@@ -55,8 +55,8 @@ const SHAPES = {
   negative: (context, x, y, radius) => { context.lineWidth = 2; cross(context, x, y, Math.max(3.5, 0.35 * radius)); },
   missed: (context, x, y, radius) => { context.lineWidth = 2; context.setLineDash([5, 4]); circle(context, x, y, 1.12 * radius); context.setLineDash([]); },
   false: (context, x, y, radius) => { context.lineWidth = 1.5; cross(context, x, y, Math.max(4, 0.5 * radius)); },
-  gained: (context, x, y, radius) => { context.lineWidth = 1.5; circle(context, x, y, 1.18 * radius + 2); },
-  lost: (context, x, y, radius) => { context.lineWidth = 1.5; context.setLineDash([3, 3]); circle(context, x, y, radius); context.setLineDash([]); },
+  gained: (context, x, y, radius) => { context.lineWidth = 2; circle(context, x, y, 1.18 * radius + 2); },
+  lost: (context, x, y, radius) => { context.lineWidth = 2.5; context.setLineDash([7, 4]); circle(context, x, y, radius); context.setLineDash([]); },
 };
 const small = (context, x, y, radius) => {
   context.lineWidth = 1.4;
