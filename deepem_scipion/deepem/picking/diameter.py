@@ -31,7 +31,7 @@ SIDE_PX = 800
 # A particle is at most this share of the shorter side of a micrograph wide.
 MAX_SHARE = 0.2
 # An outline counts where the logarithm of its diameter changes at most by this share of that of the diameter tried.
-MAX_SLOPE = 0.35
+MAX_SLOPE = 0.4
 # Picks with diameters that are about right cover at least this share of the largest area that picks cover.
 PROMINENT = 0.5
 # This many confident picks are needed for a profile, and no more of a micrograph are averaged.
@@ -109,7 +109,7 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
     profile of the confident picks shows an outline: a dark particle has a bright ring around it, from the contrast
     transfer function and from the normalisation. With diameters that are about right it hardly depends on the one that
     is tried. With others the picks are noise, parts of particles or groups of them, and the outline is proportional to
-    the diameter tried. Of the neighbouring diameters with a stable outline those count with which picks cover most.
+    the diameter tried. Of neighbouring diameters with which picks cover much those count that change it least.
     """
     chosen = list(paths.items())
     chosen = [chosen[round(at)] for at in np.linspace(0, len(chosen) - 1, min(USED, len(chosen)))]
@@ -180,11 +180,11 @@ def _stable(scans: list[_Scan]) -> tuple[_Scan, float, float]:
         if abs(slope) <= MAX_SLOPE:
             # Where the outline, a power of the diameter tried, is smaller than it by the factor BEST.
             tried = math.log(high * BEST) - slope * math.log(larger.diameter_angst)
-            found.append((covered, max(larger, smaller, key=lambda scan: scan.covered),
+            found.append((abs(slope), max(larger, smaller, key=lambda scan: scan.covered),
                           math.exp(tried / (1 - slope)) / BEST, slope))
     if not found:
         raise _undetermined("the picks have no outline that is the same with different diameters tried")
-    return max(found, key=lambda values: values[0])[1:]
+    return min(found, key=lambda values: values[0])[1:]
 
 
 def _middle(micrograph: Micrograph) -> Micrograph:
