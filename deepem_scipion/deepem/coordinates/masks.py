@@ -190,8 +190,8 @@ def _read_png(path: Path) -> tuple[np.ndarray, int]:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
             check_shape(path, (image.height, image.width))
-            long = image.mode.startswith("I")  # those of 16 bits are "I" or "I;16"
-            values = np.asarray(image if long else image.convert("L")).astype(np.float32)
+            deep = image.mode.startswith("I")  # those of 16 bits are "I" or "I;16"
+            values = np.asarray(image if deep else image.convert("L")).astype(np.float32)
     except DeepEMError:
         raise
     except OSError as error:
@@ -200,4 +200,4 @@ def _read_png(path: Path) -> tuple[np.ndarray, int]:
         raise DeepEMError(f"{path} cannot be read as PNG ({type(error).__name__}: {error}).") from error
     if not np.isfinite(values).all():
         raise DeepEMError(f"{path} holds values that are not finite numbers.")
-    return values, _FULL[long]
+    return values, _FULL[deep]
