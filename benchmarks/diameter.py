@@ -5,8 +5,8 @@
     python benchmarks/diameter.py [--sets NAME ...] [--fields N] [--seed N] [--data FOLDER]
 
 Simulated fields, each as large as the three micrographs that are looked at, show particles of random shape, dose,
-defocus and crowding whose longest dimension is known, at 80 to 400 angstrom, from seeds that the training of the
-general model does not use. The script prints a table in Markdown, and
+defocus and crowding, and no more clutter than particles. Their longest dimension is known, 80 to 400 angstrom; their
+seeds are not those of the training of the general model. The script prints a table in Markdown, and
 writes it to benchmarks/results/diameter.md.
 """
 
@@ -47,7 +47,7 @@ def simulated(number, seed, folder):
         diameter = float(np.exp(rng.uniform(*np.log(DIAMETERS_ANGST))))
         path = folder / f"field{index}.mrc"
         with mrcfile.new(path, fields.simulate_field(rng, side_px=SIDE_PX, diameter_px=DIAMETER_PX,
-                                                     empty=False).pixels) as file:
+                                                     empty=False, few_others=True).pixels) as file:
             file.voxel_size = diameter / DIAMETER_PX
         yield f"field {index}", diameter, path
 

@@ -179,9 +179,9 @@ def _stable(scans: list[_Scan]) -> tuple[_Scan, float, float]:
         slope = math.log(high / low) / math.log(larger.diameter_angst / smaller.diameter_angst)
         if abs(slope) <= MAX_SLOPE:
             # Where the outline, a power of the diameter tried, is smaller than it by the factor BEST.
-            tried = math.log(high * BEST) - slope * math.log(larger.diameter_angst)
-            found.append((abs(slope), max(larger, smaller, key=lambda scan: scan.covered),
-                          math.exp(tried / (1 - slope)) / BEST, slope))
+            tried = math.exp((math.log(high * BEST) - slope * math.log(larger.diameter_angst)) / (1 - slope))
+            if smaller.diameter_angst / FACTOR <= tried <= min(larger.diameter_angst * FACTOR, scans[0].diameter_angst):
+                found.append((abs(slope), max(larger, smaller, key=lambda scan: scan.covered), tried / BEST, slope))
     if not found:
         raise _undetermined("the picks have no outline that is the same with different diameters tried")
     return min(found, key=lambda values: values[0])[1:]
