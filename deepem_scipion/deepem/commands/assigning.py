@@ -160,7 +160,7 @@ def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinate
 
     if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
         raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
-                          f"for instance {others[0]}. Remove them, or pick again with --overwrite.")
+                          f"for instance {others[0].relative_to(path)}. Remove them, or pick again with --overwrite.")
     found = read_coordinates(path, shifts, infos)
     total = sum(len(each.scores) for each in found.values())
     if repeated := total - sum(len(set(map(tuple, each.centres_xy.tolist()))) for each in found.values()):

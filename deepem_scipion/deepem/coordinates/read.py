@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 JOINT_FILE = "picks.star"
 # Folder in that of a picking run for its picks in other formats; they are not read once more.
 EXPORTS = "export"
+# A folder with this file is that of a studio session: none of the folder around it, with corrected picks and negatives.
+SESSION = "studio.json"
 # Files of other formats of a folder are read only if it has none of these.
 _MAIN_KINDS = (".box", ".star")
 # Files that RELION and Xmipp write into the folder of a job, without coordinates.
@@ -102,14 +104,18 @@ def _total(found: Mapping[str, Coordinates]) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return all .box and .star files below a folder or else those of another format, without hidden ones."""
+    """Return all .box and .star files below a folder or else those of another format.
+
+    Hidden folders, exports of a picking run and sessions of the studio are left out.
+    """
     everything: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         again = os.path.realpath(place) in seen
         seen.add(os.path.realpath(place))
         folders[:] = [] if again else sorted(
-            name for name in folders if not name.startswith(".") and Path(place, name) != folder / EXPORTS)
+            name for name in folders if not name.startswith(".") and Path(place, name) != folder / EXPORTS
+            and not Path(place, name, SESSION).exists())
         everything += [Path(place, name) for name in sorted(names) * (not again)
                        if name not in _JOB_FILES and Path(place, name).is_file()]
     found = [file for file in everything if _kind(file) in _MAIN_KINDS] or files_of_one_format(everything)

@@ -77,8 +77,8 @@ def _check_others(results: PickingResults, paths: Mapping[str, Path], files: Col
     others = [path for path in results.boxes() if path not in set(files)]
     if others:
         raise DeepEMError(f"{results.folder} has {len(others)} .box files that are not of a picking run, for instance "
-                          f"{others[0].name}, and they would be taken for its picks. Expected a new or empty folder: "
-                          "give another --output, or move them.")
+                          f"{others[0].relative_to(results.folder)}, and they would be taken for its picks. Expected a "
+                          "new or empty folder: give another --output, or move them.")
 
 
 def _check_settings(results: PickingResults, settings: RunSettings) -> None:

@@ -100,8 +100,8 @@ def picks_of_run(results: PickingResults, paths: Mapping[str, Path] | None = Non
     settings = results.read_settings()
     if others := results.boxes_of_others():
         raise DeepEMError(f"{results.folder} has {len(others)} .box files that its summary.tsv does not list, for "
-                          f"instance {others[0].name}. Expected those of a run: remove them, or pick again with "
-                          "--overwrite.")
+                          f"instance {others[0].relative_to(results.folder)}. Expected those of a run: remove them, or "
+                          "pick again with --overwrite.")
     return [_picks(results, settings, name, str((paths or {}).get(name, found.path)))
             for name, found in results.read_micrographs().items() if found.ok]
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from ..atomic import UNFINISHED, atomic_path, atomic_write
 from ..coordinates.box import read_box, write_box
 from ..coordinates.coordinates import Coordinates
-from ..coordinates.read import EXPORTS, JOINT_FILE
+from ..coordinates.read import EXPORTS, JOINT_FILE, SESSION
 from ..coordinates.star import Optics, write_star
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph
@@ -95,9 +95,16 @@ class PickingResults:
         return [path for path in found if path.is_file()]
 
     def boxes(self) -> list[Path]:
-        """Return all .box files here and in subfolders, whatever they are from, but those for other programs."""
-        found = (path for path in self.folder.rglob("*.box") if self.folder / EXPORTS not in path.parents)
-        return sorted(path for path in found if path.is_file() and not path.parent.name.startswith(UNFINISHED))
+        """Return all .box files here and in subfolders but those for other programs and of studio sessions."""
+        found = (place / name for place, _, names in self._walk() for name in names if name.endswith(".box"))
+        return sorted(path for path in found if self.folder / EXPORTS not in path.parents and path.is_file()
+                      and not path.parent.name.startswith(UNFINISHED))
+
+    def _walk(self) -> Iterator[tuple[Path, list[str], list[str]]]:
+        """Yield folder, names of subfolders and names of files, without those of studio sessions."""
+        for place, folders, files in os.walk(self.folder):
+            folders[:] = [name for name in folders if not Path(place, name, SESSION).exists()]
+            yield Path(place), folders, files
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""
@@ -121,7 +128,8 @@ class PickingResults:
 
     def remove_unfinished(self) -> None:
         """Remove the files that a run was writing when it was killed."""
-        for folder in list(self.folder.rglob(f"{UNFINISHED}*")):
+        for folder in [place / name for place, names, _ in self._walk() for name in names
+                       if name.startswith(UNFINISHED)]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def make(self, further: Iterable[str] = ()) -> None:
