@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from conftest import memory, nobody
 from deepem_scipion.deepem.commands import train as train_command
@@ -150,6 +151,29 @@ def test_results_of_an_earlier_run_are_refused_replaced_or_completed(blobs, blob
     assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns == when
     assert pick(blob_model, [d, e], old, "--overwrite") == 0 and pick(blob_model, [d], old, "--overwrite") == 0
     assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns > when
+
+
+def test_a_run_in_which_all_failed_is_no_obstacle_and_nothing_else_is_removed(blobs, blob_model, tmp_path, capsys):
+    out, tiffs = tmp_path / "out", [tmp_path / "d.tif", tmp_path / "e.tif"]
+    for path in tiffs:
+        tifffile.imwrite(path, read_micrograph(blobs[0] / "micrographs" / f"{path.stem}.mrc", 4).pixels)
+    assert pick(blob_model, tiffs, out, "--json") == 2 and set(failures(out)) == {"d", "e"}
+    said = capsys.readouterr().err  # the reason once, and for how many
+    assert said.count("does not give its pixel size. Give it with --pixel-size") == 1
+    assert "2/2 e failed as d" in said and "2 micrographs failed for the reason given for d" in said
+    (out / "note.txt").write_text("mine")
+    (out / "export").mkdir()
+    (out / "export" / "x.csv").write_text("0")  # perhaps of another command: not to be removed unasked
+    assert pick(blob_model, tiffs, out, "--pixel-size", "4") == 2
+    assert "has results of an earlier run" in capsys.readouterr().err
+    (out / "export" / "x.csv").unlink()
+    for option in ([], ["--resume"]):
+        assert pick(blob_model, tiffs, out, "--threshold", "0.4") == 2  # fails again
+        assert pick(blob_model, tiffs[:1], out, "--pixel-size", "4", *option) == 0
+        assert "every micrograph of the earlier run failed" in capsys.readouterr().err
+        assert (out / "note.txt").read_text() == "mine" and not failures(out) and not (out / "json" / "e.json").exists()
+        assert pick(blob_model, tiffs, out) == 2 and "results of an earlier run" in capsys.readouterr().err
+        assert pick(blob_model, tiffs, out, "--overwrite") == 2
 
 
 def test_boxes_that_are_not_of_a_run_are_neither_replaced_nor_taken_for_its_picks(blobs, blob_model, tmp_path, capsys):

@@ -156,14 +156,15 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     masks = read_masks(options.masks, micrographs)
     picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as show:
+        progress = PickProgress(len(micrographs), show, model.diameter_angst, options.box)
         results = pick_micrographs(micrographs, picker, options.output, options.box, options.pixel_size,
                                    options.further, Optics(options.voltage, options.cs, options.amplitude_contrast),
-                                   options.contrast_checks, options.existing or "refuse",
-                                   PickProgress(len(micrographs), show, model.diameter_angst, options.box),
+                                   options.contrast_checks, options.existing or "refuse", progress,
                                    options.tiff_rows, options.force, masks)
-    if options.model is None:
-        save_model(PickingResults(options.output).path("model"), model)  # to be fine-tuned as any other
+    progress.say_how_many_failed()
     n_failed = sum(not result.ok for result in results.values())
+    if options.model is None and n_failed < len(results):
+        save_model(PickingResults(options.output).path("model"), model)  # to be fine-tuned as any other
     console.print_result(f"{sum(result.picks for result in results.values())} picks on {len(results) - n_failed} "
                          f"micrographs, {n_failed} failed; threshold {limits.threshold:.3g}; results in "
                          f"{options.output}")
@@ -273,5 +274,6 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
         from ..report.picking_report import report_picking
 
         path = report_path(options.output) if options.report == Path() else options.report
-        file = options.model or PickingResults(options.output).path("model")
+        general = PickingResults(options.output).path("model")
+        file = options.model or (general if general.exists() else None)
         try_report(path, lambda: report_picking(options.output, path, file))

@@ -19,11 +19,15 @@ log = logging.getLogger("deepem")
 
 
 class PickProgress:
-    """Shows each micrograph that is done, and with the first of each pixel size the sizes that are worked with."""
+    """Shows each micrograph that is done, and with the first of each pixel size the sizes that are worked with.
+
+    A reason of failure is shown once; `say_how_many_failed` says at the end for how many micrographs it holds.
+    """
 
     def __init__(self, total: int, show: console.ShowProgress, diameter_angst: float, box_px: int | None) -> None:
         self.total, self.show, self.diameter_angst, self.box_px, self.done = total, show, diameter_angst, box_px, 0
         self.pixel_sizes: set[str] = set()
+        self.failed: dict[str, list[str]] = {}  # names by reason, without their paths
 
     def __call__(self, name: str, result: MicrographResult) -> None:
         """Show a micrograph that is done, or why it failed."""
@@ -36,8 +40,19 @@ class PickProgress:
                      self.diameter_angst / size, self.box_px or default_box_px(self.diameter_angst, size))
         if result.ok:
             self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
-        else:
+            return
+        alike = self.failed.setdefault(result.reason.replace(result.path, ""), [])
+        alike.append(name)
+        if len(alike) == 1:
             log.warning("%d/%d %s failed: %s", self.done, self.total, name, result.reason)
+        else:
+            self.show(self.done, f"{self.done}/{self.total} {name} failed as {alike[0]}")
+
+    def say_how_many_failed(self) -> None:
+        """Say for each reason that several micrographs share how many these are."""
+        for first, *others in self.failed.values():
+            if others:
+                log.warning("%d micrographs failed for the reason given for %s", 1 + len(others), first)
 
 
 def say_what_is_cut(results: Mapping[str, MicrographResult], box_px: int | None, model: Model) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -13,6 +14,8 @@ from ..errors import DeepEMError
 from .results import ALWAYS, PickingResults
 from .settings import RunSettings
 from .summary import MicrographResult
+
+log = logging.getLogger(__name__)
 
 # What `pick_micrographs` does about them.
 REFUSE, OVERWRITE, RESUME = EXISTING = ("refuse", "overwrite", "resume")
@@ -46,7 +49,8 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     ------
     DeepEMError
         If there are results and `existing` is "refuse", they were made with other settings and it is "resume", or the
-        folder has .box files that are not of a picking run, or cannot be made.
+        folder has .box files that are not of a picking run, or cannot be made. A run in which every micrograph failed
+        has no results: its tables are replaced.
     """
     if existing not in EXISTING:
         raise DeepEMError(f"existing={existing!r}: expected one of {', '.join(EXISTING)}")
@@ -54,6 +58,9 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
         results.make(further)
     files = results.files()
     _check_others(results, paths, files)
+    if _all_failed(results, files):
+        log.info("%s: every micrograph of the earlier run failed; its tables are replaced", results.folder)
+        existing = OVERWRITE
     if files and existing == REFUSE:
         raise DeepEMError(f"{results.folder} has results of an earlier run, for instance {files[0].name}. Expected a "
                           "new or empty folder: give another --output, or --overwrite to replace them, or --resume to "
@@ -79,6 +86,14 @@ def _check_others(results: PickingResults, paths: Mapping[str, Path], files: Col
         raise DeepEMError(f"{results.folder} has {len(others)} .box files that are not of a picking run, for instance "
                           f"{others[0].relative_to(results.folder)}, and they would be taken for its picks. Expected a "
                           "new or empty folder: give another --output, or move them.")
+
+
+def _all_failed(results: PickingResults, files: Collection[Path]) -> bool:
+    """Whether the files are just those of a run that has ended and in which every micrograph failed."""
+    failed = results.read_failed()
+    own = {results.path(kind) for kind in ("settings", "table", "failed", "star", "report", "diameter")}
+    own |= {results.path("json", name) for name in failed}
+    return bool(failed) and failed.keys() == results.read_micrographs().keys() and own.issuperset(files)
 
 
 def _check_settings(results: PickingResults, settings: RunSettings) -> None:
