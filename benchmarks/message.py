@@ -33,8 +33,9 @@ def micrograph(path, diameter_angst):
     )
 
     rng = np.random.default_rng(0)
-    scene = Scene((SIDE_PX // 2, SIDE_PX // 2), 1.0, diameter_angst, n_particles=15, snr=1.0, defocus_angst=None)
-    views = project(klh_like_volume(diameter_angst / 50, diameter_angst), random_orientations(12, rng), 1.0)
+    scene = Scene((SIDE_PX // 2, SIDE_PX // 2), 1.0, diameter_angst, n_particles=15, snr=0.05, defocus_angst=None)
+    cylinder = klh_like_volume(diameter_angst / 50, 0.75 * diameter_angst, 0.66 * diameter_angst)
+    views = project(cylinder, random_orientations(12, rng), 1.0)
     pixels, _ = simulate_micrograph(scene, views, rng)
     with mrcfile.new(path, np.tile(pixels, (2, 2))) as file:
         file.voxel_size = 1.0
