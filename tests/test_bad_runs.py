@@ -220,7 +220,8 @@ def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, bl
     finished = whole(out)
     assert 3 < len(finished) < 3000
     if number == signal.SIGINT:
-        assert b"interrupted; finished results are kept" in errors
+        assert b"stopping after the micrographs in work" in errors
+        assert b"interrupted; finished results are kept; continue with --resume" in errors
         summary = json.loads((out / "summary.json").read_text())
         assert set(summary["micrographs"]) == finished == set(PickingResults(out).read_micrographs())
         picks = sum(len(found.scores) for found in read_coordinates(out).values())
@@ -234,6 +235,30 @@ def test_interrupted_picking_leaves_complete_files_and_can_be_repeated(blobs, bl
     assert not list(out.rglob(".deepem-*"))
     assert (out / "m0.box").read_bytes() == (out / "m5.box").read_bytes()
     assert json.loads((out / "summary.json").read_text())["picked"] == 2
+
+
+def test_a_second_interruption_stops_at_once_and_keeps_what_is_done(blobs, blob_model, tmp_path):
+    script = ("import sys, threading\nfrom deepem_scipion.deepem.commands.main import main\n"
+              "from deepem_scipion.deepem.picking.results import PickingResults\n"
+              "write = PickingResults.write_micrograph\n"
+              "PickingResults.write_micrograph = lambda self, name, *others: (\n"
+              "    write(self, name, *others) if name == 'a' else threading.Event().wait())  # never done\n"
+              "sys.exit(main(sys.argv[1:]))")
+    command = ["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs"), "--output",
+               str(tmp_path / "out")]
+    with subprocess.Popen([sys.executable, "-c", script, *command], stderr=subprocess.PIPE, text=True,
+                          stdout=subprocess.DEVNULL,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        for said in ("1/5 a: ", "stopping after the micrographs in work; Ctrl-C again stops at once"):
+            assert any(said in line for line in process.stderr)  # reads on until it is said
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 130 and "interrupted; finished results are kept; continue with --resume" in errors
+    results = PickingResults(tmp_path / "out")
+    summary = json.loads(results.path("settings").read_text())
+    assert list(results.read_micrographs()) == list(summary["micrographs"]) == ["a"]
+    assert len(read_coordinates(results.path("star"))) == 1
+    assert main([*command, "--resume"]) == 0 and list(results.read_micrographs()) == list("abcde")
 
 
 def test_interrupted_training_keeps_the_last_epoch_and_resumes_from_it(train, blobs, tmp_path, monkeypatch):

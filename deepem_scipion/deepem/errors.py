@@ -8,3 +8,7 @@ class DeepEMError(ValueError):
 
     The message names the file and states what was found, what was expected and what to do.
     """
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """Interrupted a second time: threads are still at work, and are not to be waited for."""

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..errors import DeepEMError
+from ..errors import DeepEMError, StoppedAtOnce
 from . import console
 from .parser import build_parser, parse_arguments
 
@@ -41,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
         return status
-    except KeyboardInterrupt:
-        log.error("interrupted; finished results are kept")
+    except KeyboardInterrupt as interrupt:
+        how = "; continue with --resume" if hasattr(options, "existing") else ""
+        log.error("interrupted; finished results are kept%s", how)
+        if isinstance(interrupt, StoppedAtOnce):
+            os._exit(console.INTERRUPTED)  # an ordinary exit waits for all threads
         return console.INTERRUPTED
     except Exception as error:
         log.error("error: %s", error if isinstance(error, DeepEMError) else console.describe_error(error),

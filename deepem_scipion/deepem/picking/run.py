@@ -21,7 +21,7 @@ import numpy as np
 from .. import runtime
 from ..coordinates.masks import read_mask
 from ..coordinates.star import Optics
-from ..errors import DeepEMError
+from ..errors import DeepEMError, StoppedAtOnce
 from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from .box import default_box_px
@@ -91,6 +91,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     ------
     DeepEMError
         The folder cannot be made or written, or has results of an earlier run, see `earlier.prepare`.
+    KeyboardInterrupt
+        The run was interrupted, and the micrographs in work are done; `StoppedAtOnce` if they are not.
     """
     run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, further, list(paths)[:contrast_checks],
                tiff_rows, any_scale, masks or {})
@@ -98,6 +100,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     waiting: Iterator[tuple[str, Path]] = iter(paths.items())
     pending: dict[str, Future[MicrographResult]] = {}
+    interrupted = False
     try:
         for name, path in paths.items():
             # Few at a time, so that the memory does not grow with the number of micrographs.
@@ -105,14 +108,23 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
                 pending[later] = pool.submit(run.pick, later, file)
             wait([pending[name]])
             progress(name, run.record(name, path, pending.pop(name)))
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
-        for future in pending.values():
-            future.cancel()
-        pool.shutdown()
-        for name, future in pending.items():
-            if not future.cancelled():  # done or under way when the run was interrupted
-                run.record(name, paths[name], future)
-        run.finish(optics or Optics())
+        try:
+            for future in pending.values():
+                future.cancel()
+            if interrupted:
+                log.warning("stopping after the micrographs in work; Ctrl-C again stops at once")
+            pool.shutdown()
+        except KeyboardInterrupt:
+            raise StoppedAtOnce from None
+        finally:
+            for name, future in pending.items():
+                if future.done() and not future.cancelled():  # the others are picked by the next run
+                    run.record(name, paths[name], future)
+            run.finish(optics or Optics())
     check = contrast(run.micrographs)
     if check and (problem := check.warning(picker.model.record.contrast)):
         log.warning("warning: %s", problem)
