@@ -96,7 +96,7 @@ def train(options, maps):
     from deepem_scipion.deepem.model.record import TrainingRecord
     from deepem_scipion.deepem.training import batches
     from deepem_scipion.deepem.training.agreement_fit import with_agreement
-    from deepem_scipion.deepem.training.calibration import with_threshold
+    from deepem_scipion.deepem.training.calibration import at_threshold, with_threshold
     from deepem_scipion.deepem.training.checkpoint import Checkpoint
     from deepem_scipion.deepem.training.plan import Plan, choose_geometry
     from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
@@ -118,10 +118,11 @@ def train(options, maps):
     trainer = RoundTrainer(plan, setup, local_std_range(training, setup.geometry.box), 0.0, record, show, checkpoint)
     model = trainer.train([Split(training, validation)])
     model = with_threshold(with_agreement(model, compared, options.seed), [threshold], 0.0, kept_out=True)
-    model = replace(model, threshold=model.threshold_for("F1"))
+    model = at_threshold(model, model.threshold_for("F1"))
     found = model.record
     return replace(model, record=replace(found, training=replace(found.training, names=[]),
-                                         validation=replace(found.validation, names=[])))
+                                         validation=replace(found.validation, names=[],
+                                                                    on="simulated validation micrographs")))
 
 
 def show(epoch):

@@ -47,6 +47,11 @@ def test_the_file_is_small_and_its_card_names_what_made_it():
     assert model.diameter_px == pytest.approx(27) and model.record.contrast == "dark"
     rows = dict(card_rows(model.card()))
     assert "benchmarks/general_model.py" in rows["made by"] and "simulated" in rows["made of"]
+    found = model.record.validation  # at the threshold of the model, which is the best by F1
+    above = sum(threshold >= model.threshold for threshold in found.curve["threshold"])
+    assert [found.precision, found.recall] == [found.curve[name][above - 1] for name in ("precision", "recall")]
+    assert f"{found.F1:.3f}" in rows["at that threshold"] and "simulated" in rows["at that threshold"]
+    assert found.F1 == pytest.approx(found.best_F1, abs=0.01)
 
 
 def test_particles_of_any_diameter_are_equally_wide():
