@@ -4,8 +4,11 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
+from deepem_scipion.deepem.commands.assigning import read_assigned, read_compared
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import read_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -65,3 +68,55 @@ def test_a_session_in_a_results_folder_is_no_part_of_its_picks_and_is_kept(blobs
     shutil.copy(out / "d.box", out / "others" / "x.box")
     with pytest.raises(DeepEMError, match=r"has 1 \.box files .* for instance others/x\.box"):
         picks_of_run(PickingResults(out))
+
+
+@pytest.mark.parametrize("given", ["studio", "studio/output", "studio/output/picks.star"])
+def test_saved_picks_are_converted_with_decimals_paths_and_pixel_size(results, blobs, tmp_path, given):
+    assert main(["convert", str(results / given), str(tmp_path), "--to", "relion,cryosparc,eman"]) == 0
+    kept = PickingResults(results).read_candidates("d")[0].centres_xy
+    found = read_coordinates(tmp_path / "relion" / "autopick.star")
+    assert set(found) == {str(blobs[0] / "micrographs" / name) for name in "de"}
+    d, e = (found[str(blobs[0] / "micrographs" / name)].centres_xy for name in "de")
+    assert len(e) == 0 and len(d) == len(read_box(results / "d.box").scores) - 1
+    assert cKDTree(kept).query(d)[0].max() < 0.002 < np.abs(d - np.rint(d)).max()
+    records = np.load(tmp_path / "cryosparc" / "picks.cs")
+    assert len(records) == len(d) and set(records["location/micrograph_psize_A"]) == {4.0}
+    assert set(map(tuple, records["location/micrograph_shape"].tolist())) == {(150, 210)}
+    assert {path.name: path.read_text() for path in (tmp_path / "eman").iterdir()} == {
+        path.name: path.read_text() for path in (results / "studio/output").glob("*.box")}
+
+
+def test_saved_picks_are_evaluated_and_trained_on_as_they_are_converted(results, blobs):
+    truth = read_compared(blobs[0] / "boxes", results / "studio", False)
+    assert set(truth.picks) == {"d", "e"} and len(truth.picks["e"].scores) == 0
+    assigned = read_assigned(results / "studio/output", {"d": blobs[0] / "micrographs" / "d.mrc"}, False)["d"]
+    np.testing.assert_allclose(assigned.centres_xy, truth.picks["d"].centres_xy, atol=1e-9)
+    assert assigned.box_px == 24 and np.abs(assigned.centres_xy - np.rint(assigned.centres_xy)).max() > 0.002
+
+
+def test_nothing_is_written_unless_all_formats_can_be(results, tmp_path, capsys):
+    assert main(["convert", str(results / "d.box"), str(tmp_path / "out"), "--to", "relion,cryosparc"]) == 2
+    assert "Give the micrographs with --micrographs" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    before = files(results / "studio")
+    assert main(["convert", str(results), str(results / "studio/output"), "--to", "eman"]) == 2
+    assert "results of a picking run or of the studio" in capsys.readouterr().err
+    assert files(results / "studio") == before
+
+
+def test_a_session_without_saved_picks_and_one_whose_files_disagree_are_refused(results, tmp_path, capsys):
+    shutil.copytree(results / "studio", tmp_path / "studio")
+    (tmp_path / "studio/output/d.box").write_text("")
+    assert main(["convert", str(tmp_path / "studio"), str(tmp_path / "out"), "--to", "relion"]) == 2
+    assert "d.box has 0. Expected the same: save the picks again" in capsys.readouterr().err
+    (tmp_path / "studio/output/picks.star").unlink()
+    assert main(["convert", str(tmp_path / "studio"), str(tmp_path / "out"), "--to", "relion"]) == 2
+    assert "a session of the studio in which no picks were saved" in capsys.readouterr().err
+
+
+def test_a_session_given_for_its_results_is_recognised(results, tmp_path, capsys):
+    shutil.copytree(results / "studio", tmp_path / "mine")
+    for given, how in ((results / "studio", results), (results / "studio/output", results),
+                       (tmp_path / "mine", f"--project {tmp_path / 'mine'}")):
+        assert main(["studio", str(given), "--project", str(tmp_path / "new")]) == 2
+        assert f"this is a session of the studio. Open it with `deepem studio {how}`" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

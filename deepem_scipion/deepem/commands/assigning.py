@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,14 +155,17 @@ def read_compared(truth_path: Path, picks_path: Path, shifts: bool, infos: Infos
 
 
 def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinates]:
-    """Read coordinates; of a results folder only if nothing in it is left from another run."""
+    """Read coordinates, of a studio session those saved; a results folder must have nothing from another run."""
     from ..coordinates.read import read_coordinates
     from ..picking.results import PickingResults
+    from ..studio.saved import picks_of_session, session_of
 
     if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
         raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
                           f"for instance {others[0].relative_to(path)}. Remove them, or pick again with --overwrite.")
-    found = read_coordinates(path, shifts, infos)
+    session = session_of(path)
+    found = ({os.path.splitext(each.path)[0]: each.coordinates for each in picks_of_session(session)} if session
+             else read_coordinates(path, shifts, infos))
     total = sum(len(each.scores) for each in found.values())
     if repeated := total - sum(len(set(map(tuple, each.centres_xy.tolist()))) for each in found.values()):
         log.warning("warning: %d of the %d coordinates in %s are those of another one: it may have the same particles "

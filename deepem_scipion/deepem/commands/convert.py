@@ -8,6 +8,7 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
@@ -24,8 +25,8 @@ REQUIRED = ("IN", "OUT", "--to FORMAT")
 DESCRIPTION = f"""\
 Read coordinates of any format and write them in that of another program.
 
-IN is {COORDINATES}, or an output folder of `deepem pick`, whose picks are written with decimals and with the paths of \
-the micrographs. The format of IN is recognised.
+IN is {COORDINATES}, or an output folder of `deepem pick` or of `deepem studio`, whose picks are written with decimals \
+and with the paths of the micrographs. The format of IN is recognised.
 
 Formats: {FORMAT_NAMES}. What each holds, and where to load it, is described in the page "Formats" of the \
 documentation."""
@@ -42,13 +43,14 @@ as a job of a running cryoSPARC, of which J5 has the micrographs:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem convert` to its parser."""
-    parser.add_argument("input", type=Path, metavar="IN", help="coordinates, or an output folder of `deepem pick`")
+    parser.add_argument("input", type=Path, metavar="IN", help="coordinates, or an output folder of `deepem pick` or "
+                        "`deepem studio`")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; with several formats, one folder in "
                         "it for each")
     parser.add_argument("--to", required=True, metavar="FORMAT", help="format to write, or several separated by commas")
     group = parser.add_argument_group("where the format needs it")
     group.add_argument("--micrographs", nargs="+", metavar="MICS", help="the micrographs: their paths and sizes "
-                       "(default: those of the picking run, if IN is one)")
+                       "(default: those of the picking run or session, if IN is one)")
     group.add_argument("--pixel-size", type=angst, metavar="A", help="pixel size of the micrographs in angstrom "
                        "(default: from their headers)")
     group.add_argument("--box", type=float, metavar="PX", help="side of the boxes in pixels (default: that of IN)")
@@ -67,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from ..coordinates.formats.cryosparc_job import parse_target, push
     from ..coordinates.formats.registry import check_formats, write_files
     from ..picking.results import PickingResults
+    from ..studio.saved import session_of
 
     for name, value in (("box", options.box), ("pixel-size", options.pixel_size),
                         ("coordinate-scale", options.coordinate_scale)):
@@ -74,10 +77,14 @@ def run(options: argparse.Namespace) -> int:
             raise DeepEMError(f"--{name} {value:g}: expected a number above 0")
     formats = check_formats(options.to)
     target = None if options.push is None else parse_target(options.push)
-    if os.path.realpath(options.output) == os.path.realpath(options.input) or PickingResults(options.output).exists():
-        raise DeepEMError(f"{options.output}: there are the input, or results of a picking run, which the converted "
-                          "files would replace. Expected another output.")
+    if os.path.realpath(options.output) == os.path.realpath(options.input) \
+            or PickingResults(options.output).exists() or session_of(options.output):
+        raise DeepEMError(f"{options.output}: there are the input, or results of a picking run or of the studio, which "
+                          "the converted files would replace. Expected another output.")
     picks = [_changed(each, options) for each in _read(options)]
+    with TemporaryDirectory() as trial:  # what cannot be written in all formats is written in none
+        for name in formats:
+            write_files(name, Path(trial, name), picks)
     for name in formats:
         folder = options.output / name if len(formats) > 1 else options.output
         files = write_files(name, folder, picks)
@@ -94,12 +101,16 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     from ..coordinates.names import short_names
     from ..picking.export import picks_of_run
     from ..picking.results import PickingResults
+    from ..studio.saved import picks_of_session, session_of
 
     paths = chosen_micrographs(options) if options.micrographs else {}
-    if PickingResults(options.input).exists():
-        if options.coordinate_scale != 1:
-            raise DeepEMError(f"{options.input} has picks in pixels of its micrographs: leave out --coordinate-scale")
-        return picks_of_run(PickingResults(options.input), paths)
+    results, session = PickingResults(options.input), session_of(options.input)
+    if options.coordinate_scale != 1 and (session or results.exists()):
+        raise DeepEMError(f"{options.input} has picks in pixels of its micrographs: leave out --coordinate-scale")
+    if session:
+        return picks_of_session(session, paths)
+    if results.exists():
+        return picks_of_run(results, paths)
     headers = MicrographHeaders(paths, options.pixel_size)
     found = read_assigned(options.input, paths, options.apply_shifts, options.pixel_size, options.coordinate_scale)
     short = short_names(found)

@@ -90,7 +90,10 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise DeepEMError(f"the studio needs a package that is missing ({error.name}); install it with: pip install "
                           "starlette uvicorn") from error
-    project, settings = open_session(_wanted(options))
+    try:
+        project, settings = open_session(_wanted(options))
+    except DeepEMError as error:
+        raise _of_a_session(options.sources) or error from None
     for problem in pixel_size_problems(settings.micrographs, options.pixel_size):
         log.warning("warning: %s", problem)
 
@@ -105,6 +108,20 @@ def run(options: argparse.Namespace) -> int:
     serve(project, settings, options.host, options.port, options.threads, options.save, choice, ready)
     log.info("the session is saved in %s", project.folder)
     return console.OK
+
+
+def _of_a_session(sources: list[str]) -> DeepEMError | None:
+    """The error of somebody who gave the folder of a session for that of micrographs."""
+    from ..picking.results import PickingResults
+    from ..studio.saved import session_of
+
+    session = session_of(sources[0]) if len(sources) == 1 else None
+    if session is None:
+        return None
+    results = PickingResults(session.folder.parent)
+    beside = results.exists() and session.folder.name == "studio"
+    how = f"deepem studio {results.folder}" if beside else f"deepem studio --project {session.folder}"
+    return DeepEMError(f"{sources[0]}: this is a session of the studio. Open it with `{how}`.")
 
 
 def _wanted(options: argparse.Namespace) -> Wanted:

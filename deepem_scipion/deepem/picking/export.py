@@ -109,15 +109,16 @@ def picks_of_run(results: PickingResults, paths: Mapping[str, Path] | None = Non
 def _picks(results: PickingResults, settings: RunSettings, name: str, path: str) -> MicrographPicks:
     candidates, reasons = results.read_candidates(name)
     picks = candidates.subset(reasons == PICKED)
-    info = _info(path, settings)
+    info = known_info(path, settings.pixel_size_angst)
     box_px = results.read_picks(name).box_px  # None if there is no pick
     if box_px is None and info is not None and info.pixel_size_angst is not None:
         box_px = default_box_px(settings.diameter_angst, info.pixel_size_angst)
     return MicrographPicks(name, path, Coordinates(picks.centres_xy, picks.scores, box_px), info)
 
 
-def _info(path: str, settings: RunSettings) -> MicrographInfo | None:
+def known_info(path: str, pixel_size_angst: float | None) -> MicrographInfo | None:
+    """Return the size of a micrograph as `headers.read_info`, None if the file is no longer there."""
     try:
-        return read_info(path, settings.pixel_size_angst)
+        return read_info(path, pixel_size_angst)
     except DeepEMError:  # moved away after it was picked
         return None
