@@ -76,6 +76,21 @@ def test_a_session_keeps_limits_marks_and_candidates(micrographs, tmp_path):
     project.close()
 
 
+def test_a_diameter_that_nobody_gave_is_assumed_until_somebody_gives_it(micrographs, tmp_path):
+    def opened(folder="session", measured=None, **given):
+        project, settings = open_session(Wanted([micrographs], tmp_path / folder, **given))
+        session = Session(project, settings)
+        session.adjust(**({"diameter_angst": measured} if measured else {"box_px": 24}))
+        session.close()
+        project.close()
+        return settings.diameter_angst, settings.assumed
+
+    assert opened() == opened(measured=150.0) == (150.0, True)  # also when the session is resumed
+    assert opened() == (150.0, False)  # it was said that this is right
+    assert opened(diameter_angst=90.0) == opened() == (90.0, False)
+    assert opened("other", diameter_angst=150.0) == (150.0, False)
+
+
 def test_another_diameter_discards_suggestions_and_what_was_found_with_the_old_one(micrographs, tmp_path):
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=90.0))
     session = Session(project, settings)

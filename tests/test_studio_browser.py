@@ -411,16 +411,19 @@ def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path
 
 def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browser, run, tmp_path):
     chosen = tmp_path / "chosen.json"
-    found = Studio(browser, run[0] / "micrographs", "--diameter", 96, "--project", tmp_path / "session", "--choose",
+    found = Studio(browser, run[0] / "micrographs", "--project", tmp_path / "session", "--choose",
                    chosen, "--choose-label", "Use in the form", "--threshold", 0.125)
     with contextlib.closing(found):
+        assert "No diameter was given: 150 Å is assumed. Drag across a particle" in found.text("#assumed")
+        found.screenshot("no-diameter")
         found.until(lambda: all(found.api("session")["status"]))
         wide = found.found()["x"]
-        found.page.keyboard.press("5")
-        found.drag((100, 100), (116, 100))  # 16 pixels of 4 A
+        found.drag((100, 200), (116, 200))  # 16 pixels of 4 A
         found.until(lambda: found.api("session")["diameter"] == pytest.approx(64, abs=2))
         found.until(lambda: all(found.api("session")["status"]))
         assert found.found()["diameter_px"] == pytest.approx(16, abs=0.5)
+        assert not found.page.is_visible("#assumed")
+        assert found.page.get_attribute('[data-tool="point"]', "aria-pressed") == "true"
         assert found.found()["x"] != wide
         diameter = found.api("session")["diameter"]
         found.page.click("text=Use in the form")

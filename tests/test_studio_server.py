@@ -278,7 +278,7 @@ def test_the_page_sees_micrographs_edits_and_limits(studio):
 
 def test_another_diameter_is_picked_again(studio):
     both = studio.post("settings", number=0, diameter=90, bright=True)
-    assert (both["summary"]["diameter"], both["summary"]["bright"]) == (90, True)
+    assert (both["summary"]["diameter"], both["summary"]["bright"]) == (90, True) and not both["summary"]["assumed"]
     assert both["summary"]["limits"]["distance"] == Limits.of_model(general_model(90, "bright")).min_distance_angst
     found = studio.until(lambda found: found["status"] == [1, 1, 2])
     assert sum(found["histogram"][1]) > 0

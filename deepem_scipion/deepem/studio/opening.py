@@ -149,7 +149,8 @@ def _of_micrographs(wanted: Wanted) -> StudioSettings:
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
     limits = wanted.limits(model or general_model(diameter, CONTRASTS[wanted.bright]))
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
-                          str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows)
+                          str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows,
+                          assumed=not (wanted.diameter_angst or model))
 
 
 def _with_coordinates(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates],
@@ -188,6 +189,7 @@ def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
     """Settings with what is given now."""
     given: Mapping[str, object] = {
         "pixel_size_angst": wanted.pixel_size_angst, "diameter_angst": wanted.diameter_angst,
+        "assumed": False if wanted.diameter_angst else None,
         "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None,
         "regions": str(wanted.regions.absolute()) if wanted.regions else None, "box_px": wanted.box_px,
         "compared": {label: str(path.absolute()) for label, path in wanted.compared.items()} or None,

@@ -67,6 +67,8 @@ class StudioSettings:
         How many times a model was learnt.
     score_range : tuple of (float, float)
         Scores of the coordinates that the session began with which are shown as 0 and 1.
+    assumed : bool
+        Whether nobody has given the diameter yet.
     """
 
     micrographs: Mapping[str, str]
@@ -85,6 +87,7 @@ class StudioSettings:
     bright: bool = False
     turn: int = 0
     score_range: tuple[float, float] = (0.0, 1.0)
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         for name in self.micrographs:
@@ -126,7 +129,8 @@ class StudioSettings:
             distance_angst=None if distance is None else float(distance), box_px=None if box is None else int(box),
             tiff_rows="top" if plain.get("tiff_rows") == "top" else "bottom", bright=bool(plain.get("bright")),
             turn=int(plain.get("turn", 0)),
-            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
+            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])),
+            assumed=bool(plain.get("assumed")))
 
 
 @dataclass

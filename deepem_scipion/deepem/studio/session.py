@@ -227,6 +227,7 @@ class Session:
 
     def adjust(self, **changes: Any) -> None:
         """Change settings as `update`; limits that are those of the general model then follow it."""
+        changes = {"assumed": False, **changes} if "diameter_angst" in changes else changes
         settings, wanted = self.settings, replace(self.settings, **changes)
         if wanted.model is None and wanted.results is None and wanted.source != settings.source:
             own, new = (asdict(Limits.of_model(general_model(each.diameter_angst, CONTRASTS[each.bright])))

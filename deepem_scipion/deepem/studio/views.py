@@ -64,10 +64,10 @@ class Views:
         return {"version": session.version, **session.collection.summary(session.log.marks),
                 "limits": self._limits(settings.limits), "start": self._limits(session.collection.found_at),
                 "score_range": session.score_range, "ranges": session.collection.ranges(),
-                "diameter": settings.diameter_angst, "box": session.box_px, "bright": settings.bright,
-                "model": Path(settings.model).name if settings.model else None, "turn": settings.turn,
-                "teaching": self._teacher.view(), "state": session.state, "problem": session.problem,
-                "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
+                "diameter": settings.diameter_angst, "assumed": settings.assumed, "box": session.box_px,
+                "bright": settings.bright, "model": Path(settings.model).name if settings.model else None,
+                "turn": settings.turn, "teaching": self._teacher.view(), "state": session.state,
+                "problem": session.problem, "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
 
     def _limits(self, limits: Limits) -> dict[str, Any]:
         """Limits as the sliders show them."""

@@ -82,6 +82,9 @@ function showSummary(summary) {
   evaluation?.update(summary);
   if (document.activeElement !== $("box")) $("box").value = summary.box;
   if (document.activeElement !== $("diameter")) $("diameter").value = +summary.diameter.toFixed(1);
+  $("assumed").hidden = !summary.assumed;
+  $("assumed").firstElementChild.textContent = `No diameter was given: ${summary.diameter} Å is assumed. Drag across a particle, from edge to edge.`;
+  if (before?.assumed && !summary.assumed) tools.select("point");
   $("bright").checked = summary.bright;
   $("brightness").hidden = Boolean(summary.model) || state.session.has_results;
   Object.keys(state.session.labels).forEach((reason, code) => legend.count(reason, here(reason), summary.reasons[code]));
@@ -237,6 +240,7 @@ function wire() {
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => tools.select(button.dataset.tool));
   $("diameter").addEventListener("change", () => setDiameter(Number($("diameter").value)));
+  $("assumed").lastElementChild.addEventListener("click", () => setDiameter(state.summary.diameter));
   $("box").addEventListener("change", () => setBox(Number($("box").value)));
   $("bright").addEventListener("change", async () => {
     const both = await attempt(() => post("settings", { bright: $("bright").checked, number: state.number }));
@@ -313,7 +317,7 @@ async function start() {
     if (answer) showBoth(answer);
     return answer;
   } });
-  tools.select("point");
+  tools.select(session.assumed ? "measure" : "point");
   wire();
   showSummary(session);
   await select(0);
