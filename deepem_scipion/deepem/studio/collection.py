@@ -23,8 +23,6 @@ WAITING, FOUND, FAILED = 0, 1, 2
 # Instead of the position of a reason: a mark decides about the candidate.
 _DECIDED = len(REASONS)
 
-Marks = Mapping[str, Sequence[Mark]]
-
 
 class _Marked(NamedTuple):
     """What the marks of a micrograph mean for its candidates."""
@@ -157,7 +155,7 @@ class Collection:
         return {"distance": max(MAX_DISTANCE * self.diameter_angst, self.limits.min_distance_angst),
                 "std": max(1.2 * self._all().most_std, high)}
 
-    def summary(self, marks: Marks) -> dict[str, Any]:
+    def summary(self, marks: Mapping[str, Sequence[Mark]]) -> dict[str, Any]:
         """Count picks, with the marks of people, for display.
 
         Parameters
