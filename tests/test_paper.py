@@ -160,6 +160,7 @@ def write_micrograph(path, pixels, pixel_size):
         file.voxel_size = pixel_size
 
 
+@pytest.mark.slow
 def test_the_card_names_every_micrograph_once_and_the_last_epoch(trained):
     model = load_model(trained / "model")
     record = model.record
@@ -173,6 +174,7 @@ def test_the_card_names_every_micrograph_once_and_the_last_epoch(trained):
     assert record.training.particles == 56
 
 
+@pytest.mark.slow
 def test_by_default_no_round_follows_95_percent_and_the_range_is_that_of_the_shown_particles(trained, monkeypatch):
     monkeypatch.setattr(paper.PaperTrainer, "_accuracy", lambda *arguments: 0.95)
     model = train(trained / "data", trained / "one", *SMALL, "--epochs", "36", "--rounds", "2")
@@ -185,6 +187,7 @@ def test_by_default_no_round_follows_95_percent_and_the_range_is_that_of_the_sho
     np.testing.assert_allclose(model.std_range, np.percentile(stds, [1, 99]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_boxes_of_equal_pixels_have_no_score(trained):
     model = load_model(trained / "model")
     boxes = np.random.default_rng(0).normal(size=(3, 24, 24)) + 1e4
@@ -194,6 +197,7 @@ def test_boxes_of_equal_pixels_have_no_score(trained):
     np.testing.assert_allclose(scores, BoxScanner(model.geometry, model.networks, 4).score(3 * boxes - 5), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_limits_applied_to_stored_candidates_are_the_same_selection(trained):
     path = trained / "other" / "micrographs" / "g.mrc"
     for name, threshold in (("low", "0.1"), ("high", "0.8")):
@@ -337,6 +341,7 @@ def test_micrographs_have_one_purpose_and_too_few_are_refused():
         divide(items[:3], 0.2, 2, seed=4)
 
 
+@pytest.mark.slow
 def test_mistakes_are_missed_particles_and_picks_far_from_all(monkeypatch, trained):
     model = load_model(trained / "model")
     item = micrograph(np.zeros((80, 100)), particles_rc=np.array([[20.0, 20.0], [60.0, 60.0]]))
@@ -348,6 +353,7 @@ def test_mistakes_are_missed_particles_and_picks_far_from_all(monkeypatch, train
     np.testing.assert_allclose(taught.negatives_rc, [[40, 80]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "message"), [
     (["--networks", "2"], "one network"), (["--draw", "0"], "particles to draw 0"),
     (["--raw-range", "5", "3"], "smaller first"), (["--accuracy-cutoff", "0"], "accuracy 0"),
@@ -360,6 +366,7 @@ def test_options_that_contradict_the_procedure_are_refused(trained, capsys, opti
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_model_decides_the_procedure_of_picking(trained, blob_model, capsys, tmp_path):
     mics = str(trained / "other" / "micrographs")
 
@@ -377,6 +384,7 @@ def test_the_model_decides_the_procedure_of_picking(trained, blob_model, capsys,
     assert "always starts from new weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_range_in_the_card_is_refused(trained, tmp_path):
     model = load_model(trained / "model")
     save_model(tmp_path / "model", replace(model, ranges_px=(-1.0, 3.0)))
@@ -384,6 +392,7 @@ def test_a_damaged_range_in_the_card_is_refused(trained, tmp_path):
         load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_overlapping_particles_become_negatives_on_demand(trained, tmp_path, caplog):
     from deepem_scipion.deepem.micrographs.find import find_micrographs
     from deepem_scipion.deepem.micrographs.preprocessing import Preprocessing
