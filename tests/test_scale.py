@@ -13,6 +13,7 @@ import pytest
 import tifffile
 
 from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.picked import PickProgress
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates, scaled
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -134,6 +135,16 @@ def test_a_particle_of_too_few_pixels_is_refused(blob_model):
     check_scale(micrograph, replace(model, diameter_angst=40.0))
     with pytest.raises(DeepEMError, match=r"pixels of 4 A the particle of the model, 28 A, is only 7.0 px wide"):
         check_scale(micrograph, replace(model, diameter_angst=28.0))
+
+
+@pytest.mark.parametrize("diameter, pixel_size, said", [(56, 5.36, 1), (300, 5.36, 0), (56, 1.05, 0)])
+def test_a_diameter_that_is_perhaps_in_pixels_is_said(caplog, diameter, pixel_size, said):
+    progress = PickProgress(2, lambda *shown: None, diameter, None)
+    for name in "ab":  # once
+        progress(name, MicrographResult(name, picks=1, seconds=0.1, pixel_size_angst=pixel_size))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == said * [
+        "warning: a particle of 56 A is only 10 px wide in micrographs with pixels of 5.36 A. Expected 27 px or more: "
+        "is the diameter in angstrom, and not in pixels?"]
 
 
 def test_warnings_are_those_of_all_micrographs_after_batches(blobs, blob_model, tmp_path):

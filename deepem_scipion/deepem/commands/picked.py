@@ -32,12 +32,15 @@ class PickProgress:
     def __call__(self, name: str, result: MicrographResult) -> None:
         """Show a micrograph that is done, or why it failed."""
         from ..picking.box import default_box_px
+        from ..picking.scale import doubtful_width
 
         self.done += 1
         if (size := result.pixel_size_angst) and f"{size:.3g}" not in self.pixel_sizes:
             self.pixel_sizes.add(f"{size:.3g}")
             log.info("pixels of %g A; particle diameter %g A = %.0f px; boxes of %d px", size, self.diameter_angst,
                      self.diameter_angst / size, self.box_px or default_box_px(self.diameter_angst, size))
+            for problem in doubtful_width(self.diameter_angst, size):
+                log.warning("warning: %s", problem)
         if result.ok:
             self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
             return

@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> int:
     except DeepEMError as error:
         raise _of_a_session(options.sources) or error from None
     if settings.assumed:
-        log.warning("warning: no --diameter was given: %g A is assumed, and picks are wrong where it is. Drag across a "
-                    "particle on the page, from edge to edge", settings.diameter_angst)
+        log.warning("warning: no --diameter was given: %g A is assumed. Drag across a particle on the page, "
+                    "from edge to edge", settings.diameter_angst)
     for problem in pixel_size_problems(settings.micrographs, options.pixel_size):
         log.warning("warning: %s", problem)
 

@@ -21,6 +21,8 @@ MAX_FACTOR = 4.1
 MAX_SHARE = 0.5
 # A particle of fewer pixels has no shape left, and enlarging the micrograph for the network takes long.
 MIN_WIDTH_PX = 9
+# A narrower particle is unusual, and what a diameter makes of it that is in pixels of binned micrographs.
+NARROW_PX = 15.5
 
 
 def doubtful_diameter(diameter_angst: float) -> list[str]:
@@ -30,6 +32,15 @@ def doubtful_diameter(diameter_angst: float) -> list[str]:
         return []
     return [f"a particle diameter of {diameter_angst:g} A is unusual. Expected {low:g} to {high:g} A: was it given in "
             f"{'nm' if diameter_angst < low else 'pixels'}?"]
+
+
+def doubtful_width(diameter_angst: float, pixel_size_angst: float) -> list[str]:
+    """Return a sentence for the user about a particle of few pixels; none for others."""
+    width = diameter_angst / pixel_size_angst
+    if width >= NARROW_PX:
+        return []
+    return [f"a particle of {diameter_angst:g} A is only {width:.0f} px wide in micrographs with pixels of "
+            f"{pixel_size_angst:g} A. Expected 27 px or more: is the diameter in angstrom, and not in pixels?"]
 
 
 def check_scale(micrograph: Micrograph, model: Model) -> None:
