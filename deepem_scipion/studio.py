@@ -12,6 +12,7 @@ from pwem.objects import SetOfCTF
 
 from . import convert, program
 from .constants import TIFF_ROWS
+from .deepem.atomic import atomic_write
 from .deepem.errors import DeepEMError
 from .deepem.picking.results import PickingResults
 from .deepem.startables import quote
@@ -148,7 +149,7 @@ def ctf_arguments(folder, mics, names, project):
     if not lines:
         return []
     path = os.path.join(folder, "ctf.star")
-    with open(path, "w", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         file.write("\n".join(["data_micrographs", "", "loop_", "_rlnMicrographName", "_rlnDefocusU", *lines, ""]))
     return ["--ctf", path]
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -249,10 +250,16 @@ def test_a_second_interruption_stops_at_once_and_keeps_what_is_done(blobs, blob_
     with subprocess.Popen([sys.executable, "-c", script, *command], stderr=subprocess.PIPE, text=True,
                           stdout=subprocess.DEVNULL,
                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
-        for said in ("1/5 a: ", "stopping after the micrographs in work; Ctrl-C again stops at once"):
-            assert any(said in line for line in process.stderr)  # reads on until it is said
-            process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=600)
+        watchdog = threading.Timer(300, process.kill)  # so that the test ends in any case
+        watchdog.start()
+        try:
+            for said in ("1/5 a: ", "stopping after the micrographs in work; Ctrl-C again stops at once"):
+                assert any(said in line for line in process.stderr)  # reads on until it is said
+                process.send_signal(signal.SIGINT)
+            _, errors = process.communicate()
+        finally:
+            watchdog.cancel()
+            process.kill()
     assert process.returncode == 130 and "interrupted; finished results are kept; continue with --resume" in errors
     results = PickingResults(tmp_path / "out")
     summary = json.loads(results.path("settings").read_text())

@@ -157,8 +157,8 @@ def read_micrograph(path: str | Path, working_pixel_size_angst: float | None = N
     shape = pixels.shape[0], pixels.shape[1]
     scale = _scale(path, shape, input_size, working_pixel_size_angst)
     lowest, highest = (float(pixels.min()), float(pixels.max())) if raw else clip_outliers(pixels)
-    largest = max(-lowest, highest)
-    if largest > _MAX_VALUE:
+    # The limits of the clipping may lie beyond all values, whose search would take longer.
+    if max(-lowest, highest) > _MAX_VALUE and (largest := float(np.abs(pixels).max())) > _MAX_VALUE:
         raise DeepEMError(f"{path} holds values of up to {largest:.1g}. Expected those of a micrograph: its header or "
                           "its byte order is wrong, or it is damaged. Write it again, or leave it out.")
     if scale != 1.0:
