@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import add_threads, add_tiff_rows, angst
+from .arguments import COORDINATES, add_threads, add_tiff_rows, angst
 from .limits import add_limits, chosen_limits
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
                         "(default: 1.5 particle diameters)")
     parser.add_argument("--bright", action="store_true", help="particles are brighter than the background")
-    parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: a "
-                        "folder of .box or .star files, or one such file")
+    parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: "
+                        f"{COORDINATES}")
     parser.add_argument("--ctf", type=Path, metavar="FILE", help="defocus of the micrographs, as in RELION's "
                         "micrographs_ctf.star (default: that of the list of micrographs, if it is such a file)")
     parser.add_argument("--save", action="store_true", help="save the picks of all micrographs at the end, like the "
