@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
                           "the converted files would replace. Expected another output.")
     picks = [_changed(each, options) for each in _read(options)]
     with TemporaryDirectory() as trial:  # what cannot be written in all formats is written in none
-        for name in formats:
+        for name in formats if len(formats) > 1 else ():
             write_files(name, Path(trial, name), picks)
     for name in formats:
         folder = options.output / name if len(formats) > 1 else options.output

@@ -171,7 +171,7 @@ def _others(mass: FloatArray, shape: Shape, whole: FloatArray, diameter: float, 
         found.append(points)
 
     size = len(mass)
-    most = min(len(whole), 59) if few and len(whole) else 59
+    most = min(len(whole), 59) if few and len(whole) else 59  # fragments; of the others fewer in proportion
     if rng.random() < 0.5:
         add(random_shape(rng), scatter(rng.integers(min(3, most), 1 + most), size, 0.5 * diameter, rng),
             rng.uniform(0.15, 0.55), rng.uniform(0.5, 1.5))
