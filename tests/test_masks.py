@@ -116,7 +116,7 @@ def test_masks_are_found_by_name(tmp_path):
         (tmp_path / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "masks" / name).touch()
     micrographs = {name: Path(f"/data/{name}.mrc") for name in "abcd"}
-    found, _ = find_masks(tmp_path / "masks", micrographs)
+    found = find_masks(tmp_path / "masks", micrographs)
     assert {name: path.name for name, path in found.items()} == {"a": "a.mrc", "b": "b_mask.png", "c": "c_predMask.mrc"}
     (tmp_path / "masks" / "b.tif").touch()
     with pytest.raises(DeepEMError, match="both masks of 'b'"):

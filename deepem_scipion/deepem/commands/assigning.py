@@ -58,39 +58,6 @@ def read_assigned(path: Path, micrographs: Mapping[str, Path], shifts: bool,
     return {**{name: found[name] for name in match.only_second if name not in assigned}, **assigned}
 
 
-def read_masks(folder: Path | None, micrographs: Mapping[str, Path]) -> dict[str, Path]:
-    """Find the masks of micrographs; the log states how they were assigned and which micrographs have none.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Folder of masks; None for no masks.
-    micrographs : mapping of str to Path
-        Files by name.
-
-    Returns
-    -------
-    dict of str to Path
-        Files of masks by the name of the micrograph.
-
-    Raises
-    ------
-    DeepEMError
-        See `masks.find_masks`.
-    """
-    from ..coordinates.masks import find_masks
-    from ..coordinates.names import listed
-
-    if folder is None:
-        return {}
-    masks, match = find_masks(folder, micrographs)
-    log.info("%s: %s", folder, match.describe())
-    if absent := [name for name in micrographs if name not in masks]:
-        log.warning("no mask for %d of %d micrographs, on which nothing is masked: %s", len(absent), len(micrographs),
-                    listed(absent))
-    return masks
-
-
 @dataclass(frozen=True)
 class Compared:
     """Reference coordinates and picks of the same micrographs.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DeepEMError
 from . import console
 from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
-from .assigning import read_masks
 from .estimating import diameter, draw_estimate, estimated
 from .limits import add_limits, chosen_limits
 from .micrographs import chosen_micrographs
@@ -139,6 +138,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     """
     from .. import runtime
     from ..coordinates.formats.registry import check_formats
+    from ..coordinates.masks import find_masks
     from ..coordinates.star import Optics
     from ..model.files import save_model
     from ..picking.picker import Picker
@@ -153,7 +153,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = _micrographs(options)
-    masks = read_masks(options.masks, micrographs)
+    masks = find_masks(options.masks, micrographs) if options.masks else None
     picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as show:
         progress = PickProgress(len(micrographs), show, model.diameter_angst, options.box)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
-from .assigning import read_assigned, read_masks
+from .assigning import read_assigned
 from .micrographs import chosen_micrographs
 from .procedure import paper_plan
 
@@ -110,6 +110,7 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     import numpy as np
 
     from ..coordinates.coordinates import merge
+    from ..coordinates.masks import find_masks
     from ..training.training_set import TrainingSet
 
     micrographs = chosen_micrographs(options)
@@ -135,8 +136,9 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     negatives = merge([*verified, *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
+    masks = find_masks(options.masks, micrographs) if options.masks else {}
     return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
-                       read_masks(options.masks, micrographs), options.max_mask, options.overlaps_as_negatives)
+                       masks, options.max_mask, options.overlaps_as_negatives)
 
 
 def _check_use(found: Mapping[str, Coordinates], path: Path, names: Collection[str], what: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from . import console
-from .arguments import COORDINATES, add_threads, add_tiff_rows, angst
+from .arguments import COORDINATES, add_masks, add_threads, add_tiff_rows, angst
 from .limits import add_limits, chosen_limits
 
 if TYPE_CHECKING:
@@ -58,16 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "micrographs_ctf.star (default: that of the list of micrographs, if it is such a file)")
     parser.add_argument("--save", action="store_true", help="save the picks of all micrographs at the end, like the "
                         "button *Save picks*")
+    add_masks(parser)
     add_limits(parser)
-    group = parser.add_argument_group("comparison with reference coordinates")
-    group.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates, a folder of .box or "
-                       ".star files, or one such file")
-    group.add_argument("--distance", type=angst, metavar="A", help="maximum distance of a correct pick from its "
-                       "particle in angstrom (default: half a diameter)")
-    group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph, as for `deepem "
-                       "evaluate`")
-    group.add_argument("--compare", nargs="+", default=[], metavar="[LABEL=]FILE", help="figures of other evaluations, "
-                       "as written by `deepem evaluate --json`, whose curves are drawn beside")
+    _add_comparison(parser)
     group = parser.add_argument_group("page")
     group.add_argument("--no-browser", action="store_true", help="print the address only")
     group.add_argument("--port", type=int, metavar="N", help="port (default: the first free one from 8642 on)")
@@ -78,6 +71,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--choose-label", default="Use these values", metavar="TEXT", help="text of that button "
                        "(default: %(default)s)")
     add_threads(group)
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("comparison with reference coordinates")
+    group.add_argument("--reference", type=Path, metavar="COORDS", help="reference coordinates, a folder of .box or "
+                       ".star files, or one such file")
+    group.add_argument("--distance", type=angst, metavar="A", help="maximum distance of a correct pick from its "
+                       "particle in angstrom (default: half a diameter)")
+    group.add_argument("--regions", type=Path, metavar="FILE", help="annotated part of each micrograph, as for `deepem "
+                       "evaluate`")
+    group.add_argument("--compare", nargs="+", default=[], metavar="[LABEL=]FILE", help="figures of other evaluations, "
+                       "as written by `deepem evaluate --json`, whose curves are drawn beside")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -140,5 +145,5 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return Wanted(
         options.sources, options.project, options.model, options.pixel_size, options.diameter, options.coordinates,
         options.reference, options.regions, {label or Path(path).stem: Path(path) for label, _, path in compared},
-        options.distance, options.ctf, options.box, options.tiff_rows, options.bright,
+        options.distance, options.masks, options.ctf, options.box, options.tiff_rows, options.bright,
         lambda model: chosen_limits(options, model), **numbers)

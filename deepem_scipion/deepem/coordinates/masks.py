@@ -23,7 +23,7 @@ from ..errors import DeepEMError
 from ..micrographs.find import IMAGE_ENDINGS, real_path
 from ..micrographs.images import read_pixels
 from ..micrographs.limits import check_shape, format_shape
-from .names import NameMatch, by_micrograph
+from .names import by_micrograph, listed
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ class Mask:
         return self.values[np.ix_(rows, columns)]
 
 
-def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> tuple[dict[str, Path], NameMatch]:
-    """Find the masks of micrographs by name.
+def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> dict[str, Path]:
+    """Find the masks of micrographs by name; the log states how they were assigned and which micrographs have none.
 
     Parameters
     ----------
@@ -101,10 +101,8 @@ def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> tuple[dic
 
     Returns
     -------
-    masks : dict of str to Path
+    dict of str to Path
         Files of masks by the name of the micrograph.
-    match : NameMatch
-        See `names.match_names`.
 
     Raises
     ------
@@ -130,7 +128,11 @@ def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> tuple[dic
                           "the end.")
     if same := [path for name, path in masks.items() if real_path(path) == real_path(micrographs[name])]:
         raise DeepEMError(f"{same[0]} is the micrograph itself, which cannot be its mask. Expected a folder of masks.")
-    return masks, match
+    log.info("%s: %s", folder, match.describe())
+    if absent := [name for name in micrographs if name not in masks]:
+        log.warning("no mask for %d of %d micrographs, on which nothing is masked: %s", len(absent), len(micrographs),
+                    listed(absent))
+    return masks
 
 
 def read_mask(path: str | Path, shape: tuple[int, int], tiff_rows: str = "bottom") -> Mask:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
 from ..picking.candidates import Candidates
-from ..picking.selection import PICKED, Limits, select
+from ..picking.selection import MAX_MASK, PICKED, Limits, select
 from .editing import SAME_PLACE
+from .worker import find
 
 if TYPE_CHECKING:
     from ..model.model import Model
@@ -53,6 +55,8 @@ class Lesson:
         Whether all particles of the micrograph are marked.
     shown_xy : array, optional
         All picks as they are shown now, without what marks decide; None where they are not found yet.
+    mask : str, optional
+        File of the mask of contamination.
     """
 
     path: str
@@ -65,6 +69,7 @@ class Lesson:
     regions: Sequence[tuple[float, ...]]
     done: bool
     shown_xy: np.ndarray | None = None
+    mask: str | None = None
 
     @property
     def marks(self) -> int:
@@ -132,6 +137,8 @@ class Course:
         Whether to train longer, on all marks.
     tiff_rows : {"bottom", "top"}
         Whether y is counted from the last or from the first row of TIFF files.
+    max_mask : float
+        Where the mask has a larger value nothing is picked, and is no negative.
     """
 
     diameter_angst: float
@@ -141,6 +148,7 @@ class Course:
     output: str
     final: bool = False
     tiff_rows: str = "bottom"
+    max_mask: float = MAX_MASK
 
 
 def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Learned:
@@ -188,7 +196,7 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
             before += _right(shown_xy, lesson, kept, course)
             after += _right(_picks(model, found[lesson.name], course), lesson, kept, course)
     n_compared = sum(int(kept.sum()) for kept in compared)
-    return Learned(course.output, Limits.of_model(model), n_compared, bool(every), before, after, found)
+    return Learned(course.output, _limits(model, course), n_compared, bool(every), before, after, found)
 
 
 def _held_out(lessons: Sequence[Lesson], every: int) -> list[np.ndarray]:
@@ -212,7 +220,12 @@ def _labelled(setup: NetworkSetup, lesson: Lesson, course: Course, held_out: np.
     doubtful = np.concatenate([marked[held_out], lesson.picks_xy[unknown & ~trusted], candidates])
     particles_rc, negatives_rc, doubtful_rc = (
         micrograph.to_binned_rc(places) for places in (particles, lesson.negatives_xy[~held_out[n:]], doubtful))
-    return LabelledMicrograph(micrograph, particles_rc, negatives_rc, doubtful_rc=doubtful_rc)
+    masked = None
+    if lesson.mask is not None:
+        rows, columns = micrograph.pixels.shape
+        mask = read_mask(lesson.mask, micrograph.input_shape, course.tiff_rows)
+        masked = mask.resized((rows, columns)) > course.max_mask
+    return LabelledMicrograph(micrograph, particles_rc, negatives_rc, doubtful_rc=doubtful_rc, masked=masked)
 
 
 def _train(plan: object, setup: NetworkSetup, labelled: list[LabelledMicrograph], state: WorkerState,
@@ -266,13 +279,16 @@ def _picker(state: WorkerState, model: str | None, course: Course) -> Picker:
 
 def _candidates(state: WorkerState, model: str | None, lesson: Lesson, course: Course) -> Candidates:
     """Candidates of a model on a micrograph."""
-    picker = _picker(state, model, course)
-    return picker.candidates(picker.model.read_micrograph(lesson.path, course.pixel_size_angst, lesson.name,
-                                                          course.tiff_rows))[0]
+    return find(state, lesson.path, lesson.name, course.pixel_size_angst, course.diameter_angst, course.bright, model,
+                course.tiff_rows, lesson.mask)
+
+
+def _limits(model: Model, course: Course) -> Limits:
+    return replace(Limits.of_model(model), max_mask=course.max_mask)
 
 
 def _picks(model: Model, candidates: Candidates, course: Course) -> np.ndarray:
     """Centres of the candidates that are picks at the limits that a model suggests."""
     found: np.ndarray = candidates.centres_xy[
-        select(candidates, Limits.of_model(model), course.pixel_size_angst) == PICKED]
+        select(candidates, _limits(model, course), course.pixel_size_angst) == PICKED]
     return found

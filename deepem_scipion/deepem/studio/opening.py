@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.masks import find_masks
 from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
 from ..micrographs.micrograph import read_pixel_size
@@ -58,6 +59,8 @@ class Wanted:
         Figures of other evaluations by label.
     distance_angst : float, optional
         Maximum distance of a pick from its reference particle.
+    masks : Path, optional
+        Folder of masks of contamination. Default: the masks of the picking run.
     ctf : Path, optional
         STAR file with the defocus of the micrographs. Default: the list of micrographs, if it has it.
     box_px : int, optional
@@ -82,6 +85,7 @@ class Wanted:
     regions: Path | None = None
     compared: Mapping[str, Path] = field(default_factory=dict)
     distance_angst: float | None = None
+    masks: Path | None = None
     ctf: Path | None = None
     box_px: int | None = None
     tiff_rows: str = "bottom"
@@ -182,7 +186,8 @@ def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
                           wanted.diameter_angst or run.diameter_angst, run.limits,
                           str(wanted.model.absolute()) if wanted.model else None, str(results.folder),
-                          tiff_rows=run.tiff_rows)
+                          tiff_rows=run.tiff_rows, masks={name: os.path.abspath(run.masks[name]) for name in paths
+                                                          if name in run.masks})
 
 
 def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
@@ -193,8 +198,17 @@ def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
         "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None,
         "regions": str(wanted.regions.absolute()) if wanted.regions else None, "box_px": wanted.box_px,
         "compared": {label: str(path.absolute()) for label, path in wanted.compared.items()} or None,
-        "distance_angst": wanted.distance_angst, "defocus": _defocus(settings, wanted) or None}
+        "distance_angst": wanted.distance_angst, "defocus": _defocus(settings, wanted) or None,
+        "masks": _masks(settings, wanted)}
     return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _masks(settings: StudioSettings, wanted: Wanted) -> dict[str, str] | None:
+    """The masks of the micrographs, if a folder of masks is given."""
+    if wanted.masks is None:
+        return None
+    paths = {name: Path(path) for name, path in settings.micrographs.items()}
+    return {name: os.path.abspath(mask) for name, mask in find_masks(wanted.masks, paths).items()}
 
 
 def _defocus(settings: StudioSettings, wanted: Wanted) -> dict[str, float]:

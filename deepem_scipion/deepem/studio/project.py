@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..atomic import atomic_write
+from ..coordinates.read import SESSION
 from ..errors import DeepEMError
 from ..picking.results import PickingResults
 from ..picking.selection import Limits
@@ -55,20 +56,18 @@ class StudioSettings:
         Path of the figures of other evaluations by label.
     distance_angst : float, optional
         Maximum distance of a pick from its reference particle. Default: half a diameter.
-    defocus : mapping of str to float
-        Defocus of micrographs by name, in micrometres, as far as it is known.
+    masks, defocus : mapping of str to str, of str to float
+        Files of masks of contamination, and defocus in micrometres, by name of the micrograph, as far as known.
     box_px : int, optional
         Side of the boxes written, in pixels of the micrographs. Default: 1.5 diameters.
     tiff_rows : {"bottom", "top"}
         Whether y is counted from the last or from the first row of TIFF files.
-    bright : bool
-        Whether particles are brighter than the background, for the general model.
+    bright, assumed : bool
+        Whether particles are brighter than the background, for the general model; whether nobody gave a diameter yet.
     turn : int
         How many times a model was learnt.
     score_range : tuple of (float, float)
         Scores of the coordinates that the session began with which are shown as 0 and 1.
-    assumed : bool
-        Whether nobody has given the diameter yet.
     """
 
     micrographs: Mapping[str, str]
@@ -81,6 +80,7 @@ class StudioSettings:
     regions: str | None = None
     compared: Mapping[str, str] = field(default_factory=dict)
     distance_angst: float | None = None
+    masks: Mapping[str, str] = field(default_factory=dict)
     defocus: Mapping[str, float] = field(default_factory=dict)
     box_px: int | None = None
     tiff_rows: str = "bottom"
@@ -119,18 +119,17 @@ class StudioSettings:
                         at_least=int(found["at_least"]),
                         ranges_angst=None if ranges is None else (float(ranges[0]), float(ranges[1])))
         names = {str(name): str(path) for name, path in plain["micrographs"].items()}
-        texts = {key: None if plain.get(key) is None else str(plain[key])
-                 for key in ("model", "results", "reference", "regions")}
+        texts = {key: None if plain.get(key) is None else str(plain[key]) for key in _MAY_MOVE}
         distance, box = plain.get("distance_angst"), plain.get("box_px")
         return cls(
             names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), limits, **texts,
-            defocus={str(name): float(value) for name, value in plain.get("defocus", {}).items()},
+            masks={str(name): str(path) for name, path in plain.get("masks", {}).items()},
             compared={str(label): str(path) for label, path in plain.get("compared", {}).items()},
+            defocus={str(name): float(value) for name, value in plain.get("defocus", {}).items()},
             distance_angst=None if distance is None else float(distance), box_px=None if box is None else int(box),
             tiff_rows="top" if plain.get("tiff_rows") == "top" else "bottom", bright=bool(plain.get("bright")),
-            turn=int(plain.get("turn", 0)),
-            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])),
-            assumed=bool(plain.get("assumed")))
+            turn=int(plain.get("turn", 0)), assumed=bool(plain.get("assumed")),
+            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
 
 
 @dataclass
@@ -267,8 +266,8 @@ class StudioProject:
         path.parent.mkdir(exist_ok=True)
         plain = asdict(settings)
         for key in (key for key in _MAY_MOVE if plain[key] is not None):
-            path_now, beside = Path(os.path.abspath(plain[key])), Path(os.path.abspath(self.folder)).parent
-            plain[key] = os.path.relpath(path_now, self.folder) if beside in path_now.parents else str(path_now)
+            file, beside = Path(os.path.abspath(plain[key])), Path(os.path.abspath(self.folder)).parent
+            plain[key] = os.path.relpath(file, self.folder) if beside in file.parents else str(file)
         with atomic_write(path) as handle:
             json.dump({"format": FORMAT, **plain}, handle, indent=1)
 
@@ -297,4 +296,4 @@ class StudioProject:
 
     @property
     def _settings(self) -> Path:
-        return self.folder / "studio.json"
+        return self.folder / SESSION

@@ -90,10 +90,14 @@ class Queue:
             self.loaded.set()
 
     def _read(self) -> None:
+        settings = self._session.settings
         for results, names in self._session.stored():
             for first in range(0, len(names), READ_AT_ONCE):
+                some = names[first:first + READ_AT_ONCE]
+                masks = {name: (settings.masks[name], settings.micrographs[name]) for name in some
+                         if name in settings.masks}
                 self._session.put_stored(results, self._worker.call(
-                    read_stored, results, names[first:first + READ_AT_ONCE], self._session.collection.max_distance_px))
+                    read_stored, results, some, self._session.collection.max_distance_px, masks, settings.tiff_rows))
         self._session.all_read()
 
     def _run(self) -> None:
@@ -127,7 +131,8 @@ class Queue:
         settings = self._session.settings
         try:
             found = self._worker.call(find, settings.micrographs[name], name, settings.pixel_size_angst,
-                                      settings.diameter_angst, settings.bright, settings.model, settings.tiff_rows)
+                                      settings.diameter_angst, settings.bright, settings.model, settings.tiff_rows,
+                                      settings.masks.get(name))
         except DeepEMError as error:
             if not self._closed:
                 self._session.fail(name, str(error))

@@ -121,7 +121,7 @@ class Teacher:
         turn = before.turn + 1
         output = session.project.model(turn)
         course = Course(before.diameter_angst, before.pixel_size_angst, before.model, before.bright,
-                        str(output), self._finishing, before.tiff_rows)
+                        str(output), self._finishing, before.tiff_rows, before.limits.max_mask)
         try:
             learned = worker.call(learn, self._lessons(), course, progress=self._progress)
             self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,
@@ -179,7 +179,7 @@ class Teacher:
         likely &= shown.scores >= DOUBTFUL_SHARE * session.settings.limits.threshold
         return Lesson(session.settings.micrographs[name], name, particles, negatives, shown.centres_xy[picked],
                       shown.scores[picked], shown.centres_xy[likely], [mark.values for mark in shown.of(REGION)],
-                      bool(shown.of(DONE)), shown_xy)
+                      bool(shown.of(DONE)), shown_xy, session.settings.masks.get(name))
 
     def _next(self) -> int:
         """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none.

@@ -9,11 +9,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
+from ..micrographs.micrograph import read_shape
 from ..picking.candidates import Candidates
 from ..picking.picker import Picker
 from ..picking.results import PickingResults
@@ -146,10 +149,11 @@ class WorkerState:
 
 
 def find(state: WorkerState, path: str, name: str, pixel_size_angst: float, diameter_angst: float, bright: bool,
-         model: str | None, tiff_rows: str = "bottom") -> Candidates:
+         model: str | None, tiff_rows: str = "bottom", mask: str | None = None) -> Candidates:
     """Find the candidates of a micrograph with a model or, without one, with the general model."""
     picker = state.picker(model) if model else state.starting_picker(diameter_angst, bright)
-    return picker.candidates(picker.model.read_micrograph(path, pixel_size_angst, name, tiff_rows))[0]
+    micrograph = picker.model.read_micrograph(path, pixel_size_angst, name, tiff_rows)
+    return picker.candidates(micrograph, read_mask(mask, micrograph.input_shape, tiff_rows) if mask else None)[0]
 
 
 def prepare(state: WorkerState) -> None:
@@ -163,12 +167,18 @@ def prepare(state: WorkerState) -> None:
 
 
 def read_stored(state: WorkerState, results: PickingResults, names: list[str], max_distance_px: float,
-                ) -> dict[str, Part]:
-    """Read stored candidates; micrographs whose candidates cannot be read are left out."""
+                masks: Mapping[str, tuple[str, str]] | None = None, tiff_rows: str = "bottom") -> dict[str, Part]:
+    """Read stored candidates, with the masks (and micrographs) given; micrographs that cannot be read are left out."""
     found = {}
     for name in names:
         with contextlib.suppress(DeepEMError):
-            found[name] = review_part(*results.read_candidates(name), max_distance_px)
+            candidates, reasons = results.read_candidates(name)
+            if masks and name in masks:
+                mask, micrograph = masks[name]
+                shape = read_shape(micrograph)
+                masked = read_mask(mask, shape, tiff_rows).at(candidates.centres_xy, shape)
+                candidates = replace(candidates, masked=masked)
+            found[name] = review_part(candidates, reasons, max_distance_px)
     return found
 
 
