@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Each takes some hundred megabytes.
 MAX_AT_A_TIME = 8
+# A signal that arrives just before a wait begins is noticed when it ends: waits are not longer than this.
+INTERRUPTIBLE_SECONDS = 0.5
 
 Progress = Callable[[str, MicrographResult], None]
 
@@ -106,7 +108,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
             # Few at a time, so that the memory does not grow with the number of micrographs.
             for later, file in islice(waiting, 2 * micrographs_at_a_time() - len(pending)):
                 pending[later] = pool.submit(run.pick, later, file)
-            wait([pending[name]])
+            _wait_for([pending[name]])
             progress(name, run.record(name, path, pending.pop(name)))
     except KeyboardInterrupt:
         interrupted = True
@@ -117,7 +119,8 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
                 future.cancel()
             if interrupted:
                 log.warning("stopping after the micrographs in work; Ctrl-C again stops at once")
-            pool.shutdown()
+            pool.shutdown(wait=False)
+            _wait_for(future for future in pending.values() if not future.cancelled())
         except KeyboardInterrupt:
             raise StoppedAtOnce from None
         finally:
@@ -129,6 +132,13 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     if check and (problem := check.warning(picker.model.record.contrast)):
         log.warning("warning: %s", problem)
     return run.micrographs
+
+
+def _wait_for(futures: Iterable[Future[MicrographResult]]) -> None:
+    """Wait until all are done, or for a signal."""
+    under_way = list(futures)
+    while wait(under_way, INTERRUPTIBLE_SECONDS).not_done:
+        pass
 
 
 def micrographs_at_a_time() -> int:
