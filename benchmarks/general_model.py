@@ -94,35 +94,49 @@ def train(options, maps):
     """Train the network, fit the comparison of candidates and choose the threshold."""
     from deepem_scipion.deepem import runtime
     from deepem_scipion.deepem.model.record import TrainingRecord
-    from deepem_scipion.deepem.training import batches
-    from deepem_scipion.deepem.training.agreement_fit import with_agreement
-    from deepem_scipion.deepem.training.calibration import at_threshold, with_threshold
     from deepem_scipion.deepem.training.checkpoint import Checkpoint
-    from deepem_scipion.deepem.training.plan import Plan, choose_geometry
-    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
-    from deepem_scipion.deepem.training.rounds import RoundTrainer
-    from deepem_scipion.deepem.training.split import Split
+    from deepem_scipion.deepem.training.plan import choose_geometry
 
     runtime.start(options.threads)
-    batches.SAMPLE_CROPS = SAMPLE
-    TRAINING_PRESETS["general"] = replace(TRAINING_PRESETS["default"], batch=BATCH)
-    plan = Plan(DIAMETER_PX, maps=tuple(options.network), working_pixel_size_angst=1.0, epochs=options.epochs,
-                seed=options.seed, training_preset="general")
+    plan = plan_of(options)
     setup = choose_geometry(plan, 1.0)
-    training, validation, compared, threshold = make_fields(options, maps, setup.geometry.box)
-    say(f"{sum(len(item.particles_rc) for item in training)} particles on {len(training)} fields")
+    fields = make_fields(options, maps, setup.geometry.box)
+    say(f"{sum(len(item.particles_rc) for item in fields[0])} particles on {len(fields[0])} fields")
     record = TrainingRecord("dark", None, plan.training_preset, plan.seed, versions=runtime.versions(), origin={
         "by": f"benchmarks/general_model.py at commit {commit()}", "of": f"simulated fields, {checksum(maps)}"})
     checkpoint = Checkpoint(options.work / f"{options.output.stem}.checkpoint",
                             {"options": {name: str(value) for name, value in vars(options).items()}, **record.origin})
-    trainer = RoundTrainer(plan, setup, local_std_range(training, setup.geometry.box), 0.0, record, show, checkpoint)
-    model = trainer.train([Split(training, validation)])
-    model = with_threshold(with_agreement(model, compared, options.seed), [threshold], 0.0, kept_out=True)
-    model = at_threshold(model, model.threshold_for("F1"))
+    model = trained(fields, plan, setup, record, checkpoint)
     found = model.record
     return replace(model, record=replace(found, training=replace(found.training, names=[]),
                                          validation=replace(found.validation, names=[],
                                                                     on="simulated validation micrographs")))
+
+
+def plan_of(options, **settings):
+    """Plan of the training, in which pixels take the place of angstrom."""
+    from deepem_scipion.deepem.training import batches
+    from deepem_scipion.deepem.training.plan import Plan
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
+
+    batches.SAMPLE_CROPS = SAMPLE
+    TRAINING_PRESETS["general"] = replace(TRAINING_PRESETS["default"], batch=BATCH)
+    return Plan(DIAMETER_PX, working_pixel_size_angst=1.0, epochs=options.epochs, seed=options.seed,
+                training_preset="general", **{"maps": tuple(options.network), **settings})
+
+
+def trained(fields, plan, setup, record, checkpoint):
+    """Model made from the fields for the four purposes."""
+    from deepem_scipion.deepem.training.agreement_fit import with_agreement
+    from deepem_scipion.deepem.training.calibration import at_threshold, with_threshold
+    from deepem_scipion.deepem.training.rounds import RoundTrainer
+    from deepem_scipion.deepem.training.split import Split
+
+    training, validation, compared, threshold = fields
+    trainer = RoundTrainer(plan, setup, local_std_range(training, setup.geometry.box), 0.0, record, show, checkpoint)
+    model = trainer.train([Split(training, validation)])
+    model = with_threshold(with_agreement(model, compared, plan.seed), [threshold], 0.0, kept_out=True)
+    return at_threshold(model, model.threshold_for("F1"))
 
 
 def show(epoch):

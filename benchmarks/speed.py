@@ -84,9 +84,10 @@ def alternated(trees, part, options, work):
 def times_of(tree, part, options, work):
     """Run one part with the code of a tree; seconds by name. None if that code cannot run it."""
     more = ["--topaz", options.topaz] if options.topaz else []
-    done = subprocess.run([sys.executable, __file__, "--parts", part, "--results", work, "--data", options.data,
-                           "--repeats", str(options.repeats), *more], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(tree)})
+    # In another folder: that from which `python -m` is started comes before PYTHONPATH.
+    done = subprocess.run([sys.executable, __file__, "--parts", part, "--results", work, "--data",
+                           options.data.resolve(), "--repeats", str(options.repeats), *more], capture_output=True,
+                          text=True, cwd=work, env={**os.environ, "PYTHONPATH": str(tree)})
     if done.returncode:
         print(f"{part} at {tree}: {done.stderr[-2000:]}", file=sys.stderr)
         return {}

@@ -302,6 +302,30 @@ def test_what_is_pointed_at_is_described_and_keys_are_listed(clean):
     clean.until(lambda: not clean.page.is_visible("#keys"))
 
 
+def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
+    texts = clean.page.evaluate("""async () => {
+        const { Teach } = await import("./static/teach.js"), teach = new Teach({ ask: () => null }), texts = [];
+        const now = Date.now;
+        const show = (seconds, status, teaching) => {
+            Date.now = () => 1000 * (seconds + 1);
+            teach.update({ model: "m", status, teaching: { marks: 3, next: -1, share: 1, outcome: {}, ...teaching } });
+            texts.push(document.getElementById("lesson").textContent);
+        };
+        show(0, [1, 1, 1, 1], { busy: true, finishing: true, share: 0 });
+        show(30, [1, 1, 1, 1], { busy: true, finishing: true, share: 0.25 });
+        show(130, [0, 0, 0, 0], { finishing: true });
+        show(230, [1, 0, 0, 0], { finishing: true });
+        show(530, [1, 1, 1, 1], { outcome: { saved: "/data/output" } });
+        Date.now = now;
+        return texts;
+    }""")
+    assert texts[:4] == ["Finish, first step: the final model learns from all marks ...",
+                         "Finish, first step: the final model learns from all marks ... About 90 s left.",
+                         "Finish, second step: the final model picks all micrographs, 0 of 4 ...",
+                         "Finish, second step: the final model picks all micrographs, 1 of 4 ... About 5 min left."]
+    assert "Finished" in texts[4] and "picks.star" in texts[4] and "/data/output" in texts[4]
+
+
 def test_reference_coordinates_are_compared(clean, run):
     found = clean.found()["reference"]
     assert found["true"] + len(found["missed"]) == len(run[1]["a"])

@@ -362,9 +362,10 @@ def test_a_worse_model_is_offered_and_only_taken_on_request(studio):
 def test_finishing_picks_everything_and_saves_picks_and_model(studio):
     studio.worker.marks_right = 4, 3  # at the end it is taken all the same: it has seen all marks
     studio.post("learn", final=True)
-    found = studio.until(lambda found: finished(found) and found["state"].startswith("Picks saved"))
-    assert found["turn"] == 1
+    found = studio.until(lambda found: finished(found) and "saved" in found["teaching"]["outcome"])
     folder = studio.output
+    assert found["turn"] == 1 and found["teaching"]["outcome"] == {"saved": str(folder)}
+    assert not found["teaching"]["finishing"]
     assert sorted(path.name for path in folder.glob("*.box")) == ["a.box", "b.box", "broken.box"]
     assert load_model(folder / "model.deepem").diameter_angst == DIAMETER_ANGST
 

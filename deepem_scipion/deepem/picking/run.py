@@ -115,12 +115,9 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         raise
     finally:
         try:
-            for future in pending.values():
-                future.cancel()
             if interrupted:
                 log.warning("stopping after the micrographs in work; Ctrl-C again stops at once")
-            pool.shutdown(wait=False)
-            _wait_for(future for future in pending.values() if not future.cancelled())
+            _end(pool, pending.values())
         except KeyboardInterrupt:
             raise StoppedAtOnce from None
         finally:
@@ -132,6 +129,14 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     if check and (problem := check.warning(picker.model.record.contrast)):
         log.warning("warning: %s", problem)
     return run.micrographs
+
+
+def _end(pool: ThreadPoolExecutor, futures: Collection[Future[MicrographResult]]) -> None:
+    """Wait for the micrographs in work; no others are begun."""
+    for future in futures:
+        future.cancel()
+    pool.shutdown(wait=False)
+    _wait_for(future for future in futures if not future.cancelled())
 
 
 def _wait_for(futures: Iterable[Future[MicrographResult]]) -> None:

@@ -46,7 +46,8 @@ class Teacher:
     def view(self) -> dict[str, Any]:
         """What the page shows of the teaching."""
         marks = self._session.log.marks
-        return {"busy": self.busy, "share": round(self.share, 3), "outcome": self.outcome, "offer": bool(self._offer),
+        return {"busy": self.busy, "finishing": self._finishing, "share": round(self.share, 3),
+                "outcome": self.outcome, "offer": bool(self._offer),
                 "marks": sum(mark.kind in (PARTICLE, NEGATIVE) for each in marks.values() for mark in each),
                 "back": self._session.settings.turn > 0, "next": self._next()}
 
@@ -111,7 +112,8 @@ class Teacher:
         """Save after the last micrograph, if the session is being finished."""
         if self._finishing and not self.busy:
             self._finishing = False
-            self.save()
+            self.outcome = {"saved": str(self.save())}
+            self._session.touch()
 
     # -- in the queue
 

@@ -10,6 +10,8 @@ export class Teach {
   constructor({ ask, select, toast }) {
     Object.assign(this, { ask, select, toast });
     this.learntAt = null;
+    this.learning = new TimeLeft();
+    this.picking = new TimeLeft();
     const clicks = { learn: () => this.learn(), unsure: () => this.unsure(), back: () => ask("back"), take: () => ask("take"),
       finish: () => ask("learn", { final: true }), save: () => this.save() };
     for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
@@ -23,18 +25,22 @@ export class Teach {
     if (answer) this.toast(`Saved in ${answer.folder}`);
   }
 
-  update({ teaching, model }) {
-    const { busy, share, outcome, offer, marks, back, next } = teaching;
+  update({ teaching, model, status }) {
+    const { busy, finishing, share, outcome, offer, marks, back, next } = teaching;
+    const known = status.filter(Boolean).length, picked = `${known} of ${status.length}`;
     this.next = next;
     this.learntAt ??= marks;
     if (busy) this.learntAt = marks;
-    $("learn").disabled = $("finish").disabled = busy || !marks;
+    $("learn").disabled = $("finish").disabled = busy || finishing || !marks;
     $("unsure").disabled = next < 0;
     $("back").hidden = !back || busy;
     $("take").hidden = !offer;
     $("learning").hidden = !busy;
     $("learning").value = share;
-    $("lesson").textContent = busy ? "Learning from your marks ..." : sentence(outcome) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
+    const left = [this.learning.text(share, busy), this.picking.text(known / status.length, finishing && !busy)].join("");
+    $("lesson").textContent = busy ? `${finishing ? "Finish, first step: the final model learns from all marks" : "Learning from your marks"} ...${left}` :
+      finishing ? `Finish, second step: the final model picks all micrographs, ${picked} ...${left}` :
+      sentence(outcome) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
     if ($("auto").checked && !busy && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
@@ -43,9 +49,21 @@ export class Teach {
   }
 }
 
+// Of something whose share is done; from the progress so far.
+class TimeLeft {
+  text(share, running) {
+    if (!running) { this.began = null; return ""; }
+    if (!this.began || share < this.first) { this.began = Date.now(); this.first = share; }
+    const seconds = (Date.now() - this.began) / 1000 * (1 - share) / (share - this.first);
+    if (!Number.isFinite(seconds)) return "";
+    return seconds <= 90 ? ` About ${Math.ceil(seconds)} s left.` : ` About ${Math.round(seconds / 60)} min left.`;
+  }
+}
+
 const counted = marks => `${marks} mark${marks === 1 ? "" : "s"}`;
 
-function sentence({ marks, held_out: heldOut, before, after, taken }) {
+function sentence({ marks, held_out: heldOut, before, after, taken, saved }) {
+  if (saved) return `Finished. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.`;
   if (marks === undefined) return "";
   if (!marks) return "The new model is in use.";
   return `Of ${counted(marks)}${heldOut ? " held out" : ""} the new model gets ${after} right, the one before ${before}. ${taken ? "It is in use." : "It was not taken."}`;
