@@ -40,7 +40,7 @@ class ProtDeepEMStudio(StudioOutputs, DeepEMProgram, ProtParticlePicking):
     *Output*
 
     outputCoordinates: the picks of all micrographs, with their scores (1 for particles that you added where no
-    candidate was). outputNegatives: what you marked as no particle, for the *Verified negatives* of a training.
+    candidate was). outputNegatives: what you marked as no particle, for *Background and contaminants* of a training.
     outputModel: the model that has learnt from your marks; none if you did not press *Learn*.
     """
 
