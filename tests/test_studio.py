@@ -6,6 +6,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -25,7 +26,7 @@ from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.studio.choosing import Choice
 from deepem_scipion.deepem.studio.comparing import Comparison
-from deepem_scipion.deepem.studio.learning import Course, Lesson, learn
+from deepem_scipion.deepem.studio.learning import Course, Learned, Lesson, learn
 from deepem_scipion.deepem.studio.marks import PARTICLE, REGION
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.pictures import Look, Pictures
@@ -240,12 +241,12 @@ def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_pa
     limits = Limits(0.4, 32.0)
     reasons = select(candidates, limits, 4.0)
     results.write_micrograph("a", candidates, reasons, 24)
-    results.write_summary(RunSettings(limits, 4, 4, 24, 4.0, 64.0), {
+    results.write_summary(RunSettings(limits, 4, 4, 24, 4.0, 64.0, model_contrast="bright"), {
         "a": MicrographResult.of(str(micrographs / "a.mrc"), candidates, reasons),
         "b": MicrographResult(str(micrographs / "b.mrc"), "damaged")})
     project, settings = open_session(Wanted([tmp_path / "picks"]))
     session = Session(project, settings)
-    assert settings.diameter_angst == 64.0 and settings.limits == limits
+    assert settings.diameter_angst == 64.0 and settings.limits == limits and settings.bright
     for found, names in session.stored():
         session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
     session.all_read()
@@ -296,6 +297,25 @@ def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path, monkeypatch):
         with pytest.raises(DeepEMError, match="enough"):
             teacher._learn(Recorder())
     assert [[each.name for each in found] for found, _ in lessons[1:]] == [["a"], ["b", "a"]]  # the last one, and all
+    session.close()
+    project.close()
+
+
+def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without_slider_stay(micrographs, tmp_path):
+    limits = Limits(0.4, 32.0, None, 20.0, 0.3, 0.9, 5)
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0,
+                                            limits=lambda model: limits))
+    session = Session(project, settings)
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
+    learned = Learned(str(tmp_path / "model.deepem"), Limits(0.6, 30.0, (0.5, 2.0)), 4, False, 4, 3)
+    teacher = Teacher(session, Queue(session, Worker()))
+    teacher.learn(final=True)
+    teacher._learn(SimpleNamespace(call=lambda *values, progress: learned))
+    assert teacher.outcome["taken"] and not teacher.view()["offer"] and session.settings.turn == 1
+    assert session.settings.limits == Limits(0.6, 30.0, (0.5, 2.0), 20.0, 0.3, 0.9, 5)
+    assert teacher.view()["finishing"] and session.waiting() == "a"
+    teacher.when_all_found()  # somebody went back in this instant
+    assert teacher.view()["finishing"] and not project.output.folder.exists()
     session.close()
     project.close()
 

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Marks of the studio and their log, edits, and tiles of micrographs."""
 
+import errno
 import io
 import math
+import os
 from dataclasses import replace
 
 import mrcfile
@@ -72,6 +74,43 @@ def test_a_line_truncated_by_a_crash_is_left_out_and_others_follow(tmp_path):
     log = EditLog(path)
     assert log.marks["a"] == [Mark(DONE)]
     log.close()
+
+
+@pytest.mark.parametrize("fails", ["no space", "half a line", "not on the disk"])
+def test_an_edit_that_was_not_saved_is_not_saved_later_either(tmp_path, monkeypatch, fails):
+    log = EditLog(tmp_path / "edits.jsonl")
+    log.do("a", [], [particle(1, 1)])
+    file = log._file
+
+    class Full:
+        """A file on a full disk."""
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, line):
+            if fails == "no space":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return file.write(line[:7] if fails == "half a line" else line)
+
+    def fsync(number):
+        raise OSError(errno.EIO, "Input/output error")
+
+    log._file = Full()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        for _ in range(2):
+            with pytest.raises(DeepEMError, match="the edit is not saved"):
+                log.do("a", [], [particle(2, 2)])
+        again = EditLog(tmp_path / "edits.jsonl")
+        assert again.marks == log.marks == {"a": [particle(1, 1)]}
+        again.close()
+    log._file = file
+    log.do("a", [], [particle(2, 2)])
+    log.close()
+    again = EditLog(tmp_path / "edits.jsonl")
+    assert again.marks["a"] == [particle(1, 1), particle(2, 2)]
+    again.close()
 
 
 @pytest.mark.parametrize("line", ['{"a": 1}', '["a", [], [["particle", 1]]]', '["a", [], [["circle", 1, 2, 3]]]',

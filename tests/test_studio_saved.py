@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.commands.assigning import read_assigned, read_compared
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import read_box
@@ -17,6 +18,7 @@ from deepem_scipion.deepem.picking.export import picks_of_run
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.queue import Queue
+from deepem_scipion.deepem.studio.saved import picks_of_session
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.teacher import Teacher
 from deepem_scipion.deepem.studio.worker import Worker, read_stored
@@ -68,6 +70,26 @@ def test_a_session_in_a_results_folder_is_no_part_of_its_picks_and_is_kept(blobs
     shutil.copy(out / "d.box", out / "others" / "x.box")
     with pytest.raises(DeepEMError, match=r"has 1 \.box files .* for instance others/x\.box"):
         picks_of_run(PickingResults(out))
+
+
+def test_micrographs_that_are_not_searched_yet_are_not_saved_as_empty_ones(tmp_path, caplog):
+    write_blobs(tmp_path, "abc", n=6)
+    project, settings = open_session(Wanted([tmp_path / "micrographs"], tmp_path / "session", diameter_angst=64.0))
+    session = Session(project, settings)
+    teacher = Teacher(session, Queue(session, Worker()))
+    for name in "ab":
+        session.put(name, candidates_of_blobs(tmp_path / f"micrographs/{name}.mrc"), settings)
+    session.edit(2, {"action": "add", "x": 30, "y": 40})  # by hand, where nothing was searched
+    assert set(files(teacher.save())) == {project.output.folder / name for name in
+                                          ("a.box", "b.box", "c.box", "picks.star")} and not session.problem
+    session.undo()
+    session.update(diameter_angst=80.0)
+    session.put("a", candidates_of_blobs(tmp_path / "micrographs/a.mrc"), session.settings)
+    assert set(files(teacher.save())) == {project.output.folder / name for name in ("a.box", "picks.star")}
+    assert [each.name for each in picks_of_session(project)] == ["a"]
+    assert "2 micrographs without candidates are left out of the picks saved: b, c" in session.problem in caplog.text
+    session.close()
+    project.close()
 
 
 @pytest.mark.parametrize("given", ["studio", "studio/output", "studio/output/picks.star"])

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import DeepEMError
 
@@ -102,10 +105,10 @@ class EditLog:
         self.marks: dict[str, list[Mark]] = {}
         self._done: list[Edit] = []
         self._undone: list[Edit] = []
-        end = self._replay()
+        self._end = self._replay()
         try:
-            self._file: IO[bytes] = open(self.path, "ab")  # noqa: SIM115
-            self._file.truncate(end)
+            self._file: FileIO = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._file.truncate(self._end)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -180,12 +183,17 @@ class EditLog:
         self.marks[edit.name] = [*marks, *edit.added]
 
     def _write(self, plain: Any) -> None:
+        line = json.dumps(plain).encode() + b"\n"
         try:
-            self._file.write(json.dumps(plain).encode() + b"\n")
-            self._file.flush()
+            self._file.truncate(self._end)
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
+            with suppress(OSError):  # done again before the next line
+                self._file.truncate(self._end)
             raise self._unwritable(error) from error
+        self._end += len(line)
 
     def _unwritable(self, error: OSError) -> DeepEMError:
         return DeepEMError(f"{self.path} cannot be written ({error.strerror}): the edit is not saved. Check the "

@@ -186,8 +186,8 @@ def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
                           wanted.diameter_angst or run.diameter_angst, run.limits,
                           str(wanted.model.absolute()) if wanted.model else None, str(results.folder),
-                          tiff_rows=run.tiff_rows, masks={name: os.path.abspath(run.masks[name]) for name in paths
-                                                          if name in run.masks})
+                          tiff_rows=run.tiff_rows, bright=run.model_contrast == "bright",
+                          masks={name: os.path.abspath(run.masks[name]) for name in paths if name in run.masks})
 
 
 def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:

@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..atomic import atomic_path
+from ..coordinates.names import listed
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
 from ..picking.selection import PICKED, REASONS
@@ -19,6 +23,8 @@ from .project import StudioSettings
 from .queue import Queue
 from .session import Session
 from .worker import Worker
+
+log = logging.getLogger(__name__)
 
 # A training uses this many micrographs, those marked last: the model in hand has learnt from the others. The final one
 # uses more.
@@ -79,7 +85,9 @@ class Teacher:
         self._queue.reload()
 
     def save(self) -> Path:
-        """Write the picks of all micrographs, with what people marked, and the model.
+        """Write the picks of all micrographs, with what people marked, and the model if it is not the general one.
+
+        Micrographs that have neither candidates nor marks are left out, so that nobody takes them for empty ones.
 
         Returns
         -------
@@ -92,28 +100,43 @@ class Teacher:
             A file cannot be written.
         """
         self._queue.loaded.wait()
-        session, settings = self._session, self._session.settings
+        return self._save()
+
+    def _save(self) -> Path:
+        session = self._session
+        with session.changed:
+            settings, box_px = session.settings, session.box_px
+            known = [name for name in session.names if session.collection.found(name) or session.log.marks.get(name)]
+            picks = {name: session.picks(name) for name in known}
         results = session.project.output
         results.make()
-        star = []
-        for name, path in settings.micrographs.items():
-            picks = session.picks(name)
-            results.write_picks(name, picks.centres_xy, picks.scores, session.box_px)
-            if can_name(path):
-                star.append((path, picks.centres_xy, picks.scores))
+        absent = [name for name in settings.micrographs if name not in picks]
+        old = [results.path("box", name) for name in absent] + [results.path("model")] * (settings.model is None)
+        results.remove(filter(Path.exists, old))
+        for name, each in picks.items():
+            results.write_picks(name, each.centres_xy, each.scores, box_px)
+        star = ((path, picks[name].centres_xy, picks[name].scores) for name, path in settings.micrographs.items()
+                if name in picks and can_name(path))
         results.write_star(star, settings.pixel_size_angst, Optics())
         session.write_marks()
-        if settings.model is not None:
-            shutil.copyfile(settings.model, results.path("model"))
-        session.report(f"Picks saved in {results.folder}", "")
+        if settings.model:
+            with atomic_path(results.path("model")) as aside:
+                shutil.copyfile(settings.model, aside)
+        problem = (f"{len(absent)} micrographs without candidates are left out of the picks saved: {listed(absent)}"
+                   if absent else "")
+        if problem:
+            log.warning("warning: %s", problem)
+        session.report(f"Picks saved in {results.folder}", problem)
         return results.folder
 
     def when_all_found(self) -> None:
         """Save after the last micrograph, if the session is being finished."""
-        if self._finishing and not self.busy:
+        with self._session.changed:
+            if not self._finishing or self.busy or self._session.waiting():  # somebody went back in this instant
+                return
             self._finishing = False
-            self.outcome = {"saved": str(self.save())}
-            self._session.touch()
+        self.outcome = {"saved": str(self._save())}
+        self._session.touch()
 
     # -- in the queue
 
@@ -127,7 +150,7 @@ class Teacher:
         try:
             learned = worker.call(learn, self._lessons(), course, progress=self._progress)
             self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,
-                            "after": learned.after, "taken": not learned.worse}
+                            "after": learned.after, "taken": self._finishing or not learned.worse}
             if learned.worse and not self._finishing:
                 self._offer = learned, before
             else:
@@ -145,7 +168,10 @@ class Teacher:
 
     def _take(self, learned: Learned, before: StudioSettings) -> None:
         self._session.remember(before)
-        self._session.update(model=learned.path, turn=before.turn + 1, limits=learned.limits)
+        mine = self._session.settings.limits
+        limits = replace(learned.limits, border_angst=mine.border_angst, max_mask=mine.max_mask,
+                         keep_best=mine.keep_best, at_least=mine.at_least)
+        self._session.update(model=learned.path, turn=before.turn + 1, limits=limits)
         for name, candidates in learned.found.items():
             self._session.put(name, candidates, self._session.settings)
         self._queue.wake()
