@@ -60,7 +60,16 @@ def test_a_fit_learns_what_a_score_alone_cannot_show():
     found = rng.standard_normal((2000, len(FEATURES)))
     correct = found[:, 1] > np.abs(found[:, 3])  # not linear, and without the score
     weights = fit_agreement(found[:1500], correct[:1500], rng)
-    scores = rescore(weights, found[1500:])
+    scores = rescore(weights, found[1500:], np.full(500, 0.5))
     assert ((scores > 0.5) == correct[1500:]).mean() > 0.95
     assert 0 <= scores.min() and scores.max() <= 1
     assert {name: value.dtype for name, value in weights.items()} == dict.fromkeys(weights, np.dtype(np.float32))
+
+
+def test_scores_beyond_the_limits_of_the_features_keep_their_order():
+    zeros = {"hidden.kernel": np.zeros((len(FEATURES), 2)), "hidden.bias": np.zeros(2), "output.kernel": np.zeros(2),
+             "output.bias": np.zeros(1)}
+    scores = np.array([0.02, 0.99, 0.995, 0.999])  # logits of -3.9, 4.6, 5.3 and 6.9; the limit is 5
+    odds = scores / (1 - scores) / np.exp(5)
+    np.testing.assert_allclose(rescore(zeros, np.zeros((4, len(FEATURES))), scores),
+                               [0.5, 0.5, odds[2] / (1 + odds[2]), odds[3] / (1 + odds[3])])

@@ -88,8 +88,11 @@ def features(pixels: np.ndarray, centres_rc: np.ndarray, scores: np.ndarray, loc
     return np.asarray(np.clip(found, *_LIMITS.T))
 
 
-def rescore(weights: Mapping[str, np.ndarray], found: np.ndarray) -> np.ndarray:
+def rescore(weights: Mapping[str, np.ndarray], found: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Apply the network of one hidden layer.
+
+    The features have limits, beyond which all candidates would look alike. A model that was trained further has more
+    certain scores than that which the weights were fitted to: what exceeds the limit is added to the logit.
 
     Parameters
     ----------
@@ -97,6 +100,8 @@ def rescore(weights: Mapping[str, np.ndarray], found: np.ndarray) -> np.ndarray:
         `hidden.kernel` (10, k), `hidden.bias` (k,), `output.kernel` (k,), `output.bias` (1,).
     found : (n, 10) array
         As returned by `features`.
+    scores : (n,) array
+        Scores of the network.
 
     Returns
     -------
@@ -104,7 +109,9 @@ def rescore(weights: Mapping[str, np.ndarray], found: np.ndarray) -> np.ndarray:
         Scores from 0 to 1.
     """
     hidden = np.tanh(found @ weights["hidden.kernel"] + weights["hidden.bias"])
-    return np.asarray(1 / (1 + np.exp(-(hidden @ weights["output.kernel"] + weights["output.bias"]))), float)
+    logits = hidden @ weights["output.kernel"] + weights["output.bias"]
+    logits += np.maximum(_logit(scores) - _LIMITS[0, 1], 0)
+    return np.asarray(1 / (1 + np.exp(-logits)), float)
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:

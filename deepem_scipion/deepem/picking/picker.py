@@ -161,7 +161,7 @@ def compared(candidates: Candidates, micrograph: Micrograph, model: Model) -> Ca
     candidates = comparable(candidates, micrograph, model)
     centres_rc, diameter_px = micrograph.to_binned_rc(candidates.centres_xy), model.diameter_px
     found = features(micrograph.pixels, centres_rc, candidates.scores, candidates.local_stds, diameter_px)
-    scores = rescore(model.agreement, found)
+    scores = rescore(model.agreement, found, candidates.scores)
     order = np.lexsort((candidates.centres_xy[:, 0], candidates.centres_xy[:, 1], -scores))
     return replace(candidates, scores=scores).subset(order)
 
