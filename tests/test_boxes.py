@@ -108,11 +108,13 @@ def test_every_split_keeps_micrographs_for_validation_and_for_training(n, fracti
 def test_single_micrograph_is_split_by_area_without_a_shared_pixel(shape):
     pixels = np.arange(6000.0).reshape(shape)
     particles = np.random.default_rng(0).uniform(0, np.array(shape) - 1, (50, 2)).round()
-    large, small = split_by_area(labelled(pixels, particles, particles[:5]), 0.25)
+    large, small = split_by_area(labelled(pixels, particles, particles[:5], missed_rc=particles[5:12],
+                                          doubtful_rc=particles[12:15]), 0.25)
     assert large.pixels.size == 3 * small.pixels.size
     assert not np.intersect1d(large.pixels, small.pixels).size
     assert len(large.particles_rc) + len(small.particles_rc) == 50
-    assert len(large.negatives_rc) + len(small.negatives_rc) == 5
+    for name, number in (("negatives_rc", 5), ("missed_rc", 7), ("doubtful_rc", 3)):
+        assert len(getattr(large, name)) + len(getattr(small, name)) == number
     for part in (large, small):  # each particle still has the pixel it had
         values = {float(part.pixels[int(r), int(c)]) for r, c in part.particles_rc}
         assert values <= {float(pixels[int(r), int(c)]) for r, c in particles}

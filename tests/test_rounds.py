@@ -57,6 +57,13 @@ def test_false_positive_that_is_more_confident_than_most_true_ones_is_doubtful()
     np.testing.assert_allclose(taught.negatives_rc, [[40, 100]])
 
 
+def test_places_that_are_doubtful_already_stay_doubtful():
+    before = micrograph(doubtful_rc=np.array([[85.0, 90.0], [40.0, 100.0]]))
+    taught = with_mistakes(picker_of([(20, 20, 0.7), (85, 91, 0.6), (86, 20, 0.9)]), before, 0.0)
+    np.testing.assert_allclose(taught.doubtful_rc, [[85, 90], [40, 100], [86, 20]])
+    assert len(taught.negatives_rc) == 0
+
+
 def test_picks_in_the_border_without_annotation_or_close_to_a_particle_are_no_false_positives():
     taught = with_mistakes(picker_of([(20, 20, 0.9), (5, 50, 0.6), (20, 66, 0.6)]), micrograph(), 10.0)
     assert len(taught.negatives_rc) == len(taught.doubtful_rc) == 0

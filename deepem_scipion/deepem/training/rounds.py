@@ -21,7 +21,7 @@ from ..picking.picker import Picker
 from ..picking.selection import Limits
 from .batches import Batches, BoxBatches, CropBatches
 from .boxes import collect_boxes, corners_within
-from .calibration import with_threshold
+from .calibration import far_from, with_threshold
 from .checkpoint import Checkpoint
 from .fit import ATTEMPTS, FitResult, fit
 from .labels import NEGATIVE_DISTANCE, LabelledMicrograph
@@ -203,7 +203,8 @@ class RoundTrainer:
             if item.name not in found:
                 found[item.name] = taught = with_mistakes(picker, item, self.border_px)
                 counts.update({"false_positives": len(taught.negatives_rc) - len(item.negatives_rc),
-                               "missed": len(taught.missed_rc), "doubtful": len(taught.doubtful_rc)})
+                               "missed": len(taught.missed_rc),
+                               "doubtful": len(taught.doubtful_rc) - len(item.doubtful_rc)})
         return [Split([found[item.name] for item in part.training], part.validation) for part in splits], counts
 
     @staticmethod
@@ -232,7 +233,8 @@ def with_mistakes(picker: Picker, item: LabelledMicrograph, border_px: float) ->
         the threshold at least half a diameter from every particle. The most confident of them, at most `MAX_ADDED` for
         each particle, are added to `negatives_rc`. A false positive that is more confident than the median of the true
         positives may be a particle that nobody marked: it is added to `doubtful_rc` instead, and not used for training.
-        False positives are ignored where not all particles are marked, and in the mask.
+        False positives are ignored where not all particles are marked, in the mask, and at places that are doubtful
+        already.
     """
     from scipy.spatial import cKDTree
 
@@ -246,12 +248,14 @@ def with_mistakes(picker: Picker, item: LabelledMicrograph, border_px: float) ->
     missed = cKDTree(picks_rc).query(item.particles_rc)[0] >= distance
     distances = cKDTree(item.particles_rc).query(picks_rc)[0]
     inside = ((picks_rc >= border_px) & (picks_rc <= np.array(item.pixels.shape) - 1 - border_px)).all(axis=1)
-    false = (distances >= distance) & inside & item.complete & ~item.in_mask(picks_rc)
     true = distances < distance
+    undoubted = far_from(picks_rc, item.doubtful_rc, distance)
+    false = ~true & undoubted & inside & item.complete & ~item.in_mask(picks_rc)
     doubtful = false & (scores >= (np.median(scores[true]) if true.any() else np.inf))
     # Picks are in descending order of score.
     hard = np.flatnonzero(false & ~doubtful)[:round(MAX_ADDED * len(item.particles_rc))]
-    return replace(item, missed_rc=item.particles_rc[missed], doubtful_rc=picks_rc[doubtful],
+    return replace(item, missed_rc=item.particles_rc[missed],
+                   doubtful_rc=np.concatenate([item.doubtful_rc, picks_rc[doubtful]]),
                    negatives_rc=np.concatenate([item.negatives_rc, picks_rc[hard]]))
 
 

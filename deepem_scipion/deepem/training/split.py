@@ -88,9 +88,10 @@ def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> Labelled
         return moved
 
     part = (slice(begin, end), slice(None)) if axis == 0 else (slice(None), slice(begin, end))
-    return LabelledMicrograph(replace(item.micrograph, pixels=item.pixels[part]), inside(item.particles_rc),
-                              inside(item.negatives_rc), item.complete, negative_distance=item.negative_distance,
-                              masked=None if item.masked is None else item.masked[part])
+    return replace(item, micrograph=replace(item.micrograph, pixels=item.pixels[part]),
+                   masked=None if item.masked is None else item.masked[part],
+                   **{name: inside(getattr(item, name))
+                      for name in ("particles_rc", "negatives_rc", "missed_rc", "doubtful_rc")})
 
 
 def split_micrographs(n: int, fraction: float, parts: int, rng: np.random.Generator) -> list[list[int]]:
