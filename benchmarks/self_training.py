@@ -13,21 +13,17 @@ import argparse
 import sys
 from dataclasses import replace
 
-import numpy as np
 from common import RESULTS, add_data_option, has_data, table, title
 from general_accuracy import ALL_SETS, picks_of, without_ignored
 
 
-def trained(start, paths, seed):
+def trained(start, data, seed):
     """Model after one round of self-training."""
-    from deepem_scipion.deepem.coordinates.coordinates import Coordinates
     from deepem_scipion.deepem.training.plan import Plan
-    from deepem_scipion.deepem.training.teacher import TaughtSet
+    from deepem_scipion.deepem.training.teacher import with_teacher
     from deepem_scipion.deepem.training.train import train_model
 
-    unmarked = {name: Coordinates(np.empty((0, 2)), np.empty(0), None) for name in paths}
-    data = TaughtSet(paths, unmarked, incomplete=frozenset(paths), teacher=start)
-    return train_model(data, Plan(start.diameter_angst, seed=seed, start=start))
+    return train_model(with_teacher(data, start), Plan(start.diameter_angst, seed=seed, start=start))
 
 
 def accuracy(model, folder, data):
@@ -45,6 +41,7 @@ def main():
     from deepem_scipion.deepem import find_micrographs, general_model, runtime
     from deepem_scipion.deepem.training.drift import compare
     from deepem_scipion.deepem.training.self_training import MIN_GAIN
+    from deepem_scipion.deepem.training.training_set import TrainingSet
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
@@ -60,9 +57,10 @@ def main():
              "self-trained: best F1", "AP", "F1 at its threshold")]
     for name in options.sets:
         data, folder = ALL_SETS[name], options.data / name
-        paths, general = find_micrographs([str(folder / data.images)]), general_model(data.diameter_angst)
-        model = trained(general, paths, options.seed)
-        found = compare(general, model, paths, None)
+        micrographs = TrainingSet.unmarked(find_micrographs([str(folder / data.images)]))
+        general = general_model(data.diameter_angst)
+        model = trained(general, micrographs, options.seed)
+        found = compare(general, model, micrographs, None)
         kept = "general" if found.refusal(MIN_GAIN) else "self-trained"
         rows.append((name, f"{found.share:.0%}", f"{found.gain:+.1f}", kept, *accuracy(general, folder, data),
                      *accuracy(replace(model, threshold=found.threshold), folder, data)))

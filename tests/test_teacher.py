@@ -9,10 +9,14 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
+import tifffile
 from scipy.spatial import cKDTree
 
 from deepem_scipion.deepem import DeepEMError, general_model, load_model
+from deepem_scipion.deepem.commands import pick, train
 from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.parser import parse_arguments
+from deepem_scipion.deepem.commands.planning import make_plan, read_training_set
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
@@ -25,6 +29,7 @@ from deepem_scipion.deepem.training import drift, self_training, teacher
 from deepem_scipion.deepem.training.plan import Plan
 from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.training.teacher import TaughtSet
+from deepem_scipion.deepem.training.training_set import TrainingSet
 
 SCENE = Scene(shape=(400, 480), pixel_size_angst=10.0, n_particles=24, snr=0.3, defocus_angst=25000.0, spacing=1.1)
 NO_MARKS = Coordinates(np.empty((0, 2)), np.empty(0), None)
@@ -46,10 +51,14 @@ def short(monkeypatch):
                                                                 later_epochs=1))
 
 
-def labelled(folder, model, particles=NO_MARKS, negatives=NO_MARKS):
+def labelled(folder, model, particles=NO_MARKS, negatives=NO_MARKS, **known):
     paths = {"mic_001": find_micrographs([str(folder / "micrographs")])["mic_001"]}
-    data = TaughtSet(paths, {"mic_001": particles}, {"mic_001": negatives}, frozenset(paths), teacher=model)
+    data = TaughtSet(paths, {"mic_001": particles}, {"mic_001": negatives}, frozenset(paths), teacher=model, **known)
     return data.read(model.preprocessing, model.diameter_px)[0]
+
+
+def unmarked(folder, **how):
+    return TrainingSet.unmarked(find_micrographs([str(folder / "micrographs")]), **how)
 
 
 def distances(points, others):
@@ -81,6 +90,18 @@ def test_marks_of_the_user_overrule_the_teacher(folder):
     assert np.sort(distances(particles, clicked))[3] > 20  # one mark for each of these three
     assert distances(truth[3:5], particles).min() > 15
     assert len(item.negatives_rc) == 2
+
+
+def test_in_the_mask_the_teacher_labels_nothing(folder, tmp_path):
+    model = replace(general_model(400), threshold=0.8)
+    tifffile.imwrite(tmp_path / "mask.tif", np.indices((400, 480))[1] // 240)  # the right half
+    free, item = labelled(folder, model), labelled(folder, model, masks={"mic_001": tmp_path / "mask.tif"})
+    assert item.masked.mean() == pytest.approx(0.5, abs=0.01)
+    for name in ("particles_rc", "doubtful_rc"):
+        centres = getattr(item, name)
+        assert not item.in_mask(centres).any()
+        assert (distances(centres, getattr(free, name)) < 1e-6).all()
+    assert 5 <= len(item.particles_rc) < len(free.particles_rc)
 
 
 def test_too_few_particles_are_an_error(folder):
@@ -119,7 +140,7 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys):
 def self_trained(folder, start, pupil, monkeypatch):
     """What self-training returns if each round gives the same pupil."""
     monkeypatch.setattr(self_training, "train_model", lambda data, plan, progress: pupil)
-    return self_training.self_train(find_micrographs([str(folder / "micrographs")]), Plan(400, start=start))
+    return self_training.self_train(unmarked(folder), Plan(400, start=start))
 
 
 def test_a_model_that_picks_nothing_is_refused(folder, caplog, monkeypatch):
@@ -134,7 +155,7 @@ def test_a_model_that_picks_nothing_is_refused(folder, caplog, monkeypatch):
 
 def fixed_picker(model, places):
     """A picker of given places by name of the micrograph."""
-    def pick(micrograph):
+    def pick(micrograph, mask):
         centres = places[micrograph.name]
         return SimpleNamespace(picks=Coordinates(centres, np.linspace(0.9, 0.5, len(centres)), None))
     return SimpleNamespace(model=model, pick=pick)
@@ -163,14 +184,59 @@ def test_the_model_is_kept_that_picks_particles_where_the_other_picks_empty_ice_
         for before, after in ((empty, right), (right, empty)):
             pickers = iter((fixed_picker(old, before), fixed_picker(new, after)))
             monkeypatch.setattr(drift, "picker_of", lambda model, threshold, pickers=pickers: next(pickers))
-            found = drift.compare(old, new, files, None)
+            found = drift.compare(old, new, TrainingSet.unmarked(files), None)
             assert 0.5 <= found.share < 0.7 and found.threshold == 0.5
             found = replace(found, share=0.9)
             kept = drift.better(old, new, found, 2.0)
             assert (kept.threshold == found.threshold) == (after is right) == (found.gain > 5)
             assert (kept.threshold == old.threshold) == (found.gain < -5)
     with_marks = replace(found, gain=9.0, marks_before=3, marks_after=2)
-    assert "were held out it finds 2, the model before 3" in with_marks.refusal(2.0)
+    assert "on the validation micrographs it finds 2, the model before 3" in with_marks.refusal(2.0)
+
+
+def test_models_are_compared_in_the_frame_of_the_marks_and_outside_the_masks(folder, tmp_path):
+    model, truth = general_model(400), read_coordinates(folder / "boxes")["mic_001"]
+    with mrcfile.open(folder / "micrographs" / "mic_001.mrc") as file:
+        tifffile.imwrite(tmp_path / "mic_001.tif", file.data)
+        tifffile.imwrite(tmp_path / "mask.tif", np.indices(file.data.shape)[0] // 200)
+    upper = truth.centres_xy[:, 1] < 200
+    found = {}
+    for rows, masks in (("top", {}), ("bottom", {}), ("top", {"mic_001": tmp_path / "mask.tif"})):
+        data = TrainingSet({"mic_001": tmp_path / "mic_001.tif"}, {"mic_001": truth}, tiff_rows=rows, masks=masks)
+        found[rows, bool(masks)] = drift.compare(model, model, data, 10.0, {"mic_001"})
+    assert found["top", False].marks_before == found["top", False].marks_after >= 20
+    assert found["bottom", False].marks_before < 15
+    assert found["top", True].marks_before <= upper.sum() + 1 < 20
+
+
+def test_without_coordinates_masks_and_frame_are_kept_and_what_needs_coordinates_is_refused(folder, tmp_path,
+                                                                                            monkeypatch):
+    tifffile.imwrite(tmp_path / "mic_001_mask.tif", np.indices((400, 480))[0] // 200)
+    words = ["--micrographs", str(folder / "micrographs"), "--diameter", "400", "--output", str(tmp_path / "m.deepem")]
+    options = parse_arguments(["train", *words, "--masks", str(tmp_path), "--max-mask", "0.2", "--tiff-rows", "top"])
+    start, given = general_model(400), []
+    monkeypatch.setattr(self_training, "train_model", lambda data, plan, progress: given.append(data) or start)
+    self_training.self_train(read_training_set(options), Plan(400, start=start))
+    (data,) = given
+    assert (data.masks, data.max_mask, data.tiff_rows) == ({"mic_001": tmp_path / "mic_001_mask.tif"}, 0.2, "top")
+    for option in (["--overlaps-as-negatives"], ["--coordinate-scale", "2"], ["--apply-shifts"], ["--incomplete"]):
+        with pytest.raises(DeepEMError, match=f"{option[0]} needs --coordinates"):
+            make_plan(parse_arguments(["train", *words, *option]))
+
+
+def test_the_model_or_the_given_negatives_are_the_background_but_not_both(tmp_path):
+    with pytest.raises(DeepEMError, match="--given-negatives-only: with --incomplete"):
+        make_plan(parse_arguments(["train", "--micrographs", "a.mrc", "--coordinates", "boxes", "--negatives", "ice",
+                                   "--incomplete", "--given-negatives-only", "--diameter", "400", "--output", "m"]))
+
+
+def test_auto_trains_and_picks_in_the_given_frame(folder, tmp_path, monkeypatch):
+    given = []
+    for module in (train, pick):
+        monkeypatch.setattr(module, "run", lambda options, **how: given.append(options) or 0)
+    assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--tiff-rows", "top",
+                 "--pixel-size", "10", "--threads", "1", "--output", str(tmp_path / "picks")]) == 0
+    assert [(options.tiff_rows, options.pixel_size, options.threads) for options in given] == [("top", 10, 1)] * 2
 
 
 def test_rounds_end_when_nothing_changes(folder, monkeypatch):
@@ -182,7 +248,7 @@ def test_rounds_end_when_nothing_changes(folder, monkeypatch):
         return start
 
     monkeypatch.setattr(self_training, "train_model", train)
-    assert self_training.self_train(find_micrographs([str(folder / "micrographs")]), Plan(400, start=start)) is not None
+    assert self_training.self_train(unmarked(folder), Plan(400, start=start)) is not None
     assert len(rounds) == 1
 
 

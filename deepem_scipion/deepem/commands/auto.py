@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
                           "empty one")
     runtime.start(options.threads)
     estimate = estimated(options)
-    common = [*(["--pixel-size", str(options.pixel_size)] if options.pixel_size else []),
+    common = ["--tiff-rows", options.tiff_rows,
+              *(["--pixel-size", str(options.pixel_size)] if options.pixel_size else []),
               *(["--threads", str(options.threads)] if options.threads else [])]
     status = train.run(_parsed(train, ["--micrographs", *paths[:options.train], "--diameter", str(options.diameter),
                                        "--contrast", options.contrast, "--seed", str(options.seed), "--output",

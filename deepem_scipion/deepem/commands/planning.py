@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("deepem")
 
+# Options that have no effect where nothing is marked.
+_OF_COORDINATES = ("negatives", "more_particles", "more_negatives", "incomplete", "coordinate_scale", "apply_shifts",
+                   "overlaps_as_negatives")
+
 
 def make_plan(options: argparse.Namespace) -> Plan:
     """Make the plan of a training from its arguments.
@@ -51,14 +55,18 @@ def make_plan(options: argparse.Namespace) -> Plan:
 
     general = not options.continue_from and (options.coordinates is None or options.incomplete)
     if options.coordinates is None:
-        for name in ("negatives", "more_particles", "more_negatives", "incomplete"):
-            if getattr(options, name):
+        given = {**vars(options), "coordinate_scale": options.coordinate_scale != 1}
+        for name in _OF_COORDINATES:
+            if given[name]:
                 raise DeepEMError(f"--{name.replace('_', '-')} needs --coordinates; without them nothing is marked")
     if options.contrast and not general:
         raise DeepEMError("--contrast is for trainings that start from the general model: those without --coordinates, "
                           "or with --incomplete")
     if options.given_negatives_only and not (options.negatives or options.more_negatives):
         raise DeepEMError("--given-negatives-only needs --negatives or --more-negatives")
+    if options.given_negatives_only and options.incomplete:
+        raise DeepEMError("--given-negatives-only: with --incomplete the model from which the training starts finds "
+                          "the background. Leave out one of them")
     if (options.continue_from or general) and any((options.preset, options.box, options.maps,
                                                    options.working_pixel_size)):
         raise DeepEMError(f"{'the general model' if general else '--continue-from'} determines network and working "
@@ -100,7 +108,8 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     Returns
     -------
     TrainingSet
-        Micrographs with particles or negatives of --more-particles and --more-negatives only are incomplete.
+        Micrographs with particles or negatives of --more-particles and --more-negatives only are incomplete. Without
+        --coordinates nothing is marked on any.
 
     Raises
     ------
@@ -114,6 +123,10 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     from ..training.training_set import TrainingSet
 
     micrographs = chosen_micrographs(options)
+    how = {"tiff_rows": options.tiff_rows, "max_mask": options.max_mask,
+           "masks": find_masks(options.masks, micrographs) if options.masks else {}}
+    if options.coordinates is None:
+        return TrainingSet.unmarked(micrographs, **how)
     scale = options.coordinate_scale
     if not 0 < scale < math.inf:
         raise DeepEMError(f"--coordinate-scale {scale:g}: expected a factor above 0, such as 2 for coordinates of "
@@ -136,9 +149,8 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     negatives = merge([*verified, *more_negatives])
     for name in {name for found in more_negatives for name in found} - set(particles):
         particles[name] = replace(negatives[name], centres_xy=np.empty((0, 2)), scores=np.empty(0))
-    masks = find_masks(options.masks, micrographs) if options.masks else {}
-    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete), options.tiff_rows,
-                       masks, options.max_mask, options.overlaps_as_negatives)
+    return TrainingSet(micrographs, particles, negatives, set(particles) - set(complete),
+                       overlaps_as_negatives=options.overlaps_as_negatives, **how)
 
 
 def _check_use(found: Mapping[str, Coordinates], path: Path, names: Collection[str], what: str) -> None:

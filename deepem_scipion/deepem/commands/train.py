@@ -16,7 +16,7 @@ from .arguments import COORDINATES, add_masks, add_max_mask, add_micrographs, ad
 from .info import format_card
 from .planning import make_plan, read_training_set
 from .procedure import add_procedure_of_training
-from .unlabelled import add_unlabelled, keep_better, train_unlabelled, with_teacher
+from .unlabelled import add_unlabelled, keep_better, train_unlabelled
 
 if TYPE_CHECKING:
     from ..model.record import Epoch
@@ -147,21 +147,23 @@ def run(options: argparse.Namespace) -> int:
     from .. import runtime
     from ..model.files import save_model
     from ..model.paths import ModelFiles
+    from ..training.teacher import with_teacher
     from ..training.train import train_model
 
     plan = make_plan(options)
     check_writable(options.output)
-    if options.coordinates is None:
-        return train_unlabelled(options, plan, show_epoch)
     data, files = read_training_set(options), ModelFiles(options.output)
-    if options.incomplete:
-        data = with_teacher(data, plan)
+    if plan.start and (options.incomplete or options.coordinates is None):
+        data = with_teacher(data, plan.start)
     warn_of_problems(data, plan)
     if options.fresh:
         files.checkpoint.unlink(missing_ok=True)
     runtime.start_keras(options.threads)
-    with console.progress(plan.networks * plan.rounds) as show:
-        model = train_model(data, plan, lambda record: show_epoch(record, show), files)
+    if options.coordinates is None:
+        model = train_unlabelled(data, plan, show_epoch)
+    else:
+        with console.progress(plan.networks * plan.rounds) as show:
+            model = train_model(data, plan, lambda record: show_epoch(record, show), files)
     if options.incomplete and plan.start:
         model = keep_better(plan.start, model, data, plan)
     save_model(options.output, model)

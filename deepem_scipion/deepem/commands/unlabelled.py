@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Callable
 
 from . import console
-from .info import format_card
-from .micrographs import chosen_micrographs
 
 if TYPE_CHECKING:
     from ..model.model import Model
@@ -34,14 +30,13 @@ def add_unlabelled(group: Any) -> None:
                        "model: whether particles are dark (default) or bright")
 
 
-def train_unlabelled(options: argparse.Namespace, plan: Plan,
-                     show_epoch: Callable[[Epoch, console.ShowProgress], None]) -> int:
+def train_unlabelled(data: TrainingSet, plan: Plan, show_epoch: Callable[[Epoch, console.ShowProgress], None]) -> Model:
     """Train a model without coordinates.
 
     Parameters
     ----------
-    options : argparse.Namespace
-        Arguments of `deepem train`.
+    data : TrainingSet
+        Of which nothing is marked.
     plan : Plan
         With the model from which the training starts.
     show_epoch : callable
@@ -49,21 +44,12 @@ def train_unlabelled(options: argparse.Namespace, plan: Plan,
 
     Returns
     -------
-    int
-        Exit code.
+    Model
     """
-    from .. import runtime
-    from ..model.files import save_model
     from ..training.self_training import ROUNDS, self_train
 
-    micrographs = chosen_micrographs(options)
-    runtime.start(options.threads)
     with console.progress(plan.networks * ROUNDS) as show:
-        model = self_train(micrographs, plan, lambda record: show_epoch(record, show))
-    save_model(options.output, model)
-    console.print_result(format_card(model.card()))
-    console.print_result(f"model written to {options.output}")
-    return console.OK
+        return self_train(data, plan, lambda record: show_epoch(record, show))
 
 
 def keep_better(before: Model, after: Model, data: TrainingSet, plan: Plan) -> Model:
@@ -85,26 +71,5 @@ def keep_better(before: Model, after: Model, data: TrainingSet, plan: Plan) -> M
     from ..training.drift import better, compare
     from ..training.teacher import MIN_GAIN
 
-    paths = {name: data.micrographs[name] for name in data.names}
-    held_out = {name: data.particles[name].centres_xy for name in after.record.validation.names}
-    return better(before, after, compare(before, after, paths, plan.pixel_size_angst, held_out), MIN_GAIN)
-
-
-def with_teacher(data: TrainingSet, plan: Plan) -> TrainingSet:
-    """Return training data in which the model from which the training starts labels what is not marked.
-
-    Parameters
-    ----------
-    data : TrainingSet
-        With some of the particles.
-    plan : Plan
-        With the model.
-
-    Returns
-    -------
-    TrainingSet
-    """
-    from ..training.teacher import TaughtSet
-
-    values = {field.name: getattr(data, field.name) for field in fields(data)}
-    return TaughtSet(**{**values, "incomplete": frozenset(data.names)}, teacher=plan.start)
+    found = compare(before, after, data, plan.pixel_size_angst, after.record.validation.names)
+    return better(before, after, found, MIN_GAIN)

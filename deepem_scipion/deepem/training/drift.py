@@ -5,20 +5,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import DeepEMError
-from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from ..picking.agreement import radial_profiles
 from ..picking.picker import Picker
 from ..picking.selection import Limits
 from .calibration import at_threshold, far_from
+from .labels import LabelledMicrograph
+from .training_set import TrainingSet
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Comparison:
         By how many standard errors the places that only the model after picks resemble the common ones more than those
         that only the model before picks; 0 where there are too few.
     marks_before, marks_after : int
-        Numbers of marked particles, of those held out, that the models find.
+        Numbers of marked particles on the validation micrographs that the models find.
     """
 
     threshold: float
@@ -62,8 +62,8 @@ class Comparison:
         if self.share < DRIFTED:
             return f"only {self.share:.0%} of the picks are common to both models: it has drifted"
         if self.marks_after < self.marks_before:
-            return (f"of the marked particles that were held out it finds {self.marks_after}, the model before "
-                    f"{self.marks_before}")
+            return (f"of the marked particles on the validation micrographs it finds {self.marks_after}, the model "
+                    f"before {self.marks_before}")
         if self.gain > least:
             return ""
         return (f"{self.share:.0%} of the picks are common to both models, and what only the new one picks does not "
@@ -81,20 +81,21 @@ class _Picks(NamedTuple):
         return _Picks(*(values[chosen] for values in self))
 
 
-def compare(before: Model, after: Model, paths: Mapping[str, Path], pixel_size_angst: float | None,
-            held_out: Mapping[str, np.ndarray] | None = None) -> Comparison:
+def compare(before: Model, after: Model, data: TrainingSet, pixel_size_angst: float | None,
+            validation: Collection[str] = ()) -> Comparison:
     """Compare a model with the one that it learned from, on micrographs without reference coordinates.
 
     Parameters
     ----------
     before, after : Model
         Of the same particle, at the same working pixel size.
-    paths : mapping of str to Path
-        Micrographs by name. At most `COMPARED` are used; those that cannot be read are left out.
+    data : TrainingSet
+        Micrographs, at most `COMPARED` of which are used; those that cannot be read are left out. Nothing is compared
+        in their masks.
     pixel_size_angst : float, optional
         Pixel size of the micrographs, which overrides their headers.
-    held_out : mapping of str to (n, 2) array, optional
-        Centres of marked particles, in pixels, on micrographs that were not used for training.
+    validation : collection of str
+        Names of the validation micrographs, whose marked particles both models should find.
 
     Returns
     -------
@@ -108,21 +109,22 @@ def compare(before: Model, after: Model, paths: Mapping[str, Path], pixel_size_a
     1 - |p - a|^2 / |a|^2 for its profile p and the average a, each less its mean: 1 for the average, about 0 for empty
     ice, and negative for what has a much stronger contrast, such as ice crystals and gold.
     """
-    micrographs = list(_readable(before, paths, pixel_size_angst))
-    olds, news = ([_picks(picker, micrograph) for micrograph in micrographs]
+    items = list(_readable(before, data, pixel_size_angst))
+    olds, news = ([_picks(picker, item) for item in items]
                   for picker in (picker_of(before, before.threshold), picker_of(after, 0.0)))
     number = sum(len(old.scores) for old in olds)
     scores = np.sort(np.concatenate([np.empty(0), *(new.scores for new in news)]))[::-1]
     threshold = float(scores[min(number, len(scores)) - 1]) if number and len(scores) else after.threshold
     common, marks, resemblances = 0, np.zeros(2, int), ([np.empty(0)], [np.empty(0)])
-    for micrograph, old, new in zip(micrographs, olds, news):
-        half_px = before.diameter_angst / micrograph.input_pixel_size_angst / 2
+    for item, old, new in zip(items, olds, news):
+        half_px = before.diameter_angst / item.micrograph.input_pixel_size_angst / 2
         new = new.subset(new.scores >= threshold)
         of_old = near(old.centres_xy, new.centres_xy, half_px)
         of_new = near(new.centres_xy, old.centres_xy, half_px)
         common += int(of_old.sum() + of_new.sum())
-        marked_xy = (held_out or {}).get(micrograph.name, np.empty((0, 2)))
-        marks += [near(marked_xy, some.centres_xy, half_px).sum() for some in (old, new)]
+        if item.name in validation:
+            marked_xy = data.particles[item.name].centres_xy
+            marks += [near(marked_xy, some.centres_xy, half_px).sum() for some in (old, new)]
         average = np.concatenate([old.profiles[of_old], new.profiles[of_new]])
         if len(average) >= MIN_COMMON:
             for kept, profiles in zip(resemblances, (old.profiles[~of_old], new.profiles[~of_new])):
@@ -164,17 +166,18 @@ def picker_of(model: Model, threshold: float) -> Picker:
     return Picker(model, replace(Limits.of_model(model), threshold=threshold))
 
 
-def _readable(model: Model, paths: Mapping[str, Path], pixel_size_angst: float | None) -> Iterator[Micrograph]:
-    for name, path in list(paths.items())[:COMPARED]:
+def _readable(model: Model, data: TrainingSet, pixel_size_angst: float | None) -> Iterator[LabelledMicrograph]:
+    for name in data.names[:COMPARED]:
         try:
-            yield model.read_micrograph(path, pixel_size_angst, name)
+            yield data.read_unmarked(name, model.preprocessing, pixel_size_angst)
         except DeepEMError as error:
             log.warning("left out: %s", error)
 
 
-def _picks(picker: Picker, micrograph: Micrograph) -> _Picks:
+def _picks(picker: Picker, item: LabelledMicrograph) -> _Picks:
     """Picks and their radial profiles, multiplied by the roots of the areas of the rings and without their mean."""
-    picks = picker.pick(micrograph).picks
+    micrograph = item.micrograph
+    picks = picker.pick(micrograph, item.mask).picks
     profiles, areas = radial_profiles(micrograph.pixels, micrograph.to_binned_rc(picks.centres_xy),
                                       picker.model.diameter_px)
     return _Picks(picks.centres_xy, picks.scores, (profiles - (profiles @ areas)[:, np.newaxis]) * np.sqrt(areas))

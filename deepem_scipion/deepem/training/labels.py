@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..coordinates.masks import Mask
 from ..micrographs.micrograph import Micrograph
 from ..micrographs.padding import MIN_PADDING, padding_margins
 
@@ -67,6 +68,11 @@ class LabelledMicrograph:
     def pixels(self) -> np.ndarray:
         """Normalised pixels, (rows, columns) float32."""
         return self.micrograph.pixels
+
+    @property
+    def mask(self) -> Mask | None:
+        """The masked pixels as a mask that a picker takes: 1 in it, 0 elsewhere."""
+        return None if self.masked is None else Mask(self.masked.astype(np.float32))
 
     def in_mask(self, points_rc: np.ndarray) -> np.ndarray:
         """Return which points, (n, 2) row and column in binned pixels, are in the mask, as (n,) bool array."""

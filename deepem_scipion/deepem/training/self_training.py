@@ -5,21 +5,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Callable
 
-import numpy as np
-
-from ..coordinates.coordinates import Coordinates
 from ..errors import DeepEMError
 from ..model.model import Model
 from ..model.record import Epoch
 from .drift import better, compare
 from .plan import Plan
-from .teacher import TaughtSet
+from .teacher import with_teacher
 from .train import train_model
+from .training_set import TrainingSet
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +25,13 @@ ROUNDS, UNCHANGED = 3, 0.97
 MIN_GAIN = 2.0
 
 
-def self_train(paths: Mapping[str, Path], plan: Plan, progress: Callable[[Epoch], None] = lambda epoch: None) -> Model:
+def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] = lambda epoch: None) -> Model:
     """Train a model on micrographs without labels.
 
     Parameters
     ----------
-    paths : mapping of str to Path
-        Micrographs by name.
+    data : TrainingSet
+        Micrographs, of which nothing is marked.
     plan : Plan
         Settings; `start` is the general model for the particle's diameter, or another model of it.
     progress : callable
@@ -61,12 +57,10 @@ def self_train(paths: Mapping[str, Path], plan: Plan, progress: Callable[[Epoch]
     """
     if plan.start is None:
         raise DeepEMError("self-training starts from a model: give the general one, or another")
-    unmarked = {name: Coordinates(np.empty((0, 2)), np.empty(0), None) for name in paths}
     best = plan.start
     for number in range(1, ROUNDS + 1):
-        data = TaughtSet(paths, unmarked, incomplete=frozenset(paths), teacher=best)
-        model = train_model(data, replace(plan, start=best), progress)
-        found = compare(best, model, paths, plan.pixel_size_angst)
+        model = train_model(with_teacher(data, best), replace(plan, start=best), progress)
+        found = compare(best, model, data, plan.pixel_size_angst)
         log.info("round %d of self-training: %.0f %% of the picks are those before; the others resemble the particles "
                  "%s (%+.1f standard errors)", number, 100 * found.share, "more" if found.gain > 0 else "less",
                  found.gain)

@@ -89,9 +89,9 @@ def _part(item: LabelledMicrograph, axis: int, begin: int, end: int) -> Labelled
 
     part = (slice(begin, end), slice(None)) if axis == 0 else (slice(None), slice(begin, end))
     return replace(item, micrograph=replace(item.micrograph, pixels=item.pixels[part]),
-                   masked=None if item.masked is None else item.masked[part],
-                   **{name: inside(getattr(item, name))
-                      for name in ("particles_rc", "negatives_rc", "missed_rc", "doubtful_rc")})
+                   particles_rc=inside(item.particles_rc), negatives_rc=inside(item.negatives_rc),
+                   missed_rc=inside(item.missed_rc), doubtful_rc=inside(item.doubtful_rc),
+                   masked=None if item.masked is None else item.masked[part])
 
 
 def split_micrographs(n: int, fraction: float, parts: int, rng: np.random.Generator) -> list[list[int]]:

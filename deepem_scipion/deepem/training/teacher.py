@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -71,6 +71,23 @@ class TaughtSet(TrainingSet):
         return labelled
 
 
+def with_teacher(data: TrainingSet, teacher: Model) -> TaughtSet:
+    """Return training data in which a model labels what is not marked.
+
+    Parameters
+    ----------
+    data : TrainingSet
+        With some of the particles, or none.
+    teacher : Model
+
+    Returns
+    -------
+    TaughtSet
+    """
+    values = {field.name: getattr(data, field.name) for field in fields(TrainingSet)}
+    return TaughtSet(**{**values, "incomplete": frozenset(data.names)}, teacher=teacher)
+
+
 def taught(picker: Picker, item: LabelledMicrograph) -> LabelledMicrograph:
     """Let a model label what is not marked on a micrograph.
 
@@ -84,11 +101,11 @@ def taught(picker: Picker, item: LabelledMicrograph) -> LabelledMicrograph:
     Returns
     -------
     LabelledMicrograph
-        With further particles, and with doubtful places, so that all others are background.
+        With further particles, and with doubtful places, so that all others are background, except in the mask.
     """
     from scipy.spatial import cKDTree
 
-    candidates, _ = picker.candidates(item.micrograph)
+    candidates, _ = picker.candidates(item.micrograph, item.mask)
     reasons = select(candidates, picker.limits, item.micrograph.input_pixel_size_angst)
     candidates = candidates.subset(reasons == PICKED)
     centres_rc = item.micrograph.to_binned_rc(candidates.centres_xy)

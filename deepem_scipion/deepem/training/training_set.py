@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,24 @@ class TrainingSet:
     masks: Mapping[str, Path] = field(default_factory=dict)
     max_mask: float = MAX_MASK
     overlaps_as_negatives: bool = False
+
+    @classmethod
+    def unmarked(cls, micrographs: Mapping[str, Path], **how: Any) -> TrainingSet:
+        """Return micrographs on which nothing is marked.
+
+        Parameters
+        ----------
+        micrographs : mapping of str to Path
+            Files by name.
+        **how
+            Further attributes.
+
+        Returns
+        -------
+        TrainingSet
+        """
+        nothing = Coordinates(np.empty((0, 2)), np.empty(0), None)
+        return cls(micrographs, dict.fromkeys(micrographs, nothing), **how)
 
     @property
     def taught(self) -> bool:
@@ -125,30 +144,49 @@ class TrainingSet:
         close = POSITIVE_DISTANCE * diameter_px
         for name in self.names:
             try:
-                micrograph = preprocessing.read(self.micrographs[name], pixel_size_angst, name, self.tiff_rows)
-                check_size(micrograph, preprocessing.box)
+                item = self.read_unmarked(name, preprocessing, pixel_size_angst)
                 particles, negatives = (
-                    _usable(micrograph, centres[name].centres_xy, what, close) if name in centres else NO_CENTRES
+                    _usable(item.micrograph, centres[name].centres_xy, what, close) if name in centres else NO_CENTRES
                     for centres, what in ((self.particles, "particles"), (self.negatives, "negatives")))
-                masked = self._masked(micrograph)
             except DeepEMError as error:
                 reasons.append(str(error))
                 log.warning("left out: %s", error)
                 continue
             complete = name not in self.incomplete and not given_negatives_only
-            item = _without_masked(LabelledMicrograph(micrograph, particles, negatives, complete, masked=masked))
+            item = _without_masked(replace(item, particles_rc=particles, negatives_rc=negatives, complete=complete))
             found.append(_without_overlaps(item, diameter_px) if self.overlaps_as_negatives else item)
         if not found:
             raise DeepEMError(reasons[0] if reasons else self._nothing_in_common())
         return found
 
-    def _masked(self, micrograph: Micrograph) -> np.ndarray | None:
-        """Binned pixels in the mask of the micrograph; None where there is none."""
-        if micrograph.name not in self.masks:
-            return None
-        rows, columns = micrograph.pixels.shape
-        return read_mask(self.masks[micrograph.name], micrograph.input_shape, self.tiff_rows).resized(
-            (rows, columns)) > self.max_mask
+    def read_unmarked(self, name: str, preprocessing: Preprocessing,
+                      pixel_size_angst: float | None = None) -> LabelledMicrograph:
+        """Read a micrograph and its mask, without the coordinates.
+
+        Parameters
+        ----------
+        name : str
+            Name of the micrograph.
+        preprocessing, pixel_size_angst
+            As for `read`.
+
+        Returns
+        -------
+        LabelledMicrograph
+
+        Raises
+        ------
+        DeepEMError
+            If one of them cannot be read, or the micrograph is smaller than the network's box.
+        """
+        micrograph = preprocessing.read(self.micrographs[name], pixel_size_angst, name, self.tiff_rows)
+        check_size(micrograph, preprocessing.box)
+        masked = None
+        if name in self.masks:
+            rows, columns = micrograph.pixels.shape
+            mask = read_mask(self.masks[name], micrograph.input_shape, self.tiff_rows)
+            masked = mask.resized((rows, columns)) > self.max_mask
+        return LabelledMicrograph(micrograph, NO_CENTRES, masked=masked)
 
     def _log_unused(self) -> None:
         unlabelled = sorted(set(self.micrographs) - set(self.particles))
