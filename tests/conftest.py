@@ -11,6 +11,7 @@ import venv
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -21,6 +22,7 @@ from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.picking.candidates import Candidates
+from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 
 # Speed belongs in benchmarks; a run of the tests must depend neither on chance nor on how busy the machine is.
@@ -54,6 +56,11 @@ def candidates_of_blobs(path):
     scores = np.concatenate([rng.uniform(0.6, 0.9, n), rng.uniform(0.01, 0.2, len(others))])
     return Candidates(np.concatenate([blobs.centres_xy, others]), scores, rng.uniform(0.8, 1.2, len(scores)),
                       np.full(len(scores), 60.0))
+
+
+def show_stored(session):
+    """Show the candidates that are stored, as the studio does at its start, but in this process."""
+    Queue(session, SimpleNamespace(call=lambda function, *values: function(None, *values)))._load()
 
 
 def write_blobs(folder, names, seed=0, shape=(150, 210), n=14, pixel_size=4.0):

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from conftest import candidates_of_blobs, write_blobs
+from conftest import candidates_of_blobs, show_stored, write_blobs
 from deepem_scipion.deepem.coordinates.box import read_box, write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -30,13 +30,14 @@ from deepem_scipion.deepem.studio.learning import Course, Learned, Lesson, learn
 from deepem_scipion.deepem.studio.marks import PARTICLE, REGION
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.pictures import Look, Pictures
-from deepem_scipion.deepem.studio.project import StudioProject, StudioSettings
+from deepem_scipion.deepem.studio.project import StudioProject
 from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.server import Api
 from deepem_scipion.deepem.studio.session import Session
+from deepem_scipion.deepem.studio.settings import StudioSettings
 from deepem_scipion.deepem.studio.teacher import Teacher
 from deepem_scipion.deepem.studio.views import Views
-from deepem_scipion.deepem.studio.worker import Worker, WorkerState, read_stored
+from deepem_scipion.deepem.studio.worker import Worker, WorkerState
 
 LIMITS = Limits(0.5, 40.0)
 THRESHOLD = 0.4
@@ -99,6 +100,8 @@ def test_another_diameter_discards_suggestions_and_what_was_found_with_the_old_o
     session.update(diameter_angst=64.0)
     assert session.waiting() == "a" and not project.results(0).folder.exists()
     session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)  # was under way
+    session.fail("a", "damaged", settings)
+    session.put_stored({"a": None}, [], settings)
     assert session.waiting() == "a"
     with pytest.raises(DeepEMError, match="particle diameter -1"):
         session.update(diameter_angst=-1.0)
@@ -138,7 +141,7 @@ def test_damaged_settings_are_refused(tmp_path, content):
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path):
-    for name in ("../x", "/etc/passwd", "a/b", "..", ""):
+    for name in ("../x", "/etc/passwd", "a/../b", "a//b", "a/", "..", "", "a\0"):
         with pytest.raises(DeepEMError, match="expected the name of a micrograph"):
             StudioSettings({name: "x.mrc"}, 1.0, 100.0, LIMITS)
     results = PickingResults(tmp_path / "picks")
@@ -164,9 +167,7 @@ def test_coordinates_of_any_picker_are_corrected_and_keep_their_scores(micrograp
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0,
                                             coordinates=tmp_path / "picked"))
     session = Session(project, settings)
-    for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
-    session.all_read()
+    show_stored(session)
     assert session.waiting() == ""  # nothing is suggested beside them
     assert sorted(session.picks("a").scores) == pytest.approx([-4, 0.5, 6], abs=1e-4)
     assert len(session.picks("b").scores) == 0
@@ -214,8 +215,7 @@ def test_files_of_other_programs_are_assigned_by_name_and_the_defocus_spreads_wh
         [micrographs], tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "run_data.star",
         reference=tmp_path / "run_data.star", ctf=tmp_path / "run_data.star"))
     session = Session(project, settings)
-    for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
+    show_stored(session)
     assert session.picks("b").centres_xy.tolist() == [[50, 60], [90, 60]] and len(session.picks("c").scores) == 0
     assert sorted(session.reference) == ["a", "b"] and settings.defocus == pytest.approx({"a": 0.9, "b": 2.15})
     teacher = Teacher(session, Queue(session, Worker()))
@@ -247,9 +247,7 @@ def test_candidates_of_a_run_are_shown_as_the_run_found_them(micrographs, tmp_pa
     project, settings = open_session(Wanted([tmp_path / "picks"]))
     session = Session(project, settings)
     assert settings.diameter_angst == 64.0 and settings.limits == limits and settings.bright
-    for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
-    session.all_read()
+    show_stored(session)
     view = Views(session, Teacher(session, Queue(session, Worker())))
     assert view.micrograph(0)["x"] == pytest.approx(candidates.centres_xy[:, 0], abs=0.01)
     assert view.summary()["picks"] == [int((reasons == PICKED).sum()), 0]
@@ -302,9 +300,8 @@ def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path, monkeypatch):
 
 
 def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without_slider_stay(micrographs, tmp_path):
-    limits = Limits(0.4, 32.0, None, 20.0, 0.3, 0.9, 5)
-    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0,
-                                            limits=lambda model: limits))
+    limits = {"border_angst": 20.0, "max_mask": 0.3, "keep_best": 0.9, "at_least": 5}
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0, limits=limits))
     session = Session(project, settings)
     session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
     learned = Learned(str(tmp_path / "model.deepem"), Limits(0.6, 30.0, (0.5, 2.0)), 4, False, 4, 3)
@@ -385,10 +382,9 @@ def test_the_comparison_with_a_reference_is_that_of_the_evaluation(micrographs, 
     project, settings = open_session(Wanted(
         [micrographs], tmp_path / "session", pixel_size_angst=2.0, diameter_angst=64.0, coordinates=tmp_path / "picks",
         reference=tmp_path / "truth", regions=tmp_path / "regions.tsv", compared={"other": tmp_path / "other.json"},
-        distance_angst=10.0, threshold=5.0, min_distance_angst=12.0))
+        distance_angst=10.0, limits={"threshold": 5.0, "min_distance_angst": 12.0}))
     session = Session(project, settings)
-    for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
+    show_stored(session)
     comparison = Comparison(session)
     figures = comparison.figures()
     for key in ("truth", "picks", "true_positives", "precision", "recall", "F1", "F2", "AP"):
@@ -431,7 +427,7 @@ def test_values_in_force_are_handed_back(micrographs, tmp_path):
     with pytest.raises(DeepEMError, match="without --choose"):
         Api(session, queue, lambda: ended.append(1)).choose({})
     Api(session, queue, lambda: ended.append(1), Choice(tmp_path / "chosen.json")).choose({})
-    assert ended == [1] and session.box_px == 30
+    assert ended == [1]
     assert json.loads((tmp_path / "chosen.json").read_text()) == {
         "threshold": 0.3, "min_distance_angst": 20.0, "std_range": [0.5, 1.5], "diameter_angst": 64.0, "box_px": 30,
         "turn": 0}

@@ -47,7 +47,7 @@ def test_a_session_has_the_masks_given_or_those_of_the_run_and_rejects_what_lies
                          {"a": (settings.masks["a"], settings.micrographs["a"])}, "bottom")
     assert np.array_equal(stored["a"][0].masked, right(stored["a"][0].centres_xy)) and stored["a"][0].masked.any()
     assert not stored["b"][0].masked.any()
-    session.put_stored(project.results(0), stored)
+    session.put_stored(stored, stored, settings)
     shown = session.shown("a")
     assert np.array_equal(shown.reasons == "mask", right(shown.centres_xy)) and (shown.reasons == PICKED).any()
     session.close()

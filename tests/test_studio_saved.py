@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from conftest import candidates_of_blobs, write_blobs
+from conftest import candidates_of_blobs, show_stored, write_blobs
 from deepem_scipion.deepem.commands.assigning import read_assigned, read_compared
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import read_box
@@ -21,7 +21,7 @@ from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.saved import picks_of_session
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.teacher import Teacher
-from deepem_scipion.deepem.studio.worker import Worker, read_stored
+from deepem_scipion.deepem.studio.worker import Worker
 
 
 def pick(model, micrographs, output, *more):
@@ -36,9 +36,7 @@ def results(blobs, blob_model, tmp_path_factory):
     assert pick(blob_model, [blobs[0] / "micrographs" / f"{name}.mrc" for name in "de"], folder) == 0
     project, settings = open_session(Wanted([folder]))
     session = Session(project, settings)
-    for found, names in session.stored():
-        session.put_stored(found, read_stored(None, found, names, session.collection.max_distance_px))
-    session.all_read()
+    show_stored(session)
     for number, x, y in [(0, *read_box(folder / "d.box").centres_xy[0]),
                          *((1, *each) for each in read_box(folder / "e.box").centres_xy)]:
         session.edit(number, {"action": "remove", "x": x, "y": y})

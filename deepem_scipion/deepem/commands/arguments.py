@@ -160,7 +160,7 @@ def add_max_mask(group: Any) -> None:
         Where to add it.
     """
     group.add_argument("--max-mask", type=float, default=0.5, metavar="P", help="use nothing where the mask is above "
-                       "this value, from 0 to 1 (default: %(default)s)")
+                       "this value, from 0 to 1 (default: 0.5)")
 
 
 def add_shifts(group: Any) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DeepEMError
 from .arguments import add_max_mask, angst
@@ -31,9 +31,34 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep-best", type=float, default=1.0, metavar="FRACTION", help="of the picks of each "
                        "micrograph keep this share, those with the highest scores (default: all)")
     group.add_argument("--at-least", type=int, default=0, metavar="N", help="keep N picks of each micrograph whatever "
-                       "--keep-best leaves, if it has as many (default: %(default)s)")
+                       "--keep-best leaves, if it has as many (default: 0)")
     group.add_argument("--border", type=angst, default=0.0, metavar="A", help="minimum distance of a pick from the "
-                       "border of the micrograph in angstrom (default: %(default)s)")
+                       "border of the micrograph in angstrom (default: 0)")
+
+
+def given_limits(options: argparse.Namespace, coordinates: bool) -> dict[str, Any]:
+    """Return the limits of the picks that are given, None for the others, as `Wanted.limits` of the studio has them."""
+    found = {"min_distance_angst": options.min_distance, "border_angst": options.border, "max_mask": options.max_mask,
+             "keep_best": options.keep_best, "at_least": options.at_least}
+    found = {name: value for name, value in found.items() if value is not None}
+    if options.threshold is not None:
+        found["threshold"] = _given_threshold(options.threshold, coordinates)
+    if options.std_range is not None:
+        words = list(options.std_range)
+        found["std_range"] = "auto" if words == ["auto"] else None if words == ["off"] else _numbers(words)
+    return found
+
+
+def _given_threshold(text: str, coordinates: bool) -> float | str:
+    try:
+        value = float(text)
+    except ValueError:
+        if coordinates:
+            raise DeepEMError(f"--threshold {text}: with --coordinates expected a score") from None
+        return text
+    if not coordinates:
+        _check_score(text, value)
+    return value
 
 
 def chosen_limits(options: argparse.Namespace, model: Model) -> Limits:
@@ -52,14 +77,22 @@ def _threshold(text: str, model: Model) -> float:
         value = float(text)
     except ValueError:
         return model.threshold_for(text)
+    _check_score(text, value)
+    return value
+
+
+def _check_score(text: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise DeepEMError(f"--threshold {text}: expected auto, F1, precision=P, or a number from 0 to 1")
-    return value
 
 
 def _std_range(words: Sequence[str], model: Model) -> tuple[float, float] | None:
     if list(words) in (["auto"], ["off"]):
         return model.std_range if words[0] == "auto" else None
+    return _numbers(words)
+
+
+def _numbers(words: Sequence[str]) -> tuple[float, float]:
     try:
         low, high = (float(word) for word in words)
     except ValueError:

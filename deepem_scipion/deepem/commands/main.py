@@ -37,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return console.UNUSABLE
     options = parse_arguments(arguments)
     console.start_logging(options.debug, options.quiet)
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _stop)
+    for name in ("SIGTERM", "SIGHUP"):  # the second: the terminal was closed; nohup ignores it
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     try:
         status: int = options.run(options)
         return status

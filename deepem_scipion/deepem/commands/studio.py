@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from ..errors import DeepEMError
 from . import console
 from .arguments import COORDINATES, add_masks, add_threads, add_tiff_rows, angst
-from .limits import add_limits, chosen_limits
+from .limits import add_limits, given_limits
 
 if TYPE_CHECKING:
-    from ..studio.opening import Wanted
+    from ..studio.starting import Wanted
 
 log = logging.getLogger("deepem")
 
@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "button *Save picks*")
     add_masks(parser)
     add_limits(parser)
+    # What is not given is as the session, the run or the model has it.
+    parser.set_defaults(tiff_rows=None, threshold=None, std_range=None, max_mask=None, keep_best=None, at_least=None,
+                        border=None)
     _add_comparison(parser)
     group = parser.add_argument_group("page")
     group.add_argument("--no-browser", action="store_true", help="print the address only")
@@ -134,16 +137,11 @@ def _of_a_session(sources: list[str]) -> DeepEMError | None:
 
 def _wanted(options: argparse.Namespace) -> Wanted:
     """What the arguments ask for."""
-    from ..studio.opening import Wanted
+    from ..studio.starting import Wanted
 
-    given = {"threshold": options.threshold, "min_distance_angst": options.min_distance} if options.coordinates else {}
-    try:
-        numbers = {name: float(value) for name, value in given.items() if value not in (None, "auto")}
-    except ValueError:
-        raise DeepEMError(f"--threshold {options.threshold}: with --coordinates expected a score") from None
     compared = [each.rpartition("=") for each in options.compare]
     return Wanted(
         options.sources, options.project, options.model, options.pixel_size, options.diameter, options.coordinates,
         options.reference, options.regions, {label or Path(path).stem: Path(path) for label, _, path in compared},
         options.distance, options.masks, options.ctf, options.box, options.tiff_rows, options.bright,
-        lambda model: chosen_limits(options, model), **numbers)
+        given_limits(options, options.coordinates is not None))

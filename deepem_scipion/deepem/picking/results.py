@@ -163,7 +163,7 @@ class PickingResults:
 
     def write_picks(self, name: str, centres_xy: np.ndarray, scores: np.ndarray, box_px: float) -> None:
         """Write picks of one micrograph alone; parameters and errors as for `coordinates.write_box`."""
-        write_box(self.path("box", name), centres_xy, scores, box_px)
+        write_box(self._new("box", name), centres_xy, scores, box_px)
 
     def write_score_map(self, name: str, scores: np.ndarray, step_angst: float) -> None:
         """Write the score map of one micrograph as MRC file.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic import atomic_write
-from .project import StudioSettings
+from .settings import StudioSettings
 
 
 @dataclass(frozen=True)

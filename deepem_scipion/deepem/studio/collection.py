@@ -94,11 +94,13 @@ class Collection:
         self._results.update(results)
         self._joined = None
 
-    def forget_missing(self) -> None:
-        """Take micrographs whose candidates could not be read as not found yet."""
-        self._results = {name: result for name, result in self._results.items()
-                         if not result.ok or name in self._parts}
+    def forget_missing(self) -> list[str]:
+        """Take micrographs whose candidates could not be read as not found yet; returns their names."""
+        missing = [name for name, result in self._results.items() if result.ok and name not in self._parts]
+        for name in missing:
+            del self._results[name]
         self._joined = None
+        return missing
 
     def fail(self, name: str, path: str, reason: str) -> None:
         """Note why a micrograph has no candidates."""

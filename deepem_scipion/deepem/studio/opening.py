@@ -1,102 +1,41 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a session shows, from micrographs, a results folder or a folder saved before."""
+"""Opening a session, new or saved before, and what options mean for the second."""
 
 from __future__ import annotations
 
-import math
+import filecmp
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ..coordinates.coordinates import Coordinates
-from ..coordinates.masks import find_masks
 from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
-from ..micrographs.micrograph import read_pixel_size
-from ..model.files import load_model
-from ..model.general import CONTRASTS, general_model
-from ..model.model import Model
-from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
-from ..picking.selection import Limits, select
-from ..picking.settings import RunSettings
-from ..picking.summary import MicrographResult
-from .assigning import has_defocus, read_assigned, read_defocus
-from .project import StudioProject, StudioSettings
+from .assigning import read_assigned
+from .project import StudioProject
+from .settings import StudioSettings
+from .starting import Wanted, of_coordinates, of_micrographs, of_results, with_files, with_limits, write_start
 
-# In angstrom, until somebody gives another one.
-USUAL_DIAMETER = 150.0
+log = logging.getLogger(__name__)
+
 DEFAULT_FOLDER = "deepem-studio"
-# Distance from the border of coordinates, for which it does not count.
-FAR_PX = 1e6
-# Headers that are read to find the pixel size.
-_TRIED = 5
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a session is to show; what is not given is found in the files.
-
-    Attributes
-    ----------
-    sources : sequence of str or Path
-        Micrographs as for `find_micrographs`, or one results folder; none to resume a session.
-    project : Path, optional
-        Folder of the session. Default: `studio` in the results folder, or `deepem-studio` in the current folder.
-    model : Path, optional
-    pixel_size_angst, diameter_angst : float, optional
-    coordinates : Path, optional
-        Coordinates to correct, of any picker.
-    reference : Path, optional
-        Reference coordinates.
-    regions : Path, optional
-        Annotated regions of the micrographs, within which picks are compared with the reference.
-    compared : mapping of str to Path
-        Figures of other evaluations by label.
-    distance_angst : float, optional
-        Maximum distance of a pick from its reference particle.
-    masks : Path, optional
-        Folder of masks of contamination. Default: the masks of the picking run.
-    ctf : Path, optional
-        STAR file with the defocus of the micrographs. Default: the list of micrographs, if it has it.
-    box_px : int, optional
-        Side of the boxes written, in pixels of the micrographs.
-    tiff_rows : {"bottom", "top"}
-        Whether y is counted from the last or from the first row of TIFF files.
-    bright : bool
-        Whether particles are brighter than the background.
-    limits : callable
-        From a model to the limits of a new session on micrographs.
-    threshold, min_distance_angst : float
-        Limits of a new session on coordinates.
-    """
-
-    sources: Sequence[str | Path] = ()
-    project: Path | None = None
-    model: Path | None = None
-    pixel_size_angst: float | None = None
-    diameter_angst: float | None = None
-    coordinates: Path | None = None
-    reference: Path | None = None
-    regions: Path | None = None
-    compared: Mapping[str, Path] = field(default_factory=dict)
-    distance_angst: float | None = None
-    masks: Path | None = None
-    ctf: Path | None = None
-    box_px: int | None = None
-    tiff_rows: str = "bottom"
-    bright: bool = False
-    limits: Callable[[Model], Limits] = Limits.of_model
-    threshold: float = -math.inf
-    min_distance_angst: float = 0.0
+# What decides with which picks a session starts.
+_START = ("model", "coordinates", "run")
+# What else is given and can then be changed on the page, besides limits.
+_PAGE = ("diameter_angst", "bright", "box_px")
+# Micrographs that are at another place than before and are compared with those there.
+_COMPARED = 3
 
 
 def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
     """Open the folder of a session and find out what it shows.
+
+    A session that was saved is shown as it was left. What is given counts unless it was given the last time as well:
+    what was changed on the page since then stays.
 
     Parameters
     ----------
@@ -111,28 +50,31 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
     Raises
     ------
     DeepEMError
-        Nothing is given that could be shown, a file cannot be read, or the session is open elsewhere.
+        Nothing is given that could be shown, a file cannot be read, the session is one of other micrographs, or it is
+        open elsewhere.
     """
     results = _results(wanted.sources)
-    folder = wanted.project or (results.folder / "studio" if results else Path(DEFAULT_FOLDER))
-    project = StudioProject(folder)
-    if not wanted.sources and not project.exists():
-        raise DeepEMError(f"{folder} holds no session. Give micrographs, or the output folder of `deepem pick`.")
-    new = _of_results(results, wanted) if results else _of_micrographs(wanted) if wanted.sources else None
-    project.open()
+    project = StudioProject(wanted.project or (results.folder / "studio" if results else Path(DEFAULT_FOLDER)))
+    saved = None
     try:
-        if new is None:
-            settings = _changed(project.read(), wanted)
+        if project.exists():
+            project.open()
+            saved = project.read()
+            wanted = replace(wanted, pixel_size_angst=wanted.pixel_size_angst or saved.pixel_size_angst)
+        new = _new(results, wanted, project, saved)
+        known = {}
+        if wanted.coordinates:
+            known = read_assigned(wanted.coordinates, new.micrographs, new.pixel_size_angst)
+            new = of_coordinates(new, known, wanted)
+        if saved is None:
+            project.open()
+            settings = write_start(project, new, known) if known else new
         else:
-            begun = project.exists() and (not wanted.coordinates or project.is_edited())
-            if wanted.coordinates and not begun:
-                found = read_assigned(wanted.coordinates, new.micrographs, new.pixel_size_angst)
-                new = _with_coordinates(project, new, found, wanted)
-            settings = _changed(project.resume(new) if begun else new, wanted)
+            settings = _resumed(project, saved, new, known)
+        return project, with_files(settings, wanted)
     except BaseException:
         project.close()
         raise
-    return project, settings
 
 
 def _results(sources: Sequence[str | Path]) -> PickingResults | None:
@@ -144,90 +86,72 @@ def _results(sources: Sequence[str | Path]) -> PickingResults | None:
     return None
 
 
-def _of_micrographs(wanted: Wanted) -> StudioSettings:
-    paths = {name: os.path.abspath(path) for name, path in find_micrographs(wanted.sources).items()}
-    model = load_model(wanted.model) if wanted.model else None
-    if model is not None and model.ranges_px is not None:
-        raise DeepEMError(f"{wanted.model} was trained by the paper's procedure, with which the studio cannot learn. "
-                          "Give another model, or pick with it and open the results")
-    diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
-    limits = wanted.limits(model or general_model(diameter, CONTRASTS[wanted.bright]))
-    return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter, limits,
-                          str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows,
-                          assumed=not (wanted.diameter_angst or model))
+def _new(results: PickingResults | None, wanted: Wanted, project: StudioProject,
+         saved: StudioSettings | None) -> StudioSettings:
+    """The settings of a new session; without sources those of the one that was saved, with what is given."""
+    if wanted.sources:
+        new = of_results(results, wanted) if results else of_micrographs(find_micrographs(wanted.sources), wanted)
+    elif saved is None:
+        raise DeepEMError(f"{project.folder} holds no session. Give micrographs, or the output folder of `deepem "
+                          "pick`.")
+    elif "run" in saved.given and saved.results and PickingResults(saved.results).exists():
+        new = of_results(PickingResults(saved.results), wanted)
+    else:
+        new = of_micrographs(saved.micrographs, wanted)
+    if saved and not wanted.sources:
+        new = replace(new, micrographs=saved.micrographs)
+    if saved and (wanted.tiff_rows or "run" in new.given) and new.tiff_rows != saved.tiff_rows:
+        raise DeepEMError(f"{project.folder} counts the rows of TIFF files from the {saved.tiff_rows}: from the "
+                          f"{new.tiff_rows} its marks would be upside down. Give another folder with --project.")
+    return new
 
 
-def _with_coordinates(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates],
-                      wanted: Wanted) -> StudioSettings:
-    """Write coordinates as candidates, all of them picked; returns settings that show them."""
-    scores = np.concatenate([each.scores for each in known.values()])
-    low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
-    low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
-    limits = Limits(min(max((wanted.threshold - low) / (high - low), 0.0), 1.0), wanted.min_distance_angst)
-    results, listed = project.start, {}
-    results.make()
-    for name, path in settings.micrographs.items():
-        each = known.get(name)
-        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
-        candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
-                                np.full(len(shown), FAR_PX))
-        reasons = select(candidates, limits, settings.pixel_size_angst)
-        results.write_micrograph(name, candidates, reasons, 2)
-        listed[name] = MicrographResult.of(path, candidates, reasons)
-    results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
-    return replace(settings, limits=limits, results=str(results.folder.absolute()), score_range=(low, high))
+def _resumed(project: StudioProject, saved: StudioSettings, new: StudioSettings,
+             known: Mapping[str, Coordinates]) -> StudioSettings:
+    """The settings saved, with what is given now and was not given the last time."""
+    _check_micrographs(project, saved.micrographs, new.micrographs)
+    settings = replace(saved, micrographs=new.micrographs, pixel_size_angst=new.pixel_size_angst)
+    before = dict(saved.given)
+    another = any(key in new.given and new.given[key] != before.get(key) for key in _START)
+    if known and (another or new.micrographs.keys() - saved.micrographs.keys()):
+        new = write_start(project, new, known)
+    if another:
+        settings = _with_start(project, settings, new)
+        before = {key: value for key, value in before.items() if key not in _START}
+    changed = {key: value for key, value in new.given.items()
+               if key not in _START and (key not in before or before[key] != value)}
+    page = {key: changed.pop(key) for key in _PAGE if key in changed}
+    return replace(with_limits(settings.adjusted(**page), changed), given={**before, **new.given})
 
 
-def _of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
-    run = results.read_settings()
-    paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
-    if not paths:
-        raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
-    return StudioSettings(paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
-                          wanted.diameter_angst or run.diameter_angst, run.limits,
-                          str(wanted.model.absolute()) if wanted.model else None, str(results.folder),
-                          tiff_rows=run.tiff_rows, bright=run.model_contrast == "bright",
-                          masks={name: os.path.abspath(run.masks[name]) for name in paths if name in run.masks})
+def _with_start(project: StudioProject, settings: StudioSettings, new: StudioSettings) -> StudioSettings:
+    """Settings that show another model, results folder or coordinates, or lead back to them if a model was learnt."""
+    start = replace(settings, model=new.model or settings.model, results=new.results, limits=new.limits,
+                    score_range=new.score_range, bright=new.bright or settings.bright)
+    if "run" in new.given:
+        start = replace(start, bright=new.bright, masks=new.masks)
+    if not new.assumed:
+        start = replace(start, diameter_angst=new.diameter_angst, assumed=False)
+    if not settings.turn:
+        return start
+    project.write_turn(replace(start, turn=0))
+    log.warning("warning: %s shows what the model finds that was learnt in it. *Back to the model before* leads to "
+                "what was given now", project.folder)
+    return replace(settings, results=start.results, score_range=start.score_range)
 
 
-def _changed(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
-    """Settings with what is given now."""
-    given: Mapping[str, object] = {
-        "pixel_size_angst": wanted.pixel_size_angst, "diameter_angst": wanted.diameter_angst,
-        "assumed": False if wanted.diameter_angst else None,
-        "reference": str(wanted.reference.absolute()) if wanted.reference else None, "bright": wanted.bright or None,
-        "regions": str(wanted.regions.absolute()) if wanted.regions else None, "box_px": wanted.box_px,
-        "compared": {label: str(path.absolute()) for label, path in wanted.compared.items()} or None,
-        "distance_angst": wanted.distance_angst, "defocus": _defocus(settings, wanted) or None,
-        "masks": _masks(settings, wanted)}
-    return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-
-def _masks(settings: StudioSettings, wanted: Wanted) -> dict[str, str] | None:
-    """The masks of the micrographs, if a folder of masks is given."""
-    if wanted.masks is None:
-        return None
-    paths = {name: Path(path) for name, path in settings.micrographs.items()}
-    return {name: os.path.abspath(mask) for name, mask in find_masks(wanted.masks, paths).items()}
-
-
-def _defocus(settings: StudioSettings, wanted: Wanted) -> dict[str, float]:
-    """The defocus of the micrographs, as far as it is given."""
-    lists = [wanted.ctf] if wanted.ctf else [each for each in wanted.sources if has_defocus(each)]
-    return {name: value for each in lists for name, value in read_defocus(each, settings.micrographs).items()}
-
-
-def _pixel_size(paths: Iterable[str], given: float | None) -> float:
-    """The pixel size given, or that of the first micrograph whose header has one."""
-    if given is not None:
-        return given
-    problem = ""
-    for path in list(paths)[:_TRIED]:
+def _check_micrographs(project: StudioProject, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """Raise DeepEMError unless the micrographs of a session are there, moved or copied perhaps."""
+    if lost := sorted(set(saved) - set(given)):
+        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({', '.join(lost[:3])} ...). Give "
+                          "these as well, or another folder with --project.")
+    elsewhere = [name for name, path in saved.items() if path != given[name]
+                 and os.path.exists(path) and os.path.exists(given[name])]
+    for name in elsewhere[:_COMPARED]:
         try:
-            size = read_pixel_size(path)
-        except DeepEMError as error:
-            problem = problem or str(error)
-        else:
-            if size is not None:
-                return size
-    raise DeepEMError(problem or "the micrographs do not give their pixel size. Give it with --pixel-size (angstrom).")
+            same = filecmp.cmp(saved[name], given[name], shallow=False)
+        except OSError as error:
+            raise DeepEMError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        if not same:
+            raise DeepEMError(f"{project.folder} holds a session of other micrographs: {name} is {saved[name]} there, "
+                              f"and now {given[name]}. Give another folder with --project.")

@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import getpass
 import json
-import math
 import os
+import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+import numpy as np
 
 from ..atomic import atomic_write
 from ..coordinates.read import SESSION
 from ..errors import DeepEMError
 from ..picking.results import PickingResults
-from ..picking.selection import Limits
+from .marks import NEGATIVE, PARTICLE, Mark
+from .settings import MAY_MOVE, StudioSettings
 
 try:
     import fcntl
@@ -27,109 +30,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
-MAX_BOX_PX = 100_000
-# Files that are named from the folder of the session if they are in it or beside it, so that all can be moved together.
-_MAY_MOVE = ("model", "results", "reference", "regions")
-
-
-@dataclass(frozen=True)
-class StudioSettings:
-    """What a session shows.
-
-    Attributes
-    ----------
-    micrographs : mapping of str to str
-        Absolute path of each micrograph by its name.
-    pixel_size_angst, diameter_angst : float
-        Of the micrographs and of the particle.
-    limits : Limits
-        Limits of the picks shown.
-    model : str, optional
-        Model that found the candidates; None: the general model.
-    results : str, optional
-        Results folder with the candidates to start from.
-    reference : str, optional
-        Reference coordinates, a file or a folder.
-    regions : str, optional
-        Table of the annotated regions of micrographs, within which picks are compared with the reference.
-    compared : mapping of str to str
-        Path of the figures of other evaluations by label.
-    distance_angst : float, optional
-        Maximum distance of a pick from its reference particle. Default: half a diameter.
-    masks, defocus : mapping of str to str, of str to float
-        Files of masks of contamination, and defocus in micrometres, by name of the micrograph, as far as known.
-    box_px : int, optional
-        Side of the boxes written, in pixels of the micrographs. Default: 1.5 diameters.
-    tiff_rows : {"bottom", "top"}
-        Whether y is counted from the last or from the first row of TIFF files.
-    bright, assumed : bool
-        Whether particles are brighter than the background, for the general model; whether nobody gave a diameter yet.
-    turn : int
-        How many times a model was learnt.
-    score_range : tuple of (float, float)
-        Scores of the coordinates that the session began with which are shown as 0 and 1.
-    """
-
-    micrographs: Mapping[str, str]
-    pixel_size_angst: float
-    diameter_angst: float
-    limits: Limits
-    model: str | None = None
-    results: str | None = None
-    reference: str | None = None
-    regions: str | None = None
-    compared: Mapping[str, str] = field(default_factory=dict)
-    distance_angst: float | None = None
-    masks: Mapping[str, str] = field(default_factory=dict)
-    defocus: Mapping[str, float] = field(default_factory=dict)
-    box_px: int | None = None
-    tiff_rows: str = "bottom"
-    bright: bool = False
-    turn: int = 0
-    score_range: tuple[float, float] = (0.0, 1.0)
-    assumed: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.micrographs:
-            if not name or name in (".", "..") or "/" in name or "\0" in name:
-                raise DeepEMError(f"{name!r}: expected the name of a micrograph, without slash")
-        for what, value in (("pixel size", self.pixel_size_angst), ("particle diameter", self.diameter_angst),
-                            ("matching distance", self.distance_angst)):
-            if value is not None and not 0 < value < math.inf:
-                raise DeepEMError(f"{what} {value:g}: expected angstrom, above 0")
-        if not all(map(math.isfinite, self.defocus.values())):
-            raise DeepEMError("a defocus is not finite: expected micrometres")
-        if self.box_px is not None and not 1 < self.box_px < MAX_BOX_PX:
-            raise DeepEMError(f"box {self.box_px}: expected pixels, from 2 to {MAX_BOX_PX}")
-
-    @property
-    def source(self) -> tuple[Any, ...]:
-        """What candidates depend on."""
-        without = (self.diameter_angst, self.bright) if self.model is None and self.results is None else ()
-        return (self.model, self.turn, *without)
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> StudioSettings:
-        """Return settings from plain values; raises TypeError, ValueError, LookupError or AttributeError."""
-        found = plain["limits"]
-        std_range, ranges = found["std_range"], found.get("ranges_angst")
-        limits = Limits(**{key: float(found[key]) for key in ("threshold", "min_distance_angst", "border_angst",
-                                                              "max_mask", "keep_best")},
-                        std_range=None if std_range is None else (float(std_range[0]), float(std_range[1])),
-                        at_least=int(found["at_least"]),
-                        ranges_angst=None if ranges is None else (float(ranges[0]), float(ranges[1])))
-        names = {str(name): str(path) for name, path in plain["micrographs"].items()}
-        texts = {key: None if plain.get(key) is None else str(plain[key]) for key in _MAY_MOVE}
-        distance, box = plain.get("distance_angst"), plain.get("box_px")
-        return cls(
-            names, float(plain["pixel_size_angst"]), float(plain["diameter_angst"]), limits, **texts,
-            masks={str(name): str(path) for name, path in plain.get("masks", {}).items()},
-            compared={str(label): str(path) for label, path in plain.get("compared", {}).items()},
-            defocus={str(name): float(value) for name, value in plain.get("defocus", {}).items()},
-            distance_angst=None if distance is None else float(distance), box_px=None if box is None else int(box),
-            tiff_rows="top" if plain.get("tiff_rows") == "top" else "bottom", bright=bool(plain.get("bright")),
-            turn=int(plain.get("turn", 0)), assumed=bool(plain.get("assumed")),
-            score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])))
 
 
 @dataclass
@@ -172,6 +72,50 @@ class StudioProject:
     def results(self, turn: int) -> PickingResults:
         """Candidates that the model of a turn found."""
         return PickingResults(self.folder / "picks" / f"{turn}")
+
+    def write_marks(self, marks: Mapping[str, Sequence[Mark]], settings: StudioSettings) -> None:
+        """Write the particles and negatives of all micrographs with marks as .box files; raises DeepEMError."""
+        for name in (name for name in marks if name in settings.micrographs):
+            for kind, results in ((PARTICLE, self.particles), (NEGATIVE, self.negatives)):
+                values = np.array([mark.values for mark in marks[name] if mark.kind == kind], float).reshape(-1, 3)
+                results.folder.mkdir(exist_ok=True)
+                results.write_picks(name, values[:, :2], values[:, 2], settings.written_box_px)
+
+    def keep_candidates(self, settings: StudioSettings) -> None:
+        """Keep the candidates of a turn if they were found as these settings say; remove those of others.
+
+        Raises
+        ------
+        DeepEMError
+            They cannot be removed.
+        """
+        folder, note = self.results(settings.turn).folder, self._found_with(settings.turn)
+        model_is_lost = settings.model is not None and not os.path.exists(settings.model)
+        if not folder.exists() or model_is_lost or note.exists() and _read_note(note) == settings.found_with():
+            return
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise DeepEMError(f"{folder}: candidates found with other settings cannot be removed ({error}). Remove "
+                              "the folder.") from error
+
+    def make_candidates(self, settings: StudioSettings) -> PickingResults:
+        """Make the folder for the candidates of a turn, which are found as these settings say; see `keep_candidates`.
+
+        Raises
+        ------
+        DeepEMError
+            A folder or file cannot be written.
+        """
+        results, note = self.results(settings.turn), self._found_with(settings.turn)
+        results.make()
+        if not note.exists():
+            with atomic_write(note) as handle:
+                json.dump(settings.found_with(), handle)
+        return results
+
+    def _found_with(self, turn: int) -> Path:
+        return self.results(turn).folder / "found_with.json"
 
     @property
     def output(self) -> PickingResults:
@@ -252,7 +196,7 @@ class StudioProject:
             if plain["format"] != FORMAT:
                 raise ValueError(f"format {plain['format']}, expected {FORMAT}")
             settings = StudioSettings.from_dict(plain)
-            return replace(settings, **{key: os.path.abspath(self.folder / value) for key in _MAY_MOVE
+            return replace(settings, **{key: os.path.abspath(self.folder / value) for key in MAY_MOVE
                                         if (value := getattr(settings, key)) is not None})
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             raise DeepEMError(f"{path}: expected the settings of a session as written by `deepem studio` "
@@ -265,35 +209,19 @@ class StudioProject:
     def _write(self, path: Path, settings: StudioSettings) -> None:
         path.parent.mkdir(exist_ok=True)
         plain = asdict(settings)
-        for key in (key for key in _MAY_MOVE if plain[key] is not None):
+        for key in (key for key in MAY_MOVE if plain[key] is not None):
             file, beside = Path(os.path.abspath(plain[key])), Path(os.path.abspath(self.folder)).parent
             plain[key] = os.path.relpath(file, self.folder) if beside in file.parents else str(file)
         with atomic_write(path) as handle:
             json.dump({"format": FORMAT, **plain}, handle, indent=1)
 
-    def resume(self, wanted: StudioSettings) -> StudioSettings:
-        """Return the settings saved here for the micrographs of others.
-
-        Parameters
-        ----------
-        wanted : StudioSettings
-            For a new session.
-
-        Returns
-        -------
-        StudioSettings
-
-        Raises
-        ------
-        DeepEMError
-            The session saved here is one of other micrographs.
-        """
-        saved = self.read()
-        if lost := sorted(set(saved.micrographs) - set(wanted.micrographs)):
-            raise DeepEMError(f"{self.folder} holds a session of other micrographs ({', '.join(lost[:3])} ...). Give "
-                              "these as well, or another folder with --project.")
-        return replace(saved, micrographs=wanted.micrographs, reference=wanted.reference or saved.reference)
-
     @property
     def _settings(self) -> Path:
         return self.folder / SESSION
+
+
+def _read_note(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

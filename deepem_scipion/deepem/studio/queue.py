@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from functools import partial
 from typing import Callable
 
 from ..errors import DeepEMError
+from ..picking.results import PickingResults
 from .session import Session
 from .worker import Worker, find, prepare, read_stored
 
@@ -87,6 +89,7 @@ class Queue:
         try:
             self._read()
         finally:
+            self._session.all_read()
             self.loaded.set()
 
     def _read(self) -> None:
@@ -94,11 +97,19 @@ class Queue:
         for results, names in self._session.stored():
             for first in range(0, len(names), READ_AT_ONCE):
                 some = names[first:first + READ_AT_ONCE]
-                masks = {name: (settings.masks[name], settings.micrographs[name]) for name in some
-                         if name in settings.masks}
-                self._session.put_stored(results, self._worker.call(
-                    read_stored, results, some, self._session.collection.max_distance_px, masks, settings.tiff_rows))
-        self._session.all_read()
+                masks = self._masks(results, some)
+                parts = self._worker.call(read_stored, results, some, self._session.collection.max_distance_px, masks,
+                                          settings.tiff_rows)
+                self._session.put_stored(parts, masks, settings)
+
+    def _masks(self, results: PickingResults, names: list[str]) -> dict[str, tuple[str | None, str]]:
+        """Mask (or none) and micrograph of those whose stored candidates may know another: all but those of a run."""
+        settings, began = self._session.settings, self._session.began_with()
+        own, known = began is None or began.folder != results.folder, {}
+        if not own:
+            known = {name: os.path.abspath(mask) for name, mask in results.read_settings().masks.items()}
+        return {name: (settings.masks.get(name), settings.micrographs[name]) for name in names
+                if own or settings.masks.get(name) != known.get(name)}
 
     def _run(self) -> None:
         self._try(self._load)
@@ -135,6 +146,6 @@ class Queue:
                                       settings.masks.get(name))
         except DeepEMError as error:
             if not self._closed:
-                self._session.fail(name, str(error))
+                self._session.fail(name, str(error), settings)
         else:
             self._session.put(name, found, settings)

@@ -13,7 +13,6 @@ from ..coordinates.formats.base import MicrographPicks
 from ..coordinates.names import by_micrograph
 from ..coordinates.star import read_star
 from ..errors import DeepEMError
-from ..picking.box import default_box_px
 from ..picking.export import known_info
 from ..picking.results import PickingResults
 from .project import StudioProject
@@ -69,7 +68,6 @@ def picks_of_session(project: StudioProject, paths: Mapping[str, Path] | None = 
                           "particles that were marked.")
     here = {name: (paths or {}).get(name, Path(path)) for name, path in settings.micrographs.items()}
     exact, _ = by_micrograph(here, read_star(star, ""), star)
-    usual_box_px = settings.box_px or default_box_px(settings.diameter_angst, settings.pixel_size_angst)
     found = []
     for name in filter(results.has_picks, here):
         rounded = results.read_picks(name)
@@ -78,6 +76,7 @@ def picks_of_session(project: StudioProject, paths: Mapping[str, Path] | None = 
             raise DeepEMError(f"{star} has {len(picks.scores)} picks of {name}, {results.path('box', name)} has "
                               f"{len(rounded.scores)}. Expected the same: save the picks again in the studio.")
         found.append(MicrographPicks(
-            name, str(here[name]), Coordinates(picks.centres_xy, picks.scores, rounded.box_px or usual_box_px),
+            name, str(here[name]),
+            Coordinates(picks.centres_xy, picks.scores, rounded.box_px or settings.written_box_px),
             known_info(str(here[name]), settings.pixel_size_angst)))
     return found

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from ..errors import DeepEMError
 from .choosing import Choice
-from .project import StudioProject, StudioSettings
+from .project import StudioProject
 from .queue import Queue
 from .server import Api
 from .session import Session
+from .settings import StudioSettings
 from .worker import Worker
 
 # The first free port from here on is used, so that the address is often the same.
@@ -101,7 +102,7 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         parent = os.getppid()
         with contextlib.suppress(KeyboardInterrupt):
             while os.getppid() == parent and not ended.wait(WATCH_SECONDS):
-                pass
+                session.save_limits()
         if save:
             server.api.teacher.save()
 

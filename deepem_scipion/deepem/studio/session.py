@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
-import time
+from collections.abc import Collection as Names
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,20 @@ import numpy as np
 
 from ..coordinates.coordinates import Coordinates
 from ..errors import DeepEMError
-from ..model.general import CONTRASTS, general_model
+from ..micrographs.micrograph import read_shape
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.review import Part
 from ..picking.selection import PICKED, Limits
 from .assigning import pixel_size_problems, read_assigned
 from .collection import Collection
-from .editing import MARKED, Shown, change
-from .marks import NEGATIVE, PARTICLE, EditLog
-from .project import StudioProject, StudioSettings
+from .editing import BY_HAND, MARKED, Shown, change, outside
+from .marks import EditLog
+from .project import StudioProject
+from .settings import StudioSettings
 
 # A change that nobody waits for is shown after at most this many seconds.
 POLL_SECONDS = 20.0
-# Limits that are being tried are saved at most once in this many seconds.
-SAVE_SECONDS = 2.0
 
 
 class Session:
@@ -78,7 +76,7 @@ class Session:
         self.changed = threading.Condition(threading.RLock())
         self.before: dict[str, np.ndarray] = {}
         self.collection = self._new_collection()
-        self._saved = 0.0
+        self._shapes: dict[int, tuple[int, int]] = {}
         self.save()
 
     def close(self) -> None:
@@ -86,17 +84,7 @@ class Session:
         with self.changed:
             self.log.close()
             self.save()
-            self.write_marks()
-
-    def write_marks(self) -> None:
-        """Write the particles and negatives of all micrographs with marks as .box files; raises DeepEMError."""
-        for name, marks in self.log.marks.items():
-            if name not in self.settings.micrographs:
-                continue
-            for kind, results in ((PARTICLE, self.project.particles), (NEGATIVE, self.project.negatives)):
-                values = np.array([mark.values for mark in marks if mark.kind == kind], float).reshape(-1, 3)
-                results.folder.mkdir(exist_ok=True)
-                results.write_picks(name, values[:, :2], values[:, 2], self.box_px)
+            self.project.write_marks(self.log.marks, self.settings)
 
     # -- candidates
 
@@ -113,43 +101,45 @@ class Session:
         self.touch()
         return found
 
-    def put_stored(self, results: PickingResults, parts: Mapping[str, Part]) -> None:
-        """Show candidates that were stored in a results folder."""
-        own = results.folder == self.project.results(self.settings.turn).folder
+    def put_stored(self, parts: Mapping[str, Part], other: Names[str], settings: StudioSettings) -> None:
+        """Show stored candidates, unless they were read for other settings; of some the reasons are of other masks."""
         with self.changed:
+            if settings.source != self.settings.source:
+                return
             for name, part in parts.items():
-                path = self.settings.micrographs[name]
-                if own:  # whose reasons are those of other limits
-                    self.collection.put(name, path, part[0])
+                if name in other:
+                    self.collection.put(name, settings.micrographs[name], part[0])
                 else:
-                    self.collection.put_part(name, path, part)
+                    self.collection.put_part(name, settings.micrographs[name], part)
             self.touch()
 
     def all_read(self) -> None:
-        """Let micrographs whose stored candidates could not be read be picked again."""
+        """Let micrographs whose candidates could not be read be picked again, unless others had found these."""
         with self.changed:
-            self.collection.forget_missing()
+            for name in self.collection.forget_missing():
+                if self.began_with() is not None:
+                    self.fail(name, "its stored candidates, or its mask, cannot be read", self.settings)
             self.touch()
 
     def put(self, name: str, candidates: Candidates, settings: StudioSettings) -> None:
         """Show new candidates of a micrograph, and store them, unless they were found with other settings."""
-        results, path = self.project.results(self.settings.turn), self.settings.micrographs[name]
         with self.changed:
             if settings.source != self.settings.source:
                 return
-            self.collection.put(name, path, candidates)
+            self.collection.put(name, settings.micrographs[name], candidates)
             shown = self.shown(name)
             reasons = np.where(shown.reasons == MARKED, PICKED, shown.reasons)
-            results.make()
-            results.write_micrograph(name, candidates, reasons, self.box_px)
+            results = self.project.make_candidates(settings)
+            results.write_micrograph(name, candidates, reasons, settings.written_box_px)
             results.append({name: self.collection.result(name)})
             self.touch()
 
-    def fail(self, name: str, reason: str) -> None:
-        """Note why candidates of a micrograph cannot be found."""
+    def fail(self, name: str, reason: str, settings: StudioSettings) -> None:
+        """Note why candidates of a micrograph cannot be found, unless they were sought with other settings."""
         with self.changed:
-            self.collection.fail(name, self.settings.micrographs[name], reason)
-            self.touch()
+            if settings.source == self.settings.source:
+                self.collection.fail(name, settings.micrographs[name], reason)
+                self.touch()
 
     def waiting(self, first: str = "") -> str:
         """Return the next micrograph without candidates: the one given, those after it, then those before it."""
@@ -158,18 +148,12 @@ class Session:
             ordered = self.names[start:] + self.names[:start]
             return next((name for name in ordered if not self.collection.is_expected(name)), "")
 
-    @property
-    def box_px(self) -> int:
-        """Side of the boxes written, in pixels of the micrographs."""
-        from ..picking.box import default_box_px
-
-        return self.settings.box_px or default_box_px(self.settings.diameter_angst, self.settings.pixel_size_angst)
-
     def began_with(self) -> PickingResults | None:
         """The results folder that the session began with, unless a model was learnt since."""
         return None if self.settings.results is None or self.settings.turn else PickingResults(self.settings.results)
 
     def _new_collection(self) -> Collection:
+        self.project.keep_candidates(self.settings)
         stored = self.began_with()
         limits = stored.read_settings().limits if stored is not None and stored.exists() else self.settings.limits
         found = Collection(self.names, self.settings.pixel_size_angst, self.settings.diameter_angst, limits)
@@ -199,6 +183,8 @@ class Session:
     def update(self, **changes: Any) -> None:
         """Change settings and save them; another diameter or contrast discards suggested candidates.
 
+        Limits alone are saved by the next `save_limits`, because a moving slider must not wait for the disk.
+
         Parameters
         ----------
         **changes
@@ -211,12 +197,10 @@ class Session:
         """
         with self.changed:
             before, self.settings = self.settings, replace(self.settings, **changes)
-            # A moving slider must not wait for the disk.
-            if changes.keys() != {"limits"} or time.monotonic() - self._saved > SAVE_SECONDS:
+            self._unsaved = True
+            if changes.keys() != {"limits"}:
                 self.save()
             if before.source != self.settings.source:
-                if before.turn <= self.settings.turn:  # otherwise to be read again
-                    shutil.rmtree(self.project.results(self.settings.turn).folder, ignore_errors=True)
                 self.before = ({name: self.shown(name).particles for name in self.names if self.collection.found(name)}
                                if before.turn < self.settings.turn else {})
                 self.collection = self._new_collection()
@@ -227,14 +211,9 @@ class Session:
 
     def adjust(self, **changes: Any) -> None:
         """Change settings as `update`; limits that are those of the general model then follow it."""
-        changes = {"assumed": False, **changes} if "diameter_angst" in changes else changes
-        settings, wanted = self.settings, replace(self.settings, **changes)
-        if wanted.model is None and wanted.results is None and wanted.source != settings.source:
-            own, new = (asdict(Limits.of_model(general_model(each.diameter_angst, CONTRASTS[each.bright])))
-                        for each in (settings, wanted))
-            follow = {name: new[name] for name, value in asdict(settings.limits).items() if value == own[name]}
-            changes["limits"] = replace(settings.limits, **follow)
-        self.update(**changes)
+        with self.changed:
+            wanted = self.settings.adjusted(**changes)
+            self.update(**{**changes, "limits": wanted.limits, "assumed": wanted.assumed})
 
     def remember(self, settings: StudioSettings) -> None:
         """Keep model and limits of a turn, to which `back` may return."""
@@ -244,13 +223,23 @@ class Session:
         """Write the settings; raises DeepEMError where this is impossible."""
         with self.changed:
             self.project.write(self.settings)
-            self._saved = time.monotonic()
+            self._unsaved = False
+
+    def save_limits(self) -> None:
+        """Write the settings if limits have changed since the last time; a failure is shown, and tried again."""
+        try:
+            if self._unsaved:
+                self.save()
+        except DeepEMError as error:
+            if str(error) != self.problem:
+                self.report(problem=str(error))
 
     def set_limits(self, threshold: float, min_distance_angst: float, std_range: tuple[float, float] | None) -> None:
         """Apply other limits to all micrographs; raises DeepEMError where they make no sense."""
-        distance = min(min_distance_angst, self.collection.ranges()["distance"])
-        self.update(limits=replace(self.settings.limits, threshold=threshold, min_distance_angst=distance,
-                                   std_range=std_range))
+        with self.changed:
+            distance = min(min_distance_angst, self.collection.ranges()["distance"])
+            self.update(limits=replace(self.settings.limits, threshold=threshold, min_distance_angst=distance,
+                                       std_range=std_range))
 
     def edit(self, number: int, request: Mapping[str, Any]) -> None:
         """Edit the marks of a micrograph, see `editing.change`.
@@ -258,11 +247,14 @@ class Session:
         Raises
         ------
         DeepEMError
-            The request is not understood, or the edit cannot be saved.
+            The request is not understood, a particle would be outside of the micrograph, or the edit cannot be saved.
         """
         with self.changed:
             name = self.name(number)
-            self.log.do(name, *change(self.shown(name), request))
+            removed, added = change(self.shown(name), request)
+            if added and request["action"] in BY_HAND and outside(added, self.shape(number)):
+                raise DeepEMError(f"{name} has no particle there, outside of the micrograph")
+            self.log.do(name, removed, added)
             self.touch()
 
     def undo(self, redo: bool = False) -> int:
@@ -284,6 +276,12 @@ class Session:
         """Return the file of a micrograph; raises DeepEMError where there is no such number."""
         return Path(self.settings.micrographs[self.name(number)])
 
+    def shape(self, number: int) -> tuple[int, int]:
+        """Return rows and columns of a micrograph; raises DeepEMError where it cannot be read."""
+        if number not in self._shapes:
+            self._shapes[number] = read_shape(self.path(number))
+        return self._shapes[number]
+
     def shown(self, name: str, limits: Limits | None = None) -> Shown:
         """Return candidates and marks of a micrograph, at the limits in force or at others."""
         with self.changed:
@@ -297,4 +295,4 @@ class Session:
     def picks(self, name: str) -> Coordinates:
         """Return what counts as particles on a micrograph: the picks, and the particles that people marked."""
         values, (low, high) = self.shown(name).particles, self.score_range
-        return Coordinates(values[:, :2], low + (high - low) * values[:, 2], self.box_px)
+        return Coordinates(values[:, :2], low + (high - low) * values[:, 2], self.settings.written_box_px)

@@ -19,9 +19,9 @@ from ..errors import DeepEMError
 from ..picking.selection import PICKED, REASONS
 from .learning import DOUBTFUL_SHARE, Course, Learned, Lesson, learn
 from .marks import DONE, NEGATIVE, PARTICLE, REGION
-from .project import StudioSettings
 from .queue import Queue
 from .session import Session
+from .settings import StudioSettings
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Teacher:
     def _save(self) -> Path:
         session = self._session
         with session.changed:
-            settings, box_px = session.settings, session.box_px
+            settings = session.settings
             known = [name for name in session.names if session.collection.found(name) or session.log.marks.get(name)]
             picks = {name: session.picks(name) for name in known}
         results = session.project.output
@@ -114,11 +114,11 @@ class Teacher:
         old = [results.path("box", name) for name in absent] + [results.path("model")] * (settings.model is None)
         results.remove(filter(Path.exists, old))
         for name, each in picks.items():
-            results.write_picks(name, each.centres_xy, each.scores, box_px)
+            results.write_picks(name, each.centres_xy, each.scores, settings.written_box_px)
         star = ((path, picks[name].centres_xy, picks[name].scores) for name, path in settings.micrographs.items()
                 if name in picks and can_name(path))
         results.write_star(star, settings.pixel_size_angst, Optics())
-        session.write_marks()
+        session.project.write_marks(session.log.marks, settings)
         if settings.model:
             with atomic_path(results.path("model")) as aside:
                 shutil.copyfile(settings.model, aside)

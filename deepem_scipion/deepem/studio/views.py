@@ -12,7 +12,6 @@ import numpy as np
 
 from ..errors import DeepEMError
 from ..evaluation.matching import classify_picks
-from ..micrographs.micrograph import read_shape
 from ..picking.selection import REASON_LABELS, REASONS, Limits
 from ..report.pictures import read_score_map
 from .comparing import Comparison
@@ -40,7 +39,6 @@ class Views:
         self._session, self._teacher = session, teacher
         self.comparison = Comparison(session)
         self._summary: dict[str, Any] = {}
-        self._shapes: dict[int, tuple[int, int]] = {}
 
     def description(self) -> dict[str, Any]:
         """Return what does not change while the page is open."""
@@ -64,7 +62,7 @@ class Views:
         return {"version": session.version, **session.collection.summary(session.log.marks),
                 "limits": self._limits(settings.limits), "start": self._limits(session.collection.found_at),
                 "score_range": session.score_range, "ranges": session.collection.ranges(),
-                "diameter": settings.diameter_angst, "assumed": settings.assumed, "box": session.box_px,
+                "diameter": settings.diameter_angst, "assumed": settings.assumed, "box": settings.written_box_px,
                 "bright": settings.bright, "model": Path(settings.model).name if settings.model else None,
                 "turn": settings.turn, "teaching": self._teacher.view(), "state": session.state,
                 "problem": session.problem, "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
@@ -97,7 +95,7 @@ class Views:
             shown, stds = self._session.shown(name), self._session.collection.local_stds(name)
             failure, status = self._session.collection.failure(name), self._session.collection.status(name)
         try:
-            shape = self._shape(number)
+            shape = self._session.shape(number)
         except DeepEMError as error:
             shape, failure = (1, 1), str(error)
         codes = {reason: code for code, reason in enumerate(REASONS)}
@@ -108,11 +106,6 @@ class Views:
                 "std": stds.round(4).tolist(), "reason": [codes.get(reason, -1) for reason in shown.reasons.tolist()],
                 **{kind: [mark.as_list()[1:] for mark in shown.of(kind)] for kind in (PARTICLE, NEGATIVE, REGION)},
                 "done": bool(shown.of(DONE)), "reference": self.comparison.of(name), **self._differences(name)}
-
-    def _shape(self, number: int) -> tuple[int, int]:
-        if number not in self._shapes:
-            self._shapes[number] = read_shape(self._session.path(number))
-        return self._shapes[number]
 
     def score_map(self, number: int) -> dict[str, Any]:
         """Return the stored score map of a micrograph.

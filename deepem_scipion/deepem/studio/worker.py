@@ -14,6 +14,8 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import numpy as np
+
 from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
 from ..micrographs.micrograph import read_shape
@@ -167,16 +169,18 @@ def prepare(state: WorkerState) -> None:
 
 
 def read_stored(state: WorkerState, results: PickingResults, names: list[str], max_distance_px: float,
-                masks: Mapping[str, tuple[str, str]] | None = None, tiff_rows: str = "bottom") -> dict[str, Part]:
-    """Read stored candidates, with the masks (and micrographs) given; micrographs that cannot be read are left out."""
+                masks: Mapping[str, tuple[str | None, str]], tiff_rows: str = "bottom") -> dict[str, Part]:
+    """Read stored candidates, of some with other masks (or none); micrographs that cannot be read are left out."""
     found = {}
     for name in names:
         with contextlib.suppress(DeepEMError):
             candidates, reasons = results.read_candidates(name)
-            if masks and name in masks:
+            if name in masks:
                 mask, micrograph = masks[name]
-                shape = read_shape(micrograph)
-                masked = read_mask(mask, shape, tiff_rows).at(candidates.centres_xy, shape)
+                masked = np.zeros(len(candidates.scores))
+                if mask:
+                    shape = read_shape(micrograph)
+                    masked = read_mask(mask, shape, tiff_rows).at(candidates.centres_xy, shape)
                 candidates = replace(candidates, masked=masked)
             found[name] = review_part(candidates, reasons, max_distance_px)
     return found

@@ -1,0 +1,248 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a new session shows, of micrographs, of a results folder or of coordinates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..coordinates.coordinates import Coordinates
+from ..coordinates.masks import find_masks
+from ..errors import DeepEMError
+from ..micrographs.micrograph import read_pixel_size
+from ..model.files import load_model
+from ..model.general import CONTRASTS, general_model
+from ..picking.candidates import Candidates
+from ..picking.results import PickingResults
+from ..picking.selection import Limits, select
+from ..picking.settings import RunSettings
+from ..picking.summary import MicrographResult
+from .assigning import has_defocus, read_defocus
+from .project import StudioProject
+from .settings import StudioSettings, digest
+
+# In angstrom, until somebody gives another one.
+USUAL_DIAMETER = 150.0
+# Distance from the border of coordinates, for which it does not count.
+FAR_PX = 1e6
+# Headers that are read to find the pixel size.
+_TRIED = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a session is to show; what is not given is found in the files.
+
+    Attributes
+    ----------
+    sources : sequence of str or Path
+        Micrographs as for `find_micrographs`, or one results folder; none to resume a session.
+    project : Path, optional
+        Folder of the session. Default: `studio` in the results folder, or `deepem-studio` in the current folder.
+    model : Path, optional
+    pixel_size_angst, diameter_angst : float, optional
+    coordinates : Path, optional
+        Coordinates to correct, of any picker.
+    reference : Path, optional
+        Reference coordinates.
+    regions : Path, optional
+        Annotated regions of the micrographs, within which picks are compared with the reference.
+    compared : mapping of str to Path
+        Figures of other evaluations by label.
+    distance_angst : float, optional
+        Maximum distance of a pick from its reference particle.
+    masks : Path, optional
+        Folder of masks of contamination. Default: the masks of the picking run.
+    ctf : Path, optional
+        STAR file with the defocus of the micrographs. Default: the list of micrographs, if it has it.
+    box_px : int, optional
+        Side of the boxes written, in pixels of the micrographs.
+    tiff_rows : {"bottom", "top"}, optional
+        Whether y is counted from the last or from the first row of TIFF files. Default: that of the picking run, or
+        "bottom".
+    bright : bool
+        Whether particles are brighter than the background.
+    limits : mapping of str to object
+        Fields of `Limits`. The threshold is a score, or a word for `Model.threshold_for`; the range of the local
+        standard deviation may be "auto", that of the model.
+    """
+
+    sources: Sequence[str | Path] = ()
+    project: Path | None = None
+    model: Path | None = None
+    pixel_size_angst: float | None = None
+    diameter_angst: float | None = None
+    coordinates: Path | None = None
+    reference: Path | None = None
+    regions: Path | None = None
+    compared: Mapping[str, Path] = field(default_factory=dict)
+    distance_angst: float | None = None
+    masks: Path | None = None
+    ctf: Path | None = None
+    box_px: int | None = None
+    tiff_rows: str | None = None
+    bright: bool = False
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def given_by(wanted: Wanted) -> dict[str, Any]:
+    """Return what can be given and then changed on the page, as plain values, and a digest of the model given."""
+    options = {"diameter_angst": wanted.diameter_angst, "bright": wanted.bright or None, "box_px": wanted.box_px,
+               "model": digest(wanted.model) if wanted.model else None}
+    plain: dict[str, Any] = json.loads(json.dumps(dict(wanted.limits)))
+    return {**{name: value for name, value in options.items() if value is not None}, **plain}
+
+
+def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> StudioSettings:
+    """Return the settings of a session on micrographs; raises DeepEMError where a file cannot be used."""
+    paths = {name: os.path.abspath(path) for name, path in micrographs.items()}
+    model = load_model(wanted.model) if wanted.model else None
+    if model is not None and model.ranges_px is not None:
+        raise DeepEMError(f"{wanted.model} was trained by the paper's procedure, with which the studio cannot learn. "
+                          "Give another model, or pick with it and open the results")
+    diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
+    settings = StudioSettings(
+        paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter,
+        Limits.of_model(model or general_model(diameter, CONTRASTS[wanted.bright])),
+        str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows or "bottom",
+        bright=wanted.bright, box_px=wanted.box_px, assumed=not (wanted.diameter_angst or model),
+        given=given_by(wanted))
+    return settings if wanted.coordinates else with_limits(settings, wanted.limits)
+
+
+def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
+    """Return the settings of a session on a picking run; raises DeepEMError where a file cannot be used."""
+    run = results.read_settings()
+    paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
+    if not paths:
+        raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
+    if wanted.tiff_rows not in (None, run.tiff_rows):
+        raise DeepEMError(f"{results.folder}: the run counted the rows of TIFF files from the {run.tiff_rows}; "
+                          f"--tiff-rows {wanted.tiff_rows} would turn its picks upside down. Leave it out.")
+    settings = StudioSettings(
+        paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
+        wanted.diameter_angst or run.diameter_angst, run.limits, str(wanted.model.absolute()) if wanted.model else None,
+        str(results.folder), tiff_rows=run.tiff_rows, bright=wanted.bright or run.model_contrast == "bright",
+        masks={name: os.path.abspath(run.masks[name]) for name in paths if name in run.masks}, box_px=wanted.box_px,
+        given={**given_by(wanted), "run": _digest_of(json.dumps(run.as_dict(), sort_keys=True))})
+    return settings if wanted.coordinates else with_limits(settings, wanted.limits)
+
+
+def of_coordinates(settings: StudioSettings, known: Mapping[str, Coordinates], wanted: Wanted) -> StudioSettings:
+    """Return settings that show coordinates, once `write_start` has written them, all of them picked.
+
+    Parameters
+    ----------
+    settings : StudioSettings
+        Of a session on the same micrographs.
+    known : mapping of str to Coordinates
+        By name of the micrograph.
+    wanted : Wanted
+
+    Returns
+    -------
+    StudioSettings
+    """
+    scores = np.concatenate([each.scores for each in known.values()])
+    low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
+    low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
+    content = [(name, each.centres_xy.tolist(), each.scores.tolist()) for name, each in sorted(known.items())]
+    given = {**settings.given, "coordinates": _digest_of(repr(content))}
+    return with_limits(replace(settings, limits=Limits(0.0, 0.0), score_range=(low, high), given=given), wanted.limits)
+
+
+def write_start(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates]) -> StudioSettings:
+    """Write coordinates as candidates; returns settings with their folder.
+
+    Raises
+    ------
+    DeepEMError
+        A file cannot be written.
+    """
+    (low, high), limits, results, listed = settings.score_range, settings.limits, project.start, {}
+    results.make()
+    for name, path in settings.micrographs.items():
+        each = known.get(name)
+        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
+        candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
+                                np.full(len(shown), FAR_PX))
+        reasons = select(candidates, limits, settings.pixel_size_angst)
+        results.write_micrograph(name, candidates, reasons, 2)
+        listed[name] = MicrographResult.of(path, candidates, reasons)
+    results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
+    return replace(settings, results=str(results.folder.absolute()))
+
+
+def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSettings:
+    """Return settings with the limits that are given, see `Wanted`; raises DeepEMError where they make no sense."""
+    limits = dict(given)
+    words = {name for name in ("threshold", "std_range") if isinstance(limits.get(name), str)}
+    if words:
+        if settings.model is None and settings.results is not None:
+            raise DeepEMError(f"{' and '.join(sorted(words))}: expected numbers, since the model that found the picks "
+                              "is not known")
+        model = load_model(settings.model) if settings.model else general_model(settings.diameter_angst,
+                                                                                CONTRASTS[settings.bright])
+        if "threshold" in words:
+            limits["threshold"] = model.threshold_for(limits["threshold"])
+        if "std_range" in words:
+            limits["std_range"] = model.std_range
+    if isinstance(given.get("threshold"), (int, float)) and not settings.turn:
+        low, high = settings.score_range
+        limits["threshold"] = min(max((limits["threshold"] - low) / (high - low), 0.0), 1.0)
+    if limits.get("std_range") is not None:
+        limits["std_range"] = tuple(limits["std_range"])
+    return replace(settings, limits=replace(settings.limits, **limits))
+
+
+def with_files(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
+    """Return settings with masks, defocus, reference and other evaluations, as far as they are given."""
+    given: Mapping[str, object] = {
+        "reference": str(wanted.reference.absolute()) if wanted.reference else None,
+        "regions": str(wanted.regions.absolute()) if wanted.regions else None,
+        "compared": {label: str(path.absolute()) for label, path in wanted.compared.items()} or None,
+        "distance_angst": wanted.distance_angst, "defocus": _defocus(settings, wanted) or None,
+        "masks": _masks(settings, wanted)}
+    return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _masks(settings: StudioSettings, wanted: Wanted) -> dict[str, str] | None:
+    """The masks of the micrographs, if a folder of masks is given."""
+    if wanted.masks is None:
+        return None
+    paths = {name: Path(path) for name, path in settings.micrographs.items()}
+    return {name: os.path.abspath(mask) for name, mask in find_masks(wanted.masks, paths).items()}
+
+
+def _defocus(settings: StudioSettings, wanted: Wanted) -> dict[str, float]:
+    """The defocus of the micrographs, as far as it is given."""
+    lists = [wanted.ctf] if wanted.ctf else [each for each in wanted.sources if has_defocus(each)]
+    return {name: value for each in lists for name, value in read_defocus(each, settings.micrographs).items()}
+
+
+def _pixel_size(paths: Iterable[str], given: float | None) -> float:
+    """The pixel size given, or that of the first micrograph whose header has one."""
+    if given is not None:
+        return given
+    problem = ""
+    for path in list(paths)[:_TRIED]:
+        try:
+            size = read_pixel_size(path)
+        except DeepEMError as error:
+            problem = problem or str(error)
+        else:
+            if size is not None:
+                return size
+    raise DeepEMError(problem or "the micrographs do not give their pixel size. Give it with --pixel-size (angstrom).")
