@@ -6,19 +6,25 @@
 
 The first half of the micrographs of a set is for training, at most four, the others are picked. 0: the general model;
 -1: that model trained on the same micrographs without any mark (`deepem train` without --coordinates); N: N particles
-drawn at random from at most three micrographs, of which nothing else is marked (--incomplete); `all`: all particles of
-the training micrographs, from scratch. The script prints a table in Markdown of best F1 and average precision, their
-mean over the seeds, and the F1 at the automatic threshold, and writes it to benchmarks/results/clicks.md.
+drawn at random from at most three micrographs, of which nothing else is marked (--incomplete); Nr: the particles in
+rectangles in the middle of the training micrographs, about N, which are all that it is shown, from scratch; `all`: all
+particles of the training micrographs, from scratch. The script prints a table in Markdown of best F1 and average
+precision, their mean over the seeds, and the F1 at the automatic threshold, and writes it to
+benchmarks/results/clicks.md.
 """
 
 import argparse
+import shutil
 import sys
 
 import numpy as np
 from common import RESULTS, add_data_option, files, has_data, micrograph_names, table, title
 from general_accuracy import ALL_SETS, without_ignored
+from study import crop
 
 TRAINING, CLICKED = 4, 3
+# Each rectangle has at least this many particles.
+MIN_IN_RECTANGLE = 10
 
 
 def marks(known, names, number, seed):
@@ -32,27 +38,38 @@ def marks(known, names, number, seed):
 
 def model_for(clicks, folder, data, names, work, seed):
     """Model from a number of clicks."""
-    from deepem_scipion.deepem import general_model, load_model, read_coordinates
+    from deepem_scipion.deepem import general_model, load_model
     from deepem_scipion.deepem.commands.main import main
-    from deepem_scipion.deepem.coordinates.box import write_box
 
     if clicks == "0":
         return general_model(data.diameter_angst)
-    arguments = ["train", "--micrographs", *files(folder, names, data.images), "--diameter", str(data.diameter_angst),
-                 "--seed", str(seed), "--output", str(work / "model.deepem"), "--quiet"]
-    if clicks == "all":
-        arguments += ["--coordinates", str(folder / "boxes")]
-    elif clicks != "-1":
-        boxes = work / "boxes"
-        boxes.mkdir(exist_ok=True)
-        for path in boxes.glob("*.box"):
-            path.unlink()
-        for name, centres in marks(read_coordinates(folder / "boxes"), names, int(clicks), seed).items():
-            write_box(boxes / f"{name}.box", centres, np.full(len(centres), np.nan), 40)
-        arguments += ["--coordinates", str(boxes), "--incomplete"]
-    if main(arguments):
+    if main(["train", *map(str, labels(clicks, folder, data, names, work / "marked", seed)), "--diameter",
+             str(data.diameter_angst), "--seed", str(seed), "--output", str(work / "model.deepem"), "--quiet"]):
         sys.exit(f"training with {clicks} clicks failed")
     return load_model(work / "model.deepem")
+
+
+def labels(clicks, folder, data, names, work, seed):
+    """Arguments of `deepem train`: micrographs and what is marked on them."""
+    from deepem_scipion.deepem import read_coordinates
+    from deepem_scipion.deepem.coordinates.box import write_box
+
+    known, micrographs = read_coordinates(folder / "boxes"), ["--micrographs", *files(folder, names, data.images)]
+    shutil.rmtree(work, ignore_errors=True)
+    if clicks == "-1":
+        return micrographs
+    if clicks == "all":
+        return [*micrographs, "--coordinates", folder / "boxes"]
+    if clicks.endswith("r"):
+        number = int(clicks[:-1])
+        names = names[:max(1, number // MIN_IN_RECTANGLE)]
+        for name in names:
+            crop(folder, name, known[name], data.region, number // len(names), work)
+        return ["--micrographs", work / "micrographs", "--coordinates", work / "boxes"]
+    work.mkdir(parents=True)
+    for name, centres in marks(known, names, int(clicks), seed).items():
+        write_box(work / f"{name}.box", centres, np.full(len(centres), np.nan), 40)
+    return [*micrographs, "--coordinates", work, "--incomplete"]
 
 
 def figures(model, folder, data, names):
