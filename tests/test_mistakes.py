@@ -177,6 +177,12 @@ def test_a_word_that_is_no_number_is_refused_with_what_was_expected(capsys, opti
     assert f"argument {option}: {said}" in capsys.readouterr().err
 
 
+def test_a_command_that_does_not_estimate_the_diameter_names_one_that_does(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--micrographs", "a.mrc", "--diameter", "auto", "--output", "model"])
+    assert "expected angstrom" in (said := capsys.readouterr().err) and "`deepem pick` and `deepem auto`" in said
+
+
 @pytest.mark.parametrize("text", ["120", "120A", "120 A", "120 \u00c5", "1.2e2"])
 def test_the_unit_of_a_diameter_may_be_given(text):
     command = ["--micrographs", "a.mrc", "--diameter", text, "--output", "out"]

@@ -90,7 +90,8 @@ def angst(text: str) -> float:
     try:
         return float(re.sub("\\s*[A\u00c5]$", "", text))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected angstrom, such as 150 or 1.5") from None
+        hint = "; a diameter is estimated, and printed, by `deepem pick` and `deepem auto`" if text == "auto" else ""
+        raise argparse.ArgumentTypeError(f"{text!r}: expected angstrom, such as 150 or 1.5{hint}") from None
 
 
 def help_width() -> int:
