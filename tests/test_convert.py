@@ -130,6 +130,17 @@ def test_y_is_turned_and_boxes_get_a_size(tmp_path, monkeypatch):
     assert (tmp_path / "out/a.box").read_text() == "4\t19\t12\t12\t0.5\n"  # y = 29 - 4 = 25
 
 
+@pytest.mark.parametrize("form", ["eman", "cryolo"])
+def test_a_micrograph_without_particles_needs_no_box(tmp_path, form):
+    (tmp_path / "boxes").mkdir()
+    write_box(tmp_path / "boxes" / "a.box", np.array([[10, 4]]), np.array([0.5]), 8)
+    (tmp_path / "boxes" / "b.box").touch()
+    assert main(["convert", str(tmp_path / "boxes"), str(tmp_path / "out"), "--to", form]) == 0
+    found = read_coordinates(tmp_path / "out")
+    assert found["a"].centres_xy.tolist() == [[10.0, 4.0]] and found["a"].box_px == 8
+    assert len(found["b"].scores) == 0
+
+
 def test_coordinates_of_binned_micrographs_are_multiplied(tmp_path):
     (tmp_path / "topaz.txt").write_text("image_name\tx_coord\ty_coord\tscore\na\t10\t20\t0.5\n")
     command = ["convert", str(tmp_path / "topaz.txt"), str(tmp_path / "out"), "--to", "relion", "--coordinate-scale"]

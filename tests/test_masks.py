@@ -20,6 +20,7 @@ from deepem_scipion.deepem.coordinates.masks import Mask, find_masks, read_mask
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.micrographs.preprocessing import Preprocessing
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.training.labels import label_map
 from deepem_scipion.deepem.training.training_set import TrainingSet
@@ -157,6 +158,28 @@ def test_nothing_is_picked_in_the_mask(blobs, blob_model, tmp_path, capsys):
     assert (new[right & (old == "picked")] == "mask").any() and not (new[right] == "picked").any()
     np.testing.assert_array_equal(new[~right] == "picked", old[~right] == "picked")
     assert (tmp_path / "all/e.box").read_bytes() == (tmp_path / "masked/e.box").read_bytes()
+
+
+def test_resuming_picks_again_what_has_a_new_mask_and_keeps_the_rest(blobs, blob_model, tmp_path):
+    """A mask that was replaced, one of a micrograph that had none, and one of a micrograph that is new."""
+    def pick(names, *option):
+        micrographs = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in names]
+        assert main(["pick", "--model", str(blob_model), "--micrographs", *micrographs, "--contrast-checks", "0",
+                     "--masks", str(tmp_path / "masks"), "--output", str(tmp_path / "out"), *option]) == 0
+        return {name: (tmp_path / "out" / "candidates" / f"{name}.tsv").stat().st_mtime_ns for name in names}
+
+    nothing, everything = (np.full((15, 21), value, np.uint8) for value in (0, 255))
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.fromarray(nothing).save(tmp_path / "masks" / f"{name}.png")
+    first = pick("abc")
+    assert pick("abc", "--resume") == first
+    for name in "bcd":
+        Image.fromarray(everything).save(tmp_path / "masks" / f"{name}.png")
+    second = pick("abcd", "--resume")
+    assert [second[name] == first[name] for name in "abc"] == [True, False, False]
+    assert [bool((tmp_path / "out" / f"{name}.box").stat().st_size) for name in "abcd"] == [True, False, False, False]
+    assert sorted(PickingResults(tmp_path / "out").read_settings().masks) == list("abcd")
 
 
 def test_in_training_there_are_no_particles_and_no_negatives_in_the_mask(blobs, tmp_path, caplog):

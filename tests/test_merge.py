@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.picking.merge import missing_parts, part_of
+from deepem_scipion.deepem.picking.merge import merge_runs, missing_parts, part_of
 from deepem_scipion.deepem.picking.results import PickingResults
 
 
@@ -107,3 +108,13 @@ def test_more_parts_than_micrographs_are_no_failure(blobs, blob_model, tmp_path)
     assert main([*arguments, str(tmp_path / "1"), "--part", "1/2"]) == 0
     assert main([*arguments, str(tmp_path / "2"), "--part", "2/2"]) == 0
     assert main(["merge", str(tmp_path / "out"), str(tmp_path / "1"), str(tmp_path / "2")]) == 0
+
+
+def test_masks_of_all_parts_are_kept(runs, tmp_path):
+    for part, name in (("1", "a"), ("2", "b")):
+        shutil.copytree(runs / "parts" / part, tmp_path / part)
+        results = PickingResults(tmp_path / part)
+        results.write_summary(replace(results.read_settings(), masks={name: f"masks/{name}.png"}),
+                              results.read_micrographs())
+    merge_runs(tmp_path / "out", [tmp_path / "1", tmp_path / "2"])
+    assert PickingResults(tmp_path / "out").read_settings().masks == {"a": "masks/a.png", "b": "masks/b.png"}

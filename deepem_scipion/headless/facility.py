@@ -75,7 +75,8 @@ def parse(argv):
     add("--voltage", type=float, default=300, metavar="KV", help="of the microscope")
     add("--cs", type=float, default=2.7, metavar="MM", help="spherical aberration")
     add("--amplitude", type=float, default=0.1, metavar="SHARE", help="amplitude contrast")
-    add("--threads", type=int, default=available_cores(), help="of picking and of classification")
+    add("--threads", type=int, help="of picking and of classification; default: one for each core of the machine on "
+        "which the project begins")
     add("--gpu", type=int, choices=(0, 1), default=0, help="1: the classification uses a GPU")
     add("--home", type=Path, default=Path("deepem-facility"), metavar="FOLDER",
         help="Scipion's home unless SCIPION_HOME is set; projects are in its userdata/projects")
@@ -102,7 +103,7 @@ def values_of(options):
         raise FacilityError(f"--learn {options.learn}: expected a number of micrographs, 1 or more")
     unused = ("project", "home", "learn") if options.model else ("project", "home")
     values = {name: value for name, value in vars(options).items()
-              if name not in unused and value is not None or name == "box"}
+              if name not in unused and value is not None or name in ("box", "threads")}
     values.update(micrographs=str(options.micrographs.resolve()), mask=round(MASK_PER_DIAMETER * diameter_angst))
     if options.model:
         values["model"] = str(options.model.resolve())
@@ -128,6 +129,7 @@ def run(name, values):
     project = Manager().createProject(name) if new else Manager().loadProject(name)
     os.chdir(project.path)
     if new:
+        values["threads"] = values["threads"] or available_cores()
         workflows.load(project, workflows.fill("facility" if "model" in values else "from-nothing", values))
         with atomic_write(OPTIONS_FILE) as file:
             json.dump(values, file, indent=1)
@@ -154,7 +156,7 @@ def check_options(path, values):
         raise FacilityError(f"{path} was not made by this command; choose another name with --project")
     earlier = json.loads(Path(OPTIONS_FILE).read_text(encoding="utf-8"))
     changed = [f"{name} was {earlier.get(name)} and is {value}" for name, value in values.items()
-               if value != earlier.get(name)]
+               if value not in (None, earlier.get(name))]  # threads: another node may have other cores
     if changed:
         raise FacilityError(f"{path} was made with other options: {', '.join(changed)}. Give the same options to "
                             "resume it, or choose another name with --project")

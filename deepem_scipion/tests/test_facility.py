@@ -93,6 +93,16 @@ class TestTemplates(unittest.TestCase):
         self.assertEqual(set(values), {alias for _, alias in FIELD.findall(text)})
         self.assertEqual((values["box"], values["mask"]), (120, 144))
 
+    def test_a_project_is_resumed_on_a_machine_with_another_number_of_cores(self):
+        arguments = ["--micrographs", ".", "--pixel-size", "1.5", "--diameter", "120", "--project", "p"]
+        values = facility.values_of(facility.parse(arguments))
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(
+                facility, "OPTIONS_FILE", os.path.join(folder, "options.json")):
+            Path(facility.OPTIONS_FILE).write_text(json.dumps({**values, "threads": 64}))
+            facility.check_options(folder, values)
+            with self.assertRaisesRegex(facility.FacilityError, "threads was 64 and is 2"):
+                facility.check_options(folder, facility.values_of(facility.parse([*arguments, "--threads", "2"])))
+
     def test_a_missing_folder_or_model_is_reported(self):
         for arguments, message in ((["--micrographs", "nowhere", "--model", __file__], "there is no folder nowhere"),
                                    (["--micrographs", ".", "--model", __file__], "test_facility.py"),

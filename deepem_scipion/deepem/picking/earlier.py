@@ -43,7 +43,8 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     Returns
     -------
     dict of str to MicrographResult
-        Results that are kept: they were made with the same settings, and the micrograph has not changed since.
+        Results that are kept: they were made with the same settings, and neither the micrograph nor its mask has
+        changed since.
 
     Raises
     ------
@@ -70,9 +71,11 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
         files = results.files()
     kept: dict[str, MicrographResult] = {}
     if existing == RESUME and results.exists():
-        _check_settings(results, settings)
+        earlier = results.read_settings()
+        _check_settings(results, earlier, settings)
         kept = {name: found for name, found in results.read_micrographs().items() if name in paths
-                and _is_done(results, name, paths[name], found, further, name in checked)}
+                and earlier.masks.get(name) == settings.masks.get(name)
+                and _is_done(results, name, paths[name], found, further, name in checked, settings.masks.get(name))}
     results.remove(set(files) - {results.path(kind, name) for name in kept for kind in (*ALWAYS, *further)})
     results.make(further)
     with suppress(DeepEMError):  # reported at the end, when it is written again
@@ -96,21 +99,22 @@ def _all_failed(results: PickingResults, files: Collection[Path]) -> bool:
     return bool(failed) and failed.keys() == results.read_micrographs().keys() and own.issuperset(files)
 
 
-def _check_settings(results: PickingResults, settings: RunSettings) -> None:
-    earlier, new = results.read_settings().as_dict(), settings.as_dict()
-    changed = ["another model" if name == "model" else f"{name} {earlier.get(name)}, now {value}"
-               for name, value in new.items() if earlier.get(name) != value]
+def _check_settings(results: PickingResults, earlier: RunSettings, settings: RunSettings) -> None:
+    then, now = earlier.as_dict(), settings.as_dict()
+    changed = ["another model" if name == "model" else f"{name} {then.get(name)}, now {value}"
+               for name, value in now.items() if then.get(name) != value and name != "masks"]
     if changed:
         raise DeepEMError(f"{results.folder}: the earlier run was made with other settings ({'; '.join(changed)}). "
                           "Expected the same with --resume: use --overwrite, or another --output.")
 
 
 def _is_done(results: PickingResults, name: str, path: Path, found: MicrographResult,
-             further: Collection[str], checked: bool) -> bool:
+             further: Collection[str], checked: bool, mask: str | None) -> bool:
     written = [results.path(kind, name) for kind in (*ALWAYS, *further)]
     if not found.ok or found.path != str(path) or checked != (found.evidence is not None):
         return False
+    sources = [str(path), *([mask] if mask else [])]
     try:
-        return path.stat().st_mtime <= min(file.stat().st_mtime for file in written)
+        return max(map(os.path.getmtime, sources)) <= min(map(os.path.getmtime, written))
     except OSError:  # one of them is missing
         return False

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -131,7 +132,7 @@ def _collect(parts: Sequence[PickingResults]) -> tuple[RunSettings, dict[str, Mi
         if changed:
             raise DeepEMError(f"{part.folder} was picked with another {', '.join(changed)} than {parts[0].folder}. "
                               "Expected parts of one run: pick it again with the same options.")
-        settings = first
+        settings = replace(first, masks={**first.masks, **own.masks})
         for name, found in part.read_micrographs().items():
             if name in sources:
                 raise DeepEMError(f"{sources[name].folder} and {part.folder} both have the micrograph {name}. Expected "

@@ -72,7 +72,7 @@ class MicrographPicks:
         return not bool(np.isnan(self.coordinates.scores).all())
 
     def box_px(self, program: str) -> float:
-        """Return the side of the boxes; raises DeepEMError where it is not known.
+        """Return the side of the boxes, 0 where there are none; raises DeepEMError where it is not known.
 
         Parameters
         ----------
@@ -83,6 +83,8 @@ class MicrographPicks:
         -------
         float
         """
+        if not len(self.coordinates.scores):
+            return 0.0
         if self.coordinates.box_px is None:
             raise DeepEMError(f"{self.name}: the files of {program} hold boxes, but the coordinates have no common box "
                               "size. Give it with --box, in pixels.")
