@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.atomic import atomic_write
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates, merge
+from deepem_scipion.deepem.coordinates.formats.base import MicrographPicks
+from deepem_scipion.deepem.coordinates.formats.registry import write_files
 from deepem_scipion.deepem.coordinates.names import match_names
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.coordinates.star import write_star
@@ -168,6 +170,16 @@ def test_the_figure_of_merit_of_picks_by_hand_is_no_score(tmp_path):
     (tmp_path / "a_manualpick.star").write_text(
         COORDINATES_ONLY + "_rlnAutopickFigureOfMerit #3\n1 2 -999.000000\n3 4 0.25\n")
     np.testing.assert_array_equal(read_coordinates(tmp_path)["a"].scores, [math.nan, 0.25])
+
+
+def test_picks_without_a_score_have_the_figure_of_merit_of_picks_by_hand_for_relion_reads_nan_as_0(tmp_path):
+    picks = Coordinates(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, math.nan]), None)
+    write_star(tmp_path / "all.star", [("a.mrc", picks.centres_xy, picks.scores)], 1.5)
+    write_files("relion", tmp_path / "relion", [MicrographPicks("a", "a.mrc", picks)])
+    for path in (tmp_path / "all.star", tmp_path / "relion" / "a_autopick.star"):
+        assert "3.000000 4.000000 -999 " in path.read_text()
+        (found,) = read_coordinates(path).values()
+        np.testing.assert_array_equal(found.scores, picks.scores)
 
 
 @pytest.mark.parametrize("suffix", ["", "_autopick", "_manualpick", "_coords", "_picks"])

@@ -18,6 +18,7 @@ from test_plugin_program import (
     write_results,
 )
 
+from deepem_scipion import convert
 from deepem_scipion.convert import identity
 from deepem_scipion.deepem.commands.parser import build_parser
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -99,6 +100,25 @@ def test_the_studio_reads_tiff_micrographs_as_picking_does_and_says_it(tmp_path,
     assert before == frames and "4.00 Å/px, and will be scaled to those with 2.00 Å/px" in warning
     protocol.inputCoordinates.set(coordinate_set(tmp_path, 4, {name: [(1, 2)]}))
     assert protocol._warnings() == frames
+
+
+def test_the_studio_refuses_micrographs_of_the_same_name(tmp_path, monkeypatch):
+    from deepem_scipion.protocols import ProtDeepEMStudio
+
+    monkeypatch.chdir(tmp_path)
+    protocol = ProtDeepEMStudio(workingDir="run")
+    mics = coordinate_set(tmp_path, 2, {"a.mrc": []}).getMicrographs()
+    mics.append(micrograph(2, "a.mrc", tmp_path / "other" / "a.mrc"))
+    mics.write()
+    protocol.inputMicrographs.set(mics)
+    assert "Several micrographs have the same name" in protocol._validate()[0]
+
+
+@pytest.mark.parametrize("box", [30, 31])
+def test_training_gets_the_centres_of_odd_and_even_boxes(tmp_path, box):
+    coordinates = coordinate_set(tmp_path, 2, {"a.mrc": [(40, 51), (17, 22)]}, box=box)
+    assert convert.write_boxes(str(tmp_path / "boxes"), coordinates, {"a.mrc": "a"}, 2.0) == 2
+    assert read_coordinates(tmp_path / "boxes")["a"].centres_xy.tolist() == [[40, 51], [17, 22]]
 
 
 def test_pixel_sizes_that_disagree_are_in_the_summary(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def write_boxes(folder, coordinates, names, pixel_size_angst, keys=None):
     pwutils.cleanPath(folder)
     pwutils.makePath(folder)
     scale = coordinates.getMicrographs().getSamplingRate() / pixel_size_angst
-    box_px = scale * (coordinates.getBoxSize() or 1)
+    box_px = _even(scale * (coordinates.getBoxSize() or 1))
     written = 0
     for mic_name, mic in micrographs_with_coordinates(coordinates, keys).items():
         if mic_name not in names:
@@ -74,9 +74,13 @@ def write_scored_boxes(folder, found, names, scale):
     pwutils.makePath(folder)
     for mic_name, name in names.items():
         each = found[mic_name]
-        # Even, because corners in whole pixels shift the centre of an odd box by half a pixel.
-        box_px = 2 * max(1, round(scale * (each.box_px or 2) / 2))
-        write_box(os.path.join(folder, name + ".box"), scale * each.centres_xy, each.scores, box_px)
+        write_box(os.path.join(folder, name + ".box"), scale * each.centres_xy, each.scores,
+                  _even(scale * (each.box_px or 1)))
+
+
+def _even(box_px):
+    """Even side of a box, because corners in whole pixels shift the centre of an odd box by half a pixel."""
+    return 2 * max(1, round(box_px / 2))
 
 
 def score_attribute(coordinates):

@@ -92,16 +92,21 @@ class ProtDeepEMStudio(StudioOutputs, DeepEMProgram, ProtParticlePicking):
         found = {}
         for _ in self.readStudio(mics, "", found):
             pass
-        learnt = self.getStudio().output.path("model")
-        if learnt.exists():
-            found[MODEL] = convert.read_model(str(learnt))
+        if self.getStudio().read().turn:
+            found[MODEL] = convert.read_model(str(self.getStudio().output.path("model")))
+        for name in self._possibleOutputs:
+            if name not in found and hasattr(self, name):  # Continue after everything was undone
+                self.deleteOutput(getattr(self, name))
         self._defineOutputs(**found)
         for each in found.values():
             self._defineSourceRelation(self.inputMicrographs, each)
 
     # -------------------------- INFO functions -------------------------------
     def _validate(self):
-        model = self.inputModel.get()
+        mics, model = self.inputMicrographs.get(), self.inputModel.get()
+        if mics is not None and len(mics.getUniqueValues("_micName")) < mics.getSize():
+            return ["Several micrographs have the same name, by which Scipion finds them in the extraction. Pick them "
+                    "with DeepEM picking first: its outputMicrographs have different names, and can be opened here."]
         if model is not None and not os.path.exists(model.getFileName()):
             return [f"The file of the model, {model.getFileName()}, is missing."]
         if model is None and not self.particleDiameter.get() >= 0:

@@ -92,7 +92,9 @@ class CorrectedPicks(StudioOutputs):
         comment = _comment(found[OUTPUT + suffix].getSize(), found.get(NEGATIVES + suffix), values)
         found[OUTPUT + suffix].setObjComment(comment)
         if values["turn"]:
-            found[MODEL + suffix] = convert.read_model(str(self.getStudio().output.path("model")))
+            path = self._getExtraPath(f"model{suffix}.deepem")  # the studio replaces its own file
+            convert.copy_model(str(self.getStudio().output.path("model")), path)
+            found[MODEL + suffix] = convert.read_model(path)
         self._defineOutputs(**found)
         for name in found:
             self._defineSourceRelation(self.inputMicrographs, Pointer(self, extended=name))

@@ -84,3 +84,11 @@ class TestStudioProtocol(BaseTest):
         again = self.visit(protocol, {"action": "remove", "x": 11, "y": 12})
         self.assertEqual(again["particle"], [])
         self.assertEqual(protocol.outputCoordinates.getSize(), first.getSize() - 1)
+
+        # A model from which nothing was learnt is no output, and what has become empty is none any more.
+        protocol.getStudio().output.path("model").touch()
+        self.assertEqual(len(list(protocol.iterOutputAttributes())), 2)
+        with mock.patch.object(ProtDeepEMStudio, "readStudio", return_value=()):
+            protocol._createOutputs({})
+        for each in (protocol, self.proj.mapper.selectById(protocol.getObjId())):
+            self.assertEqual(list(each.iterOutputAttributes()), [])

@@ -3,6 +3,7 @@
 """"Analyze results" of picking and evaluation: the studio shows them, and what is registered there are outputs."""
 
 import os
+import shutil
 from collections import Counter
 from unittest import mock
 
@@ -67,6 +68,15 @@ class TestAnalyzeResults(WithStudio):
             self.assertEqual(item._rlnAutopickFigureOfMerit.get(), item._deepemScore.get())
         again = self.view(self.pick)  # everything is kept
         self.assertEqual(len(ask(self.opened(again), "micrograph/0")["particle"]), 1)
+
+        learnt = str(self.pick.getStudio().output.path("model"))  # the studio replaces it when it saves again
+        shutil.copyfile(self.train.outputModel.getFileName(), learnt)
+        values = {"turn": 1, "std_range": None, "threshold": threshold, "min_distance_angst": 55}
+        *_, said = self.pick.registerCorrected(values)
+        self.assertIn("outputModel_3", said)
+        os.remove(learnt)
+        self.assertEqual(convert.read_model(self.pick.outputModel_3.getFileName()).getDiameter(),
+                         self.train.outputModel.getDiameter())
 
     def test_nothing_is_registered_while_the_run_is_active(self):
         outputs = self.pick.getOutputsSize()

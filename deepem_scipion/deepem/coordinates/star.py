@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 NAME, FILE = "rlnMicrographName", "rlnMicrographCoordinates"
 
 # RELION's figure of merit of particles that were picked by hand.
-_NO_MERIT = -999.0
+NO_MERIT = -999.0
 # Relative difference up to which two pixel sizes are the same.
 SAME_PIXEL_SIZE = 1e-4
 
@@ -64,7 +64,8 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
     path : str or Path
         File to write, atomically.
     entries : iterable of (path, centres_xy, scores)
-        For each micrograph its path, (n, 2) centres as x, y in its own pixels and (n,) scores.
+        For each micrograph its path, (n, 2) centres as x, y in its own pixels and (n,) scores; NaN, for particles set
+        by hand, is written as `NO_MERIT`.
     pixel_size_angst : float or sequence of float
         Pixel size of the input micrographs in angstrom, of all or of each.
     optics : Optics
@@ -88,7 +89,8 @@ def write_star(path: str | Path, entries: Iterable[tuple[str | Path, np.ndarray,
         handle.write(_star_header("particles", particles))
         for (micrograph, centres_xy, scores), group in zip(entries, groups if np.ndim(pixel_size_angst) else repeat(1)):
             name = quote(str(micrograph))
-            rows = np.column_stack([np.reshape(centres_xy, (-1, 2)), np.reshape(scores, -1)]).tolist()
+            merits = np.nan_to_num(np.reshape(scores, -1), nan=NO_MERIT)
+            rows = np.column_stack([np.reshape(centres_xy, (-1, 2)), merits]).tolist()
             handle.writelines(f"{name} {x:.6f} {y:.6f} {score:.6g} {group}\n" for x, y, score in rows)
         handle.write("\n")
 
@@ -240,6 +242,6 @@ def _particles(path: Path, table: StarTable, shift: Shift | None) -> Iterable[tu
     merit = table.labels.index("rlnAutopickFigureOfMerit") if scored else None
     for number, fields in table.rows:
         score = math.nan if merit is None else parse_number(path, number, fields[merit], missing=True)
-        score = math.nan if score == _NO_MERIT else score
+        score = math.nan if score == NO_MERIT else score
         dx, dy = shift.pixels(number, fields) if shift else (0.0, 0.0)
         yield parse_number(path, number, fields[x]) - dx, parse_number(path, number, fields[y]) - dy, score

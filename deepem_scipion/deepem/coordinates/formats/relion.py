@@ -9,11 +9,13 @@ micrographs, which *Extract* takes for re-extraction, is written by `coordinates
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ...startables import quote
+from ..star import NO_MERIT
 from .base import MicrographPicks, write_lines
 
 SUFFIX = "_autopick"
@@ -68,7 +70,8 @@ def _lines(picks: MicrographPicks) -> list[str]:
     labels = ("rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit", "rlnClassNumber", "rlnAnglePsi")
     scored = picks.is_scored
     return [*_header("", labels[:3 if scored else 2] + labels[3:]),
-            *(f"{x:.6f} {y:.6f}" + f" {score:.6g}" * scored + " 0 0.0" for x, y, score in picks.rows), ""]
+            *(f"{x:.6f} {y:.6f}" + f" {NO_MERIT if math.isnan(score) else score:.6g}" * scored + " 0 0.0"
+              for x, y, score in picks.rows), ""]
 
 
 def _header(name: str, labels: Sequence[str]) -> list[str]:
