@@ -18,6 +18,7 @@ from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.masks import Mask, find_masks, read_mask
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.micrographs.images import read_pixels
 from deepem_scipion.deepem.micrographs.preprocessing import Preprocessing
 from deepem_scipion.deepem.picking.candidates import Candidates, read_candidates, write_candidates
 from deepem_scipion.deepem.picking.results import PickingResults
@@ -28,6 +29,7 @@ from deepem_scipion.deepem.training.training_set import TrainingSet
 SHAPE = (60, 90)  # of micrographs of which the right third is masked
 AREA = np.zeros((20, 30), np.float32)
 AREA[:, 20:] = 1
+MICROGRAPH = Path(__file__)  # no TIFF file
 
 
 def write(path, values):
@@ -48,7 +50,7 @@ def write(path, values):
     ("a.mrc", np.kron(AREA, np.ones((3, 3), "f4"))[:59, :89]), ("a.png", AREA.astype("u1")),
     ("a.png", (100 * AREA).astype("u1")), ("a.tif", (2 * AREA).astype("u2")), ("a.mrc", 300 * AREA)])
 def test_masks_of_every_kind_and_size_are_read(tmp_path, name, values):
-    found = read_mask(write(tmp_path / name, values), SHAPE)
+    found = read_mask(write(tmp_path / name, values), MICROGRAPH, SHAPE)
     assert found.at(np.array([[0, 0], [58.4, 30], [61, 0], [89, 59]]), SHAPE).tolist() == [0, 0, 1, 1]
     assert (found.resized(SHAPE)[:, :59] == 0).all() and (found.resized(SHAPE)[:, 61:] == 1).all()
 
@@ -63,19 +65,30 @@ def test_rows_and_columns_of_a_mask_are_in_place():
     np.testing.assert_array_equal(Mask(values).resized((1, 1)), [[values[1, 1]]])
 
 
+@pytest.mark.parametrize("micrograph", ["m.mrc", "m.tif"])
+@pytest.mark.parametrize("rows", ["bottom", "top"])
+def test_the_rows_of_a_png_file_are_in_the_order_of_the_rows_of_the_micrographs_file(tmp_path, micrograph, rows):
+    pixels = np.random.default_rng(0).normal(size=SHAPE).astype("f4")
+    pixels[40:] = 9  # ice
+    file = write(tmp_path / micrograph, pixels)
+    found = read_mask(write(tmp_path / "m_mask.png", (pixels == 9).astype("u1")), file, SHAPE, rows)
+    np.testing.assert_array_equal(found.values, read_pixels(file, rows) == 9)
+
+
 def test_probabilities_stay_what_they_are(tmp_path):
     steep = np.linspace(0, 65535, SHAPE[0] * SHAPE[1]).reshape(SHAPE).round().astype("u2")
-    np.testing.assert_array_equal(read_mask(write(tmp_path / "a.png", steep), SHAPE).values,
+    np.testing.assert_array_equal(read_mask(write(tmp_path / "a.png", steep), MICROGRAPH, SHAPE).values,
                                   steep.astype("f4") / np.float32(65535))
     # A faint one is not stretched to 1, whatever its highest value.
     faint = np.linspace(0, 100, SHAPE[0] * SHAPE[1]).round().reshape(SHAPE)
     for name, kind, full in (("b.png", "u1", 255), ("b.tif", "u1", 255), ("b.mrc", "u2", 255), ("c.mrc", "f4", 255),
                              ("c.png", "u2", 65535)):
-        np.testing.assert_allclose(read_mask(write(tmp_path / name, faint.astype(kind)), SHAPE, "top").values,
-                                   faint / full, rtol=1e-6)
-    assert read_mask(write(tmp_path / "a.mrc", 0.3 * AREA), SHAPE).values.max() == np.float32(0.3)
-    assert read_mask(write(tmp_path / "e.mrc", 1.1 * AREA - np.float32(0.04)), SHAPE).values.max() == 1  # interpolated
-    assert read_mask(write(tmp_path / "f.mrc", 0 * AREA), SHAPE).values.max() == 0
+        found = read_mask(write(tmp_path / name, faint.astype(kind)), MICROGRAPH, SHAPE, "top")
+        np.testing.assert_allclose(found.values, faint / full, rtol=1e-6)
+    assert read_mask(write(tmp_path / "a.mrc", 0.3 * AREA), MICROGRAPH, SHAPE).values.max() == np.float32(0.3)
+    interpolated = 1.1 * AREA - np.float32(0.04)
+    assert read_mask(write(tmp_path / "e.mrc", interpolated), MICROGRAPH, SHAPE).values.max() == 1
+    assert read_mask(write(tmp_path / "f.mrc", 0 * AREA), MICROGRAPH, SHAPE).values.max() == 0
 
 
 @pytest.mark.parametrize("name, values, words", [
@@ -84,13 +97,13 @@ def test_probabilities_stay_what_they_are(tmp_path):
     ("a.mrc", AREA.T.copy(), "does not fit a micrograph of 60 x 90")])
 def test_a_faulty_mask_is_an_error_that_names_it(tmp_path, name, values, words):
     with pytest.raises(DeepEMError) as caught:
-        read_mask(write(tmp_path / name, values), SHAPE)
+        read_mask(write(tmp_path / name, values), MICROGRAPH, SHAPE)
     assert name in str(caught.value) and words in str(caught.value)
 
 
 def test_a_mask_that_may_number_kinds_of_contamination_is_warned_of(tmp_path, caplog):
     kinds = np.arange(3, dtype="u1").repeat(1800).reshape(SHAPE)
-    assert read_mask(write(tmp_path / "a.png", kinds), SHAPE).values.max() == np.float32(2 / 255)
+    assert read_mask(write(tmp_path / "a.png", kinds), MICROGRAPH, SHAPE).values.max() == np.float32(2 / 255)
     assert "a.png: the values of the mask from 0 to 2 are read as probabilities of up to 0.0078" in caplog.text
 
 
@@ -103,13 +116,13 @@ def png():
 @tried(100)
 @given(damaged([png()], [*NUMBERS, b"IDAT", b"IHDR", b"PLTE", b"tEXt"]))
 def test_damaged_png_masks_are_read_or_refused(tmp_path_factory, content):
-    read(lambda path: read_mask(path, SHAPE), tmp_path_factory.getbasetemp() / "a.png", content)
+    read(lambda path: read_mask(path, MICROGRAPH, SHAPE), tmp_path_factory.getbasetemp() / "a.png", content)
 
 
 @tried(20)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_read_as_a_mask_or_refused(tmp_path_factory, content):
-    read(lambda path: read_mask(path, SHAPE), tmp_path_factory.getbasetemp() / "a.png", content)
+    read(lambda path: read_mask(path, MICROGRAPH, SHAPE), tmp_path_factory.getbasetemp() / "a.png", content)
 
 
 def test_masks_are_found_by_name(tmp_path):

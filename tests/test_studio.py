@@ -5,6 +5,7 @@
 import io
 import json
 import os
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from deepem_scipion.deepem.picking.selection import PICKED, Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
 from deepem_scipion.deepem.studio.choosing import Choice
+from deepem_scipion.deepem.studio.collection import Collection
 from deepem_scipion.deepem.studio.comparing import Comparison
 from deepem_scipion.deepem.studio.learning import Course, Learned, Lesson, learn
 from deepem_scipion.deepem.studio.marks import PARTICLE, REGION
@@ -105,6 +107,76 @@ def test_another_diameter_discards_suggestions_and_what_was_found_with_the_old_o
     assert session.waiting() == "a"
     with pytest.raises(DeepEMError, match="particle diameter -1"):
         session.update(diameter_angst=-1.0)
+    session.close()
+    project.close()
+
+
+def test_limits_that_cannot_be_saved_are_tried_again(micrographs, tmp_path, monkeypatch):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session = Session(project, settings)
+    session.set_limits(0.77, 32.0, None)
+
+    def full(self, settings):
+        raise DeepEMError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudioProject, "write", full)
+        session.save_limits()
+        version = session.version
+        session.save_limits()
+    assert session.problem == "no space" and session.version == version
+    session.save_limits()
+    assert project.read().limits.threshold == 0.77
+    session.close()
+    project.close()
+
+
+def test_a_limit_may_be_moved_while_candidates_arrive(micrographs, tmp_path, monkeypatch):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session, joining, arrived = Session(project, settings), threading.Event(), threading.Event()
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
+    join = Collection._join
+
+    def slow(self, parts):
+        found = join(self, parts)
+        joining.set()
+        arrived.wait(0.5)  # for ever if nothing kept the candidates of b waiting
+        return found
+
+    def arrive():
+        joining.wait(60)
+        session.put("b", candidates_of_blobs(micrographs / "b.mrc"), settings)
+        arrived.set()
+
+    monkeypatch.setattr(Collection, "_join", slow)
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    session.set_limits(THRESHOLD, 32.0, None)
+    thread.join(60)
+    assert len(session.picks("a").scores) == len(session.picks("b").scores) == 6
+    session.close()
+    project.close()
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_a_worker_that_ends_while_it_reads_leaves_no_micrograph_waiting_for_ever(micrographs, tmp_path, coordinates):
+    write_box(tmp_path / "a.box", [[30, 40]], np.array([6.0]), 24)
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0,
+                                            coordinates=tmp_path / "a.box" if coordinates else None))
+    session = Session(project, settings)
+    if not coordinates:
+        session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
+    session.close()
+    session = Session(project, settings)
+
+    def end(*values):
+        raise DeepEMError("the process ended unexpectedly")
+
+    with pytest.raises(DeepEMError, match="ended unexpectedly"):
+        Queue(session, SimpleNamespace(call=end))._load()
+    # The general model would find others than the coordinates.
+    assert session.waiting() == ("" if coordinates else "a")
+    assert ("cannot be read" in session.collection.failure("a")) == coordinates
     session.close()
     project.close()
 

@@ -31,6 +31,7 @@ from deepem_scipion.deepem.picking.selection import Limits
 from deepem_scipion.deepem.studio import serving
 from deepem_scipion.deepem.studio.learning import Learned, learn
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
+from deepem_scipion.deepem.studio.project import StudioProject
 from deepem_scipion.deepem.studio.serving import Address, open_browser, serve
 from deepem_scipion.deepem.studio.worker import Worker, WorkerState, find, prepare
 
@@ -261,6 +262,11 @@ def test_the_page_sees_micrographs_edits_and_limits(studio):
     assert "broken.mrc" in studio.get("micrograph/2")["failure"]
     shown = studio.get("micrograph/0")
     assert (shown["rows"], shown["columns"]) == (150, 210)
+    for x, y in ((-500, 75), (100, 9999), (210, 75), (100, 150)):
+        problem = studio.post("edit/0", 400, action="add", x=x, y=y)["problem"]
+        assert "outside of the micrograph" in problem
+    place = {"x": shown["x"][0], "y": shown["y"][0], "to_x": -9, "to_y": 9}
+    assert "outside of the micrograph" in studio.post("edit/0", 400, action="move", **place)["problem"]
     far = np.hypot(np.array(shown["x"]) - 3, np.array(shown["y"]) - 147).min()
     both = studio.post("edit/0", action="add", x=3, y=147)
     assert far > 5 and both["micrograph"]["particle"][0][:2] == [3, 147]
@@ -425,6 +431,31 @@ def test_the_server_ends_with_its_parent(tmp_path):
                   for each in (pid, *children)):
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there are no terminals that send this")
+def test_a_closed_terminal_ends_the_studio_and_all_is_saved(tmp_path):
+    write_blobs(tmp_path, ["a"], n=6)
+    process = subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "studio", str(tmp_path / "micrographs"),
+                                "--no-browser", "--project", str(tmp_path / "session"), "--threads", "1"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with process:
+        base, token = process.stdout.readline().split()[1].split("#")
+        for threshold in (0.31, 0.77):
+            limits = {"number": 0, "threshold": threshold, "distance": 32, "ranged": False}
+            assert ask(f"{base}api/limits", token, json.dumps(limits).encode())[0] == 200
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(120) == 128 + signal.SIGHUP
+    project = StudioProject(tmp_path / "session")
+    assert project.read().limits.threshold == 0.77 and (project.folder / "lock").read_text() == ""
+
+
+def test_the_position_of_a_slider_is_on_the_disk_soon(studio):
+    studio.post("limits", number=0, threshold=0.77, distance=32, ranged=False)
+    end = time.monotonic() + 120
+    while StudioProject(studio.folder).read().limits.threshold != 0.77:  # while nothing else happens
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_port_in_use_is_named(tmp_path):

@@ -4,7 +4,8 @@
 
 A mask is an image of the same field of view as its micrograph, with any number of pixels. It has two values, 0 where
 there is no contamination and another one where there is, or is a probability: from 0 to 1, as MicrographCleaner writes
-it, or in whole numbers from 0 to 255 or 65535. The first row of a PNG file is y = 0, as that of an MRC file.
+it, or in whole numbers from 0 to 255 or 65535. The first row of a PNG file is that of the micrograph's file, MRC or
+TIFF, as any program shows them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..errors import DeepEMError
 from ..micrographs.find import IMAGE_ENDINGS, real_path
 from ..micrographs.images import read_pixels
 from ..micrographs.limits import check_shape, format_shape
+from ..micrographs.tiff import is_tiff
 from .names import by_micrograph, listed
 
 log = logging.getLogger(__name__)
@@ -135,13 +137,15 @@ def find_masks(folder: str | Path, micrographs: Mapping[str, Path]) -> dict[str,
     return masks
 
 
-def read_mask(path: str | Path, shape: tuple[int, int], tiff_rows: str = "bottom") -> Mask:
+def read_mask(path: str | Path, micrograph: str | Path, shape: tuple[int, int], tiff_rows: str = "bottom") -> Mask:
     """Read a mask.
 
     Parameters
     ----------
     path : str or Path
         MRC, TIFF or PNG file.
+    micrograph : str or Path
+        File of the micrograph, whose rows are in the same order as those of a PNG file.
     shape : tuple of int
         Rows and columns of the micrograph.
     tiff_rows : {"bottom", "top"}
@@ -158,8 +162,12 @@ def read_mask(path: str | Path, shape: tuple[int, int], tiff_rows: str = "bottom
         micrograph.
     """
     path = Path(path)
-    values, full = _read_png(path) if path.suffix.lower() == PNG else (
-        read_pixels(path, tiff_rows, may_be_constant=True), None)
+    if path.suffix.lower() == PNG:
+        values, full = _read_png(path)
+        if tiff_rows == "bottom" and is_tiff(Path(micrograph)):
+            values = values[::-1]
+    else:
+        values, full = read_pixels(path, tiff_rows, may_be_constant=True), None
     rows, columns = values.shape
     if abs(np.log(rows / columns * shape[1] / shape[0])) > _ASPECT_TOLERANCE:
         raise DeepEMError(f"{path}: a mask of {format_shape(values.shape)} pixels does not fit a micrograph of "
@@ -184,7 +192,7 @@ def _probabilities(path: Path, values: np.ndarray, full: int | None) -> np.ndarr
     return values / np.float32(full)
 
 
-def _read_png(path: Path) -> tuple[np.ndarray, int]:
+def _read_png(path: Path) -> tuple[np.ndarray, int | None]:
     """Grey values, and the largest that is possible."""
     from PIL import Image
 

@@ -62,7 +62,7 @@ def pick_message(picker: Picker, path: str | Path, pixel_size_angst: float | Non
         micrograph = picker.model.read_micrograph(path, pixel_size_angst, name)
         if not any_scale:
             check_scale(micrograph, picker.model)
-        picks = picker.pick(micrograph, None if mask is None else read_mask(mask, micrograph.input_shape)).picks
+        picks = picker.pick(micrograph, None if mask is None else read_mask(mask, path, micrograph.input_shape)).picks
         if picture is not None:
             write_picture(picture, micrograph, picks.centres_xy, diameter)
     except Exception as error:  # one micrograph costs no other

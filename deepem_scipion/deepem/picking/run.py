@@ -192,7 +192,7 @@ class _Run:
             check_scale(micrograph, self.picker.model)
         mask = None
         if name in self.masks:
-            mask = read_mask(self.masks[name], micrograph.input_shape, self.tiff_rows)
+            mask = read_mask(self.masks[name], path, micrograph.input_shape, self.tiff_rows)
         found = self.picker.pick(micrograph, mask)
         pixel_size = micrograph.input_pixel_size_angst
         box_px = self._box_px(pixel_size)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "marks": ["EditLog", "Mark"],
     "project": ["StudioProject"],
     "session": ["Session"],
-    "opening": ["Wanted", "open_session"],
+    "starting": ["Wanted"],
+    "opening": ["open_session"],
     "serving": ["serve"],
 })

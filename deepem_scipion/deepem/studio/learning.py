@@ -223,7 +223,7 @@ def _labelled(setup: NetworkSetup, lesson: Lesson, course: Course, held_out: np.
     masked = None
     if lesson.mask is not None:
         rows, columns = micrograph.pixels.shape
-        mask = read_mask(lesson.mask, micrograph.input_shape, course.tiff_rows)
+        mask = read_mask(lesson.mask, lesson.path, micrograph.input_shape, course.tiff_rows)
         masked = mask.resized((rows, columns)) > course.max_mask
     return LabelledMicrograph(micrograph, particles_rc, negatives_rc, doubtful_rc=doubtful_rc, masked=masked)
 

@@ -155,7 +155,7 @@ def find(state: WorkerState, path: str, name: str, pixel_size_angst: float, diam
     """Find the candidates of a micrograph with a model or, without one, with the general model."""
     picker = state.picker(model) if model else state.starting_picker(diameter_angst, bright)
     micrograph = picker.model.read_micrograph(path, pixel_size_angst, name, tiff_rows)
-    return picker.candidates(micrograph, read_mask(mask, micrograph.input_shape, tiff_rows) if mask else None)[0]
+    return picker.candidates(micrograph, read_mask(mask, path, micrograph.input_shape, tiff_rows) if mask else None)[0]
 
 
 def prepare(state: WorkerState) -> None:
@@ -180,7 +180,7 @@ def read_stored(state: WorkerState, results: PickingResults, names: list[str], m
                 masked = np.zeros(len(candidates.scores))
                 if mask:
                     shape = read_shape(micrograph)
-                    masked = read_mask(mask, shape, tiff_rows).at(candidates.centres_xy, shape)
+                    masked = read_mask(mask, micrograph, shape, tiff_rows).at(candidates.centres_xy, shape)
                 candidates = replace(candidates, masked=masked)
             found[name] = review_part(candidates, reasons, max_distance_px)
     return found

@@ -184,7 +184,7 @@ class TrainingSet:
         masked = None
         if name in self.masks:
             rows, columns = micrograph.pixels.shape
-            mask = read_mask(self.masks[name], micrograph.input_shape, self.tiff_rows)
+            mask = read_mask(self.masks[name], self.micrographs[name], micrograph.input_shape, self.tiff_rows)
             masked = mask.resized((rows, columns)) > self.max_mask
         return LabelledMicrograph(micrograph, NO_CENTRES, masked=masked)
 
