@@ -254,6 +254,10 @@ def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_
         masked = shown.reasons == "mask"
         assert np.array_equal(masked, shown.centres_xy[:, 1] < 74.5) and masked.any()
         assert session.settings.limits.threshold == 0.5
+    save_model(tmp_path / "one.deepem", general_model(64.0, "dark"))
+    with again(model=tmp_path / "one.deepem") as session:  # to learn from: what is shown stays
+        assert session.settings.model == str(tmp_path / "one.deepem") and session.settings.limits.threshold == 0.5
+        assert session.shown("a").centres_xy.shape == shown.centres_xy.shape
     pick(0.3, {"a": str(tmp_path / "other" / "a.png")})
     with again() as session:
         assert session.settings.masks == {"a": str(tmp_path / "other" / "a.png")}

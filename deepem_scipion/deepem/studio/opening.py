@@ -23,9 +23,7 @@ from .starting import Wanted, of_coordinates, of_micrographs, of_results, with_f
 log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = "deepem-studio"
-# What decides with which picks a session starts.
-_START = ("model", "coordinates", "run")
-# What else is given and can then be changed on the page, besides limits.
+# What is given and can then be changed on the page, besides limits.
 _PAGE = ("diameter_angst", "bright", "box_px")
 # Micrographs that are at another place than before and are compared with those there.
 _COMPARED = 3
@@ -94,13 +92,13 @@ def _new(results: PickingResults | None, wanted: Wanted, project: StudioProject,
     elif saved is None:
         raise DeepEMError(f"{project.folder} holds no session. Give micrographs, or the output folder of `deepem "
                           "pick`.")
-    elif "run" in saved.given and saved.results and PickingResults(saved.results).exists():
+    elif saved.results and saved.starts_with("run") and PickingResults(saved.results).exists():
         new = of_results(PickingResults(saved.results), wanted)
     else:
         new = of_micrographs(saved.micrographs, wanted)
     if saved and not wanted.sources:
         new = replace(new, micrographs=saved.micrographs)
-    if saved and (wanted.tiff_rows or "run" in new.given) and new.tiff_rows != saved.tiff_rows:
+    if saved and (wanted.tiff_rows or new.starts_with("run")) and new.tiff_rows != saved.tiff_rows:
         raise DeepEMError(f"{project.folder} counts the rows of TIFF files from the {saved.tiff_rows}: from the "
                           f"{new.tiff_rows} its marks would be upside down. Give another folder with --project.")
     return new
@@ -111,33 +109,35 @@ def _resumed(project: StudioProject, saved: StudioSettings, new: StudioSettings,
     """The settings saved, with what is given now and was not given the last time."""
     _check_micrographs(project, saved.micrographs, new.micrographs)
     settings = replace(saved, micrographs=new.micrographs, pixel_size_angst=new.pixel_size_angst)
-    before = dict(saved.given)
-    another = any(key in new.given and new.given[key] != before.get(key) for key in _START)
-    if known and (another or new.micrographs.keys() - saved.micrographs.keys()):
+    changed = {key: value for key, value in new.given.items() if key not in saved.given or saved.given[key] != value}
+    if known and ("start" in changed or new.micrographs.keys() - saved.micrographs.keys()):
         new = write_start(project, new, known)
-    if another:
-        settings = _with_start(project, settings, new)
-        before = {key: value for key, value in before.items() if key not in _START}
-    changed = {key: value for key, value in new.given.items()
-               if key not in _START and (key not in before or before[key] != value)}
+    start, model = changed.pop("start", None), changed.pop("model", None)
+    if start or model:
+        first = replace(project.read_turn(0), masks=saved.masks) if saved.turn else settings
+        first = replace(first, model=new.model or first.model)
+        settings = _in_turn(project, settings, _started(first, new) if start else first)
     page = {key: changed.pop(key) for key in _PAGE if key in changed}
-    return replace(with_limits(settings.adjusted(**page), changed), given={**before, **new.given})
+    return replace(with_limits(settings.adjusted(**page), changed), given={**saved.given, **new.given})
 
 
-def _with_start(project: StudioProject, settings: StudioSettings, new: StudioSettings) -> StudioSettings:
-    """Settings that show another model, results folder or coordinates, or lead back to them if a model was learnt."""
-    start = replace(settings, model=new.model or settings.model, results=new.results, limits=new.limits,
-                    score_range=new.score_range, bright=new.bright or settings.bright)
-    if "run" in new.given:
-        start = replace(start, bright=new.bright, masks=new.masks)
-    if not new.assumed:
-        start = replace(start, diameter_angst=new.diameter_angst, assumed=False)
+def _started(settings: StudioSettings, new: StudioSettings) -> StudioSettings:
+    """Settings that start with the model, the results folder or the coordinates of others."""
+    run = new.starts_with("run")
+    settings = replace(settings, results=new.results, limits=new.limits, score_range=new.score_range,
+                       bright=new.bright if run else new.bright or settings.bright,
+                       masks=new.masks if run else settings.masks)
+    return settings if new.assumed else replace(settings, diameter_angst=new.diameter_angst, assumed=False)
+
+
+def _in_turn(project: StudioProject, settings: StudioSettings, first: StudioSettings) -> StudioSettings:
+    """Settings that start as others do, or lead back to these if a model was learnt."""
     if not settings.turn:
-        return start
-    project.write_turn(replace(start, turn=0))
+        return first
+    project.write_turn(first)
     log.warning("warning: %s shows what the model finds that was learnt in it. *Back to the model before* leads to "
                 "what was given now", project.folder)
-    return replace(settings, results=start.results, score_range=start.score_range)
+    return replace(settings, results=first.results, score_range=first.score_range, masks=first.masks)
 
 
 def _check_micrographs(project: StudioProject, saved: Mapping[str, str], given: Mapping[str, str]) -> None:

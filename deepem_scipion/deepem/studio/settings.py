@@ -98,6 +98,10 @@ class StudioSettings:
         general = (self.diameter_angst, self.bright) if self.model is None and self.results is None else ()
         return (self.model, self.turn, self.pixel_size_angst, self.tiff_rows, *general)
 
+    def starts_with(self, kind: str) -> bool:
+        """Whether the session starts with a "model", a "run" or "coordinates", see `starting.given_by`."""
+        return str(self.given.get("start", "")).startswith(kind)
+
     def found_with(self) -> list[Any]:
         """Return what candidates depend on as plain values, with the content of the model instead of its place."""
         return [digest(self.model) if self.model else None, *self.source[1:]]

@@ -94,9 +94,13 @@ class Wanted:
 
 
 def given_by(wanted: Wanted) -> dict[str, Any]:
-    """Return what can be given and then changed on the page, as plain values, and a digest of the model given."""
+    """Return options that can be changed on the page, as plain values, and digests of the model and of the start.
+
+    The start is the model, the picking run or the coordinates whose picks are shown before a model is learnt.
+    """
+    model = f"model {digest(wanted.model)}" if wanted.model else None
     options = {"diameter_angst": wanted.diameter_angst, "bright": wanted.bright or None, "box_px": wanted.box_px,
-               "model": digest(wanted.model) if wanted.model else None}
+               "model": model, "start": model}
     plain: dict[str, Any] = json.loads(json.dumps(dict(wanted.limits)))
     return {**{name: value for name, value in options.items() if value is not None}, **plain}
 
@@ -132,7 +136,7 @@ def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
         wanted.diameter_angst or run.diameter_angst, run.limits, str(wanted.model.absolute()) if wanted.model else None,
         str(results.folder), tiff_rows=run.tiff_rows, bright=wanted.bright or run.model_contrast == "bright",
         masks={name: os.path.abspath(run.masks[name]) for name in paths if name in run.masks}, box_px=wanted.box_px,
-        given={**given_by(wanted), "run": _digest_of(json.dumps(run.as_dict(), sort_keys=True))})
+        given={**given_by(wanted), "start": f"run {_digest_of(json.dumps(run.as_dict(), sort_keys=True))}"})
     return settings if wanted.coordinates else with_limits(settings, wanted.limits)
 
 
@@ -155,7 +159,7 @@ def of_coordinates(settings: StudioSettings, known: Mapping[str, Coordinates], w
     low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
     low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
     content = [(name, each.centres_xy.tolist(), each.scores.tolist()) for name, each in sorted(known.items())]
-    given = {**settings.given, "coordinates": _digest_of(repr(content))}
+    given = {**settings.given, "start": f"coordinates {_digest_of(repr(content))}"}
     return with_limits(replace(settings, limits=Limits(0.0, 0.0), score_range=(low, high), given=given), wanted.limits)
 
 
