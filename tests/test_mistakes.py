@@ -28,7 +28,8 @@ def warnings(capsys):
     (["--scan-step", "0"], "--scan-step 0: expected binned pixels"), (["--box", "0"], "--box 0: expected pixels"),
     (["--contrast-checks", "-3"], "--contrast-checks -3: expected a number"), (["--threshold", "50"], "--threshold 50"),
     (["--std-range", "2", "1"], "--std-range 2 1"), (["--threads", "0"], "threads 0: expected at least 1"),
-    (["--min-distance", "-5"], "minimum distance -5"), (["--pixel-size", "nan"], "pixel size"),
+    (["--max-mask", "0.2"], "--max-mask 0.2 needs --masks"), (["--min-distance", "-5"], "minimum distance -5"),
+    (["--pixel-size", "nan"], "pixel size"),
     (["--tiff-rows", "upper"], "invalid choice: 'upper'")])
 def test_a_number_that_makes_no_sense_in_picking_is_refused(blobs, blob_model, tmp_path, capsys, options, message):
     try:

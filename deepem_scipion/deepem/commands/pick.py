@@ -16,7 +16,7 @@ from . import console
 from .arguments import FORMAT_NAMES, add_masks, add_micrographs, add_threads
 from .estimating import diameter, draw_estimate, estimated
 from .limits import add_limits, chosen_limits
-from .micrographs import chosen_micrographs
+from .micrographs import chosen_masks, chosen_micrographs
 from .picked import PickProgress, say_what_is_cut
 from .procedure import add_procedure_of_picking, with_procedure
 from .report import report_path, try_report
@@ -138,7 +138,6 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     """
     from .. import runtime
     from ..coordinates.formats.registry import check_formats
-    from ..coordinates.masks import find_masks
     from ..coordinates.star import Optics
     from ..model.files import save_model
     from ..picking.picker import Picker
@@ -153,7 +152,7 @@ def run(options: argparse.Namespace, started: bool = False) -> int:
     limits = chosen_limits(options, model)
     _warn_of_lengths(options, model)
     micrographs = _micrographs(options)
-    masks = find_masks(options.masks, micrographs) if options.masks else None
+    masks = chosen_masks(options, micrographs)
     picker = Picker(model, limits, options.scan_step, options.rotations)
     with console.progress(len(micrographs)) as show:
         progress = PickProgress(len(micrographs), show, model.diameter_angst, options.box)

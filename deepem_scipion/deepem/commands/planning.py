@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DeepEMError
 from .assigning import read_assigned
-from .micrographs import chosen_micrographs
+from .micrographs import chosen_masks, chosen_micrographs
 from .procedure import paper_plan
 
 if TYPE_CHECKING:
@@ -119,12 +119,11 @@ def read_training_set(options: argparse.Namespace) -> TrainingSet:
     import numpy as np
 
     from ..coordinates.coordinates import merge
-    from ..coordinates.masks import find_masks
     from ..training.training_set import TrainingSet
 
     micrographs = chosen_micrographs(options)
     how = {"tiff_rows": options.tiff_rows, "max_mask": options.max_mask,
-           "masks": find_masks(options.masks, micrographs) if options.masks else {}}
+           "masks": chosen_masks(options, micrographs)}
     if options.coordinates is None:
         return TrainingSet.unmarked(micrographs, **how)
     scale = options.coordinate_scale
