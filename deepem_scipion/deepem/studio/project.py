@@ -134,10 +134,6 @@ class StudioProject:
         """Whether a session was saved here."""
         return self._settings.exists()
 
-    def is_edited(self) -> bool:
-        """Whether somebody has edited something."""
-        return self.edits.exists() and self.edits.stat().st_size > 0
-
     def open(self) -> None:
         """Make the folder, and keep other studios out until `close`.
 
