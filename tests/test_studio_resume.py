@@ -92,7 +92,7 @@ def test_what_is_given_counts_unless_it_was_given_the_last_time_and_marks_stay(m
         assert session.settings.limits == Limits(0.6, 40.0, None, 20.0)  # half a diameter, as before
         assert marked(session) == [("a", [PARTICLE])]
         find_all(session)
-    for given in ({"bright": True}, {"pixel_size_angst": 2.0}):
+    for given in ({"bright": True}, {"bright": False}, {"pixel_size_angst": 2.0}):
         with again(**given) as session:
             assert session.waiting() == "a" and session.settings.diameter_angst == 80.0
             find_all(session)

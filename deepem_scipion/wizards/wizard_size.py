@@ -94,4 +94,4 @@ class DeepEMBoxSizeWizard(SizeWizard):
 
 
 def _contrast(protocol):
-    return ["--bright"] if protocol.contrast.get() == BRIGHT else []
+    return ["--contrast", "bright"] if protocol.contrast.get() == BRIGHT else []

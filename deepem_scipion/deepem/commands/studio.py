@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tiff_rows(parser)
     parser.add_argument("--box", type=int, metavar="PX", help="side of the boxes written, in pixels of the micrographs "
                         "(default: 1.5 particle diameters)")
-    parser.add_argument("--bright", action="store_true", help="particles are brighter than the background")
+    parser.add_argument("--contrast", choices=("dark", "bright"), help="particles are dark (default) or bright; it "
+                        "can also be set on the page")
     parser.add_argument("--coordinates", type=Path, metavar="COORDS", help="coordinates to correct, of any picker: "
                         f"{COORDINATES}")
     parser.add_argument("--ctf", type=Path, metavar="FILE", help="defocus of the micrographs, as in RELION's "
@@ -143,5 +144,6 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return Wanted(
         options.sources, options.project, options.model, options.pixel_size, options.diameter, options.coordinates,
         options.reference, options.regions, {label or Path(path).stem: Path(path) for label, _, path in compared},
-        options.distance, options.masks, options.ctf, options.box, options.tiff_rows, options.bright,
+        options.distance, options.masks, options.ctf, options.box, options.tiff_rows,
+        None if options.contrast is None else options.contrast == "bright",
         given_limits(options, options.coordinates is not None))

@@ -68,7 +68,7 @@ class Wanted:
     tiff_rows : {"bottom", "top"}, optional
         Whether y is counted from the last or from the first row of TIFF files. Default: that of the picking run, or
         "bottom".
-    bright : bool
+    bright : bool, optional
         Whether particles are brighter than the background.
     limits : mapping of str to object
         Fields of `Limits`. The threshold is a score, or a word for `Model.threshold_for`; the range of the local
@@ -89,7 +89,7 @@ class Wanted:
     ctf: Path | None = None
     box_px: int | None = None
     tiff_rows: str | None = None
-    bright: bool = False
+    bright: bool | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,7 +99,7 @@ def given_by(wanted: Wanted) -> dict[str, Any]:
     The start is the model, the picking run or the coordinates whose picks are shown before a model is learnt.
     """
     model = f"model {digest(wanted.model)}" if wanted.model else None
-    options = {"diameter_angst": wanted.diameter_angst, "bright": wanted.bright or None, "box_px": wanted.box_px,
+    options = {"diameter_angst": wanted.diameter_angst, "bright": wanted.bright, "box_px": wanted.box_px,
                "model": model, "start": model}
     plain: dict[str, Any] = json.loads(json.dumps(dict(wanted.limits)))
     return {**{name: value for name, value in options.items() if value is not None}, **plain}
@@ -115,9 +115,9 @@ def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> Stu
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
     settings = StudioSettings(
         paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter,
-        Limits.of_model(model or general_model(diameter, CONTRASTS[wanted.bright])),
+        Limits.of_model(model or general_model(diameter, CONTRASTS[bool(wanted.bright)])),
         str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows or "bottom",
-        bright=wanted.bright, box_px=wanted.box_px, assumed=not (wanted.diameter_angst or model),
+        bright=bool(wanted.bright), box_px=wanted.box_px, assumed=not (wanted.diameter_angst or model),
         given=given_by(wanted))
     return settings if wanted.coordinates else with_limits(settings, wanted.limits)
 
@@ -134,7 +134,8 @@ def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     settings = StudioSettings(
         paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
         wanted.diameter_angst or run.diameter_angst, run.limits, str(wanted.model.absolute()) if wanted.model else None,
-        str(results.folder), tiff_rows=run.tiff_rows, bright=wanted.bright or run.model_contrast == "bright",
+        str(results.folder), tiff_rows=run.tiff_rows,
+        bright=run.model_contrast == "bright" if wanted.bright is None else wanted.bright,
         masks={name: os.path.abspath(run.masks[name]) for name in paths if name in run.masks}, box_px=wanted.box_px,
         given={**given_by(wanted), "start": f"run {_digest_of(json.dumps(run.as_dict(), sort_keys=True))}"})
     return settings if wanted.coordinates else with_limits(settings, wanted.limits)
