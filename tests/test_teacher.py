@@ -209,6 +209,13 @@ def test_models_are_compared_in_the_frame_of_the_marks_and_outside_the_masks(fol
     assert found["top", True].marks_before <= upper.sum() + 1 < 20
 
 
+def test_of_many_micrographs_those_for_validation_are_compared(folder):
+    model, truth = general_model(400), read_coordinates(folder / "boxes")["mic_001"]
+    names = [f"m{number:02}" for number in range(drift.COMPARED + 1)]
+    data = TrainingSet(dict.fromkeys(names, folder / "micrographs" / "mic_001.mrc"), dict.fromkeys(names, truth))
+    assert drift.compare(model, model, data, 10.0, {names[-1]}).marks_before >= 20
+
+
 def test_without_coordinates_masks_and_frame_are_kept_and_what_needs_coordinates_is_refused(folder, tmp_path,
                                                                                             monkeypatch):
     tifffile.imwrite(tmp_path / "mic_001_mask.tif", np.indices((400, 480))[0] // 200)

@@ -90,8 +90,8 @@ def compare(before: Model, after: Model, data: TrainingSet, pixel_size_angst: fl
     before, after : Model
         Of the same particle, at the same working pixel size.
     data : TrainingSet
-        Micrographs, at most `COMPARED` of which are used; those that cannot be read are left out. Nothing is compared
-        in their masks.
+        Micrographs, at most `COMPARED` of which are used, those for validation first; those that cannot be read are
+        left out. Nothing is compared in their masks.
     pixel_size_angst : float, optional
         Pixel size of the micrographs, which overrides their headers.
     validation : collection of str
@@ -109,7 +109,7 @@ def compare(before: Model, after: Model, data: TrainingSet, pixel_size_angst: fl
     1 - |p - a|^2 / |a|^2 for its profile p and the average a, each less its mean: 1 for the average, about 0 for empty
     ice, and negative for what has a much stronger contrast, such as ice crystals and gold.
     """
-    items = list(_readable(before, data, pixel_size_angst))
+    items = list(_readable(before, data, pixel_size_angst, validation))
     olds, news = ([_picks(picker, item) for item in items]
                   for picker in (picker_of(before, before.threshold), picker_of(after, 0.0)))
     number = sum(len(old.scores) for old in olds)
@@ -166,8 +166,9 @@ def picker_of(model: Model, threshold: float) -> Picker:
     return Picker(model, replace(Limits.of_model(model), threshold=threshold))
 
 
-def _readable(model: Model, data: TrainingSet, pixel_size_angst: float | None) -> Iterator[LabelledMicrograph]:
-    for name in data.names[:COMPARED]:
+def _readable(model: Model, data: TrainingSet, pixel_size_angst: float | None,
+              validation: Collection[str]) -> Iterator[LabelledMicrograph]:
+    for name in sorted(data.names, key=lambda name: name not in validation)[:COMPARED]:
         try:
             yield data.read_unmarked(name, model.preprocessing, pixel_size_angst)
         except DeepEMError as error:
