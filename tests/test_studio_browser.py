@@ -304,7 +304,8 @@ def test_what_is_pointed_at_is_described_and_keys_are_listed(clean):
 
 def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
     texts = clean.page.evaluate("""async () => {
-        const { Teach } = await import("./static/teach.js"), teach = new Teach({ ask: () => null }), texts = [];
+        const { Teach } = await import("./static/teach.js"), asked = [], texts = [];
+        const teach = new Teach({ ask: what => asked.push(what) });
         const now = Date.now;
         const show = (seconds, status, teaching) => {
             Date.now = () => 1000 * (seconds + 1);
@@ -317,6 +318,12 @@ def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
         show(230, [1, 0, 0, 0], { finishing: true });
         show(530, [1, 1, 1, 1], { outcome: { saved: "/data/output" } });
         Date.now = now;
+        document.getElementById("auto").checked = true;
+        for (const finishing of [true, false]) {
+            show(0, [1], { marks: 13, finishing });
+            texts.push(asked.join());
+        }
+        document.getElementById("auto").checked = false;
         return texts;
     }""")
     assert texts[:4] == ["Finish, first step: the final model learns from all marks ...",
@@ -324,6 +331,7 @@ def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
                          "Finish, second step: the final model picks all micrographs, 0 of 4 ...",
                          "Finish, second step: the final model picks all micrographs, 1 of 4 ... About 5 min left."]
     assert "Finished" in texts[4] and "picks.star" in texts[4] and "/data/output" in texts[4]
+    assert (texts[6], texts[8]) == ("", "learn")  # by itself, but not before all is finished
 
 
 def test_reference_coordinates_are_compared(clean, run):

@@ -57,7 +57,7 @@ def find_all(session):
         session.put(name, candidates_of_blobs(session.path(session.names.index(name))), session.settings)
 
 
-def learn(session, content=64.0, score=3):
+def learn(session, content=64.0, score=3, final=False):
     """Learn a model, which finds nothing yet; returns the teacher."""
     def call(function, lessons, course, progress):
         save_model(course.output, general_model(content, "dark"))
@@ -65,7 +65,7 @@ def learn(session, content=64.0, score=3):
 
     session.project.model(1).parent.mkdir(exist_ok=True)
     teacher = Teacher(session, Queue(session, Worker()))
-    teacher.learn()
+    teacher.learn(final)
     teacher._learn(SimpleNamespace(call=call))
     return teacher
 
@@ -210,6 +210,24 @@ def test_going_back_shows_only_what_was_found_with_the_settings_in_force(mics, t
         teacher.back()
         show_stored(session)
         assert session.waiting() == "a" and session.settings.diameter_angst == 90.0
+
+
+def test_finish_is_kept_from_learning_again_and_ends_with_a_step_back(mics, tmp_path):
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0) as session:
+        find_all(session)
+        session.edit(0, {"action": "done"})
+        teacher = learn(session, final=True)
+        with pytest.raises(DeepEMError, match="picks all micrographs to finish"):
+            teacher.learn()
+        assert teacher.view()["finishing"]
+        teacher.back()
+        find_all(session)
+        teacher.when_all_found()
+        assert not teacher.view()["finishing"] and not teacher.outcome and not session.project.output.folder.exists()
+        teacher = learn(session, final=True)
+        find_all(session)
+        teacher.when_all_found()
+        assert session.project.output.path("model").exists() and teacher.outcome
 
 
 def test_other_micrographs_of_the_same_names_are_refused_and_moved_or_copied_ones_are_not(mics, tmp_path):

@@ -59,8 +59,8 @@ class Teacher:
 
     def learn(self, final: bool = False) -> None:
         """Learn from all marks; the new model is taken unless it is worse."""
-        if self.busy:
-            raise DeepEMError("the studio is learning already")
+        if self.busy or self._finishing:
+            raise DeepEMError("the studio is learning already, or picks all micrographs to finish")
         self.busy, self.share, self.outcome, self._offer = True, 0.0, {}, None
         self._finishing = final
         self._session.report("Learning ...", "")
@@ -75,12 +75,12 @@ class Teacher:
         self._take(learned, before)
 
     def back(self) -> None:
-        """Return to the model before."""
+        """Return to the model before; the session is then not being finished any longer."""
         session = self._session
         turn = session.settings.turn - 1
         if turn < 0:
             raise DeepEMError("there is no model before this one")
-        self.outcome, self._offer = {}, None
+        self.outcome, self._offer, self._finishing = {}, None, False
         session.update(turn=turn, **self._history(turn))
         self._queue.reload()
 

@@ -42,7 +42,7 @@ export class Teach {
       finishing ? `Finish, second step: the final model picks all micrographs, ${picked} ...${left}` :
       sentence(outcome) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
-    if ($("auto").checked && !busy && marks >= this.learntAt + AUTO_MARKS) {
+    if ($("auto").checked && !busy && !finishing && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
       this.ask("learn");
     }
