@@ -4,6 +4,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_scoremap import random_weights
 
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.deepem.model.general import general_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.network.geometry import Geometry
 from deepem_scipion.deepem.network.scan import Scanner, score_map_box_by_box
@@ -48,6 +50,16 @@ def test_scores_of_an_image_are_those_of_the_scan_whose_step_is_the_product_of_t
     expected = Scanner(GEOMETRY, networks, 12).scan(pixels)
     found = run(pixels[None, None])[0, 0]
     np.testing.assert_allclose(found[:expected.shape[0], :expected.shape[1]], expected, atol=1e-5)
+
+
+def test_a_graph_that_has_other_scores_than_picking_is_refused_or_warned_of(tmp_path, capsys):
+    pytest.importorskip("onnx")
+    save_model(tmp_path / "paper.deepem", replace(model_of(GEOMETRY), ranges_px=(10.0, 5.0)))
+    assert main(["export", str(tmp_path / "paper.deepem"), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert "normalises each box" in capsys.readouterr().err and not (tmp_path / "m.onnx").exists()
+    save_model(tmp_path / "general.deepem", general_model(120))
+    assert main(["export", str(tmp_path / "general.deepem"), "--onnx", str(tmp_path / "m.onnx")]) == 0
+    assert "also compares the candidates" in capsys.readouterr().err and (tmp_path / "m.onnx").exists()
 
 
 def test_without_the_package_onnx_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):

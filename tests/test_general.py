@@ -17,7 +17,7 @@ from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.micrographs.micrograph import prepared_micrograph
 from deepem_scipion.deepem.model.card import card_rows
 from deepem_scipion.deepem.model.general import GENERAL_MODEL
-from deepem_scipion.deepem.picking.diameter import estimate_diameter
+from deepem_scipion.deepem.picking.diameter import _diameters, estimate_diameter
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.simulation.dataset import write_dataset
@@ -100,6 +100,15 @@ def test_the_diameter_is_estimated_and_shown_or_cannot_be_determined(dataset, tm
     assert pick("--micrographs", dataset / "micrographs", "--diameter", "auto", "--model", GENERAL_MODEL, "--output",
                 tmp_path / "c") == 2
     assert "--diameter is for the general model" in capsys.readouterr().err
+
+
+def test_micrographs_that_cannot_be_read_are_replaced_by_others_for_the_estimate(tmp_path):
+    pixels = np.random.default_rng(0).random((512, 512), np.float32)
+    paths = {name: tmp_path / f"{name}.mrc" for name in "abcdefg"}
+    for name, path in paths.items():
+        mrcfile.new(path, 0 * pixels if name in "ag" else pixels).close()
+    usable, tried = _diameters(list(paths.items()), 4.0)
+    assert [name for name, _ in usable] == ["b", "c", "d"] and tried[0] > tried[-1]
 
 
 def test_the_diameter_of_balls_is_theirs(tmp_path):

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import mrcfile
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.box import write_box
@@ -310,6 +311,12 @@ def test_a_model_has_a_report_with_its_curves(blob_model, tmp_path):
     assert {image["alt"] for image in page.images()} >= {"Loss after each epoch", "Accuracy after each epoch"}
     assert "python" in dict(page.table("Versions"))
     assert main(["report", str(tmp_path)]) == 2
+
+
+def test_a_model_with_a_damaged_card_is_refused(tmp_path, capsys):
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "m.deepem", {"deepem_card": "{}"})
+    assert main(["report", str(tmp_path / "m.deepem"), "--output", str(tmp_path / "model.html")]) == 2
+    assert "m.deepem" in capsys.readouterr().err and not (tmp_path / "model.html").exists()
 
 
 @pytest.mark.parametrize("more, options", [

@@ -161,6 +161,8 @@ def test_a_peak_of_the_score_map_is_shown_at_the_place_of_its_candidate(tmp_path
     scores[7, 21] = 0.9
     mrcfile.new(tmp_path / "s.mrc", scores).close()
     candidate, = find_candidates(mic, padded, scores, box, step).centres_xy
+    mrcfile.new(tmp_path / "constant.mrc", 0 * scores).close()  # no box was scored
+    assert not read_score_map(tmp_path / "constant.mrc", box, step, mic.scale).pixels.any()
     picture = read_score_map(tmp_path / "s.mrc", box, step, mic.scale)
     place = (candidate - picture.edge_px) / picture.scale
     assert place == pytest.approx((21.5, 7.5))

@@ -5,6 +5,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,12 @@ def test_a_study_of_other_options_or_data_is_refused(data, trained, files, chang
     moved = {**data.particles, "a": replace(data.particles["a"], centres_xy=data.particles["a"].centres_xy + 1)}
     with pytest.raises(DeepEMError, match="other data or options"):
         tune_model(replace(data, particles=moved), PLAN, files, trials=1)
+
+
+@pytest.mark.parametrize("change", [{"tiff_rows": "top"}, {"overlaps_as_negatives": True},
+                                    {"micrographs": {name: Path("denoised", f"{name}.mrc") for name in "abcd"}}])
+def test_a_search_on_other_data_has_another_fingerprint(data, change):
+    assert tuning.fingerprint(replace(data, **change), PLAN, {}) != tuning.fingerprint(data, PLAN, {})
 
 
 def test_a_file_that_is_no_study_is_refused(data, trained, files):

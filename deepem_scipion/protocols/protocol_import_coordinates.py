@@ -12,6 +12,7 @@ from pyworkflow.protocol import STEPS_SERIAL, params
 
 from .. import convert
 from ..deepem.commands.assigning import read_assigned
+from ..deepem.errors import DeepEMError
 
 
 class DeepEMImportCoordinatesOutput(enum.Enum):
@@ -97,17 +98,24 @@ class ProtDeepEMImportCoordinates(ProtImport):
             raise RuntimeError(f"{path} does not state the size of the boxes. Give it in the form, in pixels.")
         coordinates = self._createSetOfCoordinates(self.inputMicrographs)
         coordinates.setBoxSize(boxSize or round(max(sides)))
-        outside, has_scores = 0, any(convert.is_scored(each) for each in own.values())
+        outside, failed, has_scores = 0, [], any(convert.is_scored(each) for each in own.values())
         for number, each in own.items():
-            items, n_outside = convert.coordinate_items(each, mics[number], has_scores, flipY)
+            try:
+                items, n_outside = convert.coordinate_items(each, mics[number], has_scores, flipY)
+            except DeepEMError as error:
+                failed.append(str(error))
+                continue
             outside += n_outside
             for item in items:
                 coordinates.append(item)
+        if len(failed) == len(own):
+            raise RuntimeError(f"No micrograph can be read. {failed[0]}")
         self._defineOutputs(**{DeepEMImportCoordinatesOutput.outputCoordinates.name: coordinates})
         self._defineSourceRelation(self.inputMicrographs, coordinates)
         self.summaryVar.set("\n".join([
-            f"{coordinates.getSize()} coordinates of {len(own)} of {len(mics)} micrographs from {path}, "
+            f"{coordinates.getSize()} coordinates of {len(own) - len(failed)} of {len(mics)} micrographs from {path}, "
             f"{'with' if has_scores else 'without'} scores",
+            *([f"{len(failed)} micrographs cannot be read and were left out: {failed[0]}"] if failed else []),
             *([f"{outside} outside of their micrograph were left out"] if outside else []),
             *([f"{len(found)} micrographs of the files are not in the input and were left out, for instance "
                f"{next(iter(found))}"] if found else [])]))

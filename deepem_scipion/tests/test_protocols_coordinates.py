@@ -5,15 +5,18 @@
 import os
 import shutil
 import tempfile
+from unittest import mock
 
 import mrcfile
 import numpy as np
 from pwem.protocols import ProtImportMicrographs
 from pyworkflow.tests import BaseTest, setupTestProject
 
+from deepem_scipion import convert
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.formats.base import MicrographInfo, MicrographPicks
 from deepem_scipion.deepem.coordinates.formats.registry import write_files
+from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.protocols import ProtDeepEMExportCoordinates, ProtDeepEMImportCoordinates
 from deepem_scipion.protocols.protocol_export_coordinates import WRITTEN
 
@@ -103,3 +106,6 @@ class TestDeepEMCoordinates(BaseTest):
                                                   "has a, b, c"):
             protocol.importStep(os.path.join(self.folder, "others"), 0, 1.0, False, False)
         self.assertIn("does not exist", self.load("nowhere", launch=False)._validate()[0])
+        with self.assertRaisesRegex(RuntimeError, "No micrograph can be read. a is damaged"), \
+                mock.patch.object(convert, "coordinate_items", side_effect=DeepEMError("a is damaged")):
+            self.load("relion", launch=False).importStep(os.path.join(self.folder, "relion"), 24, 1.0, False, False)

@@ -6,9 +6,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
+from ..errors import DeepEMError
 from . import console
+
+log = logging.getLogger("deepem")
 
 SUMMARY = "write a model for other programs"
 REQUIRED = ("MODEL", "--onnx FILE")
@@ -31,6 +35,12 @@ def run(options: argparse.Namespace) -> int:
     from ..network.onnx_graph import onnx_graph
 
     model = load_model(options.model)
+    if model.ranges_px is not None:
+        raise DeepEMError(f"{options.model} picks by the paper's procedure, which normalises each box: a graph that "
+                          "scans a whole micrograph cannot. Give a model of the default procedure")
+    if model.agreement is not None:
+        log.warning("warning: the graph has the scores of the network. `deepem pick` also compares the candidates of a "
+                    "micrograph with each other, and the threshold of this model is for the scores that result")
     graph = onnx_graph(model.geometry, model.networks, {"deepem_card": json.dumps(model.card(), allow_nan=False)})
     with atomic_write(options.onnx, "wb") as handle:
         handle.write(graph.SerializeToString())

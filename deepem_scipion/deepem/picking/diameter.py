@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DeepEMError
+from ..micrographs.images import read_pixels
 from ..micrographs.micrograph import Micrograph, read_pixel_size, read_shape
 from ..model.general import general_model
 from .agreement import radial_profiles
@@ -22,8 +23,8 @@ from .selection import PICKED, Limits, select
 
 log = logging.getLogger(__name__)
 
-# Micrographs, spread over all, that an estimate is made from.
-USED = 3
+# Micrographs, spread over all, that an estimate is made from, and those that are tried if some cannot be read.
+USED, TRIED = 3, 12
 # Diameters that are tried, in angstrom, each larger than the next by about this factor.
 DIAMETERS_ANGST, FACTOR = (60.0, 720.0), math.sqrt(2)
 # Of each the middle is used, up to this many binned pixels: with small diameters there are more particles than needed.
@@ -87,7 +88,7 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
     Parameters
     ----------
     paths : mapping of str to Path
-        Micrographs by name; at most `USED` of them are read.
+        Micrographs by name; at most `USED` of them are used.
     contrast : {"dark", "bright"}
         Whether particles are dark or bright.
     pixel_size_angst : float, optional
@@ -111,9 +112,10 @@ def estimate_diameter(paths: Mapping[str, Path], contrast: str = "dark",
     is tried. With others the picks are noise, parts of particles or groups of them, and the outline is proportional to
     the diameter tried. Of neighbouring diameters with which picks cover much those count that change it least.
     """
-    chosen = list(paths.items())
-    chosen = [chosen[round(at)] for at in np.linspace(0, len(chosen) - 1, min(USED, len(chosen)))]
-    usable, tried = _diameters(chosen, pixel_size_angst)
+    names = list(paths)
+    order = dict.fromkeys(names[round(at)] for number in (USED, TRIED)
+                          for at in np.linspace(0, len(names) - 1, min(number, len(names))))
+    usable, tried = _diameters([(name, paths[name]) for name in order], pixel_size_angst)
     scans = [_Scan.of(usable, diameter, contrast, pixel_size_angst) for diameter in tried]
     for scan in scans:
         log.debug("diameter %.0f A: %.3f covered, %d picks", scan.diameter_angst, scan.covered, scan.picks)
@@ -217,12 +219,16 @@ def _profile(micrograph: Micrograph, centres_xy: np.ndarray, diameter_px: float)
 
 def _diameters(chosen: list[tuple[str, Path]],
                pixel_size_angst: float | None) -> tuple[list[tuple[str, Path]], list[float]]:
-    """Readable micrographs, and the diameters to try on them, the largest first."""
-    usable, low, high = [], *DIAMETERS_ANGST
+    """The first readable micrographs, and the diameters to try on them, the largest first."""
+    usable: list[tuple[str, Path]] = []
+    low, high = DIAMETERS_ANGST
     reason = "there are no micrographs"
     for name, path in chosen:
+        if len(usable) == USED:
+            break
         try:
             size, shape = pixel_size_angst or read_pixel_size(path), read_shape(path)
+            read_pixels(path)
         except DeepEMError as error:
             reason = str(error)
             log.warning("left out: %s", error)

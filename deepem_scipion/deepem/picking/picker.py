@@ -137,7 +137,10 @@ class Picker:
             Sum of the squared scores of the picks with the limits that the model suggests.
         """
         found = self.candidates(micrograph, mask)[0] if candidates is None else candidates
-        picked = select(found, Limits.of_model(self.model), micrograph.input_pixel_size_angst) == PICKED
+        limits = Limits.of_model(self.model)
+        if self.model.ranges_px is not None:  # of grey values, in place of the range of normalised pixels of the model
+            limits = replace(limits, std_range=self.limits.std_range)
+        picked = select(found, limits, micrograph.input_pixel_size_angst) == PICKED
         return float(np.square(found.scores[picked]).sum())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..evaluation.metrics import curve_from_points
 from ..model.card import card_rows
-from ..model.files import read_card
+from ..model.files import load_model
 from .page import Section, Table, format_number, make_charts, write_page
 from .plots import draw_curve, draw_training
 
@@ -34,7 +34,7 @@ def report_model(model: str | Path, path: str | Path) -> None:
     DeepEMError
         The model cannot be read, or the report cannot be written.
     """
-    card = read_card(model)
+    card = load_model(model).card()
     validation = card.get("validation", {})
     figures = {name: format_number(validation.get(key)) for name, key in (
         ("precision", "precision"), ("recall", "recall"), ("F1", "F1"), ("average precision", "AP"))}

@@ -55,7 +55,7 @@ def read_score_map(path: str | Path, box: int, scan_step: int, binned_px: float,
     DeepEMError
         The file cannot be read.
     """
-    scores = read_pixels(Path(path))
+    scores = read_pixels(Path(path), may_be_constant=True)
     first_centre = (box - 1) / 2 - (pad_width(box) if padded else 0)
     return Picture(np.rint(255 * np.clip(scores, 0, 1)).astype(np.uint8), scan_step * binned_px,
                    binned_px * (first_centre + 0.5 - scan_step / 2) - 0.5)

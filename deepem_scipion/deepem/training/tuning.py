@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -219,8 +220,9 @@ def fingerprint(data: TrainingSet, plan: Plan, fixed: Mapping[str, str]) -> str:
     """Digest of what must be the same for trials to be comparable."""
     centres = [(name, np.round(100 * coordinates[name].centres_xy).astype(int).tolist())
                for coordinates in (data.particles, data.negatives) for name in data.names if name in coordinates]
-    masks = sorted(map(str, data.masks.items())), data.max_mask
-    known = repr((plan, sorted(fixed.items()), sorted(data.incomplete), centres, masks))
+    files = [os.path.abspath(data.micrographs[name]) for name in data.names]
+    known = repr((plan, sorted(fixed.items()), sorted(data.incomplete), centres, files, data.tiff_rows,
+                  data.overlaps_as_negatives, sorted(map(str, data.masks.items())), data.max_mask))
     return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()
 
 
