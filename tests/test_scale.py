@@ -199,6 +199,11 @@ def test_a_diameter_that_does_not_fit_the_boxes_is_said(data, diameter, hint):
     assert "boxes of the coordinates are 24 px = 96 A wide" in warning and hint in warning
 
 
+def test_points_of_programs_that_know_no_box_are_no_boxes(data):
+    points = replace(data, particles={name: replace(found, box_px=2.0) for name, found in data.particles.items()})
+    assert find_problems(points, PLAN) == find_problems(data, PLAN) == []
+
+
 @pytest.mark.parametrize("binning", [2, 3])
 def test_coordinates_of_binned_micrographs_are_said_and_can_be_scaled(data, binning):
     binned = changed(data, lambda found: scaled({"": found}, 1 / binning)[""])

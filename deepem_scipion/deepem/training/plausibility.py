@@ -25,6 +25,8 @@ from .training_set import TrainingSet
 FEW_PARTICLES = 20
 # Usual sides of the boxes of coordinates, in particle diameters; those of other programs are 1 to 2.5.
 BOX_DIAMETERS = (0.8, 4.0)
+# Boxes of so few pixels are points, of programs that know no box.
+POINT_PX = 2.0
 # Coordinates that end at this share of the width and of the height are taken for those of binned micrographs. Those of
 # a single micrograph, where particles may be on one side, must end at 1 / 2, 1 / 3 or 1 / 4, or before by this share.
 QUARTER, ENDS_BEFORE = 0.6, 0.15
@@ -148,7 +150,8 @@ def _start(plan: Plan, pixel_size: float) -> list[str]:
 
 
 def _boxes(data: TrainingSet, diameter: float, pixel_size: float) -> list[str]:
-    sides = [found.box_px for name in data.names if (found := data.particles[name]).box_px and len(found.scores)]
+    sides = [found.box_px for found in map(data.particles.__getitem__, data.names)
+             if found.box_px and found.box_px > POINT_PX and len(found.scores)]
     if not sides:
         return []
     side = float(np.median(sides))
