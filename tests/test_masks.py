@@ -173,16 +173,17 @@ def test_nothing_is_picked_in_the_mask(blobs, blob_model, tmp_path, capsys):
     assert (tmp_path / "all/e.box").read_bytes() == (tmp_path / "masked/e.box").read_bytes()
 
 
-def test_resuming_picks_again_what_has_a_new_mask_and_keeps_the_rest(blobs, blob_model, tmp_path):
+def test_resuming_picks_again_what_has_a_new_mask_and_keeps_the_rest(blobs, blob_model, tmp_path, monkeypatch):
     """A mask that was replaced, one of a micrograph that had none, and one of a micrograph that is new."""
     def pick(names, *option):
         micrographs = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in names]
         assert main(["pick", "--model", str(blob_model), "--micrographs", *micrographs, "--contrast-checks", "0",
-                     "--masks", str(tmp_path / "masks"), "--output", str(tmp_path / "out"), *option]) == 0
+                     "--masks", "masks", "--output", str(tmp_path / "out"), *option]) == 0
         return {name: (tmp_path / "out" / "candidates" / f"{name}.tsv").stat().st_mtime_ns for name in names}
 
     nothing, everything = (np.full((15, 21), value, np.uint8) for value in (0, 255))
     (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
     for name in "ab":
         Image.fromarray(nothing).save(tmp_path / "masks" / f"{name}.png")
     first = pick("abc")
@@ -192,7 +193,9 @@ def test_resuming_picks_again_what_has_a_new_mask_and_keeps_the_rest(blobs, blob
     second = pick("abcd", "--resume")
     assert [second[name] == first[name] for name in "abc"] == [True, False, False]
     assert [bool((tmp_path / "out" / f"{name}.box").stat().st_size) for name in "abcd"] == [True, False, False, False]
-    assert sorted(PickingResults(tmp_path / "out").read_settings().masks) == list("abcd")
+    monkeypatch.chdir("/")  # masks are found from any folder
+    masks = PickingResults(tmp_path / "out").read_settings().masks
+    assert masks == {name: str(tmp_path / "masks" / f"{name}.png") for name in "abcd"}
 
 
 def test_in_training_there_are_no_particles_and_no_negatives_in_the_mask(blobs, tmp_path, caplog):

@@ -122,14 +122,22 @@ def test_options_of_the_program_count_and_what_is_not_given_is_as_the_run_has_it
     assert studio(mics, *words) == studio() == studio(mics) == expected
     assert studio("--std-range", "off", "--border", "0", "--max-mask", "0.5") == Limits(0.4, 20.0, None, 0, 0.5, 0.7, 3)
     assert studio("--threshold", "auto").threshold == general_model(64.0, "dark").threshold
-    write_box(tmp_path / "c.box", [[30, 40]], np.array([6.0]), 24)
-    shutil.copy(tmp_path / "c.box", tmp_path / "a.box")
-    assert studio("--coordinates", tmp_path / "a.box", "--keep-best", "0.5") == Limits(0.0, 0.0, keep_best=0.5)
+    write_box(tmp_path / "a.box", [[30, 40], [80, 60]], np.array([4.0, 16.0]), 24)
+    coordinates = ["--coordinates", tmp_path / "a.box"]
     for wrong, problem in ((["--threshold", "2"], "--threshold 2: expected"),
+                           (["--threshold", "nan"], "--threshold nan: expected"),
                            (["--std-range", "2", "1"], "--std-range 2 1: expected"),
-                           (["--coordinates", tmp_path / "a.box", "--threshold", "F1"], "expected a score")):
+                           ([*coordinates, "--threshold", "nan"], "--threshold nan: expected"),
+                           ([*coordinates, "--std-range", "auto"], "std_range: expected numbers"),
+                           ([*coordinates, "--threshold", "F1"], "expected a score")):
         assert main(["studio", "--project", str(tmp_path / "session"), *map(str, wrong)]) == 2
         assert problem in capsys.readouterr().err
+    assert studio(*coordinates, "--keep-best", "0.5") == Limits(0.0, 0.0, keep_best=0.5)
+    assert studio("--threshold", "8").threshold == pytest.approx(1 / 3)
+    assert studio("--threshold", "0.5").threshold == 0 and "warning: --thr" not in capsys.readouterr().err
+    assert studio("--threshold", "20").threshold == 1 and "--threshold 20 is above all" in capsys.readouterr().err
+    assert main(["studio", "--project", str(tmp_path / "session"), "--threshold", "auto"]) == 2
+    assert "threshold: expected numbers" in capsys.readouterr().err
 
 
 def test_coordinates_given_later_are_shown_and_so_are_those_that_have_changed(mics, tmp_path):
@@ -166,6 +174,61 @@ def test_coordinates_given_later_are_shown_and_so_are_those_that_have_changed(mi
         assert session.picks("a").centres_xy.tolist() == [[50, 60]]
 
 
+def test_coordinates_of_further_micrographs_are_shown_and_the_threshold_remains(mics, tmp_path, caplog):
+    def again(*names):
+        return opened(*(mics / f"{name}.mrc" for name in names), project=tmp_path / "session", diameter_angst=64.0,
+                      coordinates=tmp_path / "c")
+
+    (tmp_path / "c").mkdir()
+    write_box(tmp_path / "c" / "a.box", [[30, 40], [80, 60]], np.array([4.0, 6.0]), 24)
+    write_box(tmp_path / "c" / "b.box", [[50, 60], [90, 90], [20, 99]], np.array([1.0, 5.5, 9.0]), 24)
+    with again("a") as session:
+        session.set_limits(0.5, 20.0, None)
+        session.adjust(diameter_angst=80.0)
+    with again("a", "b") as session:
+        assert [session.picks(name).scores.tolist() for name in "ab"] == [[6.0], [5.5, 9.0]]
+        assert session.settings.limits.min_distance_angst == 20.0 and session.settings.diameter_angst == 80.0
+    shutil.rmtree(tmp_path / "session")
+    with again("a") as session:
+        session.edit(0, {"action": "done"})
+        session.set_limits(0.5, 20.0, None)
+        learn(session)
+    with again("a", "b") as session:  # with a model that was learnt meanwhile
+        assert session.settings.turn == 1 and "leads to" not in caplog.text
+        Teacher(session, Queue(session, Worker())).back()
+        show_stored(session)
+        assert [session.picks(name).scores.tolist() for name in "ab"] == [[6.0], [5.5, 9.0]]
+
+
+def test_limits_given_with_coordinates_are_not_those_of_a_model_that_was_learnt(mics, tmp_path):
+    write_box(tmp_path / "a.box", [[30, 40], [80, 60]], np.array([4.0, 16.0]), 24)
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0) as session:
+        find_all(session)
+        session.edit(0, {"action": "done"})
+        learn(session)
+    with opened(mics, project=tmp_path / "session", coordinates=tmp_path / "a.box", limits={"threshold": 5}) as session:
+        assert session.settings.limits.threshold == 0.3  # that of the model learnt
+        find_all(session)
+        Teacher(session, Queue(session, Worker())).back()
+        show_stored(session)
+        assert session.picks("a").scores.tolist() == [16.0]
+
+
+def test_a_model_given_to_a_session_on_coordinates_is_the_one_to_learn_from(mics, tmp_path):
+    save_model(tmp_path / "m.deepem", general_model(64.0, "dark"))
+    save_model(tmp_path / "other.deepem", general_model(80.0, "dark"))
+    write_box(tmp_path / "a.box", [[30, 40], [80, 60]], np.array([4.0, 6.0]), 24)
+    session_of = {"project": tmp_path / "session"}
+    with opened(mics, **session_of, diameter_angst=64.0, coordinates=tmp_path / "a.box") as session:
+        session.set_limits(0.7, 0.0, None)
+    for sources in ((), (mics,)):  # the second time nothing is new
+        with opened(*sources, **session_of, model=tmp_path / "m.deepem") as session:
+            assert session.settings.model == str(tmp_path / "m.deepem") and session.settings.limits.threshold == 0.7
+            assert session.picks("a").centres_xy.tolist() == [[80, 60]] and session.waiting() == ""
+    with opened(mics, **session_of, model=tmp_path / "other.deepem") as session:  # another model to pick with
+        assert session.waiting() == "a" and session.settings.results is None
+
+
 def test_another_model_finds_again_and_one_that_was_learnt_stays_until_somebody_goes_back(mics, tmp_path, caplog):
     for name, diameter in (("one", 64.0), ("other", 80.0)):
         save_model(tmp_path / f"{name}.deepem", general_model(diameter, "dark"))
@@ -187,6 +250,7 @@ def test_another_model_finds_again_and_one_that_was_learnt_stays_until_somebody_
         learn(session)
     with again("moved/one") as session:
         assert session.settings.turn == 1 and "leads to what was given now" in caplog.text
+        assert session.settings.diameter_angst == 64.0
         Teacher(session, Queue(session, Worker())).back()
         assert session.settings.model == str(tmp_path / "moved" / "one.deepem")
         show_stored(session)
@@ -253,11 +317,11 @@ def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_
         values[row:row + 75] = 255
         Image.fromarray(values).save(tmp_path / name / "a.png")
 
-    def pick(threshold, masks=None):
+    def pick(threshold, masks=None, pixel_size=4.0):
         limits = Limits(threshold, 32.0)
         reasons = select(candidates, limits, 4.0)
         results.write_micrograph("a", candidates, reasons, 24)
-        results.write_summary(RunSettings(limits, 4, 4, 24, 4.0, 64.0, masks=masks or {}), {
+        results.write_summary(RunSettings(limits, 4, 4, 24, 4.0, 64.0, pixel_size, masks=masks or {}), {
             "a": MicrographResult.of(str(mics / "a.mrc"), candidates, reasons)})
 
     def again(**given):
@@ -271,6 +335,10 @@ def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_
         shown = session.shown("a")
         masked = shown.reasons == "mask"
         assert np.array_equal(masked, shown.centres_xy[:, 1] < 74.5) and masked.any()
+        assert session.settings.limits.threshold == 0.5
+    pick(0.4, {"a": str(tmp_path / "other" / "a.png")})  # as with --resume: limits stay
+    with again() as session:
+        assert session.settings.masks == {"a": str(tmp_path / "other" / "a.png")}
         assert session.settings.limits.threshold == 0.5
     save_model(tmp_path / "one.deepem", general_model(64.0, "dark"))
     with again(model=tmp_path / "one.deepem") as session:  # to learn from: what is shown stays
@@ -286,6 +354,16 @@ def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_
                            ({"limits": {"threshold": "F1"}}, "threshold: expected numbers")):
         with pytest.raises(DeepEMError, match=problem), again(**given):
             pass
+    with again(pixel_size_angst=5.0):
+        pass
+    with again() as session:
+        assert session.settings.pixel_size_angst == 5.0
+    pick(0.3, pixel_size=2.0)
+    with again(pixel_size_angst=3.0) as session:
+        assert session.settings.pixel_size_angst == 3.0
+    pick(0.3, pixel_size=2.5)
+    with opened(project=tmp_path / "session") as session:
+        assert session.settings.pixel_size_angst == 2.5
     (results.path("candidates", "a")).write_text("damaged")
     with again() as session:  # the general model would find others
         assert session.waiting() == "" and "cannot be read" in session.collection.failure("a")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,8 @@ def _given_threshold(text: str, coordinates: bool) -> float | str:
         if coordinates:
             raise DeepEMError(f"--threshold {text}: with --coordinates expected a score") from None
         return text
-    if not coordinates:
-        _check_score(text, value)
+    if not math.isfinite(value):
+        raise DeepEMError(f"--threshold {text}: expected a number")
     return value
 
 

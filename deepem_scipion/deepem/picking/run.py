@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -180,7 +181,7 @@ class _Run:
             self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
             model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
             _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst,
-            {name: str(path) for name, path in self.masks.items()})
+            {name: os.path.abspath(path) for name, path in self.masks.items()})
 
     def pick(self, name: str, path: Path) -> MicrographResult:
         """Pick one micrograph and write its files, unless an earlier run did it."""

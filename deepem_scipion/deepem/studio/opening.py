@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..coordinates.coordinates import Coordinates
 from ..errors import DeepEMError
@@ -18,7 +19,18 @@ from ..picking.results import PickingResults
 from .assigning import read_assigned
 from .project import StudioProject
 from .settings import StudioSettings
-from .starting import Wanted, of_coordinates, of_micrographs, of_results, with_files, with_limits, write_start
+from .starting import (
+    RUN_MASKS,
+    RUN_PIXEL_SIZE,
+    Wanted,
+    of_coordinates,
+    of_micrographs,
+    of_results,
+    start_of,
+    with_files,
+    with_limits,
+    write_start,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +70,17 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
         if project.exists():
             project.open()
             saved = project.read()
-            wanted = replace(wanted, pixel_size_angst=wanted.pixel_size_angst or saved.pixel_size_angst)
         new = _new(results, wanted, project, saved)
         known = {}
         if wanted.coordinates:
             known = read_assigned(wanted.coordinates, new.micrographs, new.pixel_size_angst)
-            new = of_coordinates(new, known, wanted)
+            new = of_coordinates(new, known)
         if saved is None:
+            new = with_limits(new, wanted.limits)
             project.open()
             settings = write_start(project, new, known) if known else new
         else:
-            settings = _resumed(project, saved, new, known)
+            settings = _resumed(project, saved, new, wanted.limits, known)
         return project, with_files(settings, wanted)
     except BaseException:
         project.close()
@@ -87,57 +99,86 @@ def _results(sources: Sequence[str | Path]) -> PickingResults | None:
 def _new(results: PickingResults | None, wanted: Wanted, project: StudioProject,
          saved: StudioSettings | None) -> StudioSettings:
     """The settings of a new session; without sources those of the one that was saved, with what is given."""
-    if wanted.sources:
-        new = of_results(results, wanted) if results else of_micrographs(find_micrographs(wanted.sources), wanted)
-    elif saved is None:
+    if saved is None and not wanted.sources:
         raise DeepEMError(f"{project.folder} holds no session. Give micrographs, or the output folder of `deepem "
                           "pick`.")
-    elif saved.results and saved.starts_with("run") and PickingResults(saved.results).exists():
-        new = of_results(PickingResults(saved.results), wanted)
+    if saved and not wanted.sources and saved.results and saved.starts_with("run"):
+        found = PickingResults(saved.results)
+        results = found if found.exists() else None
+    if saved:
+        size = wanted.pixel_size_angst or _pixel_size(saved, results)
+        wanted = replace(wanted, pixel_size_angst=size)
+    if results:
+        new = of_results(results, wanted)
     else:
-        new = of_micrographs(saved.micrographs, wanted)
+        new = of_micrographs(saved.micrographs if saved and not wanted.sources else find_micrographs(wanted.sources),
+                             wanted)
     if saved and not wanted.sources:
         new = replace(new, micrographs=saved.micrographs)
+    if saved and new.starts_with("model") and (new.given["model"] == saved.given.get("model")
+                                               or saved.starts_with("coordinates") and not wanted.sources):
+        new = replace(new, given={**new.given, "start": saved.given["start"]})  # the model is the one to learn from
     if saved and (wanted.tiff_rows or new.starts_with("run")) and new.tiff_rows != saved.tiff_rows:
         raise DeepEMError(f"{project.folder} counts the rows of TIFF files from the {saved.tiff_rows}: from the "
                           f"{new.tiff_rows} its marks would be upside down. Give another folder with --project.")
     return new
 
 
-def _resumed(project: StudioProject, saved: StudioSettings, new: StudioSettings,
+def _pixel_size(saved: StudioSettings, results: PickingResults | None) -> float | None:
+    """The pixel size saved, or that of the picking run if it was made again with another one."""
+    if results is None:
+        return saved.pixel_size_angst
+    size = results.read_settings().pixel_size_angst
+    return saved.pixel_size_angst if size == saved.given.get(RUN_PIXEL_SIZE) else size
+
+
+def _resumed(project: StudioProject, saved: StudioSettings, new: StudioSettings, limits: Mapping[str, Any],
              known: Mapping[str, Coordinates]) -> StudioSettings:
     """The settings saved, with what is given now and was not given the last time."""
     _check_micrographs(project, saved.micrographs, new.micrographs)
     settings = replace(saved, micrographs=new.micrographs, pixel_size_angst=new.pixel_size_angst)
-    changed = {key: value for key, value in new.given.items() if key not in saved.given or saved.given[key] != value}
+    changed = {key for key, value in new.given.items() if key not in saved.given or saved.given[key] != value}
+    before = {name: known[name] for name in known if name in saved.micrographs}
+    if known and start_of(before) == saved.given.get("start"):
+        changed.discard("start")  # there are more of them, at most
     if known and ("start" in changed or new.micrographs.keys() - saved.micrographs.keys()):
         new = write_start(project, new, known)
-    start, model = changed.pop("start", None), changed.pop("model", None)
-    if start or model:
-        first = replace(project.read_turn(0), masks=saved.masks) if saved.turn else settings
-        first = replace(first, model=new.model or first.model)
-        settings = _in_turn(project, settings, _started(first, new) if start else first)
-    page = {key: changed.pop(key) for key in _PAGE if key in changed}
-    return replace(with_limits(settings.adjusted(**page), changed), given={**saved.given, **new.given})
+    if RUN_MASKS in changed:
+        settings = replace(settings, masks=new.masks)
+    if known or {"start", "model"} & changed:
+        first = project.read_turn(0) if saved.turn else settings
+        first = replace(settings, turn=0, model=new.model or first.model, limits=first.limits)
+        first = _started(first, new, limits) if "start" in changed else _rescaled(first, new) if known else first
+        if saved.turn:
+            project.write_turn(first)
+            first = replace(first, turn=saved.turn, model=saved.model, limits=saved.limits)
+        settings = first
+    if saved.turn and {"start", "model"} & changed:
+        log.warning("warning: %s shows what the model finds that was learnt in it. *Back to the model before*, until "
+                    "the first one is back, leads to what was given now", project.folder)
+    settings = settings.adjusted(**{key: new.given[key] for key in _PAGE if key in changed})
+    if not (saved.turn and "start" in changed):  # otherwise they are those of the start, not of the model learnt
+        settings = with_limits(settings, {key: limits[key] for key in limits if key in changed})
+    return replace(settings, given={**saved.given, **new.given})
 
 
-def _started(settings: StudioSettings, new: StudioSettings) -> StudioSettings:
-    """Settings that start with the model, the results folder or the coordinates of others."""
-    run = new.starts_with("run")
+def _started(settings: StudioSettings, new: StudioSettings, limits: Mapping[str, Any]) -> StudioSettings:
+    """Settings that start with the model, the results folder or the coordinates of others, and limits given."""
+    new, run = with_limits(new, limits), new.starts_with("run")
     settings = replace(settings, results=new.results, limits=new.limits, score_range=new.score_range,
                        bright=new.bright if run else new.bright or settings.bright,
                        masks=new.masks if run else settings.masks)
     return settings if new.assumed else replace(settings, diameter_angst=new.diameter_angst, assumed=False)
 
 
-def _in_turn(project: StudioProject, settings: StudioSettings, first: StudioSettings) -> StudioSettings:
-    """Settings that start as others do, or lead back to these if a model was learnt."""
-    if not settings.turn:
-        return first
-    project.write_turn(first)
-    log.warning("warning: %s shows what the model finds that was learnt in it. *Back to the model before* leads to "
-                "what was given now", project.folder)
-    return replace(settings, results=first.results, score_range=first.score_range, masks=first.masks)
+def _rescaled(settings: StudioSettings, new: StudioSettings) -> StudioSettings:
+    """Settings with the range of scores of others; the threshold remains the same score, and 0 shows all."""
+    if settings.score_range == new.score_range or not settings.limits.threshold:
+        return replace(settings, score_range=new.score_range)
+    (low, high), (new_low, new_high) = settings.score_range, new.score_range
+    threshold = (low + (high - low) * settings.limits.threshold - new_low) / (new_high - new_low)
+    return replace(settings, score_range=new.score_range,
+                   limits=replace(settings.limits, threshold=min(max(threshold, 0.0), 1.0)))
 
 
 def _check_micrographs(project: StudioProject, saved: Mapping[str, str], given: Mapping[str, str]) -> None:

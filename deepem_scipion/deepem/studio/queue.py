@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from functools import partial
 from typing import Callable
@@ -95,19 +94,19 @@ class Queue:
     def _read(self) -> None:
         settings = self._session.settings
         for results, names in self._session.stored():
+            masks = self._masks(results, names)
             for first in range(0, len(names), READ_AT_ONCE):
-                some = names[first:first + READ_AT_ONCE]
-                masks = self._masks(results, some)
-                parts = self._worker.call(read_stored, results, some, self._session.collection.max_distance_px, masks,
-                                          settings.tiff_rows)
-                self._session.put_stored(parts, masks, settings)
+                some = {name: masks.get(name) for name in names[first:first + READ_AT_ONCE]}
+                other = {name: mask for name, mask in some.items() if mask is not None}
+                parts = self._worker.call(read_stored, results, list(some), self._session.collection.max_distance_px,
+                                          other, settings.tiff_rows)
+                self._session.put_stored(parts, other, settings)
 
     def _masks(self, results: PickingResults, names: list[str]) -> dict[str, tuple[str | None, str]]:
         """Mask (or none) and micrograph of those whose stored candidates may know another: all but those of a run."""
         settings, began = self._session.settings, self._session.began_with()
-        own, known = began is None or began.folder != results.folder, {}
-        if not own:
-            known = {name: os.path.abspath(mask) for name, mask in results.read_settings().masks.items()}
+        own = began is None or began.folder != results.folder
+        known = {} if own else results.read_settings().masks
         return {name: (settings.masks.get(name), settings.micrographs[name]) for name in names
                 if own or settings.masks.get(name) != known.get(name)}
 

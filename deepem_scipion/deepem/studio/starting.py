@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,10 +30,14 @@ from .assigning import has_defocus, read_defocus
 from .project import StudioProject
 from .settings import StudioSettings, digest
 
+log = logging.getLogger(__name__)
+
 # In angstrom, until somebody gives another one.
 USUAL_DIAMETER = 150.0
 # Distance from the border of coordinates, for which it does not count.
 FAR_PX = 1e6
+# What of a picking run may change without the limits of the session, as keys of `StudioSettings.given`.
+RUN_MASKS, RUN_PIXEL_SIZE = "run_masks", "run_pixel_size_angst"
 # Headers that are read to find the pixel size.
 _TRIED = 5
 
@@ -106,24 +111,23 @@ def given_by(wanted: Wanted) -> dict[str, Any]:
 
 
 def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> StudioSettings:
-    """Return the settings of a session on micrographs; raises DeepEMError where a file cannot be used."""
+    """Return the settings of a session on micrographs but for given limits; raises DeepEMError for unusable files."""
     paths = {name: os.path.abspath(path) for name, path in micrographs.items()}
     model = load_model(wanted.model) if wanted.model else None
     if model is not None and model.ranges_px is not None:
         raise DeepEMError(f"{wanted.model} was trained by the paper's procedure, with which the studio cannot learn. "
                           "Give another model, or pick with it and open the results")
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
-    settings = StudioSettings(
+    return StudioSettings(
         paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter,
         Limits.of_model(model or general_model(diameter, CONTRASTS[bool(wanted.bright)])),
         str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows or "bottom",
         bright=bool(wanted.bright), box_px=wanted.box_px, assumed=not (wanted.diameter_angst or model),
         given=given_by(wanted))
-    return settings if wanted.coordinates else with_limits(settings, wanted.limits)
 
 
 def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
-    """Return the settings of a session on a picking run; raises DeepEMError where a file cannot be used."""
+    """Return the settings of a session on a picking run but for given limits; raises DeepEMError for unusable files."""
     run = results.read_settings()
     paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
     if not paths:
@@ -131,17 +135,19 @@ def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     if wanted.tiff_rows not in (None, run.tiff_rows):
         raise DeepEMError(f"{results.folder}: the run counted the rows of TIFF files from the {run.tiff_rows}; "
                           f"--tiff-rows {wanted.tiff_rows} would turn its picks upside down. Leave it out.")
-    settings = StudioSettings(
+    plain = run.as_dict()
+    masks = plain.pop("masks")
+    given = {"start": f"run {_digest_of(plain)}", RUN_MASKS: _digest_of(masks), RUN_PIXEL_SIZE: run.pixel_size_angst}
+    return StudioSettings(
         paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
         wanted.diameter_angst or run.diameter_angst, run.limits, str(wanted.model.absolute()) if wanted.model else None,
         str(results.folder), tiff_rows=run.tiff_rows,
         bright=run.model_contrast == "bright" if wanted.bright is None else wanted.bright,
-        masks={name: os.path.abspath(run.masks[name]) for name in paths if name in run.masks}, box_px=wanted.box_px,
-        given={**given_by(wanted), "start": f"run {_digest_of(json.dumps(run.as_dict(), sort_keys=True))}"})
-    return settings if wanted.coordinates else with_limits(settings, wanted.limits)
+        masks={name: run.masks[name] for name in paths if name in run.masks}, box_px=wanted.box_px,
+        given={**given_by(wanted), **given})
 
 
-def of_coordinates(settings: StudioSettings, known: Mapping[str, Coordinates], wanted: Wanted) -> StudioSettings:
+def of_coordinates(settings: StudioSettings, known: Mapping[str, Coordinates]) -> StudioSettings:
     """Return settings that show coordinates, once `write_start` has written them, all of them picked.
 
     Parameters
@@ -150,7 +156,6 @@ def of_coordinates(settings: StudioSettings, known: Mapping[str, Coordinates], w
         Of a session on the same micrographs.
     known : mapping of str to Coordinates
         By name of the micrograph.
-    wanted : Wanted
 
     Returns
     -------
@@ -159,9 +164,14 @@ def of_coordinates(settings: StudioSettings, known: Mapping[str, Coordinates], w
     scores = np.concatenate([each.scores for each in known.values()])
     low, high = (float(each(scores)) if np.isfinite(scores).any() else 1.0 for each in (np.nanmin, np.nanmax))
     low, high = (0.0, 1.0) if 0 <= low and high <= 1 else (low, max(high, low + 1e-6))
-    content = [(name, each.centres_xy.tolist(), each.scores.tolist()) for name, each in sorted(known.items())]
-    given = {**settings.given, "start": f"coordinates {_digest_of(repr(content))}"}
-    return with_limits(replace(settings, limits=Limits(0.0, 0.0), score_range=(low, high), given=given), wanted.limits)
+    given = {**settings.given, "start": start_of(known)}
+    return replace(settings, limits=Limits(0.0, 0.0), score_range=(low, high), given=given)
+
+
+def start_of(known: Mapping[str, Coordinates]) -> str:
+    """Return the start of a session on coordinates, see `given_by`."""
+    content = {name: [each.centres_xy.tolist(), each.scores.tolist()] for name, each in known.items()}
+    return f"coordinates {_digest_of(content)}"
 
 
 def write_start(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates]) -> StudioSettings:
@@ -188,10 +198,10 @@ def write_start(project: StudioProject, settings: StudioSettings, known: Mapping
 
 def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSettings:
     """Return settings with the limits that are given, see `Wanted`; raises DeepEMError where they make no sense."""
-    limits = dict(given)
+    limits, coordinates = dict(given), settings.starts_with("coordinates") and not settings.turn
     words = {name for name in ("threshold", "std_range") if isinstance(limits.get(name), str)}
     if words:
-        if settings.model is None and settings.results is not None:
+        if coordinates or settings.results is not None and not settings.turn:
             raise DeepEMError(f"{' and '.join(sorted(words))}: expected numbers, since the model that found the picks "
                               "is not known")
         model = load_model(settings.model) if settings.model else general_model(settings.diameter_angst,
@@ -200,12 +210,23 @@ def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSet
             limits["threshold"] = model.threshold_for(limits["threshold"])
         if "std_range" in words:
             limits["std_range"] = model.std_range
-    if isinstance(given.get("threshold"), (int, float)) and not settings.turn:
-        low, high = settings.score_range
-        limits["threshold"] = min(max((limits["threshold"] - low) / (high - low), 0.0), 1.0)
+    if isinstance(given.get("threshold"), (int, float)):
+        limits["threshold"] = _shown_score(given["threshold"], settings.score_range if coordinates else None)
     if limits.get("std_range") is not None:
         limits["std_range"] = tuple(limits["std_range"])
     return replace(settings, limits=replace(settings.limits, **limits))
+
+
+def _shown_score(threshold: float, score_range: tuple[float, float] | None) -> float:
+    """The threshold as it is shown, of coordinates with a range of scores or of what a model finds."""
+    if score_range is None:
+        if not 0 <= threshold <= 1:
+            raise DeepEMError(f"--threshold {threshold:g}: expected auto, F1, precision=P, or a number from 0 to 1")
+        return threshold
+    low, high = score_range
+    if threshold > high:
+        log.warning("warning: --threshold %g is above all scores: %g, the highest of them, is taken", threshold, high)
+    return min(max((threshold - low) / (high - low), 0.0), 1.0)
 
 
 def with_files(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
@@ -219,8 +240,8 @@ def with_files(settings: StudioSettings, wanted: Wanted) -> StudioSettings:
     return replace(settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
-def _digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+def _digest_of(plain: object) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _masks(settings: StudioSettings, wanted: Wanted) -> dict[str, str] | None:
