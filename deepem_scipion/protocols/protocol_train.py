@@ -84,8 +84,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
     *Streaming*
 
     Training starts as soon as there are enough micrographs or particles (tab *Streaming*), or when the input ends.
-    *Continue* after an interruption resumes after the last complete epoch if parameters and inputs are unchanged;
-    a training without coordinates starts again.
+    *Continue* resumes after the last complete epoch if nothing has changed; without coordinates it starts again.
 
     *Output*
 
