@@ -174,6 +174,17 @@ def test_coordinates_given_later_are_shown_and_so_are_those_that_have_changed(mi
         assert session.picks("a").centres_xy.tolist() == [[50, 60]]
 
 
+def test_a_pick_whose_centre_is_just_outside_is_accepted_but_none_is_set_there_by_hand(mics, tmp_path):
+    write_box(tmp_path / "a.box", [[-2, 40], [80, 60]], np.array([4.0, 6.0]), 24)
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "a.box") as session:
+        session.edit(0, {"action": "add", "x": 0, "y": 40})
+        assert [mark.values[:2] for mark in session.log.marks["a"]] == [(-2, 40)]
+        for request in ({"action": "add", "x": -2, "y": 90},
+                        {"action": "move", "x": 80, "y": 60, "to_x": 80, "to_y": -2}):
+            with pytest.raises(DeepEMError, match="outside of the micrograph"):
+                session.edit(0, request)
+
+
 def test_coordinates_of_further_micrographs_are_shown_and_the_threshold_remains(mics, tmp_path, caplog):
     def again(*names):
         return opened(*(mics / f"{name}.mrc" for name in names), project=tmp_path / "session", diameter_angst=64.0,

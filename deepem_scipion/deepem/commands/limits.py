@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options that limit the picks, of `deepem pick` and `deepem worker`."""
+"""Options that limit the picks, of `deepem pick`, `deepem worker` and `deepem studio`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def given_limits(options: argparse.Namespace, coordinates: bool) -> dict[str, Any]:
-    """Return the limits of the picks that are given, None for the others, as `Wanted.limits` of the studio has them."""
+    """Return the limits of the picks that are given, without the others, as `Wanted.limits` of the studio has them."""
     found = {"min_distance_angst": options.min_distance, "border_angst": options.border, "max_mask": options.max_mask,
              "keep_best": options.keep_best, "at_least": options.at_least}
     found = {name: value for name, value in found.items() if value is not None}

@@ -25,7 +25,8 @@ SUMMARY = "see picks, correct them, in the browser"
 REQUIRED = ("[MICROGRAPHS ... | RESULTS]",)
 DESCRIPTION = ("Open micrographs, or the output folder of `deepem pick`, in the browser: see picks and all other "
                "candidates, move the limits, add and remove particles. Everything is saved at once; the same command "
-               "resumes the session. The page is served on this machine only.")
+               "resumes the session. The page is served on this machine only. An option that is not given is as the "
+               "session, the picking run or the model has it, whatever default is stated below.")
 EPILOG = """examples:
   deepem studio mics --diameter 120
   deepem studio mics --model apoferritin.deepem

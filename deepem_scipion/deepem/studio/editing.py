@@ -21,8 +21,6 @@ SAME_PLACE = 0.5
 SNAP = 0.25
 # Instead of a reason: a mark decides about the candidate.
 MARKED = "marked"
-# Actions that set a particle where the hand is.
-BY_HAND = ("add", "move")
 MAX_STROKE_POINTS = 10_000
 
 Change = Tuple[List[Mark], List[Mark]]
@@ -96,11 +94,16 @@ def covered(centres_xy: np.ndarray, marks: Sequence[Mark], diameter_px: float) -
     return closest < SAME_PLACE * diameter_px
 
 
-def outside(marks: Sequence[Mark], shape: tuple[int, int]) -> bool:
+def by_hand(action: str, added: Sequence[Mark]) -> list[Mark]:
+    """Return the particles that an edit sets where the hand is, not where a candidate is."""
+    return [mark for mark in added if mark.kind == PARTICLE and (action == "move" or math.isnan(mark.values[2]))]
+
+
+def outside(particles: Sequence[Mark], shape: tuple[int, int]) -> bool:
     """Whether the centre of a particle is on none of the pixels of a micrograph of some rows and columns."""
     rows, columns = shape
     return any(not (-0.5 <= mark.values[0] < columns - 0.5 and -0.5 <= mark.values[1] < rows - 0.5)
-               for mark in marks if mark.kind == PARTICLE)
+               for mark in particles)
 
 
 def add(shown: Shown, x: float, y: float) -> Change:

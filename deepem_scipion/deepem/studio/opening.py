@@ -44,8 +44,8 @@ _COMPARED = 3
 def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
     """Open the folder of a session and find out what it shows.
 
-    A session that was saved is shown as it was left. What is given counts unless it was given the last time as well:
-    what was changed on the page since then stays.
+    A session that was saved is shown as it was left. What is given counts unless it is the last value that was ever
+    given for this option: what was changed on the page since then stays.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ class StudioProject:
                 results.write_picks(name, values[:, :2], values[:, 2], settings.written_box_px)
 
     def keep_candidates(self, settings: StudioSettings) -> None:
-        """Keep the candidates of a turn if they were found as these settings say; remove those of others.
+        """Remove the candidates of a turn unless they were found as these settings say, or their model is lost.
 
         Raises
         ------

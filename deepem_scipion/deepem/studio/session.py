@@ -22,7 +22,7 @@ from ..picking.review import Part
 from ..picking.selection import PICKED, Limits
 from .assigning import pixel_size_problems, read_assigned
 from .collection import Collection
-from .editing import BY_HAND, MARKED, Shown, change, outside
+from .editing import MARKED, Shown, by_hand, change, outside
 from .marks import EditLog
 from .project import StudioProject
 from .settings import StudioSettings
@@ -114,7 +114,7 @@ class Session:
             self.touch()
 
     def all_read(self) -> None:
-        """Let micrographs whose candidates could not be read be picked again, unless others had found these."""
+        """Let micrographs be picked again whose stored candidates cannot be read; what a session began with is not."""
         with self.changed:
             for name in self.collection.forget_missing():
                 if self.began_with() is not None:
@@ -252,7 +252,8 @@ class Session:
         with self.changed:
             name = self.name(number)
             removed, added = change(self.shown(name), request)
-            if added and request["action"] in BY_HAND and outside(added, self.shape(number)):
+            set_there = by_hand(request["action"], added)
+            if set_there and outside(set_there, self.shape(number)):
                 raise DeepEMError(f"{name} has no particle there, outside of the micrograph")
             self.log.do(name, removed, added)
             self.touch()

@@ -56,7 +56,7 @@ class StudioSettings:
     score_range : tuple of (float, float)
         Scores of the coordinates that the session began with which are shown as 0 and 1.
     given : mapping of str to object
-        What was given when the session was opened last, see `starting.given_by`.
+        The last value of every option that was ever given, see `starting.given_by`, and digests of what it began with.
     """
 
     micrographs: Mapping[str, str]

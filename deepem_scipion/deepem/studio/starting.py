@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a new session shows, of micrographs, of a results folder or of coordinates."""
+"""What a session on micrographs, a results folder or coordinates shows, and the limits and files given with them."""
 
 from __future__ import annotations
 
