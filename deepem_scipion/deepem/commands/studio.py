@@ -143,8 +143,9 @@ def _wanted(options: argparse.Namespace) -> Wanted:
 
     compared = [each.rpartition("=") for each in options.compare]
     return Wanted(
-        options.sources, options.project, options.model, options.pixel_size, options.diameter, options.coordinates,
-        options.reference, options.regions, {label or Path(path).stem: Path(path) for label, _, path in compared},
-        options.distance, options.masks, options.ctf, options.box, options.tiff_rows,
-        None if options.contrast is None else options.contrast == "bright",
-        given_limits(options, options.coordinates is not None))
+        options.sources, options.project, options.model, pixel_size_angst=options.pixel_size,
+        diameter_angst=options.diameter, coordinates=options.coordinates, reference=options.reference,
+        regions=options.regions, compared={label or Path(path).stem: Path(path) for label, _, path in compared},
+        distance_angst=options.distance, masks=options.masks, ctf=options.ctf, box_px=options.box,
+        tiff_rows=options.tiff_rows, bright=None if options.contrast is None else options.contrast == "bright",
+        limits=given_limits(options, options.coordinates is not None))

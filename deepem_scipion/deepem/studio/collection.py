@@ -66,10 +66,9 @@ class Collection:
         """Particle diameter in pixels of the micrographs."""
         return self.diameter_angst / self.pixel_size_angst
 
-    def put(self, name: str, path: str, candidates: Candidates, reasons: np.ndarray | None = None) -> None:
-        """Add or replace the candidates of a micrograph; reasons are those of the limits that this began with."""
-        if reasons is None:
-            reasons = select(candidates, self.found_at, self.pixel_size_angst)
+    def put(self, name: str, path: str, candidates: Candidates) -> None:
+        """Add or replace the candidates of a micrograph."""
+        reasons = select(candidates, self.found_at, self.pixel_size_angst)
         self.put_part(name, path, review_part(candidates, reasons, self.max_distance_px))
 
     def put_part(self, name: str, path: str, part: Part) -> None:

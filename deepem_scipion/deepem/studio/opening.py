@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..coordinates.coordinates import Coordinates
+from ..coordinates.names import listed
 from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
 from ..picking.results import PickingResults
@@ -184,7 +185,7 @@ def _rescaled(settings: StudioSettings, new: StudioSettings) -> StudioSettings:
 def _check_micrographs(project: StudioProject, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
     """Raise DeepEMError unless the micrographs of a session are there, moved or copied perhaps."""
     if lost := sorted(set(saved) - set(given)):
-        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({', '.join(lost[:3])} ...). Give "
+        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({listed(lost)}). Give "
                           "these as well, or another folder with --project.")
     elsewhere = [name for name, path in saved.items() if path != given[name]
                  and os.path.exists(path) and os.path.exists(given[name])]
