@@ -146,6 +146,9 @@ def test_the_model_as_used_lies_in_the_results_and_picks_the_same(dataset, tmp_p
     assert pick("--micrographs", one, "--model", used, "--output", tmp_path / "b") == 0
     assert (tmp_path / "b" / "mic_002.box").read_text() == (tmp_path / "a" / "mic_002.box").read_text()
     assert not (tmp_path / "b" / "model.deepem").exists()
+    before = used.read_bytes()
+    assert pick("--micrographs", one, "--model", used, "--output", tmp_path / "a", "--resume") == 0
+    assert used.read_bytes() == before  # the model that is picked with
 
 
 @pytest.mark.parametrize("arguments, message", [

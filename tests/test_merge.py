@@ -102,6 +102,20 @@ def test_parts_of_different_runs_are_not_merged(runs, blobs, blob_model, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", [[], ["--overwrite"]])
+@pytest.mark.parametrize("output", ["1", "link", "."])
+def test_no_part_is_in_the_output_folder(runs, tmp_path, capsys, output, option):
+    for part in "12":
+        shutil.copytree(runs / "parts" / part, tmp_path / part)
+    (tmp_path / "link").symlink_to(tmp_path / "1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert main(["merge", str(tmp_path / output), str(tmp_path / "1"), str(tmp_path / "2"), *option]) == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path / '1'} is a part, and it is the output folder or in it" in message
+    assert "--overwrite" not in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
 def test_more_parts_than_micrographs_are_no_failure(blobs, blob_model, tmp_path):
     arguments = ["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "a.mrc"),
                  "--output"]

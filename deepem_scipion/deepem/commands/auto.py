@@ -44,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem auto`; returns the exit code of `deepem pick`."""
     from .. import runtime
+    from ..picking.earlier import check_names
     from ..picking.results import PickingResults
 
     if options.train < 1:
         raise DeepEMError(f"--train {options.train}: expected at least 1 micrograph")
     micrographs = chosen_micrographs(options)
+    check_names(micrographs)
     paths = [str(path) for path in micrographs.values()]
     model = options.output.with_name(f"{options.output.name}.deepem")
     if PickingResults(options.output).files():

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DeepEMError
-from .results import ALWAYS, PickingResults
+from .results import ALWAYS, FOLDERS, PickingResults
 from .settings import RunSettings
 from .summary import MicrographResult
 
@@ -50,9 +50,14 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     ------
     DeepEMError
         If there are results and `existing` is "refuse", they were made with other settings and it is "resume", or the
-        folder has .box files that are not of a picking run, or cannot be made. A run in which every micrograph failed
-        has no results: its tables are replaced.
+        folder has files that are not of a picking run, or cannot be made; or if a name is refused by `check_names`. A
+        run in which every micrograph failed has no results: its tables are replaced.
+
+    Notes
+    -----
+    A model in the folder is never removed: it may be the one that is picked with.
     """
+    check_names(paths)
     if existing not in EXISTING:
         raise DeepEMError(f"existing={existing!r}: expected one of {', '.join(EXISTING)}")
     if not os.path.isdir(results.folder):
@@ -62,6 +67,10 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     if _all_failed(results, files):
         log.info("%s: every micrograph of the earlier run failed; its tables are replaced", results.folder)
         existing = OVERWRITE
+    elif files and not results.exists():
+        raise DeepEMError(f"{results.folder} has files, for instance {files[0].relative_to(results.folder)}, but no "
+                          f"{results.path('settings').name} of a picking run, so none of them is replaced. Expected a "
+                          "new or empty folder: give another --output, or move the files.")
     if files and existing == REFUSE:
         raise DeepEMError(f"{results.folder} has results of an earlier run, for instance {files[0].name}. Expected a "
                           "new or empty folder: give another --output, or --overwrite to replace them, or --resume to "
@@ -70,17 +79,31 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
         results.remove_unfinished()
         files = results.files()
     kept: dict[str, MicrographResult] = {}
+    keep = {results.path("model")}
     if existing == RESUME and results.exists():
         earlier = results.read_settings()
         _check_settings(results, earlier, settings)
         kept = {name: found for name, found in results.read_micrographs().items() if name in paths
                 and earlier.masks.get(name) == settings.masks.get(name)
                 and _is_done(results, name, paths[name], found, further, name in checked, settings.masks.get(name))}
-    results.remove(set(files) - {results.path(kind, name) for name in kept for kind in (*ALWAYS, *further)})
+        keep |= {results.path("settings"), *(results.path(kind, name) for name in kept for kind in (*ALWAYS, *further))}
+    # If this is interrupted, the rest is still known to be of a run: the summary is removed last, boxes before tables.
+    results.remove(path for path in reversed(files) if path not in keep)
     results.make(further)
     with suppress(DeepEMError):  # reported at the end, when it is written again
         results.write_summary(settings, kept)
     return kept
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise DeepEMError if the picks of a micrograph would be in a subfolder that is for other files of a run."""
+    for name in names:
+        folder, slash, _ = name.partition("/")
+        if slash and folder in FOLDERS:
+            raise DeepEMError(f"the micrograph {name} would have its picks in the subfolder {folder} of the output "
+                              "folder, which is for other files. Expected another name: rename the folder of the "
+                              "micrograph, pick it into an output folder of its own, or give names in a list file "
+                              "(path, tab, name).")
 
 
 def _check_others(results: PickingResults, paths: Mapping[str, Path], files: Collection[Path]) -> None:

@@ -78,9 +78,14 @@ def merge_runs(output: str | Path, folders: Sequence[str | Path],
     Raises
     ------
     DeepEMError
-        If a part has no results, was made with other settings, or has a micrograph of another part; or a file cannot
-        be read or written.
+        If a part has no results, was made with other settings, has a micrograph of another part, or is the output
+        folder or in it; or a file cannot be read or written.
     """
+    target = Path(os.path.realpath(output))
+    for place in (Path(os.path.realpath(folder)) for folder in folders):
+        if target in (place, *place.parents):
+            raise DeepEMError(f"{place} is a part, and it is the output folder or in it. Expected an output folder "
+                              "apart from the parts, which stay as they are: give another one, or leave out this part.")
     parts = [PickingResults(folder) for folder in folders]
     settings, micrographs, sources = _collect(parts)
     results = PickingResults(output)

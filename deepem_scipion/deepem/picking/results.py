@@ -35,6 +35,8 @@ _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.
           "report": "report.html", "model": "model.deepem", "diameter": "diameter.png"}
 _OF_MICROGRAPH = {"box": "{}.box", "candidates": "candidates/{}.tsv", "score_map": "scores/{}.mrc",
                   "json": "json/{}.json", "picture": "pictures/{}.jpg", "export": EXPORTS + "/{}"}
+# Subfolders of the results, in which no run may write .box files.
+FOLDERS = frozenset(place.split("/")[0] for place in _OF_MICROGRAPH.values() if "/" in place)
 # Those that every micrograph that was picked has, and those that a run writes on request.
 ALWAYS, FURTHER = ("box", "candidates"), ("score_map", "json", "picture")
 
@@ -82,7 +84,7 @@ class PickingResults:
         return path
 
     def files(self) -> list[Path]:
-        """Return all files here that a run has written, also one that was interrupted."""
+        """Return all files here that a run has written, also one that was interrupted; the summary is the first."""
         found = [self.path(kind) for kind in _FILES]
         names = set(self.read_micrographs())
         for kind in ("candidates", *FURTHER):
