@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from scipy.spatial import cKDTree
 
-from deepem_scipion.deepem import DeepEMError, general_model, load_model
+from deepem_scipion.deepem import DeepEMError, general_model, load_model, runtime
 from deepem_scipion.deepem.commands import pick, train
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.commands.parser import parse_arguments
@@ -241,6 +241,7 @@ def test_auto_trains_and_picks_in_the_given_frame(folder, tmp_path, monkeypatch)
     given = []
     for module in (train, pick):
         monkeypatch.setattr(module, "run", lambda options, **how: given.append(options) or 0)
+    monkeypatch.setattr(runtime, "start", lambda threads: None)  # whose number of threads other tests would get
     assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--tiff-rows", "top",
                  "--pixel-size", "10", "--threads", "1", "--output", str(tmp_path / "picks")]) == 0
     assert [(options.tiff_rows, options.pixel_size, options.threads) for options in given] == [("top", 10, 1)] * 2
