@@ -37,8 +37,8 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
                        "border of the micrograph in angstrom (default: 0)")
 
 
-def given_limits(options: argparse.Namespace, coordinates: bool) -> dict[str, Any]:
-    """Return the limits of the picks that are given, without the others, as `Wanted.limits` of the studio has them."""
+def given_limits(options: argparse.Namespace, coordinates: bool = False) -> dict[str, Any]:
+    """Return the limits of the picks that are given, see `Limits.changed`; coordinates have no threshold by a word."""
     found = {"min_distance_angst": options.min_distance, "border_angst": options.border, "max_mask": options.max_mask,
              "keep_best": options.keep_best, "at_least": options.at_least}
     found = {name: value for name, value in found.items() if value is not None}
@@ -66,31 +66,7 @@ def chosen_limits(options: argparse.Namespace, model: Model) -> Limits:
     """Return the limits of the picks: the model's, replaced by those given."""
     from ..picking.selection import Limits
 
-    limits = Limits.of_model(model)
-    return Limits(_threshold(options.threshold, model),
-                  limits.min_distance_angst if options.min_distance is None else options.min_distance,
-                  _std_range(options.std_range, model), options.border, options.max_mask,
-                  options.keep_best, options.at_least, limits.ranges_angst)
-
-
-def _threshold(text: str, model: Model) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return model.threshold_for(text)
-    _check_score(text, value)
-    return value
-
-
-def _check_score(text: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise DeepEMError(f"--threshold {text}: expected auto, F1, precision=P, or a number from 0 to 1")
-
-
-def _std_range(words: Sequence[str], model: Model) -> tuple[float, float] | None:
-    if list(words) in (["auto"], ["off"]):
-        return model.std_range if words[0] == "auto" else None
-    return _numbers(words)
+    return Limits.of_model(model).changed(given_limits(options), model)
 
 
 def _numbers(words: Sequence[str]) -> tuple[float, float]:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +114,36 @@ class Limits:
             scale = model.working_pixel_size_angst
             return cls(model.threshold, 0.0, model.std_range, ranges_angst=(first * scale, second * scale))
         return cls(model.threshold, MIN_DISTANCE * model.diameter_angst, model.std_range)
+
+    def changed(self, given: Mapping[str, Any], model: Model | None = None) -> Limits:
+        """Return these limits with others in place of some.
+
+        Parameters
+        ----------
+        given : mapping of str to object
+            Attributes of limits. The threshold may be a word for `Model.threshold_for`, the range of the local standard
+            deviation "auto": that of the model.
+        model : Model, optional
+            Needed where words are given.
+
+        Returns
+        -------
+        Limits
+
+        Raises
+        ------
+        DeepEMError
+            A threshold is not from 0 to 1, or see `Limits` and `Model.threshold_for`.
+        """
+        found = dict(given)
+        if model is not None and isinstance(word := found.get("threshold"), str):
+            found["threshold"] = model.threshold_for(word)
+        if model is not None and found.get("std_range") == "auto":
+            found["std_range"] = model.std_range
+        if "threshold" in found and not 0 <= found["threshold"] <= 1:
+            raise DeepEMError(f"--threshold {found['threshold']:g}: expected auto, F1, precision=P, or a number from 0 "
+                              "to 1")
+        return replace(self, **found)
 
 
 def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,

@@ -76,8 +76,7 @@ class Wanted:
     bright : bool, optional
         Whether particles are brighter than the background.
     limits : mapping of str to object
-        Fields of `Limits`. The threshold is a score, or a word for `Model.threshold_for`; the range of the local
-        standard deviation may be "auto", that of the model.
+        See `Limits.changed`. The threshold is a score of the coordinates, where these are shown.
     """
 
     sources: Sequence[str | Path] = ()
@@ -199,30 +198,20 @@ def write_start(project: StudioProject, settings: StudioSettings, known: Mapping
 def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSettings:
     """Return settings with the limits that are given, see `Wanted`; raises DeepEMError where they make no sense."""
     limits, coordinates = dict(given), settings.starts_with("coordinates") and not settings.turn
-    words = {name for name in ("threshold", "std_range") if isinstance(limits.get(name), str)}
-    if words:
+    model = None
+    if words := {name for name in ("threshold", "std_range") if isinstance(limits.get(name), str)}:
         if coordinates or settings.results is not None and not settings.turn:
             raise DeepEMError(f"{' and '.join(sorted(words))}: expected numbers, since the model that found the picks "
                               "is not known")
         model = load_model(settings.model) if settings.model else general_model(settings.diameter_angst,
                                                                                 CONTRASTS[settings.bright])
-        if "threshold" in words:
-            limits["threshold"] = model.threshold_for(limits["threshold"])
-        if "std_range" in words:
-            limits["std_range"] = model.std_range
-    if isinstance(given.get("threshold"), (int, float)):
-        limits["threshold"] = _shown_score(given["threshold"], settings.score_range if coordinates else None)
-    if limits.get("std_range") is not None:
-        limits["std_range"] = tuple(limits["std_range"])
-    return replace(settings, limits=replace(settings.limits, **limits))
+    if coordinates and "threshold" in limits:
+        limits["threshold"] = _shown_score(limits["threshold"], settings.score_range)
+    return replace(settings, limits=settings.limits.changed(limits, model))
 
 
-def _shown_score(threshold: float, score_range: tuple[float, float] | None) -> float:
-    """The threshold as it is shown, of coordinates with a range of scores or of what a model finds."""
-    if score_range is None:
-        if not 0 <= threshold <= 1:
-            raise DeepEMError(f"--threshold {threshold:g}: expected auto, F1, precision=P, or a number from 0 to 1")
-        return threshold
+def _shown_score(threshold: float, score_range: tuple[float, float]) -> float:
+    """The threshold as it is shown, of coordinates with a range of scores."""
     low, high = score_range
     if threshold > high:
         log.warning("warning: --threshold %g is above all scores: %g, the highest of them, is taken", threshold, high)
