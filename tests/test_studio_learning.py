@@ -1,0 +1,114 @@
+# Copyright (C) 2026 the authors of scipion-em-deepem
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the studio learns from marks, without a browser and without its server."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import candidates_of_blobs, write_blobs
+from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.picking.selection import Limits
+from deepem_scipion.deepem.studio.learning import Course, Learned, Lesson, learn
+from deepem_scipion.deepem.studio.opening import Wanted, open_session
+from deepem_scipion.deepem.studio.queue import Queue
+from deepem_scipion.deepem.studio.session import Session
+from deepem_scipion.deepem.studio.teacher import Teacher
+from deepem_scipion.deepem.studio.worker import Worker, WorkerState
+
+THRESHOLD = 0.4
+
+
+@pytest.fixture
+def micrographs(tmp_path):
+    write_blobs(tmp_path, ["a", "b"], n=6)
+    return tmp_path / "micrographs"
+
+
+def test_what_is_learnt_from_a_micrograph(micrographs, tmp_path, monkeypatch):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session, lessons = Session(project, settings), []
+
+    class Recorder:
+        def call(self, function, given, course, progress):
+            lessons.append((given, course))
+            raise DeepEMError("enough")
+
+    queue = Queue(session, Worker())
+    teacher = Teacher(session, queue)
+    session.set_limits(THRESHOLD, 32.0, None)
+    for name in "ab":
+        session.put(name, candidates_of_blobs(micrographs / f"{name}.mrc"), settings)
+    picks = session.picks("a").centres_xy
+    session.edit(0, {"action": "add", "x": picks[0, 0], "y": picks[0, 1]})
+    session.edit(0, {"action": "remove", "x": picks[1, 0], "y": picks[1, 1]})
+    teacher.learn()
+    with pytest.raises(DeepEMError, match="learning already"):
+        teacher.learn()
+    with pytest.raises(DeepEMError, match="enough"):
+        teacher._learn(Recorder())
+    assert not teacher.busy
+    ((first, second), course) = lessons[0]
+    assert (first.name, second.name) == ("a", "b") and second.marks == 0  # few have marks: others help
+    assert first.particles_xy == pytest.approx(picks[:1]) and first.negatives_xy == pytest.approx(picks[1:2])
+    assert len(first.picks_xy) == len(picks) - 2 and not first.done
+    assert course.output == str(project.model(1)) and course.model is None and not course.final
+    assert teacher.view()["marks"] == 2 and teacher.view()["next"] == 1
+    session.edit(1, {"action": "done"})
+    session.edit(0, {"action": "done"})
+    monkeypatch.setattr("deepem_scipion.deepem.studio.teacher.MAX_MICROGRAPHS", 1)
+    for final in (False, True):
+        teacher.learn(final)
+        with pytest.raises(DeepEMError, match="enough"):
+            teacher._learn(Recorder())
+    assert [[each.name for each in found] for found, _ in lessons[1:]] == [["a"], ["b", "a"]]  # the last one, and all
+    session.close()
+    project.close()
+
+
+def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without_slider_stay(micrographs, tmp_path):
+    limits = {"border_angst": 20.0, "max_mask": 0.3, "keep_best": 0.9, "at_least": 5}
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0, limits=limits))
+    session = Session(project, settings)
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
+    learned = Learned(str(tmp_path / "model.deepem"), Limits(0.6, 30.0, (0.5, 2.0)), 4, False, 4, 3)
+    teacher = Teacher(session, Queue(session, Worker()))
+    teacher.learn(final=True)
+    teacher._learn(SimpleNamespace(call=lambda *values, progress: learned))
+    assert teacher.outcome["taken"] and not teacher.view()["offer"] and session.settings.turn == 1
+    assert session.settings.limits == Limits(0.6, 30.0, (0.5, 2.0), 20.0, 0.3, 0.9, 5)
+    assert teacher.view()["finishing"] and session.waiting() == "a"
+    teacher.when_all_found()  # somebody went back in this instant
+    assert teacher.view()["finishing"] and not project.output.folder.exists()
+    session.close()
+    project.close()
+
+
+def test_regions_and_done_micrographs_leave_nothing_unknown():
+    places = np.array([[5.0, 5], [50, 50]])
+    lesson = Lesson("a.mrc", "a", places, places, places, np.ones(2), places, [(0, 0, 10, 10)], False)
+    assert lesson.unmarked(places).tolist() == [False, True]
+    assert replace(lesson, done=True).unmarked(places).tolist() == [False, False]
+
+
+def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_seen(blobs, blob_model, tmp_path):
+    folder, centres = blobs
+    path, none = str(folder / "micrographs" / "d.mrc"), np.zeros((0, 2))
+    free = np.array([[x, y] for x in range(20, 190, 20) for y in range(20, 130, 20)
+                     if np.hypot(*(centres["d"] - (x, y)).T).min() > 14], float)[:6]
+    lesson = Lesson(path, "d", centres["d"], free, none, np.zeros(0), none, [], False)
+    shares = []
+    state = WorkerState(1, shares.append)
+    found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
+    assert found.held_out and found.marks == (len(centres["d"]) + len(free)) // 5
+    assert found.after >= found.marks - 1 and not found.worse
+    assert list(found.found) == ["d"] and len(found.found["d"]) >= len(centres["d"])  # not to be found again
+    assert shares[-1] == 1 and shares == sorted(shares)
+    picker = state.picker(found.path)
+    picks = picker.pick(picker.model.read_micrograph(folder / "micrographs" / "e.mrc", 4.0)).picks.centres_xy
+    assert (np.hypot(*(centres["e"][:, None] - picks[None]).transpose(2, 0, 1)).min(axis=1) < 4).mean() > 0.8
+    nothing = replace(lesson, particles_xy=none)
+    with pytest.raises(DeepEMError, match="no particle to learn from"):
+        learn(state, [nothing], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
