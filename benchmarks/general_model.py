@@ -98,7 +98,7 @@ def train(options, maps):
     from deepem_scipion.deepem.training.plan import choose_geometry
 
     runtime.start(options.threads)
-    plan = plan_of(options)
+    plan = plan_of(options, maps=tuple(options.network))
     setup = choose_geometry(plan, 1.0)
     fields = make_fields(options, maps, setup.geometry.box)
     say(f"{sum(len(item.particles_rc) for item in fields[0])} particles on {len(fields[0])} fields")
@@ -122,7 +122,7 @@ def plan_of(options, **settings):
     batches.SAMPLE_CROPS = SAMPLE
     TRAINING_PRESETS["general"] = replace(TRAINING_PRESETS["default"], batch=BATCH)
     return Plan(DIAMETER_PX, working_pixel_size_angst=1.0, epochs=options.epochs, seed=options.seed,
-                training_preset="general", **{"maps": tuple(options.network), **settings})
+                training_preset="general", **settings)
 
 
 def trained(fields, plan, setup, record, checkpoint):
