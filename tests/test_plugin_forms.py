@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyworkflow import Config
+from pyworkflow.object import Pointer
 from test_plugin_program import (
     SETTINGS,
     coordinate_set,
@@ -112,6 +113,27 @@ def test_the_studio_refuses_micrographs_of_the_same_name(tmp_path, monkeypatch):
     mics.write()
     protocol.inputMicrographs.set(mics)
     assert "Several micrographs have the same name" in protocol._validate()[0]
+
+
+def test_an_optional_input_that_a_scheduled_run_will_make_is_waited_for(tmp_path, monkeypatch):
+    from deepem_scipion.protocols import ProtDeepEMImportCoordinates, ProtDeepEMStudio
+
+    protocol, _ = train_form(tmp_path, monkeypatch)
+    producer = ProtDeepEMImportCoordinates(workingDir="other")
+    protocol.negativeCoordinates.set(producer)
+    protocol.negativeCoordinates.setExtended("outputCoordinates")
+    protocol.moreParticles.append(Pointer(producer, extended="outputCoordinates"))
+    assert protocol._validate() == [f"*{label}* is not there yet: the run that makes it has not finished."
+                                    for label in ("Background and contaminants", "More particles")]
+    producer.outputCoordinates = coordinate_set(tmp_path, 2, FIRST)
+    assert not any("not there yet" in error for error in protocol._validate())
+    studio = ProtDeepEMStudio(workingDir="studio")
+    studio.inputMicrographs.set(producer.outputCoordinates.getMicrographs())
+    assert studio._validate() == []
+    studio.inputModel.set(protocol)
+    studio.inputModel.setExtended("outputModel")
+    (error,) = studio._validate()
+    assert "*Model* is not there yet" in error
 
 
 @pytest.mark.parametrize("box", [30, 31])

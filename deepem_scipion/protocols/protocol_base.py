@@ -44,6 +44,16 @@ class DeepEMProgram:
         useful = self.usesGpu() and (self.useQueue() or any(map(glob, GPU_DEVICES)))
         return super().getGpuList() if useful else []
 
+    def _awaitedErrors(self):
+        """Optional inputs that their runs have not made yet.
+
+        A scheduled run starts as soon as it is valid, and the framework waits for no optional input.
+        """
+        return [f"*{self.getParam(name).label}* is not there yet: the run that makes it has not finished."
+                for name, pointer in self.iterInputAttributes()
+                if pointer.get() is None and getattr(self.getParam(name), "allowsNull", False)
+                and self.evalParamCondition(name)]
+
     def getSubmitDict(self):
         """Return the values for the queue, with the threads and GPUs that a job needs."""
         # The framework requests one thread for each step that may run at once, even if each step is a job.

@@ -104,6 +104,8 @@ class ProtDeepEMStudio(StudioOutputs, DeepEMProgram, ProtParticlePicking):
     # -------------------------- INFO functions -------------------------------
     def _validate(self):
         mics, model = self.inputMicrographs.get(), self.inputModel.get()
+        if awaited := self._awaitedErrors():
+            return awaited
         if mics is not None and len(mics.getUniqueValues("_micName")) < mics.getSize():
             return ["Several micrographs have the same name, by which Scipion finds them in the extraction. Pick them "
                     "with DeepEM picking first: its outputMicrographs have different names, and can be opened here."]

@@ -184,7 +184,7 @@ class ProtDeepEMTrain(DeepEMProgram, TrainForm, WaitsForInput, EMProtocol):
 
     # -------------------------- INFO functions -------------------------------
     def _validate(self):
-        errors = []
+        errors = self._awaitedErrors()
         coordinates = self.inputCoordinates.get()
         if coordinates is None:
             return errors  # reported by the framework
