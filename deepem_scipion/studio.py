@@ -159,8 +159,9 @@ def defocus_by_name(project):
     found = {}
     for run in project.getRuns():
         for _, ctfs in run.iterOutputAttributes(SetOfCTF):
-            for ctf in ctfs:
-                mean = (ctf.getDefocusU() + ctf.getDefocusV()) / 2
+            for ctf in ctfs if os.path.exists(ctfs.getFileName()) else ():  # not there: its run was removed by hand
+                both = ctf.getDefocusU(), ctf.getDefocusV()
+                mean = math.nan if None in both else sum(both) / 2
                 if ctf.getMicrograph() is not None and 0 < mean < math.inf:
                     found[ctf.getMicrograph().getMicName()] = mean
     return found

@@ -5,8 +5,10 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pwem.objects import CTFModel, SetOfCTF
 from pyworkflow import Config
 from pyworkflow.object import Pointer
 from test_plugin_program import (
@@ -19,7 +21,7 @@ from test_plugin_program import (
     write_results,
 )
 
-from deepem_scipion import convert
+from deepem_scipion import convert, studio
 from deepem_scipion.convert import identity
 from deepem_scipion.deepem.commands.parser import build_parser
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -127,13 +129,49 @@ def test_an_optional_input_that_a_scheduled_run_will_make_is_waited_for(tmp_path
                                     for label in ("Background and contaminants", "More particles")]
     producer.outputCoordinates = coordinate_set(tmp_path, 2, FIRST)
     assert not any("not there yet" in error for error in protocol._validate())
-    studio = ProtDeepEMStudio(workingDir="studio")
-    studio.inputMicrographs.set(producer.outputCoordinates.getMicrographs())
-    assert studio._validate() == []
-    studio.inputModel.set(protocol)
-    studio.inputModel.setExtended("outputModel")
-    (error,) = studio._validate()
+    by_hand = ProtDeepEMStudio(workingDir="studio")
+    by_hand.inputMicrographs.set(producer.outputCoordinates.getMicrographs())
+    assert by_hand._validate() == []
+    by_hand.inputModel.set(protocol)
+    by_hand.inputModel.setExtended("outputModel")
+    (error,) = by_hand._validate()
     assert "*Model* is not there yet" in error
+
+
+def test_an_estimate_without_defocus_and_a_run_whose_files_are_gone_do_not_stop_the_studio(tmp_path):
+    sets = []
+    for number, defocus in ((1, None), (2, 11000.0), (3, 12000.0)):
+        ctfs = SetOfCTF(filename=str(tmp_path / f"ctfs{number}.sqlite"))
+        ctf = CTFModel(defocusU=defocus, defocusV=defocus)
+        ctf.setMicrograph(micrograph(1, f"{number}.mrc"))
+        ctfs.append(ctf)
+        ctfs.write()
+        sets.append(ctfs)
+    sets[2].close()
+    (tmp_path / "ctfs3.sqlite").unlink()
+    runs = [SimpleNamespace(iterOutputAttributes=lambda kind: [("outputCTF", each) for each in sets])]
+    assert studio.defocus_by_name(SimpleNamespace(getRuns=lambda: runs)) == {"2.mrc": 11000.0}
+    assert not (tmp_path / "ctfs3.sqlite").exists()
+
+
+@pytest.mark.parametrize("name, attribute", [("ExportCoordinates", "inputCoordinates"),
+                                             ("ImportCoordinates", "inputMicrographs")])
+def test_continue_with_another_input_does_the_step_again(tmp_path, monkeypatch, name, attribute):
+    from deepem_scipion import protocols
+
+    monkeypatch.chdir(tmp_path)
+    protocol = getattr(protocols, f"ProtDeepEM{name}")(workingDir="run", folder="out", path="in")
+
+    def steps(coordinates):
+        mics = coordinates.getMicrographs()
+        mics.setObjId(1000 + coordinates.getObjId())
+        getattr(protocol, attribute).set(coordinates if attribute == "inputCoordinates" else mics)
+        protocol._steps = []
+        protocol._insertAllSteps()
+        return protocol._steps
+
+    first, other = (coordinate_set(tmp_path, number, FIRST) for number in (2, 3))
+    assert steps(first) == steps(first) != steps(other)
 
 
 @pytest.mark.parametrize("box", [30, 31])

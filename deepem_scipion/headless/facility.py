@@ -11,7 +11,9 @@ interruption or a failure the same command resumes it.
 import argparse
 import fcntl
 import json
+import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +25,9 @@ from .demo import prepare_home, say
 OPTIONS_FILE = "facility.json"
 MASK_PER_DIAMETER = 1.2
 DONE, SOME_FAILED, FAILED = 0, 1, 2
+_ABOVE_0 = ("pixel_size", "diameter", "learn", "box", "classes", "iterations", "voltage", "threads")
+_FROM_0 = ("cs", "amplitude")
+_TIME = re.compile(r"\d+(\.\d+)?[smhd]?( \d+(\.\d+)?[smhd]?)*")
 
 
 class FacilityError(Exception):
@@ -93,14 +98,11 @@ def values_of(options):
         raise FacilityError(f"--micrographs: there is no folder {options.micrographs}")
     if (options.model is None) == (options.diameter is None):
         raise FacilityError("give --diameter to pick with the general model, or --model, one of them")
-    if options.diameter is not None and not options.diameter > 0:
-        raise FacilityError(f"--diameter {options.diameter}: expected angstrom, above 0")
+    _check_numbers(options)
     try:
         diameter_angst = options.diameter or read_card(options.model)["diameter_angst"]
     except DeepEMError as error:
         raise FacilityError(f"--model: {error}") from error
-    if options.learn < 1:
-        raise FacilityError(f"--learn {options.learn}: expected a number of micrographs, 1 or more")
     unused = ("project", "home", "learn") if options.model else ("project", "home")
     values = {name: value for name, value in vars(options).items()
               if name not in unused and value is not None or name in ("box", "threads")}
@@ -110,6 +112,18 @@ def values_of(options):
     if values["box"] is None:
         values["box"] = default_box_px(diameter_angst, options.pixel_size)
     return values
+
+
+def _check_numbers(options):
+    """Refuse at once what would stop a run hours later, in a project whose options cannot change."""
+    for name in (*_ABOVE_0, *_FROM_0):
+        value, what = getattr(options, name), "above 0" if name in _ABOVE_0 else "of 0 or more"
+        if value is not None and not (0 < value < math.inf or value == 0 and name in _FROM_0):
+            raise FacilityError(f"--{name.replace('_', '-')} {value}: expected a number {what}")
+    for name in ("timeout", "file_timeout"):
+        if not _TIME.fullmatch(getattr(options, name)):
+            raise FacilityError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected seconds, or a time as "
+                                "30m or 12h")
 
 
 def run(name, values):

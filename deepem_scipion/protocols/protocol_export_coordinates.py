@@ -60,11 +60,12 @@ class ProtDeepEMExportCoordinates(EMProtocol):
 
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
-        self._insertFunctionStep(self.exportStep, WRITTEN[self.format.get()], self._getFolder(),
-                                 self.overwrite.get(), needsGPU=False)
+        # Continue repeats a step whose arguments have changed.
+        self._insertFunctionStep(self.exportStep, WRITTEN[self.format.get()], self._getFolder(), self.overwrite.get(),
+                                 self.inputCoordinates.getUniqueId(), needsGPU=False)
 
     # -------------------------- STEPS functions ------------------------------
-    def exportStep(self, name, folder, overwrite):
+    def exportStep(self, name, folder, overwrite, inputId=None):
         """Write the files."""
         if not overwrite and _occupied(folder):
             raise RuntimeError(_occupied(folder))

@@ -77,11 +77,13 @@ class ProtDeepEMImportCoordinates(ProtImport):
 
     # -------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
+        # Continue repeats a step whose arguments have changed.
         self._insertFunctionStep(self.importStep, self.path.get(), self.boxSize.get(), self.binning.get(),
-                                 self.applyShifts.get(), self.flipY.get(), needsGPU=False)
+                                 self.applyShifts.get(), self.flipY.get(), self.inputMicrographs.getUniqueId(),
+                                 needsGPU=False)
 
     # -------------------------- STEPS functions ------------------------------
-    def importStep(self, path, boxSize, binning, applyShifts, flipY):
+    def importStep(self, path, boxSize, binning, applyShifts, flipY, inputId=None):
         """Read the files and store the coordinates."""
         micSet = self.inputMicrographs.get()
         mics = {mic.getObjId(): mic.clone() for mic in micSet}

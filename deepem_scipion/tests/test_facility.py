@@ -108,9 +108,15 @@ class TestTemplates(unittest.TestCase):
                                    (["--micrographs", ".", "--model", __file__], "test_facility.py"),
                                    (["--micrographs", "."], "give --diameter"),
                                    (["--micrographs", ".", "--diameter", "-1"], "--diameter -1"),
+                                   (["--micrographs", ".", "--diameter", "inf"], "--diameter inf"),
+                                   *((["--micrographs", ".", "--diameter", "9", option, text], f"{option} {text}")
+                                     for option, text in (("--pixel-size", "0.0"), ("--pixel-size", "nan"),
+                                                          ("--box", "-4"), ("--classes", "0"), ("--threads", "0"),
+                                                          ("--learn", "0"), ("--cs", "nan"), ("--timeout", "soon"),
+                                                          ("--file-timeout", ""))),
                                    (["--micrographs", ".", "--diameter", "9", "--model", "m"], "one of them")):
             with redirect_stdout(StringIO()) as output:
-                self.assertEqual(facility.main([*arguments, "--pixel-size", "1", "--project", "none"]), 2)
+                self.assertEqual(facility.main(["--pixel-size", "1", "--project", "none", *arguments]), 2)
             self.assertIn(message, output.getvalue())
 
 
