@@ -96,6 +96,30 @@ def test_quiet_leaves_warnings_and_errors(run):
     assert "mic" not in output and "━" not in output and "result" not in output
 
 
+RESULTS = """
+import sys
+from deepem_scipion.deepem.commands import console
+console.start_logging(debug=False, quiet=False)
+for name in ("\u0444\u0430\u0439\u043b", "second"):
+    console.print_result(name)
+console.log.info("the end")
+"""
+
+
+def test_results_are_printed_in_any_encoding():
+    done = subprocess.run([sys.executable, "-c", RESULTS], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.stdout == "\\u0444\\u0430\\u0439\\u043b\nsecond\n" and "the end" in done.stderr
+
+
+def test_a_program_that_reads_only_the_first_results_stops_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", RESULTS], stdout=writer, stderr=subprocess.PIPE, text=True, check=True)
+    os.close(writer)
+    assert [line.split(" ", 1)[1] for line in done.stderr.splitlines()] == ["the end"]
+
+
 def test_quiet_picking_prints_nothing_and_picks_the_same(blobs, blob_model, tmp_path, capfd):
     arguments = ["pick", "--model", str(blob_model), "--micrographs", str(blobs[0] / "micrographs" / "d.mrc")]
     assert main([*arguments, "--output", str(tmp_path / "loud")]) == 0

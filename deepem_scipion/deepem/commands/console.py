@@ -41,6 +41,8 @@ def start_logging(debug: bool, quiet: bool) -> None:
     handler = _Handler()
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    if getattr(sys.stdout, "errors", None) == "strict":  # file names may have letters that the encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     for name in ("deepem", "deepem_scipion"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
 
@@ -48,8 +50,18 @@ def start_logging(debug: bool, quiet: bool) -> None:
 def print_result(text: str) -> None:
     """Print a result to standard output, unless `start_logging` was called with `quiet`."""
     if log.isEnabledFor(logging.INFO):
+        print_always(text)
+
+
+def print_always(text: str) -> None:
+    """Print to standard output, also with `quiet`; nothing is printed where its reader, such as `head`, has ended."""
+    try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+    except BrokenPipeError:  # files may still have to be written
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def on_terminal() -> bool:

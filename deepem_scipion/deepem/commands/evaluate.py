@@ -110,8 +110,8 @@ def run(options: argparse.Namespace) -> int:
     regions = _regions(options, compared)
     matches = match_all(compared.truth, compared.picks, options.distance, regions, options.min_distance)
     result = summarise(matches, threshold)
-    print(_table(result))
-    print(_method(options, result["threshold"]))
+    console.print_always(_table(result))
+    console.print_always(_method(options, result["threshold"]))
     result.update(_areas(options, compared, regions, result["threshold"]))
     warn_after(options, compared, matches, result)
     if options.json:
@@ -173,7 +173,7 @@ def _areas(options: argparse.Namespace, compared: Compared, regions: Mapping[str
                 counts[name] = disc_counts(truth.centres_xy, found_here.centres_xy, size, region, info and info.shape)
         found[kind] = summarise_counts(counts)
         for over, figures in (("pooled", found[kind]["pooled"]), ("mean of micrographs", found[kind]["mean"])):
-            print(f"{kind} of {size:g} px, {over}: " + ", ".join(
+            console.print_always(f"{kind} of {size:g} px, {over}: " + ", ".join(
                 f"{label} {figures[label]:.3f}" for label in ("precision", "recall", "dice", "iou")))
     return found
 

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from ..model.files import load_model
 
     card = load_model(options.model).card()  # the weights are checked as well
-    print(json.dumps(card, indent=1) if options.json else format_card(card))
+    console.print_always(json.dumps(card, indent=1) if options.json else format_card(card))
     return console.OK
 
 
