@@ -62,6 +62,15 @@ def test_a_graph_that_has_other_scores_than_picking_is_refused_or_warned_of(tmp_
     assert "also compares the candidates" in capsys.readouterr().err and (tmp_path / "m.onnx").exists()
 
 
+def test_a_graph_does_not_replace_the_model(tmp_path, monkeypatch, capsys):
+    save_model(tmp_path / "m.deepem", model_of(GEOMETRY))
+    before = (tmp_path / "m.deepem").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(tmp_path / "m.deepem"), "--onnx", "m.deepem"]) == 2
+    assert "m.deepem would replace" in capsys.readouterr().err
+    assert (tmp_path / "m.deepem").read_bytes() == before
+
+
 def test_without_the_package_onnx_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     save_model(tmp_path / "m.deepem", model_of(GEOMETRY))

@@ -6,9 +6,11 @@ import base64
 import io
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -311,6 +313,16 @@ def test_a_model_has_a_report_with_its_curves(blob_model, tmp_path):
     assert {image["alt"] for image in page.images()} >= {"Loss after each epoch", "Accuracy after each epoch"}
     assert "python" in dict(page.table("Versions"))
     assert main(["report", str(tmp_path)]) == 2
+
+
+def test_a_report_replaces_no_other_file(blob_model, tmp_path, capsys):
+    model, page = shutil.copy(blob_model, tmp_path), tmp_path / "model.html"
+    assert main(["report", model, "--output", model]) == 2
+    assert "a file that is no report" in capsys.readouterr().err
+    assert Path(model).read_bytes() == blob_model.read_bytes()
+    page.touch()
+    for _ in range(2):  # the second one replaces the first
+        assert main(["report", model, "--output", str(page)]) == 0
 
 
 def test_a_model_with_a_damaged_card_is_refused(tmp_path, capsys):

@@ -4,6 +4,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_a_micrograph_without_picks_is_a_success_and_one_that_fails_has_a_reason
     (tmp_path / "bad.mrc").write_text("no")
     found = pick_message(strict, tmp_path / "bad.mrc")
     assert found["status"] == "failed" and "bad.mrc" in found["reason"] and "picks" not in found
+
+
+def test_a_picture_does_not_replace_the_micrograph(picker, blobs, tmp_path):
+    path = Path(shutil.copy(blobs[0] / "micrographs" / "d.mrc", tmp_path))
+    before = path.read_bytes()
+    found = pick_message(picker, path, picture=tmp_path / ".." / tmp_path.name / "d.mrc")
+    assert found["status"] == "failed" and "would replace" in found["reason"]
+    assert path.read_bytes() == before
 
 
 def test_a_worker_answers_request_after_request(blobs, blob_model, tmp_path):

@@ -17,6 +17,26 @@ from .errors import DeepEMError
 UNFINISHED = ".deepem-"
 
 
+def check_no_input(output: str | Path, *inputs: str | Path) -> None:
+    """Check that a file to be written is none of those that are read.
+
+    Parameters
+    ----------
+    output : str or Path
+        File to write.
+    *inputs : str or Path
+        Files that must stay as they are.
+
+    Raises
+    ------
+    DeepEMError
+        If it is one of them, also by another path.
+    """
+    for path in inputs:
+        if os.path.realpath(output) == os.path.realpath(path):
+            raise DeepEMError(f"{output} would replace {path}, which is read. Expected the name of another file.")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Provide a temporary path whose file is moved to `path` when the block ends.

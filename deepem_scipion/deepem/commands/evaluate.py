@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem evaluate`; returns the exit code."""
-    from ..atomic import atomic_write
+    from ..atomic import atomic_write, check_no_input
     from ..coordinates.formats.headers import MicrographHeaders
     from ..evaluation.matching import match_all, pool
     from ..evaluation.metrics import curve, summarise
@@ -103,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
     threshold = _threshold(options.threshold)
     if options.plot and options.plot.suffix.lower() not in PLOTS:
         raise DeepEMError(f"--plot {options.plot}: expected a name that ends with {', '.join(PLOTS)}")
+    for output in filter(None, (options.json, options.plot, options.report)):
+        check_no_input(output, options.truth, options.picks)
     options.files = _files(options)
     compared = read_compared(options.truth, options.picks, options.apply_shifts, MicrographHeaders(options.files))
     _set_lengths(options, compared)

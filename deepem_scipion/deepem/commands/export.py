@@ -30,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run `deepem export`; returns the exit code."""
-    from ..atomic import atomic_write
+    from ..atomic import atomic_write, check_no_input
     from ..model.files import load_model
     from ..network.onnx_graph import onnx_graph
 
+    check_no_input(options.onnx, options.model)
     model = load_model(options.model)
     if model.ranges_px is not None:
         raise DeepEMError(f"{options.model} picks by the paper's procedure, which normalises each box: a graph that "

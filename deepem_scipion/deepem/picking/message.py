@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import check_no_input
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
@@ -59,6 +60,8 @@ def pick_message(picker: Picker, path: str | Path, pixel_size_angst: float | Non
     name = Path(path).stem if name is None else name
     diameter = picker.model.diameter_angst
     try:
+        if picture is not None:
+            check_no_input(picture, path, *([] if mask is None else [mask]))
         micrograph = picker.model.read_micrograph(path, pixel_size_angst, name)
         if not any_scale:
             check_scale(micrograph, picker.model)

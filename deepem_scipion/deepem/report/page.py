@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 
 from ... import __version__
 from ..atomic import atomic_write
+from ..errors import DeepEMError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("template.html.j2")
+DOCTYPE = b"<!DOCTYPE html>"
 # Rows of a table at most; it then has about 200 kB.
 MAX_ROWS = 1000
 # Tables with more rows than this are folded.
@@ -145,7 +147,7 @@ def write_page(path: str | Path, title: str, subject: str, figures: Mapping[str,
     Raises
     ------
     DeepEMError
-        The file cannot be written.
+        The file cannot be written, or there is a file that is no page.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -154,8 +156,17 @@ def write_page(path: str | Path, title: str, subject: str, figures: Mapping[str,
     text = templates.get_template(TEMPLATE.name).render(
         title=title, subject=subject, figures=figures, sections=sections, warnings=warnings, version=__version__,
         written=time.strftime(TIME_FORMAT))
+    if _is_other_file(Path(path)):
+        raise DeepEMError(f"{path}: there is a file that is no report. Expected the name of a new or earlier report.")
     with atomic_write(path, "wb") as handle:
         handle.write(text.encode("utf-8", "backslashreplace"))  # file names need not be valid UTF-8
+
+
+def _is_other_file(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return not DOCTYPE.startswith(file.read(len(DOCTYPE)))
 
 
 def format_number(value: float | None, form: str = ".3f") -> str:
