@@ -105,7 +105,10 @@ class PickStreaming:
         folder = self._getExtraPath("FAILED")
         if os.path.isdir(folder):
             done = [self._getExtraPath("DONE", file) for file in os.listdir(folder)]
-            pwutils.cleanPath(self._getFailedFile(), *done, folder)
+            pwutils.cleanPath(*done, folder)
+        # The last step makes this file, and is done again without it. While it waits the run does not end, although no
+        # batch may be there yet: the input may have been opened again.
+        pwutils.cleanPath(self._getFailedFile())
         # After a crash the list of what was stored may differ from the output set.
         pwutils.cleanPath(self._getAllDone())
         convert.write_json(self._getArgumentsFile(), self._getArguments())

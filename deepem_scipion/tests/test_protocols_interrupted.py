@@ -13,6 +13,8 @@ from glob import glob
 import mrcfile
 import numpy as np
 import psutil
+from pwem.objects import SetOfMicrographs
+from pyworkflow.object import Set
 from pyworkflow.project import Manager
 from pyworkflow.tests import BaseTest, setupTestProject
 
@@ -153,6 +155,24 @@ class TestDeepEMInterrupted(BaseTest):
         self.launchProtocol(protocol)
         self.assertEqual(self.rows(protocol), self.expected)
         self.assertEqual(protocol.outputCoordinates.getSize(), sum(map(len, self.expected.values())))
+
+        # Continue when the input has been opened again, and nothing has arrived yet: the run waits for its end.
+        self.leave_input(Set.STREAM_OPEN)
+        process = self.start(protocol)
+        self.until(lambda: any(step.isWaiting() for step in protocol.loadSteps()) or not process.is_running(), 0.05)
+        self.assertTrue(process.is_running())
+        self.leave_input(Set.STREAM_CLOSED)
+        self.kill(protocol, [], [process])
+        self.assertTrue(protocol.isFinished(), protocol.getErrorMessage())
+        self.assertEqual(self.rows(protocol), self.expected)
+
+    def leave_input(self, state):
+        """Leave the set of micrographs open or closed."""
+        mics = SetOfMicrographs(filename=self.mics.outputMicrographs.getFileName())
+        mics.loadAllProperties()
+        mics.setStreamState(state)
+        mics.write()
+        mics.close()
 
     def test_bad_micrographs_of_any_kind_are_reported_and_tried_again_and_the_others_picked(self):
         folder = os.path.join(self.folder, "bad")
