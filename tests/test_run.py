@@ -16,9 +16,11 @@ import pytest
 
 from deepem_scipion.deepem import runtime
 from deepem_scipion.deepem.coordinates.read import read_coordinates
+from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.model.files import load_model
 from deepem_scipion.deepem.model.model import Model
 from deepem_scipion.deepem.picking import run
+from deepem_scipion.deepem.picking.earlier import EXISTING
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.run import micrographs_at_a_time, pick_micrographs
@@ -170,6 +172,23 @@ def test_what_is_finished_when_a_run_is_interrupted_is_listed(blobs, picker, mon
     listed = json.loads((tmp_path / "summary.json").read_text())
     assert set(listed["micrographs"]) == boxes and listed["failed"] == 0
     assert {os.path.basename(name) for name in read_coordinates(tmp_path / "picks.star")} == boxes
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no locks of folders")
+@pytest.mark.parametrize("existing", EXISTING)
+def test_a_run_in_a_folder_in_which_another_is_at_work_is_refused(blobs, picker, tmp_path, existing):
+    paths = {name: blobs[0] / "micrographs" / f"{name}.mrc" for name in "ab"}
+    one, other = ({name: paths[name]} for name in "ab")
+    refused = []
+
+    def start_another(name, result):
+        with pytest.raises(DeepEMError, match="another run is writing its results there"):
+            pick_micrographs(other, picker, tmp_path, existing=existing)
+        refused.append(name)
+
+    pick_micrographs(one, picker, tmp_path, progress=start_another)
+    assert refused == ["a"] and set(PickingResults(tmp_path).read_micrographs()) == {"a"}
+    assert set(pick_micrographs(paths, picker, tmp_path, existing="resume")) == set("ab")  # it has ended
 
 
 def test_few_micrographs_are_begun_before_earlier_ones_are_done(monkeypatch, paths, picker, tmp_path):

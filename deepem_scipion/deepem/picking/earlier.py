@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DeepEMError
 from .results import ALWAYS, FOLDERS, PickingResults
 from .settings import RunSettings
 from .summary import MicrographResult
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +98,41 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     with suppress(DeepEMError):  # reported at the end, when it is written again
         results.write_summary(settings, kept)
     return kept
+
+
+@contextmanager
+def alone_in(results: PickingResults) -> Iterator[None]:
+    """Keep other runs out of a results folder, if its file system has locks.
+
+    Parameters
+    ----------
+    results : PickingResults
+        The folder; it is made where it does not exist.
+
+    Raises
+    ------
+    DeepEMError
+        If another run is at work in the folder, or it cannot be made or read.
+    """
+    if not os.path.isdir(results.folder):
+        results.make()
+    if fcntl is None:
+        yield
+        return
+    try:
+        folder = os.open(results.folder, os.O_RDONLY)
+    except OSError as error:
+        raise DeepEMError(f"{results.folder}: the output folder cannot be read ({error.strerror})") from error
+    try:
+        with suppress(OSError):  # no locks there
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DeepEMError(f"{results.folder}: another run is writing its results there. Expected a folder for "
+                                  "each run: give another --output, or wait for its end.") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def check_names(names: Iterable[str]) -> None:

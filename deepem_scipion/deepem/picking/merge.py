@@ -16,7 +16,7 @@ from ..atomic import atomic_path
 from ..coordinates.star import Optics
 from ..errors import DeepEMError
 from ..startables import read_tables
-from .earlier import REFUSE, prepare
+from .earlier import REFUSE, alone_in, prepare
 from .export import write_star
 from .results import ALWAYS, PickingResults
 from .settings import RunSettings
@@ -90,14 +90,15 @@ def merge_runs(output: str | Path, folders: Sequence[str | Path],
     settings, micrographs, sources = _collect(parts)
     results = PickingResults(output)
     further = sorted({kind for part in parts for kind in part.further()})
-    prepare(results, {name: Path(found.path) for name, found in micrographs.items()}, settings, existing, further)
-    for name, part in sources.items():
-        for kind in (*ALWAYS, *further):
-            if part.path(kind, name).is_file():
-                _take(part.path(kind, name), results.path(kind, name))
-    results.write_summary(settings, micrographs)
-    results.write_failed(micrographs)
-    write_star(results, micrographs, settings, _optics(parts))
+    with alone_in(results):
+        prepare(results, {name: Path(found.path) for name, found in micrographs.items()}, settings, existing, further)
+        for name, part in sources.items():
+            for kind in (*ALWAYS, *further):
+                if part.path(kind, name).is_file():
+                    _take(part.path(kind, name), results.path(kind, name))
+        results.write_summary(settings, micrographs)
+        results.write_failed(micrographs)
+        write_star(results, micrographs, settings, _optics(parts))
     return micrographs
 
 

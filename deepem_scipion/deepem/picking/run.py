@@ -26,7 +26,7 @@ from ..errors import DeepEMError, StoppedAtOnce
 from ..micrographs.micrograph import Micrograph
 from ..model.model import Model
 from .box import default_box_px
-from .earlier import REFUSE, prepare
+from .earlier import REFUSE, alone_in, prepare
 from .export import write_star
 from .message import as_message, failure, reason_of
 from .picker import PickedMicrograph, Picker
@@ -93,13 +93,24 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
     Raises
     ------
     DeepEMError
-        The folder cannot be made or written, or has results of an earlier run, see `earlier.prepare`.
+        The folder cannot be made or written, has results of an earlier run, see `earlier.prepare`, or another run is
+        writing into it.
     KeyboardInterrupt
         The run was interrupted, and the micrographs in work are done; `StoppedAtOnce` if they are not.
     """
     run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, further, list(paths)[:contrast_checks],
                tiff_rows, any_scale, masks or {})
-    run.kept = prepare(run.results, paths, run.settings, existing, further, run.checked)
+    with alone_in(run.results):
+        run.kept = prepare(run.results, paths, run.settings, existing, further, run.checked)
+        _pick_all(run, paths, progress, optics or Optics())
+    check = contrast(run.micrographs)
+    if check and (problem := check.warning(picker.model.record.contrast)):
+        log.warning("warning: %s", problem)
+    return run.micrographs
+
+
+def _pick_all(run: _Run, paths: Mapping[str, Path], progress: Progress, optics: Optics) -> None:
+    """Pick micrographs, several at a time, until all are done or the run is interrupted."""
     pool = ThreadPoolExecutor(micrographs_at_a_time())
     waiting: Iterator[tuple[str, Path]] = iter(paths.items())
     pending: dict[str, Future[MicrographResult]] = {}
@@ -125,11 +136,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
             for name, future in pending.items():
                 if future.done() and not future.cancelled():  # the others are picked by the next run
                     run.record(name, paths[name], future)
-            run.finish(optics or Optics())
-    check = contrast(run.micrographs)
-    if check and (problem := check.warning(picker.model.record.contrast)):
-        log.warning("warning: %s", problem)
-    return run.micrographs
+            run.finish(optics)
 
 
 def _end(pool: ThreadPoolExecutor, futures: Collection[Future[MicrographResult]]) -> None:
