@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.picking.merge import merge_runs, missing_parts, part_of
+from deepem_scipion.deepem.picking.merge import are_parts, merge_runs, missing_parts, part_of
 from deepem_scipion.deepem.picking.results import PickingResults
 
 
@@ -26,6 +26,7 @@ def test_parts_have_every_micrograph_exactly_once(n, n_parts):
     for number, part in enumerate(parts, 1):  # a part that is missing is the one that is named
         rest = {name for name in everything if name not in part}
         assert missing_parts(list(everything), rest, n_parts) == ({number: list(part)} if part else {})
+        assert are_parts(list(everything), [other for other in parts if other is not part], n_parts)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "1/0", "a/b", "-1/3", "1/3/5", "1.5/3"])
@@ -84,6 +85,13 @@ def test_a_part_that_is_missing_or_was_ended_is_named_and_the_rest_is_merged(run
     assert f"warning: {tmp_path / 'parts/2'}: no results" in error and error.endswith(
         "to repeat in a job array: --array=2\n")
     assert set(PickingResults(tmp_path / "out").read_micrographs()) == {"a", "c", "d", "bad"}
+    assert main(["merge", str(tmp_path / "two"), parts[0], parts[2], "--micrographs", str(runs / "list.txt")]) == 1
+    error = capsys.readouterr().err  # they are not 1/2 and 2/2
+    assert "2 micrographs are missing, for instance b. The folders are not parts I/2" in error
+    assert "--array" not in error
+    assert main(["merge", str(tmp_path / "three"), parts[0], parts[2], "--micrographs", str(runs / "list.txt"),
+                 "--parts", "3"]) == 1
+    assert "part 2/3 lacks 2 micrographs" in capsys.readouterr().err
     shutil.copytree(runs / "parts/2", tmp_path / "parts/2")
     assert main(["merge", str(tmp_path / "out"), *parts, "--micrographs", str(runs / "list.txt")]) == 2  # results exist
     assert main(["merge", str(tmp_path / "out"), *parts, "--micrographs", str(runs / "list.txt"), "--overwrite"]) == 1

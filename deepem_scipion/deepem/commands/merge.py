@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem merge`; returns the exit code."""
     from ..micrographs.find import find_micrographs
-    from ..picking.merge import merge_runs, missing_parts
+    from ..picking.merge import are_parts, merge_runs, missing_parts
     from ..picking.results import PickingResults
 
     n_parts = len(options.folders) if options.parts is None else options.parts
@@ -56,10 +56,14 @@ def run(options: argparse.Namespace) -> int:
     console.print_result(f"{sum(each.picks for each in found.values())} picks on {len(found) - failed} micrographs, "
                          f"{failed} failed; {len(existing)} parts merged into {options.output}")
     missing = missing_parts(expected, found, n_parts)
-    for part, names in sorted(missing.items()):
-        log.warning("part %d/%d lacks %d micrographs, for instance %s: pick it again with --part %d/%d --resume", part,
-                    n_parts, len(names), names[0], part, n_parts)
-    if missing:
+    if missing and are_parts(expected, [PickingResults(folder).read_micrographs() for folder in existing], n_parts):
+        for part, names in sorted(missing.items()):
+            log.warning("part %d/%d lacks %d micrographs, for instance %s: pick it again with --part %d/%d --resume",
+                        part, n_parts, len(names), names[0], part, n_parts)
         log.warning("to repeat in a job array: --array=%s", ",".join(map(str, sorted(missing))))
+    elif missing:
+        log.warning("%d micrographs are missing, for instance %s. The folders are not parts I/%d: to find those to "
+                    "pick again, give the number of parts that were picked (--parts)", sum(map(len, missing.values())),
+                    next(iter(missing.values()))[0], n_parts)
     incomplete = failed or missing or len(existing) < len(options.folders)
     return console.UNUSABLE if found and failed == len(found) else console.SOME_FAILED if incomplete else console.OK

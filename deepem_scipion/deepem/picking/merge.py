@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -123,6 +123,25 @@ def missing_parts(expected: Sequence[str], found: Mapping[str, object], n_parts:
         if name not in found:
             missing.setdefault(number % n_parts + 1, []).append(name)
     return missing
+
+
+def are_parts(expected: Sequence[str], found: Sequence[Collection[str]], n_parts: int) -> bool:
+    """Return whether some groups of micrographs can be parts, each another one.
+
+    Parameters
+    ----------
+    expected, n_parts
+        As for `missing_parts`.
+    found : sequence of collection of str
+        Names of the micrographs of each group.
+
+    Returns
+    -------
+    bool
+    """
+    part = {name: number % n_parts for number, name in enumerate(expected)}
+    numbers = [{part[name] for name in names if name in part} for names in found]
+    return sum(map(len, numbers)) == len(set().union(*numbers)) and all(len(each) <= 1 for each in numbers)
 
 
 def _collect(parts: Sequence[PickingResults]) -> tuple[RunSettings, dict[str, MicrographResult],
