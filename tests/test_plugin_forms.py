@@ -244,6 +244,18 @@ def test_a_plain_form_trains_once_with_the_options_of_the_program(tmp_path, monk
     assert (options.diameter, options.pixel_size, options.training_preset) == (40, 2, "default")
 
 
+def test_without_coordinates_the_form_asks_for_the_contrast_and_passes_it_on(tmp_path, monkeypatch):
+    protocol, _ = train_form(tmp_path, monkeypatch, particleDiameter=40, contrast=1)
+    assert not protocol.evalParamCondition("contrast")  # with coordinates the network learns it from them
+    assert "--contrast" not in protocol._getArguments()
+    protocol.inputCoordinates.set(protocol.inputCoordinates.get().getMicrographs())
+    assert protocol.evalParamCondition("contrast") and protocol._validate() == []
+    options = build_parser().parse_args(["train", *protocol._getArguments()])
+    assert (options.contrast, options.coordinates) == ("bright", None)
+    protocol.doContinue.set(True)
+    assert not protocol.evalParamCondition("contrast")  # that of the model to start from
+
+
 def test_further_sets_on_other_micrographs_go_into_folders_of_their_own(tmp_path, monkeypatch):
     protocol, commands = train_form(tmp_path, monkeypatch, rounds=3, networks=4)
     # Of the files, which do not exist here, those of one name show the same.

@@ -5,14 +5,22 @@
 from pyworkflow.protocol import params
 
 from .. import convert
-from ..constants import PROCEDURE_OWN, PROCEDURE_PAPER, STD_AUTO, STD_CHOICES, STD_CUSTOM, STD_OFF, TIFF_ROWS
+from ..constants import (
+    CONTRASTS,
+    DARK,
+    PROCEDURE_OWN,
+    PROCEDURE_PAPER,
+    STD_AUTO,
+    STD_CHOICES,
+    STD_CUSTOM,
+    STD_OFF,
+    TIFF_ROWS,
+)
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from ..deepem.picking.box import default_box_px
 
 # Scipion stores the position, so new choices are added at the end.
 THRESHOLD_AUTO, THRESHOLD_F1, THRESHOLD_PRECISION, THRESHOLD_FIXED = range(4)
-DARK, BRIGHT = range(2)
-CONTRASTS = ("dark", "bright")
 THRESHOLD_CHOICES = ("auto (best F2)", "best F1", "given precision", "fixed value")
 
 

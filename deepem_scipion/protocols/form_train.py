@@ -6,24 +6,26 @@ from pwem.objects import SetOfMicrographs
 from pyworkflow.protocol import params
 
 from ..constants import (
+    CONTRASTS,
+    DARK,
     PRESET_AUTO,
-    PRESET_CUSTOM,
-    PRESET_LABELS,
-    PRESETS,
     PROCEDURE_OWN,
     PROCEDURE_PAPER,
     TIFF_ROWS,
     TRAINING_PRESETS,
     UNLABELLED,
 )
-from ..deepem.errors import DeepEMError
-from ..deepem.network.geometry import BOX_PER_DIAMETER, Geometry, auto_binning, auto_geometry
+from ..deepem.network.geometry import BOX_PER_DIAMETER
+from .form_network import NetworkForm
 
 # Condition of parameters that the paper's procedure does without.
 BY_PAPER = f"not doTune and not doContinue and procedure == {PROCEDURE_PAPER}"
+# Condition of the parameter that only trainings without coordinates have.
+UNLABELLED_ONLY = ("not doContinue and (inputCoordinates is None or "
+                   "isinstance(inputCoordinates, SetOfMicrographs))")
 
 
-class TrainForm:
+class TrainForm(NetworkForm):
     """Parameters of training. To be inherited together with a protocol."""
 
     # -------------------------- DEFINE param functions -----------------------
@@ -54,6 +56,10 @@ class TrainForm:
                            "requires fewer particles and less time. The network has the layers of that model.")
         form.addParam("inputModel", params.PointerParam, pointerClass="DeepEMModel", condition="doContinue",
                       label="Existing model", help="Model with the initial weights. It is not modified.")
+        form.addParam("contrast", params.EnumParam, choices=CONTRASTS, default=DARK, condition=UNLABELLED_ONLY,
+                      display=params.EnumParam.DISPLAY_HLIST, label="Particles are",
+                      help="For micrographs without coordinates: darker than their surroundings, as in cryo-EM, or "
+                           "brighter, as in micrographs of negative stain or with inverted contrast.")
 
     def _defineMoreInputParams(self, form):
         form.addSection(label="More examples")
@@ -124,34 +130,6 @@ class TrainForm:
                       help="Any whole number. The same seed on the same computer gives the same model; different seeds "
                            "show how much the result depends on chance.")
 
-    def _defineNetworkParams(self, form):
-        group = form.addGroup("Network", condition="not doContinue and not doTune")
-        group.addParam("preset", params.EnumParam, choices=PRESET_LABELS, default=PRESET_AUTO,
-                       label="Layers",
-                       help="*automatic*: the binning of the micrographs and the layers fit the particle diameter. "
-                            "*KLH*, *19S*, *26S*, *inflammasome*: boxes of 272, 160, 150 and 112 px as in the "
-                            "publication. *custom*: the values below.")
-        custom = {"condition": f"preset == {PRESET_CUSTOM}",
-                  "expertLevel": params.LEVEL_ADVANCED}
-        group.addParam("boxSize", params.IntParam, default=272, label="Box (binned px)", **custom,
-                       help="Side of the input of the network, in pixels of the downsampled micrograph; about 1.5 "
-                            "diameters. Kernels and pools must divide it without remainder; if they do not, values "
-                            "that do are suggested.")
-        group.addParam("kernels", params.StringParam, default="51 21 10", label="Kernels (binned px)", **custom,
-                       help="Sides of the kernels of the three convolutions. The first should be about a fifth of the "
-                            "box, so that it responds to parts of the particle instead of noise.")
-        group.addParam("pools", params.StringParam, default="3 2 2", label="Pools (binned px)", **custom,
-                       help="Sides of the cells of the three average poolings, 2 or 3. The first is the scan step.")
-        group.addParam("maps", params.StringParam, default="6 12 12", label="Feature maps",
-                       expertLevel=params.LEVEL_ADVANCED, condition=f"preset in ({PRESET_AUTO}, {PRESET_CUSTOM})",
-                       help="Number of feature maps of the three convolutions, 4 to 32. More maps distinguish more "
-                            "views, and need more particles and time. For many, very noisy micrographs 12 24 24 with "
-                            "30 epochs finds more particles.")
-        group.addParam("workingSamplingRate", params.FloatParam, default=0, label="Working pixel size (Å)", **custom,
-                       validators=[params.GE(0, error="should not be negative")],
-                       help="Micrographs are downsampled to this pixel size for the network. 0: the multiple of their "
-                            "own pixel size at which the box measures about 1.5 diameters.")
-
     def _defineWaitingParams(self, form):
         form.addSection(label="Streaming")
         form.addParam("waitMicrographs", params.IntParam, default=0, label="Micrographs to start with",
@@ -166,18 +144,6 @@ class TrainForm:
                            "are given both must be reached.")
 
     # -------------------------- INFO functions -------------------------------
-    def _geometryErrors(self):
-        """Problems of the layers or the diameter."""
-        try:
-            if self.preset.get() == PRESET_CUSTOM:
-                Geometry(*self._getCustomLayers())
-            elif self.preset.get() == PRESET_AUTO:
-                working = self._getSamplingRate() * auto_binning(self._getDiameter(), self._getSamplingRate())
-                auto_geometry(self._getDiameter() / working, _numbers(self.maps))
-        except (DeepEMError, ValueError) as error:
-            return [f"Network: {error}"]
-        return []
-
     def _unlabelledErrors(self):
         """Problems of parameters that need particle coordinates."""
         if not self._isUnlabelled():
@@ -222,10 +188,6 @@ class TrainForm:
             return 0
         return (self.inputCoordinates.get().getBoxSize() or 0) * self._getSamplingRate() / BOX_PER_DIAMETER
 
-    def _getCustomLayers(self):
-        """Box, and lists of kernels, pools and maps from the form."""
-        return self.boxSize.get(), _numbers(self.kernels), _numbers(self.pools), _numbers(self.maps)
-
     def _isByPaper(self):
         """Whether training is by the paper's procedure."""
         return not self.doTune and not self.doContinue and self.procedure.get() == PROCEDURE_PAPER
@@ -263,22 +225,6 @@ class TrainForm:
         return [*arguments, "--training-preset", TRAINING_PRESETS[self.trainingPreset.get()],
                 *self._getNetworkArguments()]
 
-    def _getNetworkArguments(self):
-        if self.doContinue:
-            return ["--continue-from", self.inputModel.get().getFileName()]
-        if self._isUnlabelled():
-            return []  # the network is that of the general model
-        if self.preset.get() == PRESET_AUTO:
-            return ["--maps", *map(str, _numbers(self.maps))]
-        if self.preset.get() != PRESET_CUSTOM:
-            return ["--preset", PRESETS[self.preset.get()]]
-        box, kernels, pools, maps = self._getCustomLayers()
-        arguments = ["--box", str(box), "--kernels", *map(str, kernels), "--pools", *map(str, pools),
-                     "--maps", *map(str, maps)]
-        if self.workingSamplingRate.get():
-            arguments += ["--working-pixel-size", f"{self.workingSamplingRate.get():g}"]
-        return arguments
-
 
 def micrographs_of(coordinates):
     """Micrographs of a set of coordinates; of micrographs the set itself."""
@@ -288,8 +234,3 @@ def micrographs_of(coordinates):
 def filled(pointers):
     """Pointers of a list that point to an object."""
     return [pointer for pointer in pointers if pointer.get() is not None]
-
-
-def _numbers(text):
-    """Whole numbers in a text parameter."""
-    return [int(word) for word in text.get("").replace(",", " ").split()]

@@ -5,8 +5,8 @@
 import os
 
 from .. import convert
+from ..constants import BRIGHT
 from ..protocols import ProtDeepEMPick, ProtDeepEMTrain
-from ..protocols.form_pick import BRIGHT
 from ..studio import StudioRun, studio_arguments
 from .studio_wizard import USE, StudioWizard, some_micrographs
 
@@ -46,7 +46,7 @@ class DeepEMDiameterWizard(SizeWizard):
         coordinates = protocol.inputCoordinates.get()
         if protocol._isUnlabelled():
             mics = some_micrographs(protocol, [mic.clone() for mic in coordinates])
-            return [*studio_arguments(folder, coordinates, mics), "--diameter",
+            return [*studio_arguments(folder, coordinates, mics), *_contrast(protocol), "--diameter",
                     f"{protocol._getDiameter() or USUAL_DIAMETER_ANGST:g}"]
         mics = some_micrographs(protocol, list(convert.micrographs_with_coordinates(coordinates).values()))
         diameter = protocol._getDiameter() or USUAL_DIAMETER_ANGST
