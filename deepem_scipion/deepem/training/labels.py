@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from ..micrographs.padding import MIN_PADDING, padding_margins
 
 # A box shows a particle if their centres are at most this many diameters apart.
 POSITIVE_DISTANCE = 0.1
-# The centre of a negative is at least this many diameters from that of any particle.
+# The centre of a negative is more than this many diameters from that of any particle.
 NEGATIVE_DISTANCE = 0.5
 # Label of a box of which it is not known whether it shows a particle.
 UNKNOWN = -1
@@ -43,7 +44,7 @@ class LabelledMicrograph:
     padding_px : int
         Width of the mirror padding on each side in binned pixels (see `mirror_padded`).
     negative_distance : float
-        Places at least this many diameters from all particles are negatives. With exact centres it may be smaller than
+        Places more than this many diameters from all particles are negatives. With exact centres it may be smaller than
         by default.
     masked : (rows, columns) bool array or None
         Binned pixels with contamination, which hold no negatives unless they are given; None without a mask.
@@ -105,7 +106,7 @@ class LabelledMicrograph:
 def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_px: float) -> np.ndarray:
     """Find the places of boxes that are certain to be negatives.
 
-    Their centres are at least `negative_distance` diameters from all particles, marked or doubtful, and outside the
+    Their centres are more than `negative_distance` diameters from all particles, marked or doubtful, and outside the
     border without annotation and outside the mask, and the boxes contain no padding. There are none if not all
     particles are marked.
 
@@ -126,7 +127,7 @@ def free_places(item: LabelledMicrograph, box: int, diameter_px: float, border_p
         By the first row and column of the box.
     """
     taken = np.concatenate([item.particles_rc, item.doubtful_rc])
-    free = _distances(taken, item.pixels.shape, box) >= item.negative_distance * diameter_px
+    free = ~_near(taken, item.negative_distance * diameter_px, _places(item, box), box)
     if not item.complete:
         free[:] = False
     half, mirrored = (box - 1) // 2, item.padding_px
@@ -154,34 +155,29 @@ def label_map(item: LabelledMicrograph, box: int, diameter_px: float, border_px:
         By the first row and column of the box: 1 if its centre is at most `POSITIVE_DISTANCE` diameters from that of a
         particle; 0 if no particle is close (see `free_places`), or a given negative is; otherwise `UNKNOWN`.
     """
-    labels = np.full((item.pixels.shape[0] - box + 1, item.pixels.shape[1] - box + 1), UNKNOWN, np.int8)
+    labels = np.full(_places(item, box), UNKNOWN, np.int8)
     close = max(POSITIVE_DISTANCE * diameter_px, 0.75)  # at least the pixel closest to the centre
     labels[free_places(item, box, diameter_px, border_px)] = 0
-    labels[_distances(item.negatives_rc, item.pixels.shape, box) <= close] = 0
-    labels[_distances(item.particles_rc, item.pixels.shape, box) <= close] = 1
+    labels[_near(item.negatives_rc, close, labels.shape, box)] = 0
+    labels[_near(item.particles_rc, close, labels.shape, box)] = 1
     return labels
 
 
-def _distances(points_rc: np.ndarray, shape: tuple[int, ...], box: int) -> np.ndarray:
-    """Distance from the centre of each box to the closest of some points; infinite without points."""
-    from scipy.ndimage import distance_transform_edt
+def _places(item: LabelledMicrograph, box: int) -> tuple[int, int]:
+    """Rows and columns of places of a box."""
+    rows, columns = item.pixels.shape
+    return rows - box + 1, columns - box + 1
 
-    places = shape[0] - box + 1, shape[1] - box + 1
-    if not len(points_rc):
-        return np.full(places, np.inf)
-    marks = np.ones(shape, bool)
-    numbers = np.zeros(shape, int)
-    at = np.clip(np.rint(points_rc).astype(int), 0, np.array(shape) - 1)
-    marks[at[:, 0], at[:, 1]] = False
-    numbers[at[:, 0], at[:, 1]] = np.arange(len(points_rc))
-    # The closest marked pixel gives the closest point; the distance to that is then exact.
-    rows, cols = distance_transform_edt(marks, return_distances=False, return_indices=True)
-    half = (box - 1) // 2
-    part = slice(half, half + places[0]), slice(half, half + places[1])
-    closest = points_rc[numbers[rows[part], cols[part]]]
-    centres = np.indices(places).transpose(1, 2, 0) + (box - 1) / 2
-    distances: np.ndarray = np.linalg.norm(centres - closest, axis=2)
-    return distances
+
+def _near(points_rc: np.ndarray, distance_px: float, places: tuple[int, ...], box: int) -> np.ndarray:
+    """Find the boxes whose centre is at most a distance from one of some points, as bool array by their corners."""
+    near = np.zeros(places, bool)
+    for row, column in points_rc - (box - 1) / 2:
+        top, left = max(0, math.ceil(row - distance_px)), max(0, math.ceil(column - distance_px))
+        part = near[top:max(0, math.floor(row + distance_px) + 1), left:max(0, math.floor(column + distance_px) + 1)]
+        down, right = np.ogrid[:part.shape[0], :part.shape[1]]
+        part |= np.hypot(down + (top - row), right + (left - column)) <= distance_px
+    return near
 
 
 def annotated_border(labelled: Sequence[LabelledMicrograph]) -> float:
