@@ -216,6 +216,13 @@ def test_of_many_micrographs_those_for_validation_are_compared(folder):
     assert drift.compare(model, model, data, 10.0, {names[-1]}).marks_before >= 20
 
 
+def test_a_model_is_compared_with_that_of_a_larger_particle_from_which_it_started(folder):
+    after = general_model(400)
+    before = replace(after, diameter_angst=600.0)  # at the same working pixel size
+    found = drift.compare(before, after, TrainingSet.unmarked(find_micrographs([str(folder / "micrographs")])), 10.0)
+    assert found.share > 0.8
+
+
 def test_without_coordinates_masks_and_frame_are_kept_and_what_needs_coordinates_is_refused(folder, tmp_path,
                                                                                             monkeypatch):
     tifffile.imwrite(tmp_path / "mic_001_mask.tif", np.indices((400, 480))[0] // 200)

@@ -88,7 +88,7 @@ def compare(before: Model, after: Model, data: TrainingSet, pixel_size_angst: fl
     Parameters
     ----------
     before, after : Model
-        Of the same particle, at the same working pixel size.
+        With the same working pixel size. The particle is that of the model after.
     data : TrainingSet
         Micrographs, at most `COMPARED` of which are used, those for validation first; those that cannot be read are
         left out. Nothing is compared in their masks.
@@ -110,14 +110,14 @@ def compare(before: Model, after: Model, data: TrainingSet, pixel_size_angst: fl
     ice, and negative for what has a much stronger contrast, such as ice crystals and gold.
     """
     items = list(_readable(before, data, pixel_size_angst, validation))
-    olds, news = ([_picks(picker, item) for item in items]
+    olds, news = ([_picks(picker, item, after.diameter_px) for item in items]
                   for picker in (picker_of(before, before.threshold), picker_of(after, 0.0)))
     number = sum(len(old.scores) for old in olds)
     scores = np.sort(np.concatenate([np.empty(0), *(new.scores for new in news)]))[::-1]
     threshold = float(scores[min(number, len(scores)) - 1]) if number and len(scores) else after.threshold
     common, marks, resemblances = 0, np.zeros(2, int), ([np.empty(0)], [np.empty(0)])
     for item, old, new in zip(items, olds, news):
-        half_px = before.diameter_angst / item.micrograph.input_pixel_size_angst / 2
+        half_px = after.diameter_angst / item.micrograph.input_pixel_size_angst / 2
         new = new.subset(new.scores >= threshold)
         of_old = near(old.centres_xy, new.centres_xy, half_px)
         of_new = near(new.centres_xy, old.centres_xy, half_px)
@@ -175,12 +175,11 @@ def _readable(model: Model, data: TrainingSet, pixel_size_angst: float | None,
             log.warning("left out: %s", error)
 
 
-def _picks(picker: Picker, item: LabelledMicrograph) -> _Picks:
+def _picks(picker: Picker, item: LabelledMicrograph, diameter_px: float) -> _Picks:
     """Picks and their radial profiles, multiplied by the roots of the areas of the rings and without their mean."""
     micrograph = item.micrograph
     picks = picker.pick(micrograph, item.mask).picks
-    profiles, areas = radial_profiles(micrograph.pixels, micrograph.to_binned_rc(picks.centres_xy),
-                                      picker.model.diameter_px)
+    profiles, areas = radial_profiles(micrograph.pixels, micrograph.to_binned_rc(picks.centres_xy), diameter_px)
     return _Picks(picks.centres_xy, picks.scores, (profiles - (profiles @ areas)[:, np.newaxis]) * np.sqrt(areas))
 
 
