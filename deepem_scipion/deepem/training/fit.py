@@ -141,6 +141,8 @@ def fit(examples: Batches, validation: Batches | None, geometry: Geometry, prese
                               "together, the diameter and the box")
     if validation is not None:
         samples["validation_"] = validation.sample()
+        if preset.crop:  # each of its batches is a random sample; that of the training only shows the progress
+            samples[""] = samples[""][::4]
     task = _Task(examples, samples, geometry, preset, preset.epochs if epochs is None else epochs, start)
     for number in range(0 if state is None else state.seed - seed, ATTEMPTS):
         try:
