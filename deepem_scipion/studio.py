@@ -6,6 +6,8 @@ import math
 import os
 import re
 from contextlib import suppress
+from itertools import count
+from pathlib import Path
 
 import pyworkflow.utils as pwutils
 from pwem.objects import SetOfCTF
@@ -16,6 +18,7 @@ from .deepem.atomic import atomic_write
 from .deepem.errors import DeepEMError
 from .deepem.picking.results import PickingResults
 from .deepem.startables import quote
+from .deepem.studio.project import StudioProject
 
 # Side of a box in particle diameters, for coordinates of other pickers.
 USUAL_BOX = 1.5
@@ -124,6 +127,31 @@ def studio_arguments(folder, micSet, mics=None, coordinates=None, project=None):
     known = {own[each]: name for each, name in names.items() if own[each] in found}
     convert.write_scored_boxes(boxes, found, known, coordinates.getMicrographs().getSamplingRate() / rate)
     return [*arguments, "--coordinates", boxes]
+
+
+def session_folder(folder, mics, names):
+    """Folder of the session in which a viewer shows micrographs: that of the last time, unless it is of others.
+
+    A session keeps to its micrographs, but a run that was started again may have others.
+
+    Parameters
+    ----------
+    folder : str
+        With the sessions of the viewer.
+    mics : iterable of Micrograph
+    names : dict of int to str
+        Id of the micrograph to its name in the studio.
+
+    Returns
+    -------
+    str
+    """
+    shown = {names[mic.getObjId()]: os.path.abspath(mic.getFileName()) for mic in mics}
+    for number in count(1):
+        project = StudioProject(Path(folder, "session" if number == 1 else f"session-{number}"))
+        with suppress(DeepEMError):
+            if not project.exists() or project.read().micrographs.items() <= shown.items():
+                return str(project.folder)
 
 
 def ctf_arguments(folder, mics, names, project):

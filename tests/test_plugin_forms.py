@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import mrcfile
+import numpy as np
 import pytest
 from pwem.objects import CTFModel, SetOfCTF
 from pyworkflow import Config
@@ -28,6 +30,8 @@ from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.find import find_micrographs
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.summary import MicrographResult
+from deepem_scipion.deepem.studio.opening import open_session
+from deepem_scipion.deepem.studio.starting import Wanted
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +156,21 @@ def test_an_estimate_without_defocus_and_a_run_whose_files_are_gone_do_not_stop_
     runs = [SimpleNamespace(iterOutputAttributes=lambda kind: [("outputCTF", each) for each in sets])]
     assert studio.defocus_by_name(SimpleNamespace(getRuns=lambda: runs)) == {"2.mrc": 11000.0}
     assert not (tmp_path / "ctfs3.sqlite").exists()
+
+
+def test_a_viewer_shows_what_it_has_seen_before_in_the_same_session_and_other_micrographs_in_another(tmp_path):
+    mics = []
+    for number, name in enumerate("abc", 1):
+        mrcfile.write(tmp_path / f"{name}.mrc", np.zeros((60, 60), np.float32))
+        mics.append(micrograph(number, f"{name}.mrc", tmp_path / f"{name}.mrc"))
+    names, opened = convert.result_names(mics), []
+    for shown in (mics[:2], mics[:2], mics, mics[1:], mics[1:]):
+        opened.append(studio.session_folder(str(tmp_path), shown, names))
+        session, settings = open_session(Wanted([mic.getFileName() for mic in shown], Path(opened[-1]),
+                                                pixel_size_angst=2.0, diameter_angst=40.0))
+        session.write(settings)
+        session.close()
+    assert len(set(opened[:3])) == 1 and len(set(opened[3:])) == 1 and opened[2] != opened[3]
 
 
 @pytest.mark.parametrize("name, attribute", [("ExportCoordinates", "inputCoordinates"),

@@ -11,7 +11,7 @@ from ..constants import TIFF_ROWS
 from ..deepem.coordinates.read import read_coordinates
 from ..deepem.coordinates.regions import read_regions, write_regions
 from ..protocols import ProtDeepEMEvaluate
-from ..studio import StudioRun
+from ..studio import StudioRun, session_folder
 
 TEXT = """The picks and the reference are open in your browser; where there is none, open the address below. The panel \
 on the right has figures and curves, also of the other evaluations of this project; click F1 above the list to see the \
@@ -38,8 +38,7 @@ class DeepEMEvaluateViewer(Viewer):
         others = [run for run in self.getProject().getRuns() if isinstance(run, ProtDeepEMEvaluate)
                   and run.getObjId() != protocol.getObjId() and _is_done(run)]
         compared = [f"{run}{_difference(run, protocol)}={run._getFiguresFile()}" for run in others]
-        return StudioRun(folder, [*_write_files(protocol, folder), "--project", os.path.join(folder, "session"),
-                                  *(["--compare", *compared] if compared else [])])
+        return StudioRun(folder, [*_write_files(protocol, folder), *(["--compare", *compared] if compared else [])])
 
 
 def _is_done(protocol):
@@ -61,13 +60,14 @@ def _write_files(protocol, folder):
     scale = summary["pixel_size_angst"] / rate  # pixels of the micrographs per pixel of the evaluation's files
     listed, picks, reference, regions = (os.path.join(folder, name) for name in
                                          ("micrographs.txt", "picks", "reference", "regions.tsv"))
-    convert.write_micrograph_list(listed, mics.values(), {mic.getObjId(): names[name] for name, mic in mics.items()})
+    by_id = {mic.getObjId(): names[name] for name, mic in mics.items()}
+    convert.write_micrograph_list(listed, mics.values(), by_id)
     for source, target in ((protocol._getPicksDir(), picks), (protocol._getReferenceDir(), reference)):
         convert.write_scored_boxes(target, read_coordinates(source), {name: name for name in names.values()}, scale)
     distance = summary["distance_angst"]
-    arguments = [listed, "--pixel-size", repr(rate), "--tiff-rows", TIFF_ROWS, "--diameter", f"{2 * distance:.6g}",
-                 "--coordinates", picks, "--reference", reference, "--distance", repr(distance),
-                 "--min-distance", repr(summary["min_distance_angst"])]
+    arguments = [listed, "--project", session_folder(folder, mics.values(), by_id), "--pixel-size", repr(rate),
+                 "--tiff-rows", TIFF_ROWS, "--diameter", f"{2 * distance:.6g}", "--coordinates", picks, "--reference",
+                 reference, "--distance", repr(distance), "--min-distance", repr(summary["min_distance_angst"])]
     if os.path.exists(protocol._getRegionsFile()):
         found = read_regions(protocol._getRegionsFile(), {name: name for name in names.values()})
         write_regions(regions, {name: tuple(scale * value for value in region) for name, region in found.items()})

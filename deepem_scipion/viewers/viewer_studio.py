@@ -7,8 +7,9 @@ import os
 from pwem.objects import SetOfCoordinates
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
+from .. import convert
 from ..protocols.protocol_studio import ProtDeepEMStudio
-from ..studio import StudioRun, studio_arguments, usual_diameter
+from ..studio import StudioRun, session_folder, studio_arguments, usual_diameter
 
 TEXT = """The coordinates are open in your browser; where there is none, open the address below.
 
@@ -34,8 +35,8 @@ class DeepEMStudioViewer(Viewer):
     def start(self, coordinates):
         """Start the studio for a SetOfCoordinates; returns the StudioRun."""
         folder = os.path.abspath(self.getProject().getTmpPath(f"studio-{coordinates.getObjId()}"))
-        arguments = studio_arguments(folder, coordinates.getMicrographs(), coordinates=coordinates,
-                                     project=self.getProject())
+        mics = [mic.clone() for mic in coordinates.getMicrographs()]
+        arguments = studio_arguments(folder, coordinates.getMicrographs(), mics, coordinates, self.getProject())
         diameter = usual_diameter(coordinates)
-        return StudioRun(folder, [*arguments, "--project", os.path.join(folder, "session"),
+        return StudioRun(folder, [*arguments, "--project", session_folder(folder, mics, convert.result_names(mics)),
                                   *(["--diameter", f"{diameter:g}"] if diameter else [])])
