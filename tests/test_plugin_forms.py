@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
-from pwem.objects import CTFModel, SetOfCTF
+from pwem.objects import CTFModel, SetOfCTF, SetOfMicrographs
 from pyworkflow import Config
 from pyworkflow.object import Pointer
 from test_plugin_program import (
@@ -19,6 +19,7 @@ from test_plugin_program import (
     micrograph,
     model,
     pick_form,
+    pick_protocol,
     use_python,
     write_results,
 )
@@ -171,6 +172,44 @@ def test_a_viewer_shows_what_it_has_seen_before_in_the_same_session_and_other_mi
         session.write(settings)
         session.close()
     assert len(set(opened[:3])) == 1 and len(set(opened[3:])) == 1 and opened[2] != opened[3]
+
+
+def test_continue_is_refused_after_another_training_has_replaced_the_model(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch)
+    (tmp_path / "run" / "extra" / "DONE").mkdir(parents=True)
+    protocol._prepareContinue()
+    (tmp_path / "run" / "extra" / "DONE" / "mic_000001.TXT").touch()
+    assert protocol.isContinued() and protocol._validate() == []
+    (tmp_path / "a model.safetensors").write_bytes(b"other weights")
+    (error,) = protocol._validate()
+    assert "the model differ from those of the micrographs picked before" in error
+
+
+def test_links_to_micrographs_of_the_project_lead_there_after_it_was_moved(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    protocol = pick_protocol(tmp_path / "project", monkeypatch)
+    inside, outside = Path("Runs", "000002_Import", "extra", "a.mrc"), tmp_path / "b.mrc"
+    inside.parent.mkdir(parents=True)
+    for path in (inside, outside):
+        mrcfile.write(path, np.zeros((6, 8), np.float32))
+    mics = SetOfMicrographs(filename="micrographs.sqlite")
+    output = SetOfMicrographs(filename="output.sqlite")
+    protocol.micDict = {mic.getMicName(): mic for mic in (micrograph(1, "a.mrc"), micrograph(2, "b.mrc", outside))}
+    monkeypatch.setattr(protocol, "getInputMicrographs", lambda: mics)
+    monkeypatch.setattr(protocol, "_createSetOfMicrographs", lambda: output)
+    monkeypatch.setattr(protocol, "_updateOutputSet", lambda *args: None)
+    monkeypatch.setattr(protocol, "_defineTransformRelation", lambda *args: None)
+    protocol._updateMicrographs(None)
+    links = [mic.getFileName() for mic in output]
+    os.rename(tmp_path / "project", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert [os.path.realpath(link) for link in links] == [str(tmp_path / "moved" / inside), str(outside)]
+
+
+def test_micrographs_that_arrive_while_names_are_compared_do_not_stop_the_training(tmp_path):
+    coordinates = coordinate_set(tmp_path, 1, FIRST)
+    found = convert.micrographs_with_coordinates(coordinates, {1: "a.mrc"})
+    assert list(found) == ["a.mrc"]
 
 
 @pytest.mark.parametrize("name, attribute", [("ExportCoordinates", "inputCoordinates"),

@@ -112,7 +112,8 @@ def micrographs_with_coordinates(coordinates, keys=None):
         By unique name, ordered by id.
     """
     keys = keys or keys_by_id([coordinates.getMicrographs()])[0]
-    present = set(coordinates.getUniqueValues("_micId")) if coordinates.getSize() else set()
+    # A set may have grown since the names were found.
+    present = keys.keys() & coordinates.getUniqueValues("_micId") if coordinates.getSize() else set()
     # Copies, because reading the coordinates moves the cursor of the micrographs' set.
     return {keys[mic.getObjId()]: mic.clone() for mic in coordinates.getMicrographs() if mic.getObjId() in present}
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Picking of particles with the general model or a trained one."""
 
+import hashlib
 import os
 import tempfile
 from glob import glob
@@ -218,9 +219,9 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
             errors.append(f"The micrographs have {pixel:.4g} Å/px, those of the training {trained:.4g} Å/px: the same "
                           "particle in both is improbable. Correct the pixel size of the micrographs, or choose *Pick "
                           "at any scale?* if both are true.")
-        if self.isContinued() and self._argumentsChanged():
-            errors.append("The parameters differ from those of the micrographs picked before, and one set should not "
-                          "mix both. Use Restart, or a copy of the run, to pick all micrographs again.")
+        if self.isContinued() and os.path.exists(model.getFileName()) and self._argumentsChanged():
+            errors.append("The parameters or the model differ from those of the micrographs picked before, and one set "
+                          "should not mix both. Use Restart, or a copy of the run, to pick all micrographs again.")
         return errors
 
     def _warnings(self):
@@ -341,11 +342,16 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
     def _getArgumentsFile(self):
         return self._getExtraPath("arguments.json")
 
+    def _getDetermining(self):
+        """What determines the picks: arguments, and the model, which another training may have replaced."""
+        with open(self.getModel().getFileName(), "rb") as file:
+            return [*self._getArguments(), hashlib.sha256(file.read()).hexdigest()]
+
     def _argumentsChanged(self):
-        """Whether micrographs were picked with other parameters before."""
+        """Whether micrographs were picked with other parameters, or another model, before."""
         if not (os.path.exists(self._getArgumentsFile()) and glob(self._getExtraPath("DONE", "mic_*.TXT"))):
             return False
-        return convert.read_json(self._getArgumentsFile()) != self._getArguments()
+        return convert.read_json(self._getArgumentsFile()) != self._getDetermining()
 
     def _getThreshold(self):
         """Threshold on the score; None until the program has chosen it."""

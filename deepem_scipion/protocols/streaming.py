@@ -111,4 +111,4 @@ class PickStreaming:
         pwutils.cleanPath(self._getFailedFile())
         # After a crash the list of what was stored may differ from the output set.
         pwutils.cleanPath(self._getAllDone())
-        convert.write_json(self._getArgumentsFile(), self._getArguments())
+        convert.write_json(self._getArgumentsFile(), self._getDetermining())

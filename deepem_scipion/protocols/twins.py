@@ -60,7 +60,9 @@ class PickTwins:
                 extension = os.path.splitext(mic.getFileName())[1]
                 link = self._getExtraPath("micrographs", names[mic.getObjId()] + extension)
                 pwutils.makeFilePath(link)
-                pwutils.createAbsLink(os.path.abspath(mic.getFileName()), link)
+                # A relative link inside the project leads there as well after the project was moved.
+                link_to = pwutils.createAbsLink if os.path.isabs(mic.getFileName()) else pwutils.createLink
+                link_to(mic.getFileName(), link)
                 copy = mic.clone()
                 copy.setFileName(link)
                 output.append(copy)
