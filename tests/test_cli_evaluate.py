@@ -87,6 +87,7 @@ def test_evaluate_refuses_a_damaged_file_by_its_line_rather_than_leave_a_microgr
 
 
 @pytest.mark.parametrize("options, message", [
+    (["--distance", "inf", "--report", "report.html"], "--distance inf: expected pixels, above 0"),
     (["--min-distance", "-1"], "--min-distance -1.0"), (["--min-distance", "nan"], "--min-distance"),
     (["--threshold", "F3"], "--threshold F3: expected F1, F2 or a score"), (["--threshold", "nan"], "--threshold nan"),
     (["--region", "9", "0", "1", "1"], "--region: expected X0 Y0 X1 Y1"),

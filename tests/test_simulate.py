@@ -201,7 +201,8 @@ def test_too_many_particles_for_the_micrograph_are_refused(views):
         simulate_micrograph(replace(SMALL, n_particles=500, spacing=2), views, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("wrong", [{"snr": 0}, {"pixel_size_angst": -1}, {"shape": (0, 5)}, {"carbon": 1.5}])
+@pytest.mark.parametrize("wrong", [{"snr": 0}, {"pixel_size_angst": -1}, {"shape": (0, 5)}, {"carbon": 1.5},
+                                   {"margin": -1}])
 def test_an_impossible_scene_is_refused(wrong):
     with pytest.raises(DeepEMError, match="must be"):
         replace(SMALL, **wrong)

@@ -143,7 +143,7 @@ def _set_lengths(options: argparse.Namespace, compared: Compared) -> None:
             raise DeepEMError("give --distance, in pixels or in angstrom (60A): half the particle diameter is usual, "
                               f"and {options.picks} does not state the diameter as the results of `deepem pick` do")
         options.distance = USUAL["distance"] * sizes.diameter_px
-    if not options.distance > 0:
+    if not 0 < options.distance < math.inf:
         raise DeepEMError(f"--distance {options.distance}: expected pixels, above 0")
     if not options.min_distance >= 0:
         raise DeepEMError(f"--min-distance {options.min_distance}: expected pixels, or 0 to keep all picks")

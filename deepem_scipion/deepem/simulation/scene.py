@@ -83,6 +83,8 @@ class Scene:
         for name, value in positive.items():
             if not value > 0:
                 raise DeepEMError(f"The {name} of a simulated micrograph must be above 0, not {value}.")
+        if not 0 <= self.margin < math.inf:
+            raise DeepEMError(f"The margin of a simulated micrograph must be 0 or more, not {self.margin}.")
         for name, value in {"touching fraction": self.touching_fraction, "carbon": self.carbon}.items():
             if not 0 <= value <= 1:
                 raise DeepEMError(f"The {name} of a simulated micrograph must be from 0 to 1, not {value}.")
