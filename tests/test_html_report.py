@@ -22,6 +22,8 @@ from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.evaluation.metrics import evaluate
+from deepem_scipion.deepem.model.files import load_model, save_model
+from deepem_scipion.deepem.model.general import general_model
 from deepem_scipion.deepem.picking.candidates import Candidates, write_candidates
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits
@@ -305,6 +307,11 @@ def test_picking_writes_a_report_beside_its_results_if_asked_to(blobs, blob_mode
 
     assert main([*arguments, "--resume", "--report", str(tmp_path / "no" / "such" / "folder.html")]) == 0
     assert "the report" in capsys.readouterr().err
+    for number, model in enumerate((load_model(blob_model).for_diameter(100), general_model(64))):
+        save_model(tmp_path / f"{number}.deepem", model)
+        assert main(["report", str(tmp_path / "out"), "--model", str(tmp_path / f"{number}.deepem")]) == 2
+        assert "not the model that" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_model_has_a_report_with_its_curves(blob_model, tmp_path):

@@ -274,5 +274,5 @@ def _finish(options: argparse.Namespace, results: Mapping[str, MicrographResult]
 
         path = report_path(options.output) if options.report == Path() else options.report
         general = PickingResults(options.output).path("model")
-        file = options.model or (general if general.exists() else None)
+        file = options.model or (general if found.picked else None)
         try_report(path, lambda: report_picking(options.output, path, file))

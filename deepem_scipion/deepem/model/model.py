@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -159,6 +160,14 @@ class Model:
         networks = tuple({**weights, "conv1.kernel": -weights["conv1.kernel"]} for weights in self.networks)
         contrast = {"dark": "bright", "bright": "dark"}.get(self.record.contrast or "")
         return replace(self, networks=networks, record=replace(self.record, contrast=contrast))
+
+    def digest(self) -> str:
+        """Return a digest of the weights of the networks."""
+        digest = hashlib.sha256()
+        for network in self.networks:
+            for name in sorted(network):
+                digest.update(name.encode() + np.ascontiguousarray(network[name]).tobytes())
+        return digest.hexdigest()
 
     def card(self) -> dict[str, Any]:
         """Return the card: everything but the weights, ready for JSON."""

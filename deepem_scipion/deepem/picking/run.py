@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -17,14 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Callable
 
-import numpy as np
-
 from .. import runtime
 from ..coordinates.masks import read_mask
 from ..coordinates.star import Optics
 from ..errors import DeepEMError, StoppedAtOnce
 from ..micrographs.micrograph import Micrograph
-from ..model.model import Model
 from .box import default_box_px
 from .earlier import REFUSE, alone_in, prepare
 from .export import write_star
@@ -187,7 +183,7 @@ class _Run:
         return RunSettings(
             self.picker.limits, self.picker.scan_step, self.picker.rotations, model.geometry.box,
             model.working_pixel_size_angst, model.diameter_angst, self.pixel_size_angst, model.record.contrast,
-            _digest(model), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst,
+            model.digest(), self.box_px, runtime.versions(), self.tiff_rows, model.record.training_pixel_size_angst,
             {name: os.path.abspath(path) for name, path in self.masks.items()})
 
     def pick(self, name: str, path: Path) -> MicrographResult:
@@ -266,12 +262,3 @@ class _Run:
         if self.box_px is not None:
             return self.box_px
         return default_box_px(self.picker.model.diameter_angst, pixel_size_angst)
-
-
-def _digest(model: Model) -> str:
-    """Return a digest of the weights of a model."""
-    digest = hashlib.sha256()
-    for network in model.networks:
-        for name in sorted(network):
-            digest.update(name.encode() + np.ascontiguousarray(network[name]).tobytes())
-    return digest.hexdigest()

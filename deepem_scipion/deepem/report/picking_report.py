@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import DeepEMError
 from ..micrographs.micrograph import read_micrograph
-from ..model.files import read_card
+from ..model.files import load_model
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.scale import scale_warnings
@@ -67,13 +68,13 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
     path : str or Path
         HTML file to write.
     model : str or Path, optional
-        Model file, whose card and curves are added.
+        Model file of the run, whose card and curves are added.
 
     Raises
     ------
     DeepEMError
-        The folder has no such results, the model cannot be read, or the report cannot be written. Micrographs that
-        cannot be read are listed without a picture.
+        The folder has no such results, the model cannot be read or is another one than that of the run, or the report
+        cannot be written. Micrographs that cannot be read are listed without a picture.
     """
     run = _read_run(PickingResults(folder))
     sections = [_course(run)]
@@ -81,7 +82,7 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
         sections.append(_unusual(run))
     sections.append(_pictures(run))
     if model:
-        sections.append(model_section(read_card(model), run.threshold))
+        sections.append(model_section(_card_of_run(model, run), run.threshold))
     parameters = [("model", str(model))] if model else []
     if run.settings:
         parameters += _parameters(run.settings)
@@ -95,6 +96,16 @@ def report_picking(folder: str | Path, path: str | Path, model: str | Path | Non
         "picks per micrograph": format_number(summary.picks_per_micrograph, ".1f"),
         "mean score": format_number(summary.mean_score),
         "micrographs per minute": format_number(summary.micrographs_per_minute, ".1f")}, sections, _warnings(run))
+
+
+def _card_of_run(path: str | Path, run: _Run) -> dict[str, Any]:
+    """Card of the model that the run was picked with; raises DeepEMError for another model."""
+    model, settings = load_model(path), run.settings
+    if settings and settings.model and (settings.model != model.digest()
+                                        or not math.isclose(settings.diameter_angst, model.diameter_angst)):
+        raise DeepEMError(f"{path}: not the model that {run.results.folder} was picked with. Give that one, or leave "
+                          "it out.")
+    return model.card()
 
 
 def _read_run(results: PickingResults) -> _Run:
