@@ -250,8 +250,9 @@ def test_a_trial_is_stopped_when_the_time_is_over_or_it_does_not_converge(data, 
 
 @pytest.mark.parametrize("options, message", [
     (["--minutes", "0"], "minutes above 0"), (["--trials", "0"], "at least 1 trial"),
-    (["--validation-fraction", "0"], "validation micrographs")])
-def test_unusable_options_are_refused_before_training(blobs, tmp_path, capsys, options, message):
+    (["--validation-fraction", "0"], "validation micrographs"), (["--study", "m"], "would replace m, which is read")])
+def test_unusable_options_are_refused_before_training(blobs, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
     assert main(["tune", "--micrographs", str(blobs[0] / "micrographs"), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), *options]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "m").exists()

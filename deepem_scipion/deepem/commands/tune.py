@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem tune`; returns the exit code."""
     from .. import runtime
+    from ..atomic import check_no_input
     from ..model.paths import ModelFiles
     from ..training.train import write_examples
 
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     fixed = {name: "/".join(map(str, values)) for name in ("pools", "maps") if (values := getattr(options, name))}
     plan = make_plan(argparse.Namespace(**{**vars(options), "pools": None, "maps": None}))
     check_writable(options.output)
+    if options.study is not None:
+        check_no_input(options.output, options.study)
     data, files = read_training_set(options), ModelFiles(options.output)
     warn_of_problems(data, plan)
     runtime.start_keras(options.threads)
