@@ -7,10 +7,10 @@
 Parts: `scan` (compared with the scan box by box), `single` (the whole program on one small micrograph), `pick` (the
 whole program on EMPIAR-10017, with Topaz and RELION's LoG picker if they are installed), `training` (updates, compared
 with plain Keras), `train` (whole trainings), `growth` (time and memory as functions of the area and number of
-micrographs; draws docs/performance.png), `reading` (stages of reading, see reading.py), `folder` (a results folder of
-100 000 micrographs). Times are medians of several runs after a warm-up run. The script prints tables in Markdown and
-writes them with all figures to benchmarks/results/speed.{md,json}. Topaz needs a separate environment: `python -m venv
-E; E/bin/pip install topaz-em`, then `--topaz E/bin/topaz`.
+micrographs; draws docs/performance.png), `unlabelled` (what starts from the general model), `reading` (stages of
+reading, see reading.py), `folder` (a results folder of 100 000 micrographs). Times are medians of several runs after a
+warm-up run. The script prints tables in Markdown and writes them with all figures to benchmarks/results/speed.md and
+.json. Topaz needs a separate environment: `python -m venv E; E/bin/pip install topaz-em`, then `--topaz E/bin/topaz`.
 
 With --against the parts are run with the code of another commit as well, alternately with that of this working tree
 (--rounds times each), and all times are given with their ratio (then over now, smallest of each).
@@ -28,12 +28,12 @@ from pathlib import Path
 from common import RESULTS, ROOT, add_data_option, processor, table, title
 from reading import reading
 from speed_growth import folder, growth
-from speed_programs import pick, single
+from speed_programs import pick, single, unlabelled
 from speed_scan import scan
 from speed_training import train, training
 
 PARTS = {"scan": scan, "single": single, "pick": pick, "training": training,
-         "train": train, "growth": growth, "reading": reading, "folder": folder}
+         "train": train, "unlabelled": unlabelled, "growth": growth, "reading": reading, "folder": folder}
 
 
 def measure(options):

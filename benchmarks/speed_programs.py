@@ -95,6 +95,45 @@ def pick(options):
     return figures, ["### Whole programs, EMPIAR-10017 (2048 x 2048)", "", *table(*rows)]
 
 
+def unlabelled(options):
+    """Time whole programs on EMPIAR-10017 that start from the general model, picking beside a trained model."""
+    folder = options.data / "empiar10017"
+    if not folder.is_dir():
+        return [], [f"`unlabelled` skipped: no {folder}", ""]
+    micrographs = sorted((folder / "micrographs").glob("*.mrc"))
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        many, some = work / "many.txt", work / "some.txt"
+        for file, number in ((many, 48), (some, 20)):
+            file.write_text("".join(f"{micrographs[i % len(micrographs)]}\tm{i:02}\n" for i in range(number)))
+        for path in micrographs[:2]:
+            lines = (folder / "boxes" / f"{path.stem}.box").read_text().splitlines(keepends=True)
+            (work / f"{path.stem}.box").write_text("".join(lines[:25]))
+        trained, diameter = work / "trained.deepem", ["--diameter", DIAMETER_ANGST]
+        run([*PROGRAM, "train", "--micrographs", *micrographs[:2], "--coordinates", folder / "boxes", *diameter,
+             "--epochs", "1", "--output", trained])
+
+        def deepem(model, which):
+            return run([*PROGRAM, "pick", *model, "--micrographs", which, "--output", tempfile.mkdtemp(dir=work)])
+
+        figures = [per_micrograph(f"pick, {name} model", 48, lambda model=model: deepem(model, micrographs[0]),
+                                  lambda model=model: deepem(model, many))
+                   for name, model in (("trained", ["--model", trained]), ("general", diameter))]
+        rows = [("program", "s per micrograph after start-up", "of all cores, s", "start-up, s")]
+        rows += [(row["program"], f"{row['wall_s']:.2f}", f"{row['cpu_s']:.2f}", f"{row['startup_s']:.1f}")
+                 for row in figures]
+        lines = ["### From the general model, EMPIAR-10017", "", *table(*rows)]
+        trainings = [(name, run([*PROGRAM, "train", *arguments, *diameter, "--output", work / f"{name[:2]}.deepem"]))
+                     for name, arguments in (
+                         ("20 micrographs without coordinates", ["--micrographs", some]),
+                         ("50 particles on two micrographs", ["--micrographs", *micrographs[:2], "--coordinates", work,
+                                                              "--incomplete"]))]
+    figures += [{"training": name, "wall_s": found.seconds, "cpu_s": found.cpu_s} for name, found in trainings]
+    rows = [("training", "s", "s of all cores")]
+    rows += [(name, f"{found.seconds:.1f}", f"{found.cpu_s:.1f}") for name, found in trainings]
+    return figures, [*lines, *table(*rows)]
+
+
 def per_micrograph(program, number, one, many):
     """Time per micrograph from a run with one micrograph and a run with many."""
     one()
