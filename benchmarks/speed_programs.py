@@ -106,9 +106,10 @@ def unlabelled(options):
         many, some = work / "many.txt", work / "some.txt"
         for file, number in ((many, 48), (some, 20)):
             file.write_text("".join(f"{micrographs[i % len(micrographs)]}\tm{i:02}\n" for i in range(number)))
+        (work / "boxes").mkdir()
         for path in micrographs[:2]:
             lines = (folder / "boxes" / f"{path.stem}.box").read_text().splitlines(keepends=True)
-            (work / f"{path.stem}.box").write_text("".join(lines[:25]))
+            (work / "boxes" / f"{path.stem}.box").write_text("".join(lines[:25]))
         trained, diameter = work / "trained.deepem", ["--diameter", DIAMETER_ANGST]
         run([*PROGRAM, "train", "--micrographs", *micrographs[:2], "--coordinates", folder / "boxes", *diameter,
              "--epochs", "1", "--output", trained])
@@ -126,8 +127,8 @@ def unlabelled(options):
         trainings = [(name, run([*PROGRAM, "train", *arguments, *diameter, "--output", work / f"{name[:2]}.deepem"]))
                      for name, arguments in (
                          ("20 micrographs without coordinates", ["--micrographs", some]),
-                         ("50 particles on two micrographs", ["--micrographs", *micrographs[:2], "--coordinates", work,
-                                                              "--incomplete"]))]
+                         ("50 particles on two micrographs", ["--micrographs", *micrographs[:2], "--coordinates",
+                                                              work / "boxes", "--incomplete"]))]
     figures += [{"training": name, "wall_s": found.seconds, "cpu_s": found.cpu_s} for name, found in trainings]
     rows = [("training", "s", "s of all cores")]
     rows += [(name, f"{found.seconds:.1f}", f"{found.cpu_s:.1f}") for name, found in trainings]
