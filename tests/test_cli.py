@@ -292,6 +292,15 @@ def test_model_that_could_not_be_written_is_refused_before_training(blobs, tmp_p
     assert "--output" in message and "epoch" not in message
 
 
+def test_only_a_model_is_replaced_by_a_model(blobs, tmp_path, capsys):
+    boxes = shutil.copytree(blobs[0] / "boxes", tmp_path / "boxes")
+    taken = next(boxes.iterdir())
+    before = taken.read_bytes()
+    assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(boxes), "--diameter", "64",
+                 "--output", str(taken)]) == 2
+    assert f"--output {taken}: the file there is no model" in capsys.readouterr().err and taken.read_bytes() == before
+
+
 def test_coordinates_of_other_micrographs_are_refused_with_both_names(blobs, tmp_path, capsys):
     shutil.copy(micrograph(blobs, "a"), tmp_path / "other.mrc")
     assert main(["train", "--micrographs", str(tmp_path / "other.mrc"), "--coordinates", str(blobs[0] / "boxes"),

@@ -192,14 +192,22 @@ def check_writable(path: Path) -> None:
     Raises
     ------
     DeepEMError
-        The folder cannot be made or written to, or the path is a folder.
+        The folder cannot be made or written to, or the path is a folder or a file that is no model.
     """
+    from ..model.files import load_model
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeepEMError(f"--output {path}: the folder cannot be made ({error.strerror})") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise DeepEMError(f"--output {path}: expected the name of a file in a folder that can be written to")
+    if path.exists():
+        try:
+            load_model(path)
+        except DeepEMError as error:
+            raise DeepEMError(f"--output {path}: the file there is no model that can be read, and only a model is "
+                              "replaced. Give another name, or remove it.") from error
 
 
 def show_epoch(record: Epoch, show: console.ShowProgress) -> None:
