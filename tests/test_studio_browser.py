@@ -316,7 +316,8 @@ def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
         show(30, [1, 1, 1, 1], { busy: true, finishing: true, share: 0.25 });
         show(130, [0, 0, 0, 0], { finishing: true });
         show(230, [1, 0, 0, 0], { finishing: true });
-        show(530, [1, 1, 1, 1], { outcome: { saved: "/data/output" } });
+        show(530, [1, 1, 1, 1], { outcome: { finished: true }, saved: "/data/output" });
+        show(531, [1, 1, 1, 1], { outcome: { finished: true }, saved: "" });
         Date.now = now;
         document.getElementById("auto").checked = true;
         for (const finishing of [true, false]) {
@@ -331,7 +332,8 @@ def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
                          "Finish, second step: the final model picks all micrographs, 0 of 4 ...",
                          "Finish, second step: the final model picks all micrographs, 1 of 4 ... About 5 min left."]
     assert "Finished" in texts[4] and "picks.star" in texts[4] and "/data/output" in texts[4]
-    assert (texts[6], texts[8]) == ("", "learn")  # by itself, but not before all is finished
+    assert "have changed since they were saved" in texts[5]
+    assert (texts[7], texts[9]) == ("", "learn")  # by itself, but not before all is finished
 
 
 def test_reference_coordinates_are_compared(clean, run):
@@ -484,7 +486,7 @@ def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, bl
         found.page.click("#learn")
         found.until(lambda: found.page.is_disabled("#learn"))
         found.until(lambda: found.page.is_enabled("#learn"), 600)
-        found.until(lambda: "the new model gets" in found.text("#lesson"))
+        found.until(lambda: "new model" in found.text("#lesson"))
         session = found.api("session")
         if session["teaching"]["offer"]:
             found.page.click("#take")

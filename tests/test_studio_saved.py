@@ -50,12 +50,14 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_session_in_a_results_folder_is_no_part_of_its_picks_and_is_kept(blobs, blob_model, results, tmp_path):
+def test_a_session_in_a_results_folder_is_no_part_of_its_picks_and_is_kept(blobs, blob_model, results, tmp_path,
+                                                                           capsys):
     mics, out = [blobs[0] / "micrographs" / f"{name}.mrc" for name in "de"], tmp_path / "out"
     shutil.copytree(results, out)
     saved = files(out / "studio")
     assert {out / "studio" / folder / "d.box" for folder in ("output", "negatives")} < saved.keys()
     assert main(["convert", str(out), str(tmp_path / "relion"), "--to", "relion"]) == 0
+    assert f"those saved in the studio, with its corrections, give {out / 'studio'}" in capsys.readouterr().err
     n = len(read_box(out / "d.box").scores)
     assert n > len(read_box(out / "studio/output/d.box").scores) == n - 1
     assert [len(each.coordinates.scores) for each in picks_of_run(PickingResults(out))][0] == n

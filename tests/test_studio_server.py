@@ -368,15 +368,17 @@ def test_a_worse_model_is_offered_and_only_taken_on_request(studio):
 def test_finishing_picks_everything_and_saves_picks_and_model(studio):
     studio.worker.marks_right = 4, 3  # at the end it is taken all the same: it has seen all marks
     studio.post("learn", final=True)
-    found = studio.until(lambda found: finished(found) and "saved" in found["teaching"]["outcome"])
+    found = studio.until(lambda found: finished(found) and "finished" in found["teaching"]["outcome"])
     folder = studio.output
-    assert found["turn"] == 1 and found["teaching"]["outcome"] == {"saved": str(folder)}
+    assert found["turn"] == 1 and found["teaching"]["outcome"] == {"finished": True}
+    assert found["teaching"]["saved"] == str(folder)
     assert not found["teaching"]["finishing"]
     assert sorted(path.name for path in folder.glob("*.box")) == ["a.box", "b.box"]  # as of a run of deepem pick
     assert "1 micrographs without candidates are left out of the picks saved: broken" in found["problem"]
     assert load_model(folder / "model.deepem").diameter_angst == DIAMETER_ANGST
-    studio.post("back")
+    assert not studio.post("back")["summary"]["teaching"]["saved"]  # these picks are not those saved
     studio.post("save")
+    assert studio.get("shown/0")["summary"]["teaching"]["saved"] == str(folder)
     assert not (folder / "model.deepem").exists()  # the picks are those of the general model
 
 

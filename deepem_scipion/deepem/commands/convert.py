@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from .micrographs import chosen_micrographs
 
 if TYPE_CHECKING:
     from ..coordinates.formats.base import MicrographPicks
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "convert coordinates between the formats of programs"
 REQUIRED = ("IN", "OUT", "--to FORMAT")
@@ -101,6 +104,7 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     from ..coordinates.names import short_names
     from ..picking.export import picks_of_run
     from ..picking.results import PickingResults
+    from ..studio.project import IN_RESULTS
     from ..studio.saved import picks_of_session, session_of
 
     paths = chosen_micrographs(options) if options.micrographs else {}
@@ -110,6 +114,10 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     if session:
         return picks_of_session(session, paths)
     if results.exists():
+        corrected = session_of(results.folder / IN_RESULTS)
+        if corrected and corrected.output.path("star").exists():
+            log.warning("warning: these are the picks of the run; to convert those saved in the studio, with its "
+                        "corrections, give %s", corrected.folder)
         return picks_of_run(results, paths)
     headers = MicrographHeaders(paths, options.pixel_size)
     found = read_assigned(options.input, paths, options.apply_shifts, options.pixel_size, options.coordinate_scale)

@@ -120,19 +120,22 @@ def run(options: argparse.Namespace) -> int:
     choice = Choice(options.choose, options.choose_label) if options.choose else None
     serve(project, settings, options.host, options.port, options.threads, options.save, choice, ready)
     log.info("the session is saved in %s", project.folder)
+    if project.output.path("star").exists():
+        log.info("its picks for other programs: deepem convert %s export --to relion,cryosparc", project.folder)
     return console.OK
 
 
 def _of_a_session(sources: list[str]) -> DeepEMError | None:
     """The error of somebody who gave the folder of a session for that of micrographs."""
     from ..picking.results import PickingResults
+    from ..studio.project import IN_RESULTS
     from ..studio.saved import session_of
 
     session = session_of(sources[0]) if len(sources) == 1 else None
     if session is None:
         return None
     results = PickingResults(session.folder.parent)
-    beside = results.exists() and session.folder.name == "studio"
+    beside = results.exists() and session.folder.name == IN_RESULTS
     how = f"deepem studio {results.folder}" if beside else f"deepem studio --project {session.folder}"
     return DeepEMError(f"{sources[0]}: this is a session of the studio. Open it with `{how}`.")
 

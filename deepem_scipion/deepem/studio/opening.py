@@ -18,7 +18,7 @@ from ..errors import DeepEMError
 from ..micrographs.find import find_micrographs
 from ..picking.results import PickingResults
 from .assigning import read_assigned
-from .project import StudioProject
+from .project import IN_RESULTS, StudioProject
 from .settings import StudioSettings
 from .starting import (
     RUN_MASKS,
@@ -65,7 +65,7 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
         open elsewhere.
     """
     results = _results(wanted.sources)
-    project = StudioProject(wanted.project or (results.folder / "studio" if results else Path(DEFAULT_FOLDER)))
+    project = StudioProject(wanted.project or (results.folder / IN_RESULTS if results else Path(DEFAULT_FOLDER)))
     saved = None
     try:
         if project.exists():

@@ -30,6 +30,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
+# Folder of the session of a results folder, in it.
+IN_RESULTS = "studio"
 
 
 @dataclass

@@ -48,12 +48,15 @@ class Teacher:
         self._offer: tuple[Learned, StudioSettings] | None = None
         self.busy, self.share, self._finishing = False, 0.0, False
         self.outcome: dict[str, Any] = {}
+        self._saved = 0, ""  # version of the session whose picks were saved, and the folder
 
     def view(self) -> dict[str, Any]:
         """What the page shows of the teaching."""
         marks = self._session.log.marks
+        version, folder = self._saved
         return {"busy": self.busy, "finishing": self._finishing, "share": round(self.share, 3),
                 "outcome": self.outcome, "offer": bool(self._offer),
+                "saved": folder if version == self._session.version else "",
                 "marks": sum(mark.kind in (PARTICLE, NEGATIVE) for each in marks.values() for mark in each),
                 "back": self._session.settings.turn > 0, "next": self._next()}
 
@@ -102,7 +105,7 @@ class Teacher:
         self._queue.loaded.wait()
         return self._save()
 
-    def _save(self) -> Path:
+    def _save(self, finished: bool = False) -> Path:
         session = self._session
         with session.changed:
             settings = session.settings
@@ -126,7 +129,11 @@ class Teacher:
                    if absent else "")
         if problem:
             log.warning("warning: %s", problem)
-        session.report(f"Picks saved in {results.folder}", problem)
+        with session.changed:
+            if finished:
+                self.outcome = {"finished": True}
+            session.report("", problem)
+            self._saved = session.version, str(results.folder)
         return results.folder
 
     def when_all_found(self) -> None:
@@ -135,8 +142,7 @@ class Teacher:
             if not self._finishing or self.busy or self._session.waiting():  # somebody went back in this instant
                 return
             self._finishing = False
-        self.outcome = {"saved": str(self._save())}
-        self._session.touch()
+        self._save(finished=True)
 
     # -- in the queue
 

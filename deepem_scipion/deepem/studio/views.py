@@ -63,7 +63,8 @@ class Views:
                 "limits": self._limits(settings.limits), "start": self._limits(session.collection.found_at),
                 "score_range": session.score_range, "ranges": session.collection.ranges(),
                 "diameter": settings.diameter_angst, "assumed": settings.assumed, "box": settings.written_box_px,
-                "bright": settings.bright, "model": Path(settings.model).name if settings.model else None,
+                "bright": settings.bright, "searches": settings.model is None and settings.results is None,
+                "model": Path(settings.model).name if settings.model else None,
                 "turn": settings.turn, "teaching": self._teacher.view(), "state": session.state,
                 "problem": session.problem, "can_undo": session.log.can_undo, "can_redo": session.log.can_redo}
 

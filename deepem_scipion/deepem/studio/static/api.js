@@ -7,6 +7,8 @@ if (location.hash.length > 1) {
   sessionStorage.setItem(KEY, location.hash.slice(1));
   history.replaceState(null, "", location.pathname);
 }
+// Another studio may have got the same port: a new address in an open page differs after # only.
+addEventListener("hashchange", () => location.reload());
 const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}` };
 
 async function answered(response) {

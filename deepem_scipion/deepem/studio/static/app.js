@@ -71,7 +71,7 @@ function showSummary(summary) {
   $("headline").textContent = `${total.toLocaleString("en")} picks`;
   const texts = [`${n} micrograph${n === 1 ? "" : "s"}`, known > failed && `${(total / (known - failed)).toFixed(1)} picks each`,
     sum(done) && `${sum(done)} done`, odd && `${odd} outliers`, failed && `${failed} failed`];
-  $("state").textContent = summary.problem || summary.state || texts.filter(Boolean).join(", ");
+  $("state").textContent = summary.problem || summary.state || (summary.teaching.saved && `Picks saved in ${summary.teaching.saved}`) || texts.filter(Boolean).join(", ");
   $("state").classList.toggle("bad", Boolean(summary.problem));
   $("progress").hidden = known === n;
   $("progress").value = known / n;
@@ -206,7 +206,9 @@ async function undo(redo) {
 async function setDiameter(angst) {
   if (!(angst > 0)) return;
   const both = await attempt(() => post("settings", { diameter: +angst.toPrecision(3), number: state.number }));
-  if (both) showBoth(both);
+  if (!both) return;
+  showBoth(both);
+  if (!state.summary.searches) toast("Circles and boxes follow the diameter. The picks do not: they stay those of the run or the model. To search with another diameter start the studio with the micrographs.");
 }
 
 async function setBox(pixels) {
@@ -267,7 +269,8 @@ async function close(how) {
   state.found = null;
   draw();
   document.body.classList.add("closed");
-  note(`${how === "choose" ? "Done. " : ""}The studio is closed and everything is saved.\nYou may close this page.`);
+  const { saved } = state.summary.teaching;
+  note(`${how === "choose" ? "Done. " : ""}The studio is closed and the session is saved.\n${saved ? `The picks are in ${saved}.\n` : ""}You may close this page.`);
 }
 
 async function follow() {

@@ -3,6 +3,8 @@
 // Learning: the buttons, and what became of it.
 
 const AUTO_MARKS = 10;
+// Fewer marks held out show nothing.
+const MIN_HELD_OUT = 4;
 const $ = id => document.getElementById(id);
 
 export class Teach {
@@ -26,7 +28,7 @@ export class Teach {
   }
 
   update({ teaching, model, status }) {
-    const { busy, finishing, share, outcome, offer, marks, back, next } = teaching;
+    const { busy, finishing, share, outcome, saved, offer, marks, back, next } = teaching;
     const known = status.filter(Boolean).length, picked = `${known} of ${status.length}`;
     this.next = next;
     this.learntAt ??= marks;
@@ -40,7 +42,7 @@ export class Teach {
     const left = [this.learning.text(share, busy), this.picking.text(known / status.length, finishing && !busy)].join("");
     $("lesson").textContent = busy ? `${finishing ? "Finish, first step: the final model learns from all marks" : "Learning from your marks"} ...${left}` :
       finishing ? `Finish, second step: the final model picks all micrographs, ${picked} ...${left}` :
-      sentence(outcome) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
+      sentence(outcome, saved) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
     if ($("auto").checked && !busy && !finishing && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
@@ -62,9 +64,11 @@ class TimeLeft {
 
 const counted = marks => `${marks} mark${marks === 1 ? "" : "s"}`;
 
-function sentence({ marks, held_out: heldOut, before, after, taken, saved }) {
-  if (saved) return `Finished. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.`;
+function sentence({ marks, held_out: heldOut, before, after, taken, finished }, saved) {
+  if (finished) return saved ? `Finished. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.` :
+    "The picks have changed since they were saved. Save picks writes them again.";
   if (marks === undefined) return "";
   if (!marks) return "The new model is in use.";
+  if (heldOut && taken && marks < MIN_HELD_OUT) return "The new model is in use. There are too few marks to compare it with the one before.";
   return `Of ${counted(marks)}${heldOut ? " held out" : ""} the new model gets ${after} right, the one before ${before}. ${taken ? "It is in use." : "It was not taken."}`;
 }
