@@ -4,7 +4,7 @@
 
 export const SHORTCUTS = [
   [["J", "→"], "next micrograph"], [["K", "←"], "previous micrograph"], [["A"], "accept all picks, and done"], [["R"], "remove all picks, and done"],
-  [["M"], "done, or not"], [["click"], "add or accept a particle"], [["right click"], "remove"],
+  [["M"], "mark the micrograph as done, or not"], [["click"], "add or accept a particle"], [["right click"], "remove"],
   [["Delete", "X"], "remove the circle under the pointer"], [["drag a circle"], "move it"],
   [["drag"], "move the micrograph"], [["wheel", "+", "-"], "zoom"], [["F"], "whole micrograph"],
   [["Z"], "undo"], [["Shift+Z", "Y"], "redo"], [["1 … 5"], "tools"], [["[", "]"], "size of the brush"],
