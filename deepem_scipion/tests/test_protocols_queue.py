@@ -116,6 +116,11 @@ class TestDeepEMQueue(BaseTest):
         protocol._useQueue.set(True)
         protocol.setQueueParams(("main", {"JOB_TIME": "00:10:00", "JOB_MEM": "2G", "QUEUE_FOR_JOBS": forSteps}))
         cls.addClassCleanup(lambda: protocol.isActive() and cls.proj.stopProtocol(protocol))
+        if protocol.hasObjId():
+            # Until the new process has written its own, `waitFor` would read the dead jobs of the run before, and the
+            # framework would take the run for a failed one.
+            protocol.cleanExecutionAttributes()
+            protocol._store(protocol._jobId, protocol._pid)
         cls.proj.launchProtocol(protocol, wait=False)
 
     def waitUntil(self, condition, seconds=600):
