@@ -440,7 +440,8 @@ def test_a_closed_terminal_ends_the_studio_and_all_is_saved(tmp_path):
     write_blobs(tmp_path, ["a"], n=6)
     process = subprocess.Popen([sys.executable, "-m", "deepem_scipion.deepem", "studio", str(tmp_path / "micrographs"),
                                 "--no-browser", "--project", str(tmp_path / "session"), "--threads", "1"],
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # under nohup as well
     with process:
         base, token = process.stdout.readline().split()[1].split("#")
         for threshold in (0.31, 0.77):
