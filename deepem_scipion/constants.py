@@ -38,8 +38,7 @@ PRESETS = ("auto", "klh", "19s", "26s", "inflammasome", "custom")
 PRESET_LABELS = ("automatic", "KLH", "19S", "26S", "inflammasome", "custom")
 TRAINING_PRESETS = ("default", "paper")
 PROCEDURE_OWN, PROCEDURE_PAPER = range(2)
-DARK, BRIGHT = range(2)
-CONTRASTS = ("dark", "bright")
+DARK, BRIGHT = range(2)  # of deepem.model.general.CONTRASTS
 
 # The row of TIFF files with y = 0: in Scipion the first one, as Xmipp reads them, which other protocols use to convert
 # them. RELION and EMAN2 themselves count from the last one.

@@ -16,8 +16,8 @@ PLUGIN = Path(deepem_scipion.__file__).parent
 METHOD = PLUGIN / "deepem"
 METHOD_NAME = "deepem_scipion.deepem"
 # No module imports from a level above its own, not even inside a function.
-LEVELS = (("errors", "runtime", "atomic", "lazy", "textfiles", "startables"), ("micrographs",), ("coordinates",),
-          ("evaluation",), ("network",), ("model",), ("picking",), ("training",), ("simulation",), ("report",),
+LEVELS = (("errors", "runtime", "atomic", "lazy", "locks", "textfiles", "startables"), ("micrographs",),
+          ("coordinates",), ("evaluation",), ("network",), ("model",), ("picking",), ("training",), ("simulation",), ("report",),
           ("studio",), ("commands", "__main__"))
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 MAX_FUNCTION_LINES, MAX_MODULE_LINES = 40, 300

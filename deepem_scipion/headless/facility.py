@@ -9,7 +9,6 @@ interruption or a failure the same command resumes it.
 """
 
 import argparse
-import fcntl
 import json
 import math
 import os
@@ -18,6 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ..deepem.locks import try_lock
 from ..deepem.runtime import available_cores
 from .demo import prepare_home, say
 
@@ -150,10 +150,8 @@ def run(name, values):
     check_options(project.path, values)
     say(f"{'new' if new else 'resuming'} project {project.path}")
     with open(OPTIONS_FILE, encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FacilityError(f"another command is running project {name}") from None
+        if not try_lock(lock):
+            raise FacilityError(f"another command is running project {name}")
         if not workflows.run_all(project, workflows.describe_facility):
             return FAILED
     pick = project.getProtocolsByClass("ProtDeepEMPick")[-1]

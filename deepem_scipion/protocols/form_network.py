@@ -4,8 +4,9 @@
 
 from pyworkflow.protocol import params
 
-from ..constants import CONTRASTS, PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS
+from ..constants import PRESET_AUTO, PRESET_CUSTOM, PRESET_LABELS, PRESETS
 from ..deepem.errors import DeepEMError
+from ..deepem.model.general import CONTRASTS
 from ..deepem.network.geometry import Geometry, auto_binning, auto_geometry
 
 

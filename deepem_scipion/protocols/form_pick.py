@@ -6,7 +6,6 @@ from pyworkflow.protocol import params
 
 from .. import convert
 from ..constants import (
-    CONTRASTS,
     DARK,
     PROCEDURE_OWN,
     PROCEDURE_PAPER,
@@ -16,6 +15,7 @@ from ..constants import (
     STD_OFF,
     TIFF_ROWS,
 )
+from ..deepem.model.general import CONTRASTS
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from ..deepem.picking.box import default_box_px
 

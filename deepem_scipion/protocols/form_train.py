@@ -6,7 +6,6 @@ from pwem.objects import SetOfMicrographs
 from pyworkflow.protocol import params
 
 from ..constants import (
-    CONTRASTS,
     DARK,
     PRESET_AUTO,
     PROCEDURE_OWN,
@@ -15,6 +14,7 @@ from ..constants import (
     TRAINING_PRESETS,
     UNLABELLED,
 )
+from ..deepem.model.general import CONTRASTS
 from ..deepem.network.geometry import BOX_PER_DIAMETER
 from .form_network import NetworkForm
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Picking of particles with the general model or a trained one."""
 
-import hashlib
 import os
 import tempfile
 from glob import glob
+from pathlib import Path
 
 import pyworkflow.utils as pwutils
 from pwem.protocols import ProtParticlePickingAuto
@@ -18,6 +18,7 @@ from ..constants import STD_CUSTOM
 from ..deepem.coordinates.star import Optics
 from ..deepem.errors import DeepEMError
 from ..deepem.micrographs.scale import differ
+from ..deepem.model.paths import ModelFiles
 from ..deepem.picking.export import write_star
 from ..deepem.picking.results import PickingResults
 from ..deepem.picking.scale import MAX_FACTOR, scale_warnings
@@ -344,8 +345,7 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
 
     def _getDetermining(self):
         """What determines the picks: arguments, and the model, which another training may have replaced."""
-        with open(self.getModel().getFileName(), "rb") as file:
-            return [*self._getArguments(), hashlib.sha256(file.read()).hexdigest()]
+        return [*self._getArguments(), ModelFiles(Path(self.getModel().getFileName())).digest()]
 
     def _argumentsChanged(self):
         """Whether micrographs were picked with other parameters, or another model, before."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,13 @@ class ModelFiles:
     def report(self) -> Path:
         """Report of the model, in HTML."""
         return self._beside(".html")
+
+    def digest(self) -> str:
+        """Return a digest of the content of the model file; empty where it cannot be read."""
+        try:
+            return hashlib.sha256(self.model.read_bytes()).hexdigest()
+        except OSError:
+            return ""
 
     def _beside(self, ending: str) -> Path:
         return self.model.with_name(self.model.name + ending)

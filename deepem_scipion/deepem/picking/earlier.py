@@ -11,14 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DeepEMError
+from ..locks import try_lock
 from .results import ALWAYS, FOLDERS, PickingResults
 from .settings import RunSettings
 from .summary import MicrographResult
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -116,20 +112,14 @@ def alone_in(results: PickingResults) -> Iterator[None]:
     """
     if not os.path.isdir(results.folder):
         results.make()
-    if fcntl is None:
-        yield
-        return
     try:
         folder = os.open(results.folder, os.O_RDONLY)
     except OSError as error:
         raise DeepEMError(f"{results.folder}: the output folder cannot be read ({error.strerror})") from error
     try:
-        with suppress(OSError):  # no locks there
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DeepEMError(f"{results.folder}: another run is writing its results there. Expected a folder for "
-                                  "each run: give another --output, or wait for its end.") from error
+        if not try_lock(folder):
+            raise DeepEMError(f"{results.folder}: another run is writing its results there. Expected a folder for each "
+                              "run: give another --output, or wait for its end.")
         yield
     finally:
         os.close(folder)

@@ -20,14 +20,10 @@ import numpy as np
 from ..atomic import atomic_write
 from ..coordinates.read import SESSION
 from ..errors import DeepEMError
+from ..locks import try_lock
 from ..picking.results import PickingResults
 from .marks import NEGATIVE, PARTICLE, Mark
 from .settings import MAY_MOVE, StudioSettings
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
 # Folder of the session of a results folder, in it.
@@ -150,15 +146,12 @@ class StudioProject:
         except OSError as error:
             raise DeepEMError(f"{self.folder}: the session cannot be saved there ({error.strerror}). Give another "
                               "folder with --project.") from error
-        try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not try_lock(lock):
             lock.seek(0)
             who = " ".join(lock.read(500).split()) or "somebody"
             lock.close()
             raise DeepEMError(f"{self.folder} is open in another studio: {who}. Close it there, or give another "
-                              "folder with --project.") from error
+                              "folder with --project.")
         lock.seek(0)
         lock.truncate()
         lock.write(f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}, since "

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeepEMError
+from ..model.paths import ModelFiles
 from ..picking.selection import Limits
 
 MAX_BOX_PX = 100_000
@@ -104,7 +104,7 @@ class StudioSettings:
 
     def found_with(self) -> list[Any]:
         """Return what candidates depend on as plain values, with the content of the model instead of its place."""
-        return [digest(self.model) if self.model else None, *self.source[1:]]
+        return [ModelFiles(Path(self.model)).digest() if self.model else None, *self.source[1:]]
 
     @property
     def written_box_px(self) -> int:
@@ -148,11 +148,3 @@ class StudioSettings:
             turn=int(plain.get("turn", 0)), assumed=bool(plain.get("assumed")),
             score_range=(float(plain["score_range"][0]), float(plain["score_range"][1])),
             given=dict(plain.get("given", {})))
-
-
-def digest(path: str | Path) -> str:
-    """Return a digest of the content of a file; empty where it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return ""

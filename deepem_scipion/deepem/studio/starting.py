@@ -21,6 +21,7 @@ from ..errors import DeepEMError
 from ..micrographs.micrograph import read_pixel_size
 from ..model.files import load_model
 from ..model.general import CONTRASTS, general_model
+from ..model.paths import ModelFiles
 from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.selection import Limits, select
@@ -28,7 +29,7 @@ from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult
 from .assigning import has_defocus, read_defocus
 from .project import StudioProject
-from .settings import StudioSettings, digest
+from .settings import StudioSettings
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def given_by(wanted: Wanted) -> dict[str, Any]:
 
     The start is the model, the picking run or the coordinates whose picks are shown before a model is learnt.
     """
-    model = f"model {digest(wanted.model)}" if wanted.model else None
+    model = f"model {ModelFiles(Path(wanted.model)).digest()}" if wanted.model else None
     options = {"diameter_angst": wanted.diameter_angst, "bright": wanted.bright, "box_px": wanted.box_px,
                "model": model, "start": model}
     plain: dict[str, Any] = json.loads(json.dumps(dict(wanted.limits)))

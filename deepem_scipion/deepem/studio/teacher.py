@@ -132,7 +132,7 @@ class Teacher:
         with session.changed:
             if finished:
                 self.outcome = {"finished": True}
-            session.report("", problem)
+            session.report(problem=problem)
             self._saved = session.version, str(results.folder)
         return results.folder
 
