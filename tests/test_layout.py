@@ -17,8 +17,8 @@ METHOD = PLUGIN / "deepem"
 METHOD_NAME = "deepem_scipion.deepem"
 # No module imports from a level above its own, not even inside a function.
 LEVELS = (("errors", "runtime", "atomic", "lazy", "locks", "textfiles", "startables"), ("micrographs",),
-          ("coordinates",), ("evaluation",), ("network",), ("model",), ("picking",), ("training",), ("simulation",), ("report",),
-          ("studio",), ("commands", "__main__"))
+          ("coordinates",), ("evaluation",), ("network",), ("model",), ("picking",), ("training",), ("simulation",),
+          ("report",), ("studio",), ("commands", "__main__"))
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 MAX_FUNCTION_LINES, MAX_MODULE_LINES = 40, 300
 # Longer than that, each for the reason beside it; functions are counted without their docstrings.
