@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pwem.objects import Coordinate, Micrograph, SetOfCoordinates, SetOfMicrographs
+from plugin_protocols import micrograph, pick_form, pick_protocol, train_protocol, use_python, write_results
 from pyworkflow import Config
 from pyworkflow.protocol import Protocol
 from pyworkflow.utils.process import buildRunCommand
@@ -23,10 +23,7 @@ from deepem_scipion.constants import DEEPEM_PYTHON
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.micrographs.find import find_micrographs
 from deepem_scipion.deepem.picking.results import PickingResults
-from deepem_scipion.deepem.picking.selection import Limits
-from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
-from deepem_scipion.objects import DeepEMModel
 from deepem_scipion.program import ProgramError, WorkerDied
 from deepem_scipion.protocols import protocol_base
 
@@ -34,68 +31,6 @@ from deepem_scipion.protocols import protocol_base
 @pytest.fixture(autouse=True)
 def domain():
     Config.getDomain().getProtocols()
-
-
-def use_python(monkeypatch, path):
-    monkeypatch.setitem(Plugin._vars, DEEPEM_PYTHON, str(path))
-
-
-def micrograph(number, name, path=None):
-    mic = Micrograph(str(path or f"Runs/000002_Import/extra/{name}"))
-    mic.setMicName(name)
-    mic.setObjId(number)
-    return mic
-
-
-def pick_protocol(folder, monkeypatch, **params):
-    from deepem_scipion.protocols import ProtDeepEMPick
-
-    monkeypatch.chdir(folder)
-    return ProtDeepEMPick(workingDir="run", **params)
-
-
-def train_protocol(folder, monkeypatch, **params):
-    from deepem_scipion.protocols import ProtDeepEMTrain
-
-    monkeypatch.chdir(folder)
-    return ProtDeepEMTrain(workingDir="run", **params)
-
-
-def coordinate_set(folder, number, centres, pixel_size=2.0, box=30):
-    """A set of coordinates from name of the micrograph -> x, y; sets of different numbers are different objects."""
-    mics = SetOfMicrographs(filename=str(folder / f"micrographs{number}.sqlite"))
-    mics.setSamplingRate(pixel_size)
-    coordinates = SetOfCoordinates(filename=str(folder / f"coordinates{number}.sqlite"))
-    coordinates.setMicrographs(mics)
-    coordinates.setBoxSize(box)
-    coordinates.setObjId(1000 + number)
-    for count, (name, places) in enumerate(centres.items(), 1):
-        mic = micrograph(count, name, folder / "files" / str(number) / name)
-        mics.append(mic)
-        for x, y in places:
-            item = Coordinate(x=x, y=y)
-            item.setMicrograph(mic)
-            coordinates.append(item)
-    for each in (mics, coordinates):
-        each.write()
-    return coordinates
-
-
-def model(validation=True):
-    made = DeepEMModel("a model.safetensors")
-    for name, value in (("_diameter", 100.0), ("_samplingRate", 2.0), ("_workingSamplingRate", 4.0), ("_boxSize", 40),
-                        ("_scanStep", 4), ("_threshold", 0.31), ("_precision", 0.9 if validation else None)):
-        getattr(made, name).set(value)
-    return made
-
-
-def pick_form(folder, monkeypatch, **params):
-    """A protocol for picking with its inputs."""
-    protocol = pick_protocol(folder, monkeypatch, **params)
-    (folder / "a model.safetensors").touch()
-    protocol.inputModel.set(model())
-    protocol.inputMicrographs.set(coordinate_set(folder, 1, {"a.mrc": []}).getMicrographs())
-    return protocol
 
 
 class Executor:
@@ -354,17 +289,6 @@ def test_a_micrograph_without_picks_is_no_problem(tmp_path):
         file.set_data(np.zeros((30, 50), np.float32))
     write_box(tmp_path / "a.box", np.empty((0, 2)), np.empty(0), 7)
     assert convert.read_picks(str(tmp_path / "a.box"), micrograph(1, "a.mrc", path)) == []
-
-
-SETTINGS = RunSettings(Limits(0.4, 50.0), 4, 4, 40, 4.0, 100.0, 2.0, "dark")
-
-
-def write_results(folder, **micrographs):
-    """Results folder of a run with the given results of micrographs."""
-    results = PickingResults(folder)
-    results.make()
-    results.write_summary(SETTINGS, micrographs)
-    return results
 
 
 def test_progress_and_outliers_are_reported_while_micrographs_are_picked(tmp_path, monkeypatch):

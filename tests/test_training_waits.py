@@ -6,10 +6,9 @@ import json
 import os
 
 import pytest
+from plugin_protocols import FIRST, coordinate_set, of_option, train_form
 from pwem.objects import Coordinate, SetOfCoordinates
 from pyworkflow.object import Set
-from test_plugin_forms import FIRST, of_option, train_form
-from test_plugin_program import coordinate_set
 
 from deepem_scipion.constants import MIN_PARTICLES
 from deepem_scipion.deepem.coordinates.read import read_coordinates
