@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 import unittest
-from datetime import datetime
 from pathlib import Path
 from unittest import mock
 
@@ -39,12 +38,6 @@ def documented_array(parts):
     """The commands of a job array in the documentation, with other parts: to submit it, and to merge."""
     text = DOCS.read_text(encoding="utf-8").partition("## Without Scipion")[2]
     return [block.replace("100", str(parts)) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
-
-
-def most_at_once(jobs):
-    """The largest number of jobs that ran at the same time."""
-    starts, ends = ([datetime.fromisoformat(job[key]) for job in jobs] for key in ("StartTime", "EndTime"))
-    return max(sum(start <= moment < end for start, end in zip(starts, ends)) for moment in starts)
 
 
 @needs_program
@@ -196,7 +189,6 @@ class TestDeepEMQueue(BaseTest):
         jobs = self.submit(protocol, "Y")
         self.assertEqual([(job["JobState"], job["NumCPUs"], job["TresPerNode"]) for job in jobs],
                          2 * [("COMPLETED", "2", "gres:gpu:0")])
-        self.assertEqual(most_at_once(jobs), 2)
         self.assertEqual(self.gpusSeen(jobs), ["", ""])
         self.assertEqual(self.positions(protocol), self.expected)
 
