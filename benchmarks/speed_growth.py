@@ -62,8 +62,8 @@ print(json.dumps({"wall_s": (time.perf_counter() - began) / number,
     draw_growth(figures, ROOT / "docs" / "performance.png")
     rows = [("micrograph, px", "binning", "micrographs", "s per micrograph", "ns per binned pixel",
              "peak memory, MiB")]
-    rows += [(f"{row['rows']} x {row['cols']}", row["binning"], row["number"], f"{row['seconds']:.3f}",
-              f"{1e9 * row['seconds'] * row['binning']**2 / row['rows'] / row['cols']:.0f}", f"{row['peak_mib']:.0f}")
+    rows += [(f"{row['rows']} x {row['cols']}", row["binning"], row["number"], f"{row['wall_s']:.3f}",
+              f"{1e9 * row['wall_s'] * row['binning']**2 / row['rows'] / row['cols']:.0f}", f"{row['peak_mib']:.0f}")
              for row in figures["area"] + figures["number"]]
     return figures, ["### Growth (automatic geometry, float32 micrographs, reading and writing included)", "",
                      *table(*rows)]
@@ -81,7 +81,7 @@ def draw_growth(figures, path):
     area = [row["rows"] * row["cols"] / 1e6 for row in full]
     left.loglog(area, [row["wall_s"] for row in full], "o-")
     left.set(xlabel="binned micrograph, megapixels", ylabel="s per micrograph")
-    left.loglog(area, [full[-1]["seconds"] * each / area[-1] for each in area], ":", label="proportional")
+    left.loglog(area, [full[-1]["wall_s"] * each / area[-1] for each in area], ":", label="proportional")
     left.legend()
     middle.semilogx(area, [row["peak_mib"] / 1024 for row in full], "o-", label="not binned")
     binned = figures["area"][-1]
