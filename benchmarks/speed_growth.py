@@ -18,7 +18,7 @@ from common import ROOT, table
 def growth(options):
     """Time and memory of picking as functions of the area and number of micrographs."""
     code = """
-import json, resource, sys, time
+import json, resource, sys, tempfile, time
 from pathlib import Path
 import mrcfile, numpy as np
 from deepem_scipion.deepem import Model, Picker, pick_micrographs, runtime
@@ -35,9 +35,9 @@ geometry = auto_geometry(27)
 model = Model(geometry, (initial_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5)
 picker = Picker(model)
 names = {f"m{i}": path for i in range(number)}
-pick_micrographs(dict(list(names.items())[:1]), picker, work / "out", pixel_size_angst=1.0)
+pick_micrographs(dict(list(names.items())[:1]), picker, tempfile.mkdtemp(dir=work), pixel_size_angst=1.0)
 began = time.perf_counter()
-results = pick_micrographs(names, picker, work / "out", pixel_size_angst=1.0)
+results = pick_micrographs(names, picker, tempfile.mkdtemp(dir=work), pixel_size_angst=1.0)
 assert not any(result.reason for result in results.values())
 print(json.dumps({"wall_s": (time.perf_counter() - began) / number,
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

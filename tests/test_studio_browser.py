@@ -139,6 +139,20 @@ def test_right_click_and_delete_make_negatives_which_a_click_takes_back(clean):
     clean.page.mouse.move(*clean.screen(x, y))
     clean.page.keyboard.press("Delete")
     clean.until(lambda: len(marks_of(clean, "negative")) == 1 and not marks_of(clean, "particle"))
+    clean.click(*empty_place(clean), button="right")
+    clean.until(lambda: "Nothing was removed" in clean.text("#toast"))
+    assert len(marks_of(clean, "negative")) == 1
+
+
+def test_next_to_check_says_why(clean):
+    clean.click(*first_pick(clean))
+    clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    teaching = clean.api("session")["teaching"]
+    clean.page.keyboard.press("n")
+    clean.until(lambda: clean.text("#title").startswith(clean.api("session")["names"][teaching["next"]]))
+    assert teaching["next"] != 0
+    said = clean.text("#toast")
+    assert f"{teaching['uncertain'] or 'no'} candidate" in said and "Nothing is marked here yet" in said
 
 
 def test_a_circle_is_dragged_to_another_place(clean):

@@ -72,6 +72,18 @@ def test_a_session_in_a_results_folder_is_no_part_of_its_picks_and_is_kept(blobs
         picks_of_run(PickingResults(out))
 
 
+def test_picks_whose_boxes_leave_the_micrograph_are_counted_as_by_the_run(blobs, blob_model, tmp_path, capsys):
+    assert pick(blob_model, [blobs[0] / "micrographs" / f"{name}.mrc" for name in "de"], tmp_path / "picks", "--box",
+                "70") == 0
+    said = capsys.readouterr().err
+    number = sum(result.cut for result in PickingResults(tmp_path / "picks").read_micrographs().values())
+    assert number and f"{number} of the picks are so close to the border" in said
+    assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "relion"), "--to", "relion"]) == 0
+    assert f"{number} of the picks are so close to the border" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "small"), "--to", "relion", "--box", "2"]) == 0
+    assert "close to the border" not in capsys.readouterr().err
+
+
 def test_micrographs_that_are_not_searched_yet_are_not_saved_as_empty_ones(tmp_path, caplog):
     write_blobs(tmp_path, "abc", n=6)
     project, settings = open_session(Wanted([tmp_path / "micrographs"], tmp_path / "session", diameter_angst=64.0))

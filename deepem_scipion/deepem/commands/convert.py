@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
     """Run `deepem convert`; returns the exit code."""
     from ..coordinates.formats.cryosparc_job import parse_target, push
     from ..coordinates.formats.registry import check_formats, write_files
+    from ..picking.box import what_is_cut
     from ..picking.results import PickingResults
     from ..studio.saved import session_of
 
@@ -93,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
         files = write_files(name, folder, picks)
         console.print_result(f"{sum(len(each.coordinates.scores) for each in picks)} coordinates of {len(picks)} "
                              f"micrographs written to {files[0] if len(files) == 1 else folder} ({name})")
+    if cut := what_is_cut(*_cut(picks)):
+        log.info("%s", cut)
     if target is not None:
         console.print_result(f"saved as {push(target, picks)} in workspace {target.workspace} of {target.project}")
     return console.OK
@@ -124,6 +127,16 @@ def _read(options: argparse.Namespace) -> list[MicrographPicks]:
     short = short_names(found)
     return [MicrographPicks(short[name], str(paths.get(name, f"{name}.mrc")), coordinates, headers.get(name))
             for name, coordinates in found.items()]
+
+
+def _cut(picks: list[MicrographPicks]) -> tuple[int, float]:
+    """Number of picks whose boxes leave the micrograph, as far as known, and the side of the largest of all boxes."""
+    from ..picking.box import count_cut
+
+    known = [(each.coordinates, each.coordinates.box_px, each.info.shape) for each in picks
+             if each.info is not None and each.coordinates.box_px]
+    return (sum(count_cut(found.centres_xy, box_px, shape) for found, box_px, shape in known),
+            max((box_px for _, box_px, _ in known), default=0.0))
 
 
 def _changed(picks: MicrographPicks, options: argparse.Namespace) -> MicrographPicks:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -60,11 +59,8 @@ class PickProgress:
 
 def say_what_is_cut(results: Mapping[str, MicrographResult], box_px: int | None, model: Model) -> None:
     """Say how many picks are too close to the border to be extracted whole."""
-    from ..picking.box import default_box_px
+    from ..picking.box import default_box_px, what_is_cut
 
     if cut := sum(result.cut or 0 for result in results.values()):
         size = max(result.pixel_size_angst or 0.0 for result in results.values())
-        half_angst = (box_px or default_box_px(model.diameter_angst, size)) * size / 2
-        log.info("%d of the picks are so close to the border that their boxes leave the micrograph; RELION and "
-                 "cryoSPARC leave these out when they extract particles (with --border %g they are not picked)", cut,
-                 math.ceil(half_angst))
+        log.info("%s", what_is_cut(cut, box_px or default_box_px(model.diameter_angst, size), size))

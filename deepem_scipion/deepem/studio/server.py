@@ -113,10 +113,9 @@ class Api:
         return self._both(_whole(request, "number"))
 
     def edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Edit the marks of a micrograph; returns the list, and the micrograph."""
+        """Edit the marks of a micrograph; returns the list, the micrograph, and whether anything was there to edit."""
         number = _whole(request, "number")
-        self.session.edit(number, request)
-        return self._both(number)
+        return {"changed": self.session.edit(number, request), **self._both(number)}
 
     def undo(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Take back the last edit; returns the list, and its micrograph."""

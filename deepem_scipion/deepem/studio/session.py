@@ -241,8 +241,8 @@ class Session:
             self.update(limits=replace(self.settings.limits, threshold=threshold, min_distance_angst=distance,
                                        std_range=std_range))
 
-    def edit(self, number: int, request: Mapping[str, Any]) -> None:
-        """Edit the marks of a micrograph, see `editing.change`.
+    def edit(self, number: int, request: Mapping[str, Any]) -> bool:
+        """Edit the marks of a micrograph, see `editing.change`; returns whether there was anything to change.
 
         Raises
         ------
@@ -257,6 +257,7 @@ class Session:
                 raise DeepEMError(f"{name} has no particle there, outside of the micrograph")
             self.log.do(name, removed, added)
             self.touch()
+            return bool(removed or added)
 
     def undo(self, redo: bool = False) -> int:
         """Take back the last edit, or make it again; returns the number of its micrograph, -1 where there is none."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..atomic import atomic_path
+from ..coordinates.coordinates import Coordinates
 from ..coordinates.names import listed
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
+from ..picking.box import count_cut, what_is_cut
 from ..picking.selection import PICKED, REASONS
 from .learning import DOUBTFUL_SHARE, Course, Learned, Lesson, learn
 from .marks import DONE, NEGATIVE, PARTICLE, REGION
@@ -48,17 +52,18 @@ class Teacher:
         self._offer: tuple[Learned, StudioSettings] | None = None
         self.busy, self.share, self._finishing = False, 0.0, False
         self.outcome: dict[str, Any] = {}
-        self._saved = 0, ""  # version of the session whose picks were saved, and the folder
+        self._saved = 0, "", ""  # version of the session whose picks were saved, the folder, and what is cut
 
     def view(self) -> dict[str, Any]:
         """What the page shows of the teaching."""
         marks = self._session.log.marks
-        version, folder = self._saved
+        version, *saved = self._saved
+        folder, cut = saved if version == self._session.version else ("", "")
         return {"busy": self.busy, "finishing": self._finishing, "share": round(self.share, 3),
                 "outcome": self.outcome, "offer": bool(self._offer),
-                "saved": folder if version == self._session.version else "",
+                "saved": folder, "cut": cut,
                 "marks": sum(mark.kind in (PARTICLE, NEGATIVE) for each in marks.values() for mark in each),
-                "back": self._session.settings.turn > 0, "next": self._next()}
+                "back": self._session.settings.turn > 0, **self._next()}
 
     def learn(self, final: bool = False) -> None:
         """Learn from all marks; the new model is taken unless it is worse."""
@@ -125,6 +130,7 @@ class Teacher:
         if settings.model:
             with atomic_path(results.path("model")) as aside:
                 shutil.copyfile(settings.model, aside)
+        cut = what_is_cut(self._count_cut(picks), settings.written_box_px)
         problem = (f"{len(absent)} micrographs without candidates are left out of the picks saved: {listed(absent)}"
                    if absent else "")
         if problem:
@@ -133,8 +139,17 @@ class Teacher:
             if finished:
                 self.outcome = {"finished": True}
             session.report(problem=problem)
-            self._saved = session.version, str(results.folder)
+            self._saved = session.version, str(results.folder), cut
         return results.folder
+
+    def _count_cut(self, picks: Mapping[str, Coordinates]) -> int:
+        """Number of picks whose boxes leave their micrographs; those of files that cannot be read are not counted."""
+        session, found = self._session, 0
+        for number, name in enumerate(session.names):
+            with suppress(DeepEMError):
+                if name in picks:
+                    found += count_cut(picks[name].centres_xy, session.settings.written_box_px, session.shape(number))
+        return found
 
     def when_all_found(self) -> None:
         """Save after the last micrograph, if the session is being finished."""
@@ -215,10 +230,11 @@ class Teacher:
                       shown.scores[picked], shown.centres_xy[likely], [mark.values for mark in shown.of(REGION)],
                       bool(shown.of(DONE)), shown_xy, session.settings.masks.get(name))
 
-    def _next(self) -> int:
+    def _next(self) -> dict[str, int]:
         """Number of the micrograph on which the model is least certain, away from those with marks; -1 for none.
 
-        Away means of another defocus or, where that is not known, far in the list.
+        Away means of another defocus or, where that is not known, far in the list. Also the number of its candidates
+        that are uncertain.
         """
         from scipy.spatial import cKDTree
 
@@ -227,11 +243,12 @@ class Teacher:
         found = np.array([session.collection.found(name) for name in session.names])
         found[touched] = False
         if not found.any():
-            return -1
+            return {"next": -1, "uncertain": 0}
         defocus = session.settings.defocus
         usual = float(np.median(list(defocus.values()))) if defocus else 0.0
         keys = [defocus.get(name, usual) for name in session.names]
         places = np.argsort(np.argsort(keys, kind="stable")) / len(found)
         away = cKDTree(places[touched, None]).query(places[:, None])[0] if touched else np.ones(len(found))
-        worth = (session.collection.uncertain(UNCERTAIN) + 1) * (0.5 + away)
-        return int(np.argmax(np.where(found, worth, 0)))
+        uncertain = session.collection.uncertain(UNCERTAIN)
+        number = int(np.argmax(np.where(found, (uncertain + 1) * (0.5 + away), 0)))
+        return {"next": number, "uncertain": int(uncertain[number])}

@@ -71,7 +71,7 @@ function showSummary(summary) {
   $("headline").textContent = `${total.toLocaleString("en")} picks`;
   const texts = [`${n} micrograph${n === 1 ? "" : "s"}`, known > failed && `${(total / (known - failed)).toFixed(1)} picks each`,
     sum(done) && `${sum(done)} done`, odd && `${odd} outliers`, failed && `${failed} failed`];
-  $("state").textContent = summary.problem || summary.state || (summary.teaching.saved && `Picks saved in ${summary.teaching.saved}`) || texts.filter(Boolean).join(", ");
+  $("state").textContent = summary.problem || summary.state || (summary.teaching.saved && [`Picks saved in ${summary.teaching.saved}`, summary.teaching.cut].filter(Boolean).join(". ")) || texts.filter(Boolean).join(", ");
   $("state").classList.toggle("bad", Boolean(summary.problem));
   $("progress").hidden = known === n;
   $("progress").value = known / n;
@@ -195,7 +195,9 @@ function point(place) {
 async function act(edit) {
   if (!state.found || state.found.failure) return;
   const both = await attempt(() => post(`edit/${state.number}`, edit));
-  if (both) showBoth(both);
+  if (!both) return;
+  showBoth(both);
+  if (!both.changed && ["remove", "erase"].includes(edit.action)) toast("Nothing was removed: there is no pick and no mark here.");
 }
 
 async function undo(redo) {

@@ -20,7 +20,13 @@ export class Teach {
   }
 
   learn() { if (!$("learn").disabled) this.ask("learn"); }
-  unsure() { if (this.next >= 0) this.select(this.next); }
+
+  unsure() {
+    const { next, uncertain } = this;
+    if (next < 0) return;
+    this.select(next);
+    this.toast(`Nothing is marked here yet, and ${uncertain || "no"} candidate${uncertain === 1 ? " is" : "s are"} close to the threshold.`);
+  }
 
   async save() {
     const answer = await this.ask("save");
@@ -28,9 +34,9 @@ export class Teach {
   }
 
   update({ teaching, model, status }) {
-    const { busy, finishing, share, outcome, saved, offer, marks, back, next } = teaching;
+    const { busy, finishing, share, outcome, saved, offer, marks, back, next, uncertain } = teaching;
     const known = status.filter(Boolean).length, picked = `${known} of ${status.length}`;
-    this.next = next;
+    Object.assign(this, { next, uncertain });
     this.learntAt ??= marks;
     if (busy) this.learntAt = marks;
     $("learn").disabled = $("finish").disabled = busy || finishing || !marks;
