@@ -36,11 +36,22 @@ class ProgramError(RuntimeError):
 
 
 class WorkerDied(RuntimeError):
-    """A worker ended before it answered; `status` is the exit status of its process, negative for a signal."""
+    """A worker ended before it answered.
+
+    Parameters
+    ----------
+    status : int
+        Exit status of its process; kept as an attribute.
+    """
 
     def __init__(self, status):
         super().__init__(f"the worker ended with status {status}")
         self.status = status
+
+    @property
+    def by_signal(self):
+        """Whether a signal ended it, of which a shell in between makes a status above 128."""
+        return self.status < 0 or self.status > 128
 
 
 class Result(NamedTuple):

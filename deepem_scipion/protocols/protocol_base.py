@@ -118,7 +118,9 @@ class DeepEMProgram:
         Raises
         ------
         ProgramError
-            If the program ends with a status other than 0, or a worker dies twice.
+            If the program ends with a status other than 0.
+        WorkerDied
+            If two workers are ended by a signal one after the other, as by too little memory.
         """
         arguments = ["--output", folder, *arguments]
         if self.useQueueForSteps():
@@ -137,6 +139,8 @@ class DeepEMProgram:
                 status, message = worker.pick(arguments)
                 break
             except WorkerDied as died:
+                if secondAttempt and died.by_signal:
+                    raise
                 if secondAttempt:
                     raise ProgramError("pick", died.status, program.last_logged_error(log, end)) from died
                 self.warning(f"Worker {worker.pid} ended with status {died.status} during a batch, which is tried once "

@@ -25,7 +25,7 @@ from ..deepem.picking.scale import MAX_FACTOR, scale_warnings
 from ..deepem.picking.selection import REASON_LABELS
 from ..deepem.picking.summary import MicrographResult, summarise_run
 from ..deepem.picking.table import write_failures
-from ..program import ProgramError
+from ..program import ProgramError, WorkerDied
 from .form_pick import THRESHOLD_AUTO, THRESHOLD_CHOICES, THRESHOLD_F1, THRESHOLD_FIXED, THRESHOLD_PRECISION, PickForm
 from .protocol_base import DeepEMProgram
 from .reviewing import CorrectedPicks
@@ -115,7 +115,18 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
     def _pickMicrographList(self, micList, *args):
         if not micList:
             return  # all of them were done before Continue
-        arguments, = args
+        try:
+            self._pickTogether(micList, *args)
+        except WorkerDied as died:
+            if len(micList) > 1:  # one of them may be the cause: the others are picked without it
+                for mic in micList:
+                    self._pickMicrographList([mic], *args)
+            else:
+                mic, = micList
+                self._writeFailure(mic, self._getNames()[mic.getObjId()], f"{died} whenever it picked this "
+                                   "micrograph: is the file damaged, or is there too little memory?")
+
+    def _pickTogether(self, micList, arguments):
         names = self._getNames()
         batch = f"batch_{micList[0].getObjId():06d}"
         listFile = self._getExtraPath("lists", batch + ".txt")
@@ -147,10 +158,13 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
             raise RuntimeError(f"The program wrote no result for {len(lost)} micrographs, among them {lost[0]}; see "
                                f"the {where}. Continue will pick them.")
         for name in failed.keys() & mics.keys():
-            path = self._getMicFailed(mics[name])
-            pwutils.makeFilePath(path)
-            write_failures(path, {name: failed[name]})
-            self.warning(f"{name} failed: {failed[name]}")
+            self._writeFailure(mics[name], name, failed[name])
+
+    def _writeFailure(self, mic, name, reason):
+        path = self._getMicFailed(mic)
+        pwutils.makeFilePath(path)
+        write_failures(path, {name: reason})
+        self.warning(f"{name} failed: {reason}")
 
     def _createSetOfCoordinates(self, micSet, suffix=""):
         coordinates = super()._createSetOfCoordinates(self._getPickedMicrographs() or micSet, suffix)
