@@ -13,27 +13,26 @@ from pathlib import Path
 
 import numpy as np
 from common import ROOT, table
+from timing import initial_weights
 
 
 def growth(options):
     """Time and memory of picking as functions of the area and number of micrographs."""
+    from deepem_scipion.deepem import Model
+    from deepem_scipion.deepem.model import save_model
+    from deepem_scipion.deepem.network import auto_geometry
+
     code = """
 import json, resource, sys, tempfile, time
 from pathlib import Path
 import mrcfile, numpy as np
-from deepem_scipion.deepem import Model, Picker, pick_micrographs, runtime
-from deepem_scipion.deepem.network import auto_geometry
-sys.path.insert(0, sys.argv[1])
-from timing import initial_weights
-work, rows, cols, binning, number = Path(sys.argv[2]), *map(int, sys.argv[3:7])
+from deepem_scipion.deepem import Picker, load_model, pick_micrographs
+work, rows, cols, binning, number = Path(sys.argv[1]), *map(int, sys.argv[2:6])
 path = work / f"{rows}.mrc"
 if not path.exists():
     with mrcfile.new(path) as file:
         file.set_data(np.random.default_rng(0).standard_normal((rows, cols), np.float32))
-runtime.start()
-geometry = auto_geometry(27)
-model = Model(geometry, (initial_weights(geometry),), float(binning), 27.0 * binning, 4, (0.0, 9.0), 0.5)
-picker = Picker(model)
+picker = Picker(load_model(work / f"binned{binning}"))
 names = {f"m{i}": path for i in range(number)}
 pick_micrographs(dict(list(names.items())[:1]), picker, tempfile.mkdtemp(dir=work), pixel_size_angst=1.0)
 began = time.perf_counter()
@@ -44,9 +43,14 @@ print(json.dumps({"wall_s": (time.perf_counter() - began) / number,
 """
     figures = {"area": [], "number": []}
     with tempfile.TemporaryDirectory() as work:
+        geometry = auto_geometry(27)
+        for binning in (1, 2, 4):
+            save_model(Path(work) / f"binned{binning}", Model(geometry, (initial_weights(geometry),), float(binning),
+                                                              27.0 * binning, 2, (0.0, 9.0), 0.5))
+
         def measure(rows, cols, binning, number):
-            done = subprocess.run([sys.executable, "-c", code, Path(__file__).parent, work,
-                                   *map(str, (rows, cols, binning, number))], capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-c", code, work, *map(str, (rows, cols, binning, number))],
+                                  capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
             found = {"rows": rows, "cols": cols, "binning": binning, "number": number,

@@ -130,7 +130,7 @@ class TestDeepEMInterrupted(BaseTest):
         process, worker = start()
         for _ in range(3):  # twice with the fourth micrograph, then once alone
             worker.kill()
-            worker, = self.until(lambda: [found for found in running("worker") if found != worker], 0.05)
+            worker, = self.until(lambda ended=worker: [found for found in running("worker") if found != ended], 0.05)
         self.kill(protocol, [worker], [process])
         self.assertTrue(protocol.isFinished(), protocol.getErrorMessage())
         self.assertIn("the worker ended with status -9 whenever it picked this micrograph", protocol._getFailed()["c"])
