@@ -23,7 +23,7 @@ def growth(options):
     from deepem_scipion.deepem.network import auto_geometry
 
     code = """
-import json, resource, sys, tempfile, time
+import json, re, sys, tempfile, time
 from pathlib import Path
 import mrcfile, numpy as np
 from deepem_scipion.deepem import Picker, load_model, pick_micrographs
@@ -39,7 +39,7 @@ began = time.perf_counter()
 results = pick_micrographs(names, picker, tempfile.mkdtemp(dir=work), pixel_size_angst=1.0)
 assert not any(result.reason for result in results.values())
 print(json.dumps({"wall_s": (time.perf_counter() - began) / number,
-                  "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+                  "peak_mib": int(re.search(r"VmHWM:\\s*([0-9]+)", Path("/proc/self/status").read_text())[1]) / 1024}))
 """
     figures = {"area": [], "number": []}
     with tempfile.TemporaryDirectory() as work:
