@@ -91,7 +91,8 @@ def draw_growth(figures, path):
     binned = figures["area"][-1]
     middle.plot([binned["rows"] * binned["cols"] / binned["binning"]**2 / 1e6], [binned["peak_mib"] / 1024], "s",
                 label="8184 x 11520, binned by 4")
-    middle.set(xlabel="binned micrograph, megapixels", ylabel="peak memory, GiB", ylim=(0, None))
+    middle.set(xlabel="binned micrograph, megapixels", ylabel="peak memory, GiB",
+               ylim=(0, 1.3 * max(row["peak_mib"] for row in full) / 1024))
     middle.legend()
     right.semilogx([row["number"] for row in figures["number"]], [row["wall_s"] for row in figures["number"]], "o-")
     right.set(xlabel="micrographs of 1024 x 1024", ylabel="s per micrograph", ylim=(0, None))

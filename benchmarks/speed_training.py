@@ -42,7 +42,7 @@ def training(options):
             for first in range(0, len(pixels), batch):
                 network.train_on_batch(pixels[first:first + batch], targets[first:first + batch, :, None, None])
 
-        crop_network = build_network(geometry, fully_convolutional=True)
+        crop_network = build_network(geometry, fully_convolutional=True, batch_normalised=default.normalised)
         compile_network(crop_network, default, 100)
         side = geometry.box + int(np.prod(geometry.pools)) * (default.crop - 1)
         batch = max(MIN_BATCH, min(default.batch, PIXELS_PER_BATCH // side**2))

@@ -201,7 +201,8 @@ def test_pick_with_one_rotation_and_another_step_still_finds_particles(blobs, bl
     (["--threshold", "2"], "--threshold 2"), (["--threshold", "high"], "threshold 'high': expected"),
     (["--threshold", "precision=much"], "threshold 'precision=much': expected"),
     (["--std-range", "2", "1"], "--std-range 2 1"), (["--std-range", "off", "1", "2"], "--std-range"),
-    (["--scan-step", "0"], "--scan-step 0"), (["--box", "0"], "--box 0"), (["--threads", "0"], "threads 0")])
+    (["--scan-step", "0"], "--scan-step 0"), (["--at-least", "20"], "--at-least 20: without --keep-best"),
+    (["--box", "0"], "--box 0"), (["--threads", "0"], "threads 0")])
 def test_impossible_options_are_refused_with_a_message(blobs, blob_model, tmp_path, capsys, arguments, message):
     assert pick(blob_model, [micrograph(blobs, "d")], tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err

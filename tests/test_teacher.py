@@ -22,6 +22,7 @@ from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
 from deepem_scipion.deepem.micrographs.find import find_micrographs
 from deepem_scipion.deepem.model.card import MODEL_LABELS_WARNING, card_rows
+from deepem_scipion.deepem.model.paths import ModelFiles
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
@@ -124,17 +125,23 @@ def test_a_model_without_labels_picks_what_the_general_one_picks(folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys):
+def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys, monkeypatch):
     truth = read_coordinates(folder / "boxes")["mic_001"].centres_xy
     (tmp_path / "clicks").mkdir()
     marks = "".join(f"{x - 24:.0f} {y - 24:.0f} 48 48\n" for x, y in truth[:5])
     (tmp_path / "clicks" / "mic_001.box").write_text(marks)
-    assert main(["train", "--micrographs", str(folder / "micrographs"), "--coordinates", str(tmp_path / "clicks"),
-                 "--incomplete", "--diameter", "400", "--epochs", "1", "--output", str(tmp_path / "few.deepem"),
-                 "--quiet"]) == 0
+    arguments = ["train", "--micrographs", str(folder / "micrographs"), "--coordinates", str(tmp_path / "clicks"),
+                 "--incomplete", "--diameter", "400", "--epochs", "1", "--quiet", "--output"]
+    assert main([*arguments, str(tmp_path / "few.deepem")]) == 0
     assert load_model(tmp_path / "few.deepem").diameter_px == pytest.approx(27)
     said = capsys.readouterr().err
     assert MODEL_LABELS_WARNING in said and "very few" not in said
+    assert ModelFiles(tmp_path / "few.deepem").examples.exists()
+
+    monkeypatch.setattr(teacher, "MIN_GAIN", np.inf)
+    assert main([*arguments, str(tmp_path / "refused.deepem")]) == 0
+    assert "the model before is kept" in capsys.readouterr().err
+    assert not ModelFiles(tmp_path / "refused.deepem").examples.exists()
 
 
 def self_trained(folder, start, pupil, monkeypatch):

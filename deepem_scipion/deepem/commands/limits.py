@@ -66,6 +66,9 @@ def chosen_limits(options: argparse.Namespace, model: Model) -> Limits:
     """Return the limits of the picks: the model's, replaced by those given."""
     from ..picking.selection import Limits
 
+    if options.at_least > 0 and options.keep_best == 1:
+        raise DeepEMError(f"--at-least {options.at_least}: without --keep-best all picks are kept. Give --keep-best as "
+                          "well, or leave --at-least out.")
     return Limits.of_model(model).changed(given_limits(options), model)
 
 

@@ -166,6 +166,8 @@ def run(options: argparse.Namespace) -> int:
             model = train_model(data, plan, lambda record: show_epoch(record, show), files)
     if options.incomplete and plan.start:
         model = keep_better(plan.start, model, data, plan)
+        if model.networks is plan.start.networks:  # then these are of the model that is not kept
+            files.examples.unlink(missing_ok=True)
     save_model(options.output, model)
     files.checkpoint.unlink(missing_ok=True)
     console.print_result(format_card(model.card()))
