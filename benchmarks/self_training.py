@@ -20,10 +20,12 @@ from general_accuracy import ALL_SETS, picks_of, without_ignored
 def trained(start, data, seed):
     """Model after one round of self-training."""
     from deepem_scipion.deepem.training.plan import Plan
+    from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
     from deepem_scipion.deepem.training.teacher import with_teacher
     from deepem_scipion.deepem.training.train import train_model
 
-    return train_model(with_teacher(data, start), Plan(start.diameter_angst, seed=seed, start=start))
+    return train_model(with_teacher(data, start), Plan(start.diameter_angst, seed=seed, start=start,
+                                                       epochs=TRAINING_PRESETS["default"].general_epochs))
 
 
 def accuracy(model, folder, data):

@@ -104,9 +104,9 @@ class TrainForm(NetworkForm):
         form.addParam("epochs", params.IntParam, default=0, label="Epochs",
                       validators=[params.GE(0, error="should not be negative")],
                       help="An epoch consists of 150 updates with *default*, and of all examples with *paper*. 0: 20 "
-                           "epochs, or 5 where *default* fine-tunes a model. Use more if the validation loss still "
-                           "decreases in the last epochs, as with very noisy micrographs. The best epoch is kept, so "
-                           "too many only take time.")
+                           "epochs; 5 where *default* fine-tunes a model, and 2 where that is the general one. Use "
+                           "more if the validation loss still decreases in the last epochs, as with very noisy "
+                           "micrographs. The best epoch is kept, so too many only take time.")
         form.addParam("rounds", params.IntParam, default=1, label="Rounds of training",
                       validators=[params.GE(1, error="should be at least 1")],
                       help="1: the network is trained once. 2 or more: afterwards the training micrographs are picked, "

@@ -52,6 +52,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     from ..model.general import general_model
     from ..network.geometry import MAPS
     from ..training.plan import Plan
+    from ..training.presets import TRAINING_PRESETS
 
     general = not options.continue_from and (options.coordinates is None or options.incomplete)
     if options.coordinates is None:
@@ -75,7 +76,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
         paper=paper_plan(options),
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
-        pixel_size_angst=options.pixel_size, training_preset=options.training_preset, epochs=options.epochs,
+        pixel_size_angst=options.pixel_size, training_preset=options.training_preset,
+        epochs=options.epochs or (TRAINING_PRESETS[options.training_preset].general_epochs if general else None),
         given_negatives_only=options.given_negatives_only, seed=options.seed,
         validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
         error_cutoff=options.error_cutoff,

@@ -119,8 +119,8 @@ def _add_fit(parser: argparse.ArgumentParser, searched: bool) -> None:
     group.add_argument("--training-preset", choices=TRAINING_PRESETS, default="default",
                        help="method of training; `paper` is plain gradient descent as published (default: %(default)s)")
     group.add_argument("--epochs", type=int, metavar="N", help="number of epochs: passes over the particle images "
-                       "(`paper`), or 150 updates each (`default`); default: 20, and 5 where `default` fine-tunes a "
-                       "model")
+                       "(`paper`), or 150 updates each (`default`); default: 20; 5 where `default` fine-tunes a "
+                       "model, and 2 where that is the general model")
     group.add_argument("--given-negatives-only", action="store_true", help="use only the given negatives (default: "
                        "places far from all particles as well)")
     group.add_argument("--validation-fraction", type=float, default=0.2, metavar="F", help="fraction of the "

@@ -21,8 +21,9 @@ class TrainingPreset:
         Learning rate of a training from scratch, and of one that starts from given weights.
     decay : bool
         Whether the learning rate falls to 0 along a cosine.
-    epochs, later_epochs : int
-        Number of epochs of a training from scratch, and of one that starts from given weights.
+    epochs, later_epochs, general_epochs : int
+        Number of epochs of a training from scratch, of one that starts from given weights, and of one in which the
+        general model, from which it starts, labels what nobody marked.
     batch : int
         Boxes, or crops, per update.
     crop : int
@@ -48,6 +49,7 @@ class TrainingPreset:
     decay: bool
     epochs: int
     later_epochs: int
+    general_epochs: int
     batch: int
     crop: int = 0
     updates_per_epoch: int = 0
@@ -59,8 +61,10 @@ class TrainingPreset:
 
 TRAINING_PRESETS: dict[str, TrainingPreset] = {
     # That of the paper: half the mean squared error, plain gradient descent on single boxes.
-    "paper": TrainingPreset("half_mse", "sgd", 1.0, 1.0, decay=False, epochs=20, later_epochs=20, batch=50),
+    "paper": TrainingPreset("half_mse", "sgd", 1.0, 1.0, decay=False, epochs=20, later_epochs=20, general_epochs=20,
+                            batch=50),
     # The most accurate of all that was tried and takes a minute; see docs/accuracy.md.
-    "default": TrainingPreset("crossentropy", "adam", 2e-2, 2e-3, decay=True, epochs=20, later_epochs=5, batch=8,
-                              crop=8, updates_per_epoch=150, augmented=True, wide_start=True, normalised=True),
+    "default": TrainingPreset("crossentropy", "adam", 2e-2, 2e-3, decay=True, epochs=20, later_epochs=5,
+                              general_epochs=2, batch=8, crop=8, updates_per_epoch=150, augmented=True,
+                              wide_start=True, normalised=True),
 }
