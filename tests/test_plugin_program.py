@@ -159,7 +159,7 @@ def test_no_gpu_is_reserved_unless_it_is_used_and_there(tmp_path, monkeypatch, d
 
 
 class Workers:
-    """Makes workers that give the answers listed; None stands for death."""
+    """Makes workers that give the answers listed; those that are a status end instead."""
 
     def __init__(self, *answers):
         self.answers, self.made, self.closed, self.asked = list(answers), [], 0, []
@@ -170,8 +170,8 @@ class Workers:
 
     def pick(self, arguments):
         self.asked.append(arguments)
-        if (answer := self.answers.pop(0)) is None:
-            raise WorkerDied(-9)
+        if isinstance(answer := self.answers.pop(0), int):
+            raise WorkerDied(answer)
         return answer
 
     def close(self):
@@ -198,15 +198,33 @@ def test_one_worker_picks_one_batch_after_the_other_and_sees_no_gpu(tmp_path, mo
 
 
 def test_a_batch_whose_worker_died_is_tried_once_more_in_an_empty_folder(tmp_path, monkeypatch):
-    protocol, workers = picking(tmp_path, monkeypatch, (0, ""), None, (0, ""), None, None)
+    protocol, workers = picking(tmp_path, monkeypatch, (0, ""), -9, (0, ""), 1, 1)
     protocol.runPick([], "first")
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "half").touch()
     protocol.runPick([], "second")
     assert len(workers.made) == 2 and not (tmp_path / "second").exists()
-    with pytest.raises(ProgramError, match="pick ended with status -9: see the log of the run$"):
+    with pytest.raises(ProgramError, match="pick ended with status 1: see the log of the run$"):
         protocol.runPick([], "third")
     assert len(workers.made) == 3 and not workers.answers
+
+
+@pytest.mark.parametrize("status", [-9, 137])
+def test_a_micrograph_during_which_the_program_is_killed_fails_alone(tmp_path, monkeypatch, status):
+    protocol, workers = picking(tmp_path, monkeypatch, *4 * [status])
+    mics, picked, run = [micrograph(number, name) for number, name in enumerate("abc", 1)], [], protocol.runPick
+
+    def together(some, arguments):
+        picked.append([mic.getMicName() for mic in some])
+        if mics[1] in some:
+            run(arguments, "batch")
+
+    monkeypatch.setattr(protocol, "_pickTogether", together)
+    monkeypatch.setattr(protocol, "_getNames", lambda: {1: "a", 2: "b", 3: "c"})
+    protocol._pickMicrographList(mics, [])
+    assert picked == [["a", "b", "c"], ["a"], ["b"], ["c"]] and not workers.answers
+    assert list(protocol._getFailed()) == ["b"]
+    assert f"the worker ended with status {status} whenever it picked this micrograph" in protocol._getFailed()["b"]
 
 
 def test_a_worker_that_met_an_error_is_not_used_again(tmp_path, monkeypatch):
