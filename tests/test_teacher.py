@@ -252,8 +252,8 @@ def test_the_model_or_the_given_negatives_are_the_background_but_not_both(tmp_pa
 
 
 @pytest.mark.parametrize("arguments, epochs", [
-    ([], 2), (["--coordinates", "boxes", "--incomplete"], 2), (["--coordinates", "boxes"], None), (["--epochs", "7"], 7),
-    (["--training-preset", "paper"], 20)])
+    ([], 2), (["--coordinates", "boxes", "--incomplete"], 2), (["--coordinates", "boxes"], None),
+    (["--epochs", "7"], 7), (["--training-preset", "paper"], 20)])
 def test_trainings_from_the_general_model_have_fewer_epochs_unless_others_are_given(arguments, epochs):
     assert make_plan(parse_arguments(["train", "--micrographs", "a.mrc", "--diameter", "400", "--output", "m",
                                       *arguments])).epochs == epochs
