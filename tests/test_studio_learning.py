@@ -10,8 +10,10 @@ import pytest
 
 from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.errors import DeepEMError
-from deepem_scipion.deepem.picking.selection import Limits
-from deepem_scipion.deepem.studio.learning import Course, Learned, Lesson, learn
+from deepem_scipion.deepem.model.files import load_model
+from deepem_scipion.deepem.picking.selection import PICKED, Limits, select
+from deepem_scipion.deepem.studio.learning import learn
+from deepem_scipion.deepem.studio.lessons import Course, Learned, Lesson
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.session import Session
@@ -73,10 +75,17 @@ def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0, limits=limits))
     session = Session(project, settings)
     session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
-    learned = Learned(str(tmp_path / "model.deepem"), Limits(0.6, 30.0, (0.5, 2.0)), 4, False, 4, 3)
+    learned = Learned(str(tmp_path / "model.deepem"), replace(settings.limits, threshold=0.6, std_range=(0.5, 2.0)), 4,
+                      False, 4, 3)
     teacher = Teacher(session, Queue(session, Worker()))
     teacher.learn(final=True)
-    teacher._learn(SimpleNamespace(call=lambda *values, progress: learned))
+
+    def call(function, lessons, course, progress):
+        assert course.limits == settings.limits and not course.of_coordinates
+        session.set_limits(course.limits.threshold, 30.0, course.limits.std_range)  # meanwhile
+        return learned
+
+    teacher._learn(SimpleNamespace(call=call))
     assert teacher.outcome["taken"] and not teacher.view()["offer"] and session.settings.turn == 1
     assert session.settings.limits == Limits(0.6, 30.0, (0.5, 2.0), 20.0, 0.3, 0.9, 5)
     assert teacher.view()["finishing"] and session.waiting() == "a"
@@ -101,14 +110,25 @@ def test_a_model_learns_from_few_marks_and_is_compared_on_marks_that_it_has_not_
     lesson = Lesson(path, "d", centres["d"], free, none, np.zeros(0), none, [], False)
     shares = []
     state = WorkerState(1, shares.append)
-    found = learn(state, [lesson], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
+    course = Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem"),
+                    limits=Limits(0.9, 40.0, (0.1, 9.0), border_angst=8.0))
+    found = learn(state, [lesson], course)
+    reasons = select(found.found["d"], found.limits, 4.0)
+    assert (reasons == PICKED).sum() == len(centres["d"])  # as many as are marked
+    assert replace(found.limits, threshold=0.9) == course.limits  # of which the threshold alone depends on the model
+    assert load_model(found.path).threshold == pytest.approx(found.limits.threshold)
     assert found.held_out and found.marks == (len(centres["d"]) + len(free)) // 5
     assert found.after >= found.marks - 1 and not found.worse
     assert list(found.found) == ["d"] and len(found.found["d"]) >= len(centres["d"])  # not to be found again
     assert shares[-1] == 1 and shares == sorted(shares)
     picker = state.picker(found.path)
     picks = picker.pick(picker.model.read_micrograph(folder / "micrographs" / "e.mrc", 4.0)).picks.centres_xy
-    assert (np.hypot(*(centres["e"][:, None] - picks[None]).transpose(2, 0, 1)).min(axis=1) < 4).mean() > 0.8
+    assert (np.hypot(*(centres["e"][:, None] - picks[None]).transpose(2, 0, 1)).min(axis=1) < 4).mean() > 0.7
     nothing = replace(lesson, particles_xy=none)
     with pytest.raises(DeepEMError, match="no particle to learn from"):
-        learn(state, [nothing], Course(64.0, 4.0, str(blob_model), False, str(tmp_path / "m" / "new.deepem")))
+        learn(state, [nothing], course)
+    own = Limits.of_model(load_model(blob_model))
+    for limits, of_coordinates in ((own, False), (Limits(12.0, 0.0), True)):
+        found = learn(state, [lesson], replace(course, limits=limits, of_coordinates=of_coordinates))
+        new = Limits.of_model(load_model(found.path))
+        assert found.limits == new and new.std_range != own.std_range

@@ -11,8 +11,9 @@ from PIL import Image
 from conftest import candidates_of_blobs, write_blobs
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.picking.results import PickingResults
-from deepem_scipion.deepem.picking.selection import PICKED
-from deepem_scipion.deepem.studio.learning import Course, Lesson, learn
+from deepem_scipion.deepem.picking.selection import PICKED, Limits
+from deepem_scipion.deepem.studio.learning import learn
+from deepem_scipion.deepem.studio.lessons import Course, Lesson
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.worker import WorkerState, find, read_stored
@@ -70,7 +71,8 @@ def test_a_model_finds_and_learns_nothing_in_the_mask(masks, blob_model, tmp_pat
     assert len(found.scores) == len(candidates.scores)
     picks, none = candidates.centres_xy[reasons == PICKED], np.zeros((0, 2))
     lesson = Lesson(path, "a", picks, none, none, np.zeros(0), none, [], True, None, settings.masks["a"])
-    course = Course(DIAMETER_ANGST, PIXEL_ANGST, str(blob_model), False, str(tmp_path / "new.deepem"), max_mask=0.4)
+    course = Course(DIAMETER_ANGST, PIXEL_ANGST, str(blob_model), False, str(tmp_path / "new.deepem"),
+                    limits=Limits(0.5, 0.0, max_mask=0.4))
     learned = learn(state, [lesson], course)
     assert learned.limits.max_mask == 0.4 and learned.found["a"].masked.any()
     assert not learned.worse and Path(learned.path).exists()

@@ -20,7 +20,7 @@ from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
 from deepem_scipion.deepem.picking.summary import MicrographResult
-from deepem_scipion.deepem.studio.learning import Learned
+from deepem_scipion.deepem.studio.lessons import Learned
 from deepem_scipion.deepem.studio.marks import PARTICLE
 from deepem_scipion.deepem.studio.opening import open_session
 from deepem_scipion.deepem.studio.queue import Queue

@@ -30,7 +30,8 @@ from deepem_scipion.deepem.model.files import load_model, save_model
 from deepem_scipion.deepem.model.general import general_model
 from deepem_scipion.deepem.picking.selection import Limits
 from deepem_scipion.deepem.studio import serving
-from deepem_scipion.deepem.studio.learning import Learned, learn
+from deepem_scipion.deepem.studio.learning import learn
+from deepem_scipion.deepem.studio.lessons import Learned
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.project import StudioProject
 from deepem_scipion.deepem.studio.serving import Address, open_browser, serve

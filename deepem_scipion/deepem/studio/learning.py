@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ import numpy as np
 from ..coordinates.masks import read_mask
 from ..errors import DeepEMError
 from ..picking.candidates import Candidates
-from ..picking.selection import MAX_MASK, PICKED, Limits, select
+from ..picking.selection import PICKED, Limits, select
 from .editing import SAME_PLACE
+from .lessons import Course, Learned, Lesson
 from .worker import find
 
 if TYPE_CHECKING:
@@ -32,127 +33,12 @@ HELD_OUT_EVERY, MIN_TO_HOLD_OUT = 5, 10
 TRUSTED_SHARE = 0.8
 # Candidates above this share of the threshold may be particles, and are not taken for background.
 DOUBTFUL_SHARE = 0.5
-# Epochs and updates in each: from a model, without one, and for the final model.
-QUICK, FIRST, FINAL = (4, 60), (6, 100), (10, 150)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is known about a micrograph; places are (n, 2) arrays of x, y in pixels of the file.
-
-    Attributes
-    ----------
-    path, name : str
-    particles_xy, negatives_xy : array
-        Marked.
-    picks_xy, scores : array
-        Unmarked picks with their scores.
-    candidates_xy : array
-        Unmarked candidates that may be particles.
-    regions : sequence of tuple of float
-        x0, y0, x1, y1: all particles in it are marked.
-    done : bool
-        Whether all particles of the micrograph are marked.
-    shown_xy : array, optional
-        All picks as they are shown now, without what marks decide; None where they are not found yet.
-    mask : str, optional
-        File of the mask of contamination.
-    """
-
-    path: str
-    name: str
-    particles_xy: np.ndarray
-    negatives_xy: np.ndarray
-    picks_xy: np.ndarray
-    scores: np.ndarray
-    candidates_xy: np.ndarray
-    regions: Sequence[tuple[float, ...]]
-    done: bool
-    shown_xy: np.ndarray | None = None
-    mask: str | None = None
-
-    @property
-    def marks(self) -> int:
-        """Number of marked particles and negatives."""
-        return len(self.particles_xy) + len(self.negatives_xy)
-
-    def unmarked(self, places_xy: np.ndarray) -> np.ndarray:
-        """Select the places where it is not known whether there is a particle, an (n,) bool array."""
-        unknown = np.full(len(places_xy), not self.done)
-        for left, top, right, bottom in self.regions:
-            x, y = places_xy.T
-            unknown &= (x < left) | (x > right) | (y < top) | (y > bottom)
-        return unknown
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A new model, and how it compares.
-
-    Attributes
-    ----------
-    path : str
-        Of the model file.
-    limits : Limits
-        That it suggests.
-    marks : int
-        Number of marks that both models were compared on.
-    held_out : bool
-        Whether the new model had not seen these marks.
-    before, after : int
-        Number of marks that what is shown and the new model get right: a pick at a particle, none at a negative.
-    found : mapping of str to Candidates
-        Those of the new model on the micrographs that were compared.
-    """
-
-    path: str
-    limits: Limits
-    marks: int
-    held_out: bool
-    before: int
-    after: int
-    found: Mapping[str, Candidates] = field(default_factory=dict)
-
-    @property
-    def worse(self) -> bool:
-        """Whether the new model gets fewer marks right."""
-        return self.after < self.before
-
-
-@dataclass(frozen=True)
-class Course:
-    """How to learn.
-
-    Attributes
-    ----------
-    diameter_angst, pixel_size_angst : float
-        Of the particle and of the micrographs.
-    model : str, optional
-        Model to start from.
-    bright : bool
-        Whether particles are brighter than the background.
-    output : str
-        File of the new model.
-    final : bool
-        Whether to train longer, on all marks.
-    tiff_rows : {"bottom", "top"}
-        Whether y is counted from the last or from the first row of TIFF files.
-    max_mask : float
-        Where the mask has a larger value nothing is picked, and is no negative.
-    """
-
-    diameter_angst: float
-    pixel_size_angst: float
-    model: str | None
-    bright: bool
-    output: str
-    final: bool = False
-    tiff_rows: str = "bottom"
-    max_mask: float = MAX_MASK
+# Epochs and updates in each: to learn quickly, and for the final model.
+QUICK, FINAL = (4, 60), (10, 150)
 
 
 def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Learned:
-    """Fine-tune the model on the marks or, where there is none, train one.
+    """Fine-tune the model on the marks.
 
     Parameters
     ----------
@@ -171,6 +57,7 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
         There is nothing to learn from, or the training failed.
     """
     from ..model.files import save_model
+    from ..training.calibration import at_threshold
     from ..training.plan import Plan, check, choose_geometry
 
     state.start_keras()
@@ -185,18 +72,20 @@ def learn(state: WorkerState, lessons: Sequence[Lesson], course: Course) -> Lear
     model = _train(plan, setup, labelled, state, course)
     Path(course.output).parent.mkdir(parents=True, exist_ok=True)
     save_model(course.output, model)
+    found = {lesson.name: _candidates(state, course.output, lesson, course) for lesson in lessons}
+    limits = _limits(start, model, lessons, found, course)
+    save_model(course.output, at_threshold(model, limits.threshold))
     compared = held_out if every else [np.ones(lesson.marks, dtype=bool) for lesson in lessons]
-    before, after, found = 0, 0, {}
+    before = after = 0
     for lesson, kept in zip(lessons, compared):
         if kept.any():
-            found[lesson.name] = _candidates(state, course.output, lesson, course)
             shown_xy = lesson.shown_xy
             if shown_xy is None:
-                shown_xy = _picks(start, _candidates(state, course.model, lesson, course), course)
+                shown_xy = _picks(_candidates(state, course.model, lesson, course), course.limits, course)
             before += _right(shown_xy, lesson, kept, course)
-            after += _right(_picks(model, found[lesson.name], course), lesson, kept, course)
+            after += _right(_picks(found[lesson.name], limits, course), lesson, kept, course)
     n_compared = sum(int(kept.sum()) for kept in compared)
-    return Learned(course.output, _limits(model, course), n_compared, bool(every), before, after, found)
+    return Learned(course.output, limits, n_compared, bool(every), before, after, found)
 
 
 def _held_out(lessons: Sequence[Lesson], every: int) -> list[np.ndarray]:
@@ -224,13 +113,13 @@ def _labelled(setup: NetworkSetup, lesson: Lesson, course: Course, held_out: np.
     if lesson.mask is not None:
         rows, columns = micrograph.pixels.shape
         mask = read_mask(lesson.mask, lesson.path, micrograph.input_shape, course.tiff_rows)
-        masked = mask.resized((rows, columns)) > course.max_mask
+        masked = mask.resized((rows, columns)) > course.limits.max_mask
     return LabelledMicrograph(micrograph, particles_rc, negatives_rc, doubtful_rc=doubtful_rc, masked=masked)
 
 
 def _train(plan: object, setup: NetworkSetup, labelled: list[LabelledMicrograph], state: WorkerState,
            course: Course) -> Model:
-    """Train on all micrographs; the threshold is the best on them."""
+    """Train on all micrographs."""
     from ..model.record import TrainingRecord
     from ..runtime import versions
     from ..training.boxes import collect_boxes
@@ -241,7 +130,7 @@ def _train(plan: object, setup: NetworkSetup, labelled: list[LabelledMicrograph]
     from ..training.split import Split
 
     assert isinstance(plan, Plan)
-    epochs, updates = FINAL if course.final else FIRST if plan.start is None else QUICK
+    epochs, updates = FINAL if course.final else QUICK
     quick = replace(TRAINING_PRESETS[plan.training_preset], epochs=epochs, later_epochs=epochs,
                     updates_per_epoch=updates)
 
@@ -283,12 +172,23 @@ def _candidates(state: WorkerState, model: str | None, lesson: Lesson, course: C
                 course.tiff_rows, lesson.mask)
 
 
-def _limits(model: Model, course: Course) -> Limits:
-    return replace(Limits.of_model(model), max_mask=course.max_mask)
+def _limits(start: Model, model: Model, lessons: Sequence[Lesson], found: Mapping[str, Candidates],
+            course: Course) -> Limits:
+    """Limits for the new model, which has found some candidates."""
+    own, mine = Limits.of_model(model), course.limits
+    if course.of_coordinates:
+        mine = replace(mine, min_distance_angst=own.min_distance_angst, std_range=own.std_range)
+    elif mine.std_range == Limits.of_model(start).std_range:
+        mine = replace(mine, std_range=own.std_range)
+    mine = replace(mine, ranges_angst=own.ranges_angst)
+    every = replace(mine, threshold=0.0, keep_best=1.0)
+    scores = np.concatenate([each.scores[select(each, every, course.pixel_size_angst) == PICKED]
+                             for each in found.values()])
+    number = min(sum(len(lesson.picks_xy) + len(lesson.particles_xy) for lesson in lessons), len(scores))
+    return replace(mine, threshold=float(np.sort(scores)[-number]) if number else own.threshold)
 
 
-def _picks(model: Model, candidates: Candidates, course: Course) -> np.ndarray:
-    """Centres of the candidates that are picks at the limits that a model suggests."""
-    found: np.ndarray = candidates.centres_xy[
-        select(candidates, _limits(model, course), course.pixel_size_angst) == PICKED]
+def _picks(candidates: Candidates, limits: Limits, course: Course) -> np.ndarray:
+    """Centres of the candidates that are picks at some limits."""
+    found: np.ndarray = candidates.centres_xy[select(candidates, limits, course.pixel_size_angst) == PICKED]
     return found

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
 from ..picking.box import count_cut, what_is_cut
 from ..picking.selection import PICKED, REASONS
-from .learning import DOUBTFUL_SHARE, Course, Learned, Lesson, learn
+from .learning import DOUBTFUL_SHARE, learn
+from .lessons import Course, Learned, Lesson
 from .marks import DONE, NEGATIVE, PARTICLE, REGION
 from .queue import Queue
 from .session import Session
@@ -166,8 +167,9 @@ class Teacher:
         before = session.settings
         turn = before.turn + 1
         output = session.project.model(turn)
+        of_coordinates = before.turn == 0 and before.results == str(session.project.start.folder.absolute())
         course = Course(before.diameter_angst, before.pixel_size_angst, before.model, before.bright,
-                        str(output), self._finishing, before.tiff_rows, before.limits.max_mask)
+                        str(output), self._finishing, before.tiff_rows, before.limits, of_coordinates)
         try:
             learned = worker.call(learn, self._lessons(), course, progress=self._progress)
             self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,
@@ -189,9 +191,8 @@ class Teacher:
 
     def _take(self, learned: Learned, before: StudioSettings) -> None:
         self._session.remember(before)
-        mine = self._session.settings.limits
-        limits = replace(learned.limits, border_angst=mine.border_angst, max_mask=mine.max_mask,
-                         keep_best=mine.keep_best, at_least=mine.at_least)
+        earlier, now = asdict(before.limits), asdict(self._session.settings.limits)
+        limits = replace(learned.limits, **{name: value for name, value in now.items() if value != earlier[name]})
         self._session.update(model=learned.path, turn=before.turn + 1, limits=limits)
         for name, candidates in learned.found.items():
             self._session.put(name, candidates, self._session.settings)
