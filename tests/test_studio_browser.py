@@ -116,8 +116,11 @@ def test_the_micrograph_is_shown_with_its_circles(clean):
 
 def test_a_click_accepts_a_pick_and_adds_where_nothing_is(clean):
     x, y = first_pick(clean)
+    assert all(clean.page.is_disabled(name) and "Needs at least one mark" in clean.page.get_attribute(name, "title")
+               for name in ("#learn", "#finish"))
     clean.click(x + 2, y - 2)
     clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    clean.until(lambda: "Train longer" in clean.page.get_attribute("#finish", "title"))
     (mark,) = marks_of(clean, "particle")
     assert mark[:2] == pytest.approx([x, y], abs=0.01) and 0 < mark[2] <= 1  # the peak and its score, not the click
     clean.until(lambda: (70, 211, 154) in clean.colours())
@@ -142,11 +145,16 @@ def test_right_click_and_delete_make_negatives_which_a_click_takes_back(clean):
     clean.click(*empty_place(clean), button="right")
     clean.until(lambda: "Nothing was removed" in clean.text("#toast"))
     assert len(marks_of(clean, "negative")) == 1
+    view, toast, scale = (clean.page.locator(name).bounding_box() for name in ("#view", "#toast", "#scale"))
+    assert view["x"] + view["width"] / 2 == pytest.approx(toast["x"] + toast["width"] / 2, abs=1)
+    assert toast["y"] + toast["height"] < scale["y"]
+    clean.page.mouse.move(*clean.screen(x, y))
+    clean.until(lambda: clean.text("#pointed").endswith("negative"))
 
 
 def test_next_to_check_says_why(clean):
     clean.click(*first_pick(clean))
-    clean.until(lambda: len(marks_of(clean, "particle")) == 1)
+    clean.until(lambda: clean.page.locator("#sheet .row.touched").count() == 1)  # the page knows it, too
     teaching = clean.api("session")["teaching"]
     clean.page.keyboard.press("n")
     clean.until(lambda: clean.text("#title").startswith(clean.api("session")["names"][teaching["next"]]))
@@ -171,6 +179,11 @@ def test_brushes_remove_and_accept_what_they_touch(clean):
     erased = marks_of(clean, "negative")
     assert all(abs(y - 150) <= 12.5 for _, y, _ in erased)
     assert sum(code == 0 for code in clean.found()["reason"]) <= picks - len(erased)
+    clean.page.evaluate("document.querySelector('#toast').textContent = ''")
+    with clean.page.expect_response("**/api/edit/0"):
+        clean.drag((20, 150), (400, 150))
+    clean.page.wait_for_timeout(200)
+    assert marks_of(clean, "negative") == erased and clean.page.text_content("#toast") == ""  # negatives are there
     clean.page.keyboard.press("3")
     clean.drag((20, 150), (400, 150))
     clean.until(lambda: len(marks_of(clean, "particle")) >= len(erased) and not marks_of(clean, "negative"))
@@ -181,6 +194,7 @@ def test_a_rectangle_is_kept_and_removed(clean):
     clean.drag((300, 250), (100, 60))
     clean.until(lambda: len(marks_of(clean, "region")) == 1)
     assert marks_of(clean, "region")[0] == pytest.approx([100, 60, 300, 250], abs=0.7)
+    clean.until(lambda: "its unmarked places are background" in clean.text("#toast"))
     x, y = empty_place(clean)
     clean.api("edit/0", action="region", x=x - 3, y=y - 3, to_x=x + 3, to_y=y + 3)
     clean.page.keyboard.press("1")
@@ -284,6 +298,9 @@ def test_zoom_pan_and_display(clean):
     clean.until(lambda: clean.text("#scale") != scale)
     clean.page.keyboard.press("f")
     clean.until(lambda: clean.text("#scale") == scale)
+    clean.page.set_viewport_size({"width": 160, "height": 400})
+    clean.until(lambda: clean.text("#scale") == "1000 Å")
+    clean.page.set_viewport_size(dict(zip(("width", "height"), DESKTOP)))
     clean.page.fill("#field-contrast", "1.5")
     clean.page.keyboard.press("Enter")
     clean.page.keyboard.press("Escape")
@@ -312,42 +329,74 @@ def test_what_is_pointed_at_is_described_and_keys_are_listed(clean):
     clean.page.keyboard.press("?")
     clean.until(lambda: clean.page.is_visible("#keys"))
     assert "right click" in clean.text("#keys")
+    boxes = [line.bounding_box() for line in clean.page.locator("#shortcuts > div").all()]
+    assert boxes[0]["x"] == boxes[1]["x"] < boxes[-1]["x"] and boxes[0]["y"] < boxes[1]["y"]  # columns read down
     clean.page.keyboard.press("Escape")
     clean.until(lambda: not clean.page.is_visible("#keys"))
 
 
+LESSON = """async () => {
+    const { Teach } = await import("./static/teach.js"), asked = [], texts = [], now = Date.now;
+    const teach = new Teach({ ask: what => asked.push(what) });
+    const show = (seconds, status, teaching) => {
+        Date.now = () => 1000 * (seconds + 1);
+        teach.update({ model: "m", status, teaching: { marks: 3, next: -1, share: 1, outcome: {}, ...teaching } });
+        texts.push(document.getElementById("lesson").textContent);
+    };
+    %s
+    Date.now = now;
+    return texts;
+}"""
+
+
 def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
-    texts = clean.page.evaluate("""async () => {
-        const { Teach } = await import("./static/teach.js"), asked = [], texts = [];
-        const teach = new Teach({ ask: what => asked.push(what) });
-        const now = Date.now;
-        const show = (seconds, status, teaching) => {
-            Date.now = () => 1000 * (seconds + 1);
-            teach.update({ model: "m", status, teaching: { marks: 3, next: -1, share: 1, outcome: {}, ...teaching } });
-            texts.push(document.getElementById("lesson").textContent);
-        };
+    texts = clean.page.evaluate(LESSON % """
         show(0, [1, 1, 1, 1], { busy: true, finishing: true, share: 0 });
         show(30, [1, 1, 1, 1], { busy: true, finishing: true, share: 0.25 });
         show(130, [0, 0, 0, 0], { finishing: true });
         show(230, [1, 0, 0, 0], { finishing: true });
         show(530, [1, 1, 1, 1], { outcome: { finished: true }, saved: "/data/output" });
         show(531, [1, 1, 1, 1], { outcome: { finished: true }, saved: "" });
-        Date.now = now;
         document.getElementById("auto").checked = true;
         for (const finishing of [true, false]) {
             show(0, [1], { marks: 13, finishing });
             texts.push(asked.join());
         }
-        document.getElementById("auto").checked = false;
-        return texts;
-    }""")
+        document.getElementById("auto").checked = false;""")
     assert texts[:4] == ["Finish, first step: the final model learns from all marks ...",
                          "Finish, first step: the final model learns from all marks ... About 90 s left.",
                          "Finish, second step: the final model picks all micrographs, 0 of 4 ...",
                          "Finish, second step: the final model picks all micrographs, 1 of 4 ... About 5 min left."]
     assert "Finished" in texts[4] and "picks.star" in texts[4] and "/data/output" in texts[4]
-    assert "have changed since they were saved" in texts[5]
+    assert "have changed since they were saved" in texts[5] and "saved again on Close" in texts[5]
     assert (texts[7], texts[9]) == ("", "learn")  # by itself, but not before all is finished
+
+
+def test_what_became_of_the_learning_is_said_and_no_button_moves(clean):
+    texts = clean.page.evaluate(LESSON % """
+        const tops = () => ["learn", "finish", "field-threshold"].map(
+            id => document.getElementById(id).getBoundingClientRect().top).join();
+        const first = tops(), outcome = { marks: 5, held_out: true, before: 0, after: 2, taken: true };
+        const moved = () => tops() === first || texts.push("moved");
+        for (const marks of [12, 14]) { show(0, [1], { busy: true, marks }); moved(); }
+        show(0, [1], { marks: 12, outcome });
+        show(0, [1], { marks: 16, outcome: { ...outcome, marks: 2 } });
+        show(0, [1], { marks: 13, offer: true, outcome: { ...outcome, after: 1, before: 2, taken: false } }); moved();
+        show(0, [1], { marks: 12, outcome: { ...outcome, after: 1, before: 2, taken: false } });
+        show(0, [1], { marks: 12, outcome: { ...outcome, marks: 1, held_out: false, after: 1 } });
+        show(0, [1], { marks: 12, outcome: { ...outcome, marks: 0, held_out: false } });
+        show(0, [1], { outcome: { finished: true }, saved: "/folder".repeat(60) }); moved();
+        document.getElementById("state").textContent = "a problem ".repeat(60); moved();
+        document.getElementById("progress").hidden = false; moved();
+        texts.push(document.getElementById("kinds").textContent);""")
+    assert texts[2:8] == [
+        "The new model is in use: it gets 2 of 5 held-out marks right, the one before 0.",
+        "The new model is in use. Only 2 of your 12 marks were kept aside, too few to compare it with the model "
+        "before. 4 marks since.",
+        "The new model was not taken: it gets 1 of 5 held-out marks right, the one before 2. 1 mark since.",
+        "The new model is in use: it gets 1 of 5 held-out marks right, the one before 2.",  # taken after all
+        "The new model is in use: it gets 1 of your 1 mark right, the one before 0.", "The new model is in use."]
+    assert "new since Learn" in texts[-1] and "gone since Learn" in texts[-1] and "moved" not in texts
 
 
 def test_reference_coordinates_are_compared(clean, run):
@@ -473,6 +522,15 @@ def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browse
         assert not found.page.is_visible("#assumed")
         assert found.page.get_attribute('[data-tool="point"]', "aria-pressed") == "true"
         assert found.found()["x"] != wide
+        found.page.keyboard.press("s")
+        found.until(lambda: "No score maps were stored" in found.text("#toast"))
+        session = found.api("session")
+        before, later = found.page.locator("#learn").bounding_box(), {**session, "version": session["version"] + 1}
+        found.page.route("**/api/limits", lambda route: route.fulfill(json={"summary": {**later, "model": "learnt"}}))
+        assert found.page.is_enabled("#bright")
+        found.page.click("#reset")
+        found.until(lambda: found.page.is_disabled("#bright"))  # a model knows; the line stays
+        assert found.page.locator("#learn").bounding_box() == before
         diameter = found.api("session")["diameter"]
         found.page.click("text=Use in the form")
         found.until(lambda: "You may close this page" in found.text("#note"))

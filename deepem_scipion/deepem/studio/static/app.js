@@ -5,7 +5,7 @@ import { get, post } from "./api.js";
 import { Evaluation } from "./evaluation.js";
 import { listenToKeys, listKeys } from "./keys.js";
 import { List } from "./list.js";
-import { circles, drawMarks } from "./marks.js";
+import { circles, drawMarks, KINDS } from "./marks.js";
 import { Display, Legend, Limits } from "./panel.js";
 import { Teach } from "./teach.js";
 import { Tools } from "./tools.js";
@@ -50,7 +50,7 @@ function draw() {
   const power = 10 ** Math.floor(Math.log10(wanted)), length = [5, 2, 1].map(digit => digit * power).find(each => each <= wanted);
   $("scale").hidden = false;
   $("scale").firstElementChild.style.width = `${length / perPixel}px`;
-  $("scale").lastElementChild.textContent = length >= 1000 ? `${length / 10} nm` : `${+length.toPrecision(3)} Å`;
+  $("scale").lastElementChild.textContent = `${+length.toPrecision(3)} Å`;
 }
 
 function arrange() {
@@ -86,7 +86,9 @@ function showSummary(summary) {
   $("assumed").firstElementChild.textContent = `No diameter was given: ${summary.diameter} Å is assumed. Drag across a particle, from edge to edge.`;
   if (before?.assumed && !summary.assumed) tools.select("point");
   $("bright").checked = summary.bright;
-  $("brightness").hidden = Boolean(summary.model) || state.session.has_results;
+  const fixed = Boolean(summary.model) || state.session.has_results;
+  $("bright").disabled = fixed;
+  if (!before || !fixed) $("brightness").hidden = fixed;  // nothing below moves when a model is learnt
   Object.keys(state.session.labels).forEach((reason, code) => legend.count(reason, here(reason), summary.reasons[code]));
   legend.count("particle", here("particle"), sum(summary.particles));
   legend.count("negative", here("negative"), sum(summary.negatives));
@@ -185,7 +187,7 @@ function point(place) {
   if (!place || !state.found) { $("pointed").textContent = ""; return; }
   const found = at(...place), [x, y] = place;
   if (!found) { $("pointed").textContent = `x ${x.toFixed(0)}, y ${y.toFixed(0)}`; return; }
-  const [kind, left, top, score, index] = found, label = legend.lines[kind]?.label;
+  const [kind, left, top, score, index] = found, label = KINDS[kind].one ?? legend.lines[kind]?.label;
   $("pointed").textContent = [`x ${left.toFixed(0)}, y ${top.toFixed(0)}`, score !== null && `score ${limits.toScore(score).toFixed(3)}`,
     index !== null && `local std. ${state.found.std[index].toFixed(2)}`, label].filter(Boolean).join(" · ");
 }
@@ -197,7 +199,8 @@ async function act(edit) {
   const both = await attempt(() => post(`edit/${state.number}`, edit));
   if (!both) return;
   showBoth(both);
-  if (!both.changed && ["remove", "erase"].includes(edit.action)) toast("Nothing was removed: there is no pick and no mark here.");
+  if (both.changed && edit.action === "region") toast("Everything in the rectangle counts as marked: its unmarked places are background.");
+  if (!both.changed && edit.action === "remove") toast("Nothing was removed: there is no pick and no mark here.");
 }
 
 async function undo(redo) {
@@ -255,7 +258,8 @@ function wire() {
     arrowup: () => step(-1), a: accept, r: () => act({ action: "remove_all" }), m: () => act({ action: "done" }), delete: removePointed, x: removePointed, backspace: removePointed,
     z: () => undo(false), y: () => undo(true), f: () => viewer.fit(), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
     h: () => hide(), c: () => hide(REJECTED), i: () => display.set("inverted", !display.values.inverted),
-    s: () => display.set("scoreMap", !display.values.scoreMap), "[": () => tools.resizeBrush(1 / 1.15), "]": () => tools.resizeBrush(1.15),
+    s: () => { if (state.session.has_score_maps) display.set("scoreMap", !display.values.scoreMap); else toast("No score maps were stored: pick with --score-maps."); },
+    "[": () => tools.resizeBrush(1 / 1.15), "]": () => tools.resizeBrush(1.15),
     l: () => teach.learn(), n: () => teach.unsure(), "/": () => $("search").focus(), "?": help, escape: () => tools.select("point") });
   listKeys($("shortcuts"));
 }

@@ -4,7 +4,7 @@
 // the wording of the reasons.
 
 export const KINDS = {
-  particle: { label: "particles", colour: "#46d39a" },
+  particle: { label: "particles", one: "particle", colour: "#46d39a" },
   picked: { colour: "#f6b73c" },
   threshold: { colour: "#56b4e9" },
   distance: { colour: "#009e73" },
@@ -12,11 +12,11 @@ export const KINDS = {
   border: { colour: "#2f8fd8" },
   mask: { colour: "#d55e00" },
   rank: { colour: "#e69f00" },
-  negative: { label: "negatives", colour: "#ff6b6b" },
+  negative: { label: "negatives", one: "negative", colour: "#ff6b6b" },
   missed: { label: "missed", colour: "#ff4fd8" },
-  false: { label: "false positives", colour: "#ff4fd8" },
-  gained: { label: "gained", colour: "#ffffff" },
-  lost: { label: "lost", colour: "#ff9a8a" },
+  false: { label: "false positives", one: "false positive", colour: "#ff4fd8" },
+  gained: { label: "new since Learn", colour: "#ffffff" },
+  lost: { label: "gone since Learn", colour: "#ff9a8a" },
 };
 const SCORE_COLOURS = [[140, 45, 4], [241, 106, 19], [255, 240, 128]];
 const SMALL = 0.3;

@@ -204,7 +204,6 @@ export class Display {
   }
 
   set(name, value) {
-    if (!(name in this.values)) return;
     this.values[name] = value;
     this.inputs[name](value);
     this.onChange(name);

@@ -5,6 +5,8 @@
 const AUTO_MARKS = 10;
 // Fewer marks held out show nothing.
 const MIN_HELD_OUT = 4;
+const NO_MARKS = "Needs at least one mark; Save picks writes the picks as they are";
+const TITLES = { learn: "Learn from what you marked (L)", finish: "Train longer, pick all micrographs, save model and picks" };
 const $ = id => document.getElementById(id);
 
 export class Teach {
@@ -38,8 +40,12 @@ export class Teach {
     const known = status.filter(Boolean).length, picked = `${known} of ${status.length}`;
     Object.assign(this, { next, uncertain });
     this.learntAt ??= marks;
-    if (busy) this.learntAt = marks;
-    $("learn").disabled = $("finish").disabled = busy || finishing || !marks;
+    if (busy && !this.busy) this.learntAt = marks;
+    this.busy = busy;
+    for (const id of ["learn", "finish"]) {
+      $(id).disabled = busy || finishing || !marks;
+      $(id).title = marks ? TITLES[id] : NO_MARKS;
+    }
     $("unsure").disabled = next < 0;
     $("back").hidden = !back || busy;
     $("take").hidden = !offer;
@@ -48,7 +54,7 @@ export class Teach {
     const left = [this.learning.text(share, busy), this.picking.text(known / status.length, finishing && !busy)].join("");
     $("lesson").textContent = busy ? `${finishing ? "Finish, first step: the final model learns from all marks" : "Learning from your marks"} ...${left}` :
       finishing ? `Finish, second step: the final model picks all micrographs, ${picked} ...${left}` :
-      sentence(outcome, saved) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
+      sentence(outcome, saved, offer, marks, this.learntAt) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
     if ($("auto").checked && !busy && !finishing && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
@@ -68,13 +74,15 @@ class TimeLeft {
   }
 }
 
-const counted = marks => `${marks} mark${marks === 1 ? "" : "s"}`;
+const counted = (marks, kind = "") => `${marks} ${kind}mark${marks === 1 ? "" : "s"}`;
 
-function sentence({ marks, held_out: heldOut, before, after, taken, finished }, saved) {
+// `learntAt` is the number of marks at the last learning. A worse model that is no longer offered was taken after all.
+function sentence({ marks, held_out: heldOut, before, after, taken, finished }, saved, offer, now, learntAt) {
   if (finished) return saved ? `Finished. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.` :
-    "The picks have changed since they were saved. Save picks writes them again.";
+    "The picks have changed since they were saved: they are saved again on Close, or by Save picks.";
   if (marks === undefined) return "";
-  if (!marks) return "The new model is in use.";
-  if (heldOut && taken && marks < MIN_HELD_OUT) return "The new model is in use. There are too few marks to compare it with the one before.";
-  return `Of ${counted(marks)}${heldOut ? " held out" : ""} the new model gets ${after} right, the one before ${before}. ${taken ? "It is in use." : "It was not taken."}`;
+  const compared = heldOut && taken && marks < MIN_HELD_OUT ?
+    `. Only ${marks} of your ${counted(learntAt)} were kept aside, too few to compare it with the model before.` :
+    marks ? `: it gets ${after} of ${heldOut ? counted(marks, "held-out ") : `your ${counted(marks)}`} right, the one before ${before}.` : ".";
+  return `The new model ${taken || !offer ? "is in use" : "was not taken"}${compared}${now > learntAt ? ` ${counted(now - learntAt)} since.` : ""}`;
 }
