@@ -116,6 +116,8 @@ def test_options_of_the_program_count_and_what_is_not_given_is_as_the_run_has_it
         return served[-1].limits
 
     assert studio(mics, "--diameter", "64") == Limits.of_model(general_model(64.0, "dark"))
+    assert f"no picks were saved; this saves them at the end: deepem studio --project {tmp_path / 'session'} --save" \
+        in capsys.readouterr().err
     words = ["--threshold", "0.4", "--min-distance", "20", "--std-range", "0.5", "2", "--border", "8", "--keep-best",
              "0.7", "--at-least", "3", "--max-mask", "0.2"]
     expected = Limits(0.4, 20.0, (0.5, 2.0), 8.0, 0.2, 0.7, 3)

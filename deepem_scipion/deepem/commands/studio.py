@@ -122,6 +122,8 @@ def run(options: argparse.Namespace) -> int:
     log.info("the session is saved in %s", project.folder)
     if project.output.path("star").exists():
         log.info("its picks for other programs: deepem convert %s export --to relion,cryosparc", project.folder)
+    elif choice is None:
+        log.info("no picks were saved; this saves them at the end: deepem studio --project %s --save", project.folder)
     return console.OK
 
 

@@ -114,6 +114,8 @@ class Teacher:
         session = self._session
         with session.changed:
             settings = session.settings
+            session.save()
+            state = session.project.state()
             known = [name for name in session.names if session.collection.found(name) or session.log.marks.get(name)]
             picks = {name: session.picks(name) for name in known}
         results = session.project.output
@@ -130,6 +132,7 @@ class Teacher:
         if settings.model:
             with atomic_path(results.path("model")) as aside:
                 shutil.copyfile(settings.model, aside)
+        session.project.note_saved(state)
         cut = what_is_cut(self._count_cut(picks), settings.written_box_px)
         problem = (f"{len(absent)} micrographs without candidates are left out of the picks saved: {listed(absent)}"
                    if absent else "")
