@@ -350,9 +350,9 @@ def test_rows_of_tiff_files_are_counted_as_in_the_run_that_is_shown(tmp_path):
 def test_the_comparison_with_a_reference_is_that_of_the_evaluation(micrographs, tmp_path):
     rng, truth, picks = np.random.default_rng(1), {}, {}
     for name in "ab":
-        truth[name] = Coordinates(rng.uniform(20, 180, (12, 2)), np.full(12, np.nan), 24)
+        truth[name] = Coordinates(rng.uniform(20, [180, 140], (12, 2)), np.full(12, np.nan), 24)
         near = truth[name].centres_xy[:9] + rng.uniform(-3, 3, (9, 2))
-        picks[name] = Coordinates(np.concatenate([near, rng.uniform(20, 180, (8, 2))]), rng.uniform(2, 9, 17), 24)
+        picks[name] = Coordinates(np.concatenate([near, rng.uniform(20, [180, 140], (8, 2))]), rng.uniform(2, 9, 17), 24)
     for folder, found in (("truth", truth), ("picks", picks)):
         (tmp_path / folder).mkdir()
         for name, each in found.items():

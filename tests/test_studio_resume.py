@@ -16,6 +16,7 @@ from deepem_scipion.deepem.coordinates.box import read_box, write_box
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.model.general import general_model
+from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
@@ -176,9 +177,40 @@ def test_coordinates_given_later_are_shown_and_so_are_those_that_have_changed(mi
         assert session.picks("a").centres_xy.tolist() == [[50, 60]]
 
 
+def test_coordinates_outside_of_their_micrographs_are_left_out_with_a_warning(mics, tmp_path, caplog):
+    write_box(tmp_path / "a.box", [[-2, 40], [0, 149], [80, 60], [210, 3], [9, 150]], np.arange(5.0), 24)
+    for warned in (True, False):  # the second time they are not read again
+        with opened(mics, project=tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "a.box") as session:
+            assert session.picks("a").centres_xy.tolist() == [[0, 149], [80, 60]]
+            assert session.picks("a").scores.tolist() == [1, 2]
+        assert ("warning: 3 coordinates are outside of their micrographs" in caplog.text) == warned
+        caplog.clear()
+
+
+def test_micrographs_that_coordinates_do_not_name_are_not_saved_as_empty_ones(tmp_path, caplog):
+    write_blobs(tmp_path, "abcd", n=6)
+    (tmp_path / "c").mkdir()
+    write_box(tmp_path / "c" / "a.box", [[30, 40], [80, 60]], np.array([4.0, 6.0]), 24)
+    (tmp_path / "c" / "b.box").write_text("")
+    with opened(tmp_path / "micrographs", project=tmp_path / "session", diameter_angst=64.0,
+                coordinates=tmp_path / "c") as session:
+        assert "warning: 2 of 4 micrographs have no coordinates" in caplog.text
+        session.edit(3, {"action": "add", "x": 30, "y": 40})
+        assert session.waiting() == ""  # they are not searched either
+        folder = Teacher(session, Queue(session, Worker())).save()
+        assert {path.name: len(read_box(path).scores) for path in folder.glob("*.box")} == {"a.box": 2, "b.box": 0,
+                                                                                            "d.box": 1}
+        assert "1 micrographs without candidates are left out of the picks saved: c" in session.problem
+        assert [each.name for each in picks_of_session(session.project)] == ["a", "b", "d"]
+        learn(session)
+        find_all(session)
+        assert (Teacher(session, Queue(session, Worker())).save() / "c.box").exists()
+
+
 def test_a_pick_whose_centre_is_just_outside_is_accepted_but_none_is_set_there_by_hand(mics, tmp_path):
-    write_box(tmp_path / "a.box", [[-2, 40], [80, 60]], np.array([4.0, 6.0]), 24)
-    with opened(mics, project=tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "a.box") as session:
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0) as session:
+        session.put("a", Candidates(np.array([[-2.0, 40], [80, 60]]), np.array([0.8, 0.9]), np.ones(2),
+                                    np.full(2, 99.0)), session.settings)
         session.edit(0, {"action": "add", "x": 0, "y": 40})
         assert [mark.values[:2] for mark in session.log.marks["a"]] == [(-2, 40)]
         for request in ({"action": "add", "x": -2, "y": 90},

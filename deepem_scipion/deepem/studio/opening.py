@@ -76,6 +76,9 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
         if wanted.coordinates:
             known = read_assigned(wanted.coordinates, new.micrographs, new.pixel_size_angst)
             new = of_coordinates(new, known)
+            if len(known) < len(new.micrographs):
+                log.warning("warning: %d of %d micrographs have no coordinates: they are not saved unless something is "
+                            "marked on them", len(new.micrographs) - len(known), len(new.micrographs))
         if saved is None:
             new = with_limits(new, wanted.limits)
             project.open()

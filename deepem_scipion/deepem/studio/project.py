@@ -68,6 +68,10 @@ class StudioProject:
         """Coordinates that a session began with, as candidates."""
         return PickingResults(self.folder / "start")
 
+    def is_stated(self, name: str, settings: StudioSettings) -> bool:
+        """Whether the picks of a micrograph, or that it has none, are known: not without coordinates to start with."""
+        return settings.turn > 0 or not settings.starts_with("coordinates") or self.start.has_picks(name)
+
     def results(self, turn: int) -> PickingResults:
         """Candidates that the model of a turn found."""
         return PickingResults(self.folder / "picks" / f"{turn}")

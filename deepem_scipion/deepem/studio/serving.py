@@ -115,7 +115,8 @@ def _is_outdated(session: Session, queue: Queue) -> bool:
     queue.loaded.wait()
     session.save()
     return project.saved_state() != project.state() or any(
-        session.collection.found(name) and not output.has_picks(name) for name in session.names)
+        session.collection.found(name) and project.is_stated(name, session.settings) and not output.has_picks(name)
+        for name in session.names)
 
 
 class _Server:

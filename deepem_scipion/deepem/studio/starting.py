@@ -18,7 +18,7 @@ import numpy as np
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.masks import find_masks
 from ..errors import DeepEMError
-from ..micrographs.micrograph import read_pixel_size
+from ..micrographs.micrograph import read_pixel_size, read_shape
 from ..model.files import load_model
 from ..model.general import CONTRASTS, general_model
 from ..model.paths import ModelFiles
@@ -175,7 +175,9 @@ def start_of(known: Mapping[str, Coordinates]) -> str:
 
 
 def write_start(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates]) -> StudioSettings:
-    """Write coordinates as candidates; returns settings with their folder.
+    """Write coordinates as candidates, without those outside of their micrographs; returns settings with their folder.
+
+    Micrographs without coordinates have no .box file, unlike those of which it is stated that they have no particles.
 
     Raises
     ------
@@ -184,16 +186,32 @@ def write_start(project: StudioProject, settings: StudioSettings, known: Mapping
     """
     (low, high), limits, results, listed = settings.score_range, settings.limits, project.start, {}
     results.make()
+    dropped = 0
     for name, path in settings.micrographs.items():
-        each = known.get(name)
-        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
-        candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
-                                np.full(len(shown), FAR_PX))
+        each = known.get(name, Coordinates(np.zeros((0, 2)), np.zeros(0), None))
+        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0)
+        candidates = Candidates(each.centres_xy, shown, np.ones(len(shown)), np.full(len(shown), FAR_PX))
+        inside = _is_inside(path, each.centres_xy)
+        candidates, dropped = candidates.subset(inside), dropped + np.count_nonzero(~inside)
         reasons = select(candidates, limits, settings.pixel_size_angst)
         results.write_micrograph(name, candidates, reasons, 2)
+        if name not in known:
+            results.remove([results.path("box", name)])
         listed[name] = MicrographResult.of(path, candidates, reasons)
+    if dropped:
+        log.warning("warning: %d coordinates are outside of their micrographs: they are left out", dropped)
     results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
     return replace(settings, results=str(results.folder.absolute()))
+
+
+def _is_inside(path: str, centres_xy: np.ndarray) -> np.ndarray:
+    """Which centres are on a pixel of a micrograph; all of them if it cannot be read, which is shown later."""
+    try:
+        rows, columns = read_shape(path)
+    except DeepEMError:
+        return np.ones(len(centres_xy), dtype=bool)
+    found: np.ndarray = ((centres_xy >= -0.5) & (centres_xy < np.array([columns, rows]) - 0.5)).all(axis=1)
+    return found
 
 
 def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSettings:

@@ -95,7 +95,8 @@ class Teacher:
     def save(self) -> Path:
         """Write the picks of all micrographs, with what people marked, and the model if it is not the general one.
 
-        Micrographs that have neither candidates nor marks are left out, so that nobody takes them for empty ones.
+        Micrographs that have neither candidates nor marks, and those without coordinates where these are shown, are
+        left out, so that nobody takes them for empty ones.
 
         Returns
         -------
@@ -116,7 +117,8 @@ class Teacher:
             settings = session.settings
             session.save()
             state = session.project.state()
-            known = [name for name in session.names if session.collection.found(name) or session.log.marks.get(name)]
+            known = [name for name in session.names if session.log.marks.get(name)
+                     or session.collection.found(name) and session.project.is_stated(name, settings)]
             picks = {name: session.picks(name) for name in known}
         results = session.project.output
         results.make()
