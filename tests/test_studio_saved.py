@@ -104,6 +104,18 @@ def test_micrographs_that_are_not_searched_yet_are_not_saved_as_empty_ones(tmp_p
     project.close()
 
 
+def test_the_boxes_that_leave_the_micrograph_are_those_saved_also_if_another_box_is_given_meanwhile(tmp_path):
+    write_blobs(tmp_path, "a", n=6)
+    project, settings = open_session(Wanted([tmp_path / "micrographs"], tmp_path / "session", box_px=2))
+    session = Session(project, settings)
+    session.put("a", candidates_of_blobs(tmp_path / "micrographs/a.mrc"), settings)
+    teacher = Teacher(session, Queue(session, Worker()))
+    project.note_saved = lambda state: session.update(box_px=140)
+    assert teacher.save() == project.output.folder and teacher.view()["cut"] == ""
+    session.close()
+    project.close()
+
+
 @pytest.mark.parametrize("given", ["studio", "studio/output", "studio/output/picks.star"])
 def test_saved_picks_are_converted_with_decimals_paths_and_pixel_size(results, blobs, tmp_path, given):
     assert main(["convert", str(results / given), str(tmp_path), "--to", "relion,cryosparc,eman"]) == 0

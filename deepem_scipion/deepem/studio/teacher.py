@@ -135,7 +135,7 @@ class Teacher:
             with atomic_path(results.path("model")) as aside:
                 shutil.copyfile(settings.model, aside)
         session.project.note_saved(state)
-        cut = what_is_cut(self._count_cut(picks), settings.written_box_px)
+        cut = what_is_cut(self._count_cut(picks, settings.written_box_px), settings.written_box_px)
         problem = (f"{len(absent)} micrographs without candidates are left out of the picks saved: {listed(absent)}"
                    if absent else "")
         if problem:
@@ -147,13 +147,13 @@ class Teacher:
             self._saved = session.version, str(results.folder), cut
         return results.folder
 
-    def _count_cut(self, picks: Mapping[str, Coordinates]) -> int:
+    def _count_cut(self, picks: Mapping[str, Coordinates], box_px: int) -> int:
         """Number of picks whose boxes leave their micrographs; those of files that cannot be read are not counted."""
         session, found = self._session, 0
         for number, name in enumerate(session.names):
             with suppress(DeepEMError):
                 if name in picks:
-                    found += count_cut(picks[name].centres_xy, session.settings.written_box_px, session.shape(number))
+                    found += count_cut(picks[name].centres_xy, box_px, session.shape(number))
         return found
 
     def when_all_found(self) -> None:
