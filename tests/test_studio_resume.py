@@ -409,6 +409,11 @@ def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_
     pick(0.3, pixel_size=2.5)
     with opened(project=tmp_path / "session") as session:
         assert session.settings.pixel_size_angst == 2.5
+    results.write_summary(RunSettings(Limits(0.3, 32.0), 4, 4, 24, 4.0, 64.0), {
+        name: MicrographResult(str(mics / f"{name}.mrc"), pixel_size_angst=size) for name, size in zip("ab", (4, 1.5))})
+    with pytest.raises(DeepEMError, match=r"have different pixel sizes, for instance 1\.5 A \(b\) and 4 A \(a\)"):
+        open_session(Wanted([tmp_path / "picks"], tmp_path / "new"))
+    pick(0.3, pixel_size=2.5)
     (results.path("candidates", "a")).write_text("damaged")
     with again() as session:  # the general model would find others
         assert session.waiting() == "" and "cannot be read" in session.collection.failure("a")

@@ -20,7 +20,7 @@ from ..coordinates.parse import parse_number
 from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
 from ..micrographs.micrograph import read_pixel_size
-from ..micrographs.scale import UNKNOWN_ANGST, compare_pixel_sizes
+from ..micrographs.scale import UNKNOWN_ANGST, compare_pixel_sizes, differ
 from ..startables import StarTable, read_tables
 
 _NAME, _U, _V = "rlnMicrographName", "rlnDefocusU", "rlnDefocusV"
@@ -111,14 +111,44 @@ def pixel_size_problems(micrographs: Mapping[str, str], given_angst: float | Non
     list of str
         Sentences for the user, see `compare_pixel_sizes`.
     """
+    headers = header_pixel_sizes(micrographs)
+    own = given_angst in headers.values() and given_angst != UNKNOWN_ANGST
+    return compare_pixel_sizes(headers, given_angst) or (compare_pixel_sizes(headers, None) if own else [])
+
+
+def header_pixel_sizes(micrographs: Mapping[str, str]) -> dict[str, float]:
+    """Return the pixel sizes in the headers of some micrographs, in angstrom, by name, as far as they can be read."""
     names, headers = list(micrographs), {}
     for name in names[::len(names) // _CHECKED + 1]:
         with suppress(DeepEMError):  # shown when it is picked
             size = read_pixel_size(micrographs[name])
             if size is not None:
                 headers[name] = size
-    own = given_angst in headers.values() and given_angst != UNKNOWN_ANGST
-    return compare_pixel_sizes(headers, None if own else given_angst)
+    return headers
+
+
+def check_pixel_sizes(sizes_angst: Mapping[str, float]) -> None:
+    """Check that micrographs have one pixel size.
+
+    Parameters
+    ----------
+    sizes_angst : mapping of str to float
+        By name of the micrograph. `UNKNOWN_ANGST` does not count.
+
+    Raises
+    ------
+    DeepEMError
+        Two of them differ.
+    """
+    known = {name: size for name, size in sizes_angst.items() if size != UNKNOWN_ANGST}
+    if not known:
+        return
+    smallest, largest = (find(known, key=known.__getitem__) for find in (min, max))
+    if differ(known[smallest], known[largest]):
+        raise DeepEMError("the micrographs have different pixel sizes, for instance "
+                          f"{known[smallest]:.4g} A ({smallest}) and {known[largest]:.4g} A ({largest}). Expected one "
+                          "in a session: open the micrographs of each pixel size in a session of their own (--project; "
+                          "picks with --coordinates), or give --pixel-size if a header is wrong.")
 
 
 def _values(path: Path, table: StarTable) -> dict[str, list[float]]:

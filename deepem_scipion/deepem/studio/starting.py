@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..picking.results import PickingResults
 from ..picking.selection import Limits, select
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult
-from .assigning import has_defocus, read_defocus
+from .assigning import check_pixel_sizes, has_defocus, header_pixel_sizes, read_defocus
 from .project import StudioProject
 from .settings import StudioSettings
 
@@ -119,7 +119,7 @@ def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> Stu
                           "Give another model, or pick with it and open the results")
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
     return StudioSettings(
-        paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter,
+        paths, _pixel_size(paths, wanted.pixel_size_angst, {}), diameter,
         Limits.of_model(model or general_model(diameter, CONTRASTS[bool(wanted.bright)])),
         str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows or "bottom",
         bright=bool(wanted.bright), box_px=wanted.box_px, assumed=not (wanted.diameter_angst or model),
@@ -129,7 +129,9 @@ def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> Stu
 def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     """Return the settings of a session on a picking run but for given limits; raises DeepEMError for unusable files."""
     run = results.read_settings()
-    paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
+    listed = results.read_micrographs()
+    paths = {name: os.path.abspath(found.path) for name, found in listed.items()}
+    sizes = {name: found.pixel_size_angst for name, found in listed.items() if found.pixel_size_angst is not None}
     if not paths:
         raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
     if wanted.tiff_rows not in (None, run.tiff_rows):
@@ -139,7 +141,7 @@ def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     masks = plain.pop("masks")
     given = {"start": f"run {_digest_of(plain)}", RUN_MASKS: _digest_of(masks), RUN_PIXEL_SIZE: run.pixel_size_angst}
     return StudioSettings(
-        paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
+        paths, _pixel_size(paths, wanted.pixel_size_angst or run.pixel_size_angst, sizes),
         wanted.diameter_angst or run.diameter_angst, run.limits, str(wanted.model.absolute()) if wanted.model else None,
         str(results.folder), tiff_rows=run.tiff_rows,
         bright=run.model_contrast == "bright" if wanted.bright is None else wanted.bright,
@@ -266,12 +268,13 @@ def _defocus(settings: StudioSettings, wanted: Wanted) -> dict[str, float]:
     return {name: value for each in lists for name, value in read_defocus(each, settings.micrographs).items()}
 
 
-def _pixel_size(paths: Iterable[str], given: float | None) -> float:
-    """The pixel size given, or that of the first micrograph whose header has one."""
+def _pixel_size(paths: Mapping[str, str], given: float | None, used: Mapping[str, float]) -> float:
+    """The pixel size given, or that of the first micrograph whose header has one; a run may have used several."""
     if given is not None:
         return given
+    check_pixel_sizes(used or header_pixel_sizes(paths))
     problem = ""
-    for path in list(paths)[:_TRIED]:
+    for path in list(paths.values())[:_TRIED]:
         try:
             size = read_pixel_size(path)
         except DeepEMError as error:
