@@ -353,6 +353,47 @@ def test_other_micrographs_of_the_same_names_are_refused_and_moved_or_copied_one
         assert session.log.marks
 
 
+def test_a_micrograph_that_is_gone_need_not_be_given_and_its_marks_are_kept(mics, tmp_path, caplog):
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0) as session:
+        find_all(session)
+        session.edit(1, {"action": "add", "x": 30, "y": 40})
+    (mics / "b.mrc").rename(tmp_path / "b.mrc")
+    write_blobs(tmp_path, "c", n=6)
+    with opened(mics, project=tmp_path / "session") as session:
+        assert "warning: 1 micrographs of" in caplog.text and "are gone (b): their picks are not saved" in caplog.text
+        find_all(session)
+        Teacher(session, Queue(session, Worker())).save()
+        assert [each.name for each in picks_of_session(session.project)] == ["a", "c"]
+    (tmp_path / "b.mrc").rename(mics / "b.mrc")
+    with opened(mics, project=tmp_path / "session") as session:
+        assert session.names == ("a", "b", "c") and marked(session) == [("b", [PARTICLE])]
+    with pytest.raises(DeepEMError, match=r"of other micrographs \(a, b\)"):
+        open_session(Wanted([mics / "c.mrc"], tmp_path / "session"))
+    mics.rename(tmp_path / "moved")
+    with pytest.raises(DeepEMError, match=r"of other micrographs \(a, b, c\)"):  # none of them is given
+        write_blobs(tmp_path, "x")
+        open_session(Wanted([mics / "x.mrc"], tmp_path / "session"))
+
+
+@pytest.mark.parametrize("contrast", ["dark", "bright"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_with_a_model_that_is_not_given_to_learn_from_is_shown_with_a_warning(mics, tmp_path, capsys, monkeypatch,
+                                                                                   own, contrast):
+    results, model = PickingResults(tmp_path / "picks"), general_model(64.0, contrast)
+    results.make()
+    results.write_summary(RunSettings(Limits(0.3, 32.0), 4, 4, 24, 4.0, 64.0, 4.0, contrast,
+                                      "of another" if own else model.digest()),
+                          {"a": MicrographResult(str(mics / "a.mrc"), "not needed")})
+    save_model(tmp_path / "m.deepem", model)
+    with opened(tmp_path / "picks", project=tmp_path / "session") as session:
+        assert ("*Learn* starts from the general one. Give --model MODEL" in session.problem) == own
+    monkeypatch.setattr("deepem_scipion.deepem.studio.serving.serve", lambda project, *others: project.close())
+    assert main(["studio", str(tmp_path / "picks"), "--project", str(tmp_path / "session")]) == 0
+    assert ("warning: another model than the general one has picked" in capsys.readouterr().err) == own
+    with opened(tmp_path / "picks", project=tmp_path / "session", model=tmp_path / "m.deepem") as session:
+        assert not session.problem
+
+
 def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_path):
     results, candidates = PickingResults(tmp_path / "picks"), candidates_of_blobs(mics / "a.mrc")
     results.make()

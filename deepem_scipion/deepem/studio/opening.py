@@ -186,11 +186,16 @@ def _rescaled(settings: StudioSettings, new: StudioSettings) -> StudioSettings:
 
 
 def _check_micrographs(project: StudioProject, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """Raise DeepEMError unless the micrographs of a session are there, moved or copied perhaps."""
-    if lost := sorted(set(saved) - set(given)):
-        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({listed(lost)}). Give "
+    """Raise DeepEMError unless the micrographs of a session are there, moved or copied perhaps, or some are gone."""
+    lost = sorted(set(saved) - set(given))
+    gone = [name for name in lost if not os.path.exists(saved[name])] if len(lost) < len(saved) else []
+    if others := [name for name in lost if name not in gone]:
+        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({listed(others)}). Give "
                           "these as well, or another folder with --project.")
-    elsewhere = [name for name, path in saved.items() if path != given[name]
+    if gone:
+        log.warning("warning: %d micrographs of %s are gone (%s): their picks are not saved; their marks are kept",
+                    len(gone), project.folder, listed(gone))
+    elsewhere = [name for name, path in saved.items() if path != given.get(name, path)
                  and os.path.exists(path) and os.path.exists(given[name])]
     for name in elsewhere[:_COMPARED]:
         try:
