@@ -350,9 +350,10 @@ def test_rows_of_tiff_files_are_counted_as_in_the_run_that_is_shown(tmp_path):
 def test_the_comparison_with_a_reference_is_that_of_the_evaluation(micrographs, tmp_path):
     rng, truth, picks = np.random.default_rng(1), {}, {}
     for name in "ab":
-        truth[name] = Coordinates(rng.uniform(20, 180, (12, 2)), np.full(12, np.nan), 24)
+        truth[name] = Coordinates(rng.uniform(20, [180, 140], (12, 2)), np.full(12, np.nan), 24)
         near = truth[name].centres_xy[:9] + rng.uniform(-3, 3, (9, 2))
-        picks[name] = Coordinates(np.concatenate([near, rng.uniform(20, 180, (8, 2))]), rng.uniform(2, 9, 17), 24)
+        others = rng.uniform(20, [180, 140], (8, 2))
+        picks[name] = Coordinates(np.concatenate([near, others]), rng.uniform(2, 9, 17), 24)
     for folder, found in (("truth", truth), ("picks", picks)):
         (tmp_path / folder).mkdir()
         for name, each in found.items():
@@ -391,14 +392,23 @@ def test_the_comparison_with_a_reference_is_that_of_the_evaluation(micrographs, 
     project.close()
 
 
-def test_pixel_sizes_that_disagree_are_shown(micrographs, tmp_path):
+def test_pixel_sizes_that_disagree_are_refused_and_a_given_one_is_used_with_a_warning(micrographs, tmp_path):
+    def problem(size=None):
+        project, settings = open_session(Wanted([micrographs], tmp_path / "session", pixel_size_angst=size))
+        session = Session(project, settings)
+        session.close()
+        project.close()
+        return session.problem
+
     with mrcfile.open(micrographs / "b.mrc", "r+") as file:
-        file.voxel_size = 2 * file.voxel_size.x
-    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
-    session = Session(project, settings)
-    assert "from 4 A (a) to 8 A (b)" in session.problem
-    session.close()
-    project.close()
+        file.voxel_size = 8.0
+    with pytest.raises(DeepEMError, match=r"4 A \(a\) and 8 A \(b\)\. Expected one in a session: .*--pixel-size"):
+        problem()
+    assert not (tmp_path / "session").exists()
+    assert "was given as 8 A, and a has 4 A in the header. The given one is used" in problem(8.0) == problem()
+    with mrcfile.open(micrographs / "a.mrc", "r+") as file:
+        file.voxel_size = 1.0  # as programs write that do not know it
+    assert "a has 1 A per pixel in the header, which is also written where" in problem()
 
 
 def test_values_in_force_are_handed_back(micrographs, tmp_path):

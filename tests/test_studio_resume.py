@@ -16,6 +16,7 @@ from deepem_scipion.deepem.coordinates.box import read_box, write_box
 from deepem_scipion.deepem.errors import DeepEMError
 from deepem_scipion.deepem.model.files import save_model
 from deepem_scipion.deepem.model.general import general_model
+from deepem_scipion.deepem.picking.candidates import Candidates
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.picking.selection import Limits, select
 from deepem_scipion.deepem.picking.settings import RunSettings
@@ -116,6 +117,8 @@ def test_options_of_the_program_count_and_what_is_not_given_is_as_the_run_has_it
         return served[-1].limits
 
     assert studio(mics, "--diameter", "64") == Limits.of_model(general_model(64.0, "dark"))
+    assert f"no picks were saved; this saves them at the end: deepem studio --project {tmp_path / 'session'} --save" \
+        in capsys.readouterr().err
     words = ["--threshold", "0.4", "--min-distance", "20", "--std-range", "0.5", "2", "--border", "8", "--keep-best",
              "0.7", "--at-least", "3", "--max-mask", "0.2"]
     expected = Limits(0.4, 20.0, (0.5, 2.0), 8.0, 0.2, 0.7, 3)
@@ -174,9 +177,40 @@ def test_coordinates_given_later_are_shown_and_so_are_those_that_have_changed(mi
         assert session.picks("a").centres_xy.tolist() == [[50, 60]]
 
 
+def test_coordinates_outside_of_their_micrographs_are_left_out_with_a_warning(mics, tmp_path, caplog):
+    write_box(tmp_path / "a.box", [[-2, 40], [0, 149], [80, 60], [210, 3], [9, 150]], np.arange(5.0), 24)
+    for warned in (True, False):  # the second time they are not read again
+        with opened(mics, project=tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "a.box") as session:
+            assert session.picks("a").centres_xy.tolist() == [[0, 149], [80, 60]]
+            assert session.picks("a").scores.tolist() == [1, 2]
+        assert ("warning: 3 coordinates are outside of their micrographs" in caplog.text) == warned
+        caplog.clear()
+
+
+def test_micrographs_that_coordinates_do_not_name_are_not_saved_as_empty_ones(tmp_path, caplog):
+    write_blobs(tmp_path, "abcd", n=6)
+    (tmp_path / "c").mkdir()
+    write_box(tmp_path / "c" / "a.box", [[30, 40], [80, 60]], np.array([4.0, 6.0]), 24)
+    (tmp_path / "c" / "b.box").write_text("")
+    with opened(tmp_path / "micrographs", project=tmp_path / "session", diameter_angst=64.0,
+                coordinates=tmp_path / "c") as session:
+        assert "warning: 2 of 4 micrographs have no coordinates" in caplog.text
+        session.edit(3, {"action": "add", "x": 30, "y": 40})
+        assert session.waiting() == ""  # they are not searched either
+        folder = Teacher(session, Queue(session, Worker())).save()
+        assert {path.name: len(read_box(path).scores) for path in folder.glob("*.box")} == {"a.box": 2, "b.box": 0,
+                                                                                            "d.box": 1}
+        assert "1 micrographs without candidates are left out of the picks saved: c" in session.problem
+        assert [each.name for each in picks_of_session(session.project)] == ["a", "b", "d"]
+        learn(session)
+        find_all(session)
+        assert (Teacher(session, Queue(session, Worker())).save() / "c.box").exists()
+
+
 def test_a_pick_whose_centre_is_just_outside_is_accepted_but_none_is_set_there_by_hand(mics, tmp_path):
-    write_box(tmp_path / "a.box", [[-2, 40], [80, 60]], np.array([4.0, 6.0]), 24)
-    with opened(mics, project=tmp_path / "session", diameter_angst=64.0, coordinates=tmp_path / "a.box") as session:
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0) as session:
+        session.put("a", Candidates(np.array([[-2.0, 40], [80, 60]]), np.array([0.8, 0.9]), np.ones(2),
+                                    np.full(2, 99.0)), session.settings)
         session.edit(0, {"action": "add", "x": 0, "y": 40})
         assert [mark.values[:2] for mark in session.log.marks["a"]] == [(-2, 40)]
         for request in ({"action": "add", "x": -2, "y": 90},
@@ -319,6 +353,47 @@ def test_other_micrographs_of_the_same_names_are_refused_and_moved_or_copied_one
         assert session.log.marks
 
 
+def test_a_micrograph_that_is_gone_need_not_be_given_and_its_marks_are_kept(mics, tmp_path, caplog):
+    with opened(mics, project=tmp_path / "session", diameter_angst=64.0) as session:
+        find_all(session)
+        session.edit(1, {"action": "add", "x": 30, "y": 40})
+    (mics / "b.mrc").rename(tmp_path / "b.mrc")
+    write_blobs(tmp_path, "c", n=6)
+    with opened(mics, project=tmp_path / "session") as session:
+        assert "warning: 1 micrographs of" in caplog.text and "are gone (b): their picks are not saved" in caplog.text
+        find_all(session)
+        Teacher(session, Queue(session, Worker())).save()
+        assert [each.name for each in picks_of_session(session.project)] == ["a", "c"]
+    (tmp_path / "b.mrc").rename(mics / "b.mrc")
+    with opened(mics, project=tmp_path / "session") as session:
+        assert session.names == ("a", "b", "c") and marked(session) == [("b", [PARTICLE])]
+    with pytest.raises(DeepEMError, match=r"of other micrographs \(a, b\)"):
+        open_session(Wanted([mics / "c.mrc"], tmp_path / "session"))
+    mics.rename(tmp_path / "moved")
+    with pytest.raises(DeepEMError, match=r"of other micrographs \(a, b, c\)"):  # none of them is given
+        write_blobs(tmp_path, "x")
+        open_session(Wanted([mics / "x.mrc"], tmp_path / "session"))
+
+
+@pytest.mark.parametrize("contrast", ["dark", "bright"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_with_a_model_that_is_not_given_to_learn_from_is_shown_with_a_warning(mics, tmp_path, capsys, monkeypatch,
+                                                                                   own, contrast):
+    results, model = PickingResults(tmp_path / "picks"), general_model(64.0, contrast)
+    results.make()
+    results.write_summary(RunSettings(Limits(0.3, 32.0), 4, 4, 24, 4.0, 64.0, 4.0, contrast,
+                                      "of another" if own else model.digest()),
+                          {"a": MicrographResult(str(mics / "a.mrc"), "not needed")})
+    save_model(tmp_path / "m.deepem", model)
+    with opened(tmp_path / "picks", project=tmp_path / "session") as session:
+        assert ("*Learn* starts from the general one. Give --model MODEL" in session.problem) == own
+    monkeypatch.setattr("deepem_scipion.deepem.studio.serving.serve", lambda project, *others: project.close())
+    assert main(["studio", str(tmp_path / "picks"), "--project", str(tmp_path / "session")]) == 0
+    assert ("warning: another model than the general one has picked" in capsys.readouterr().err) == own
+    with opened(tmp_path / "picks", project=tmp_path / "session", model=tmp_path / "m.deepem") as session:
+        assert not session.problem
+
+
 def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_path):
     results, candidates = PickingResults(tmp_path / "picks"), candidates_of_blobs(mics / "a.mrc")
     results.make()
@@ -375,6 +450,11 @@ def test_a_run_that_was_made_again_is_shown_with_its_limits_and_masks(mics, tmp_
     pick(0.3, pixel_size=2.5)
     with opened(project=tmp_path / "session") as session:
         assert session.settings.pixel_size_angst == 2.5
+    results.write_summary(RunSettings(Limits(0.3, 32.0), 4, 4, 24, 4.0, 64.0), {
+        name: MicrographResult(str(mics / f"{name}.mrc"), pixel_size_angst=size) for name, size in zip("ab", (4, 1.5))})
+    with pytest.raises(DeepEMError, match=r"have different pixel sizes, for instance 1\.5 A \(b\) and 4 A \(a\)"):
+        open_session(Wanted([tmp_path / "picks"], tmp_path / "new"))
+    pick(0.3, pixel_size=2.5)
     (results.path("candidates", "a")).write_text("damaged")
     with again() as session:  # the general model would find others
         assert session.waiting() == "" and "cannot be read" in session.collection.failure("a")

@@ -104,6 +104,18 @@ def test_micrographs_that_are_not_searched_yet_are_not_saved_as_empty_ones(tmp_p
     project.close()
 
 
+def test_the_boxes_that_leave_the_micrograph_are_those_saved_also_if_another_box_is_given_meanwhile(tmp_path):
+    write_blobs(tmp_path, "a", n=6)
+    project, settings = open_session(Wanted([tmp_path / "micrographs"], tmp_path / "session", box_px=2))
+    session = Session(project, settings)
+    session.put("a", candidates_of_blobs(tmp_path / "micrographs/a.mrc"), settings)
+    teacher = Teacher(session, Queue(session, Worker()))
+    project.note_saved = lambda state: session.update(box_px=140)
+    assert teacher.save() == project.output.folder and teacher.view()["cut"] == ""
+    session.close()
+    project.close()
+
+
 @pytest.mark.parametrize("given", ["studio", "studio/output", "studio/output/picks.star"])
 def test_saved_picks_are_converted_with_decimals_paths_and_pixel_size(results, blobs, tmp_path, given):
     assert main(["convert", str(results / given), str(tmp_path), "--to", "relion,cryosparc,eman"]) == 0
@@ -145,6 +157,23 @@ def test_a_session_without_saved_picks_and_one_whose_files_disagree_are_refused(
     (tmp_path / "studio/output/picks.star").unlink()
     assert main(["convert", str(tmp_path / "studio"), str(tmp_path / "out"), "--to", "relion"]) == 2
     assert "a session of the studio in which no picks were saved" in capsys.readouterr().err
+
+
+def test_picks_older_than_the_session_are_converted_with_a_warning_also_without_the_micrographs(tmp_path, capsys):
+    write_blobs(tmp_path, "a", n=6)
+    project, settings = open_session(Wanted([tmp_path / "micrographs"], tmp_path / "session", diameter_angst=64.0))
+    session = Session(project, settings)
+    session.put("a", candidates_of_blobs(tmp_path / "micrographs/a.mrc"), settings)
+    Teacher(session, Queue(session, Worker())).save()
+    shutil.copytree(project.folder, tmp_path / "copy")
+    session.edit(0, {"action": "add", "x": 3, "y": 147})
+    session.close()
+    project.close()
+    shutil.rmtree(tmp_path / "micrographs")
+    for folder, warned in (("copy", False), ("session", True)):
+        assert main(["convert", str(tmp_path / folder), str(tmp_path / f"of_{folder}"), "--to", "relion,eman"]) == 0
+        assert ("has changed after its picks were saved" in capsys.readouterr().err) == warned
+        assert len(read_box(tmp_path / f"of_{folder}" / "eman/a.box").scores) == 6
 
 
 def test_a_session_given_for_its_results_is_recognised(results, tmp_path, capsys):

@@ -301,9 +301,29 @@ def test_picks_are_saved_with_what_people_marked(studio):
     assert len(saved.centres_xy) == n and np.hypot(*(saved.centres_xy - (3, 147)).T).min() < 0.51
     assert "_rlnMicrographName" in (folder / "picks.star").read_text()
     assert not (folder / "model.deepem").exists()  # the general model is in the package
-    assert re.match("[1-9][0-9]* of the picks are so close to the border", studio.get("session")["teaching"]["cut"])
+    assert re.match(r"\d+ of the picks (is|are) so close to the border", studio.get("session")["teaching"]["cut"])
     studio.post("undo")
     assert studio.get("session")["teaching"]["cut"] == ""  # of other picks
+    studio.close()  # what was saved once is saved again
+    assert len(read_box(folder / "b.box").centres_xy) == n - 1
+
+
+def test_what_was_saved_stays_if_it_has_not_changed_and_nothing_is_saved_unasked(tmp_path):
+    write_blobs(tmp_path, ["a"], n=6)
+    with serving_here(tmp_path) as served:
+        served.until(lambda found: found["status"] == [1])
+    assert not served.output.exists()
+    with serving_here(tmp_path) as served:
+        served.until(lambda found: found["status"] == [1])
+        star = Path(served.post("save")["folder"]) / "picks.star"
+    saved = star.stat().st_ino
+    with serving_here(tmp_path):
+        pass
+    assert star.stat().st_ino == saved
+    (served.output / "a.box").unlink()  # as of a micrograph that was not searched yet
+    with serving_here(tmp_path):
+        pass
+    assert (served.output / "a.box").exists()
 
 
 def test_picks_are_saved_at_the_end_on_request(tmp_path):

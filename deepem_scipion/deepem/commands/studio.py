@@ -93,7 +93,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run `deepem studio`; returns the exit code."""
     try:
-        from ..studio.assigning import pixel_size_problems
+        from ..studio.assigning import problems_of
         from ..studio.choosing import Choice
         from ..studio.opening import open_session
         from ..studio.serving import Address, open_browser, serve
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     if settings.assumed:
         log.warning("warning: no --diameter was given: %g A is assumed. Drag across a particle on the page, "
                     "from edge to edge", settings.diameter_angst)
-    for problem in pixel_size_problems(settings.micrographs, options.pixel_size):
+    for problem in problems_of(settings, options.pixel_size):
         log.warning("warning: %s", problem)
 
     def ready(address: Address) -> None:
@@ -122,6 +122,8 @@ def run(options: argparse.Namespace) -> int:
     log.info("the session is saved in %s", project.folder)
     if project.output.path("star").exists():
         log.info("its picks for other programs: deepem convert %s export --to relion,cryosparc", project.folder)
+    elif choice is None:
+        log.info("no picks were saved; this saves them at the end: deepem studio --project %s --save", project.folder)
     return console.OK
 
 

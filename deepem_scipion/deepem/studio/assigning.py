@@ -1,6 +1,6 @@
 # Copyright (C) 2026 the authors of scipion-em-deepem
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coordinates, defocus and pixel sizes of the micrographs of a session, from files of any program."""
+"""Coordinates, defocus and pixel sizes of the micrographs of a session, from files of any program; what to check."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from ..coordinates.parse import parse_number
 from ..coordinates.read import read_coordinates
 from ..errors import DeepEMError
 from ..micrographs.micrograph import read_pixel_size
-from ..micrographs.scale import UNKNOWN_ANGST, compare_pixel_sizes
+from ..micrographs.scale import UNKNOWN_ANGST, compare_pixel_sizes, differ
+from ..model.general import general_model
+from ..picking.results import PickingResults
 from ..startables import StarTable, read_tables
+from .settings import StudioSettings
 
 _NAME, _U, _V = "rlnMicrographName", "rlnDefocusU", "rlnDefocusV"
 _ANGST_PER_MICROMETRE = 10_000
@@ -97,28 +100,71 @@ def has_defocus(path: str | Path) -> bool:
     return path.suffix.lower() == ".star" and path.is_file() and any(_U in table.labels for table in read_tables(path))
 
 
-def pixel_size_problems(micrographs: Mapping[str, str], given_angst: float | None) -> list[str]:
-    """Compare the pixel sizes in the headers of some micrographs with a given one or, without it, with each other.
+def problems_of(settings: StudioSettings, given_angst: float | None) -> list[str]:
+    """Return what is to be checked in a session.
 
     Parameters
     ----------
-    micrographs : mapping of str to str
-        Files by name.
+    settings : StudioSettings
     given_angst : float, optional
+        Pixel size that was given. Without it those in the headers are compared with each other.
 
     Returns
     -------
     list of str
-        Sentences for the user, see `compare_pixel_sizes`.
+        Sentences for the user, see `compare_pixel_sizes`; and one if another model than that of the picks learns.
     """
+    headers = header_pixel_sizes(settings.micrographs)
+    own = given_angst in headers.values() and given_angst != UNKNOWN_ANGST
+    sizes = compare_pixel_sizes(headers, given_angst) or (compare_pixel_sizes(headers, None) if own else [])
+    return sizes + _model_problems(settings)
+
+
+def header_pixel_sizes(micrographs: Mapping[str, str]) -> dict[str, float]:
+    """Return the pixel sizes in the headers of some micrographs, in angstrom, by name, as far as they can be read."""
     names, headers = list(micrographs), {}
     for name in names[::len(names) // _CHECKED + 1]:
         with suppress(DeepEMError):  # shown when it is picked
             size = read_pixel_size(micrographs[name])
             if size is not None:
                 headers[name] = size
-    own = given_angst in headers.values() and given_angst != UNKNOWN_ANGST
-    return compare_pixel_sizes(headers, None if own else given_angst)
+    return headers
+
+
+def check_pixel_sizes(sizes_angst: Mapping[str, float]) -> None:
+    """Check that micrographs have one pixel size.
+
+    Parameters
+    ----------
+    sizes_angst : mapping of str to float
+        By name of the micrograph. `UNKNOWN_ANGST` does not count.
+
+    Raises
+    ------
+    DeepEMError
+        Two of them differ.
+    """
+    known = {name: size for name, size in sizes_angst.items() if size != UNKNOWN_ANGST}
+    if not known:
+        return
+    smallest, largest = (find(known, key=known.__getitem__) for find in (min, max))
+    if differ(known[smallest], known[largest]):
+        raise DeepEMError("the micrographs have different pixel sizes, for instance "
+                          f"{known[smallest]:.4g} A ({smallest}) and {known[largest]:.4g} A ({largest}). Expected one "
+                          "in a session: open the micrographs of each pixel size in a session of their own (--project; "
+                          "picks with --coordinates), or give --pixel-size if a header is wrong.")
+
+
+def _model_problems(settings: StudioSettings) -> list[str]:
+    """A sentence for the user if *Learn* starts from another model than the one that picked the run shown."""
+    if settings.model or settings.turn or settings.results is None or not settings.starts_with("run") \
+            or not (results := PickingResults(settings.results)).exists():
+        return []
+    run = results.read_settings()
+    if run.model in (None, general_model(run.diameter_angst, run.model_contrast or "dark").digest()):
+        return []
+    return ["another model than the general one has picked these micrographs, but *Learn* starts from the general one. "
+            "Give --model MODEL to start from that of the picks"]
 
 
 def _values(path: Path, table: StarTable) -> dict[str, list[float]]:

@@ -76,6 +76,9 @@ def open_session(wanted: Wanted) -> tuple[StudioProject, StudioSettings]:
         if wanted.coordinates:
             known = read_assigned(wanted.coordinates, new.micrographs, new.pixel_size_angst)
             new = of_coordinates(new, known)
+            if len(known) < len(new.micrographs):
+                log.warning("warning: %d of %d micrographs have no coordinates: they are not saved unless something is "
+                            "marked on them", len(new.micrographs) - len(known), len(new.micrographs))
         if saved is None:
             new = with_limits(new, wanted.limits)
             project.open()
@@ -183,11 +186,16 @@ def _rescaled(settings: StudioSettings, new: StudioSettings) -> StudioSettings:
 
 
 def _check_micrographs(project: StudioProject, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """Raise DeepEMError unless the micrographs of a session are there, moved or copied perhaps."""
-    if lost := sorted(set(saved) - set(given)):
-        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({listed(lost)}). Give "
+    """Raise DeepEMError unless the micrographs of a session are there, moved or copied perhaps, or some are gone."""
+    lost = sorted(set(saved) - set(given))
+    gone = [name for name in lost if not os.path.exists(saved[name])] if len(lost) < len(saved) else []
+    if others := [name for name in lost if name not in gone]:
+        raise DeepEMError(f"{project.folder} holds a session of other micrographs ({listed(others)}). Give "
                           "these as well, or another folder with --project.")
-    elsewhere = [name for name, path in saved.items() if path != given[name]
+    if gone:
+        log.warning("warning: %d micrographs of %s are gone (%s): their picks are not saved; their marks are kept",
+                    len(gone), project.folder, listed(gone))
+    elsewhere = [name for name, path in saved.items() if path != given.get(name, path)
                  and os.path.exists(path) and os.path.exists(given[name])]
     for name in elsewhere[:_COMPARED]:
         try:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import shutil
@@ -67,6 +68,10 @@ class StudioProject:
         """Coordinates that a session began with, as candidates."""
         return PickingResults(self.folder / "start")
 
+    def is_stated(self, name: str, settings: StudioSettings) -> bool:
+        """Whether the picks of a micrograph, or that it has none, are known: not without coordinates to start with."""
+        return settings.turn > 0 or not settings.starts_with("coordinates") or self.start.has_picks(name)
+
     def results(self, turn: int) -> PickingResults:
         """Candidates that the model of a turn found."""
         return PickingResults(self.folder / "picks" / f"{turn}")
@@ -119,6 +124,20 @@ class StudioProject:
     def output(self) -> PickingResults:
         """Picks and model as they are saved at the end."""
         return PickingResults(self.folder / "output")
+
+    def state(self) -> str:
+        """Return a digest of the settings and edits as they are on the disk."""
+        files = (path.read_bytes() if path.exists() else b"" for path in (self._settings, self.edits))
+        return hashlib.sha256(b"\n".join(files)).hexdigest()
+
+    def note_saved(self, state: str) -> None:
+        """Note the state whose picks were saved; raises DeepEMError where this is impossible."""
+        with atomic_write(self._saved) as handle:
+            json.dump(state, handle)
+
+    def saved_state(self) -> object:
+        """Return the state whose picks were saved last; None where this is not known."""
+        return _read_note(self._saved)
 
     def write_turn(self, settings: StudioSettings) -> None:
         """Keep what a turn shows, without the list of micrographs; raises DeepEMError where this is impossible."""
@@ -209,6 +228,10 @@ class StudioProject:
     @property
     def _settings(self) -> Path:
         return self.folder / SESSION
+
+    @property
+    def _saved(self) -> Path:
+        return self.folder / "saved.json"
 
 
 def _read_note(path: Path) -> object:

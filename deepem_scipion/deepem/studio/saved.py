@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..errors import DeepEMError
 from ..picking.export import known_info
 from ..picking.results import PickingResults
 from .project import StudioProject
+
+log = logging.getLogger(__name__)
 
 
 def session_of(path: str | Path) -> StudioProject | None:
@@ -66,6 +69,9 @@ def picks_of_session(project: StudioProject, paths: Mapping[str, Path] | None = 
         raise DeepEMError(f"{project.folder} is a session of the studio in which no picks were saved. Open it with "
                           f"`deepem studio --project {project.folder} --save`, or give its folder `particles`, the "
                           "particles that were marked.")
+    if project.saved_state() not in (None, project.state()):
+        log.warning("warning: %s has changed after its picks were saved: those saved are taken. Open and close it with "
+                    "`deepem studio --project %s` to save those that it shows", project.folder, project.folder)
     here = {name: (paths or {}).get(name, Path(path)) for name, path in settings.micrographs.items()}
     exact, _ = by_micrograph(here, read_star(star, ""), star)
     found = []

@@ -70,7 +70,7 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
     threads : int, optional
         Number of CPU threads that find particles; default: all.
     save : bool
-        Whether to save all picks at the end.
+        Whether to save all picks at the end, also if none were saved before.
     choice : Choice, optional
         A button of the page that hands values back.
     ready : callable
@@ -103,8 +103,20 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         with contextlib.suppress(KeyboardInterrupt):
             while os.getppid() == parent and not ended.wait(WATCH_SECONDS):
                 session.save_limits()
-        if save:
+        if save or _is_outdated(session, queue):
             server.api.teacher.save()
+
+
+def _is_outdated(session: Session, queue: Queue) -> bool:
+    """Whether picks were saved, and those that are shown now may be others or of further micrographs."""
+    project, output = session.project, session.project.output
+    if not output.path("star").exists():
+        return False
+    queue.loaded.wait()
+    session.save()
+    return project.saved_state() != project.state() or any(
+        session.collection.found(name) and project.is_stated(name, session.settings) and not output.has_picks(name)
+        for name in session.names)
 
 
 class _Server:

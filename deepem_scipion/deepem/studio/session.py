@@ -20,7 +20,7 @@ from ..picking.candidates import Candidates
 from ..picking.results import PickingResults
 from ..picking.review import Part
 from ..picking.selection import PICKED, Limits
-from .assigning import pixel_size_problems, read_assigned
+from .assigning import problems_of, read_assigned
 from .collection import Collection
 from .editing import MARKED, Shown, by_hand, change, outside
 from .marks import EditLog
@@ -71,7 +71,7 @@ class Session:
         self.log = EditLog(project.edits)
         self.reference = (read_assigned(settings.reference, settings.micrographs, settings.pixel_size_angst)
                           if settings.reference else {})
-        self.problem = " ".join(pixel_size_problems(settings.micrographs, settings.pixel_size_angst))
+        self.problem = " ".join(problems_of(settings, settings.pixel_size_angst))
         self.version, self.state = 1, ""
         self.changed = threading.Condition(threading.RLock())
         self.before: dict[str, np.ndarray] = {}

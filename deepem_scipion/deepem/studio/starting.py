@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.masks import find_masks
 from ..errors import DeepEMError
-from ..micrographs.micrograph import read_pixel_size
+from ..micrographs.micrograph import read_pixel_size, read_shape
 from ..model.files import load_model
 from ..model.general import CONTRASTS, general_model
 from ..model.paths import ModelFiles
@@ -27,7 +27,7 @@ from ..picking.results import PickingResults
 from ..picking.selection import Limits, select
 from ..picking.settings import RunSettings
 from ..picking.summary import MicrographResult
-from .assigning import has_defocus, read_defocus
+from .assigning import check_pixel_sizes, has_defocus, header_pixel_sizes, read_defocus
 from .project import StudioProject
 from .settings import StudioSettings
 
@@ -119,7 +119,7 @@ def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> Stu
                           "Give another model, or pick with it and open the results")
     diameter = wanted.diameter_angst or (model.diameter_angst if model else USUAL_DIAMETER)
     return StudioSettings(
-        paths, _pixel_size(paths.values(), wanted.pixel_size_angst), diameter,
+        paths, _pixel_size(paths, wanted.pixel_size_angst, {}), diameter,
         Limits.of_model(model or general_model(diameter, CONTRASTS[bool(wanted.bright)])),
         str(wanted.model.absolute()) if wanted.model else None, tiff_rows=wanted.tiff_rows or "bottom",
         bright=bool(wanted.bright), box_px=wanted.box_px, assumed=not (wanted.diameter_angst or model),
@@ -129,7 +129,9 @@ def of_micrographs(micrographs: Mapping[str, str | Path], wanted: Wanted) -> Stu
 def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     """Return the settings of a session on a picking run but for given limits; raises DeepEMError for unusable files."""
     run = results.read_settings()
-    paths = {name: os.path.abspath(found.path) for name, found in results.read_micrographs().items()}
+    listed = results.read_micrographs()
+    paths = {name: os.path.abspath(found.path) for name, found in listed.items()}
+    sizes = {name: found.pixel_size_angst for name, found in listed.items() if found.pixel_size_angst is not None}
     if not paths:
         raise DeepEMError(f"{results.folder}: no micrograph was picked yet")
     if wanted.tiff_rows not in (None, run.tiff_rows):
@@ -139,7 +141,7 @@ def of_results(results: PickingResults, wanted: Wanted) -> StudioSettings:
     masks = plain.pop("masks")
     given = {"start": f"run {_digest_of(plain)}", RUN_MASKS: _digest_of(masks), RUN_PIXEL_SIZE: run.pixel_size_angst}
     return StudioSettings(
-        paths, _pixel_size(paths.values(), wanted.pixel_size_angst or run.pixel_size_angst),
+        paths, _pixel_size(paths, wanted.pixel_size_angst or run.pixel_size_angst, sizes),
         wanted.diameter_angst or run.diameter_angst, run.limits, str(wanted.model.absolute()) if wanted.model else None,
         str(results.folder), tiff_rows=run.tiff_rows,
         bright=run.model_contrast == "bright" if wanted.bright is None else wanted.bright,
@@ -175,7 +177,9 @@ def start_of(known: Mapping[str, Coordinates]) -> str:
 
 
 def write_start(project: StudioProject, settings: StudioSettings, known: Mapping[str, Coordinates]) -> StudioSettings:
-    """Write coordinates as candidates; returns settings with their folder.
+    """Write coordinates as candidates, without those outside of their micrographs; returns settings with their folder.
+
+    Micrographs without coordinates have no .box file, unlike those of which it is stated that they have no particles.
 
     Raises
     ------
@@ -184,16 +188,32 @@ def write_start(project: StudioProject, settings: StudioSettings, known: Mapping
     """
     (low, high), limits, results, listed = settings.score_range, settings.limits, project.start, {}
     results.make()
+    dropped = 0
     for name, path in settings.micrographs.items():
-        each = known.get(name)
-        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0) if each else np.zeros(0)
-        candidates = Candidates(each.centres_xy if each else np.zeros((0, 2)), shown, np.ones(len(shown)),
-                                np.full(len(shown), FAR_PX))
+        each = known.get(name, Coordinates(np.zeros((0, 2)), np.zeros(0), None))
+        shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0)
+        candidates = Candidates(each.centres_xy, shown, np.ones(len(shown)), np.full(len(shown), FAR_PX))
+        inside = _is_inside(path, each.centres_xy)
+        candidates, dropped = candidates.subset(inside), dropped + np.count_nonzero(~inside)
         reasons = select(candidates, limits, settings.pixel_size_angst)
         results.write_micrograph(name, candidates, reasons, 2)
+        if name not in known:
+            results.remove([results.path("box", name)])
         listed[name] = MicrographResult.of(path, candidates, reasons)
+    if dropped:
+        log.warning("warning: %d coordinates are outside of their micrographs: they are left out", dropped)
     results.write_summary(RunSettings(limits, 1, 1, 2, settings.pixel_size_angst, settings.diameter_angst), listed)
     return replace(settings, results=str(results.folder.absolute()))
+
+
+def _is_inside(path: str, centres_xy: np.ndarray) -> np.ndarray:
+    """Which centres are on a pixel of a micrograph; all of them if it cannot be read, which is shown later."""
+    try:
+        rows, columns = read_shape(path)
+    except DeepEMError:
+        return np.ones(len(centres_xy), dtype=bool)
+    found: np.ndarray = ((centres_xy >= -0.5) & (centres_xy < np.array([columns, rows]) - 0.5)).all(axis=1)
+    return found
 
 
 def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSettings:
@@ -248,12 +268,13 @@ def _defocus(settings: StudioSettings, wanted: Wanted) -> dict[str, float]:
     return {name: value for each in lists for name, value in read_defocus(each, settings.micrographs).items()}
 
 
-def _pixel_size(paths: Iterable[str], given: float | None) -> float:
-    """The pixel size given, or that of the first micrograph whose header has one."""
+def _pixel_size(paths: Mapping[str, str], given: float | None, used: Mapping[str, float]) -> float:
+    """The pixel size given, or that of the first micrograph whose header has one; a run may have used several."""
     if given is not None:
         return given
+    check_pixel_sizes(used or header_pixel_sizes(paths))
     problem = ""
-    for path in list(paths)[:_TRIED]:
+    for path in list(paths.values())[:_TRIED]:
         try:
             size = read_pixel_size(path)
         except DeepEMError as error:

@@ -96,7 +96,8 @@ class Teacher:
     def save(self) -> Path:
         """Write the picks of all micrographs, with what people marked, and the model if it is not the general one.
 
-        Micrographs that have neither candidates nor marks are left out, so that nobody takes them for empty ones.
+        Micrographs that have neither candidates nor marks, and those without coordinates where these are shown, are
+        left out, so that nobody takes them for empty ones.
 
         Returns
         -------
@@ -115,7 +116,10 @@ class Teacher:
         session = self._session
         with session.changed:
             settings = session.settings
-            known = [name for name in session.names if session.collection.found(name) or session.log.marks.get(name)]
+            session.save()
+            state = session.project.state()
+            known = [name for name in session.names if session.log.marks.get(name)
+                     or session.collection.found(name) and session.project.is_stated(name, settings)]
             picks = {name: session.picks(name) for name in known}
         results = session.project.output
         results.make()
@@ -131,7 +135,8 @@ class Teacher:
         if settings.model:
             with atomic_path(results.path("model")) as aside:
                 shutil.copyfile(settings.model, aside)
-        cut = what_is_cut(self._count_cut(picks), settings.written_box_px)
+        session.project.note_saved(state)
+        cut = what_is_cut(self._count_cut(picks, settings.written_box_px), settings.written_box_px)
         problem = (f"{len(absent)} micrographs without candidates are left out of the picks saved: {listed(absent)}"
                    if absent else "")
         if problem:
@@ -143,13 +148,13 @@ class Teacher:
             self._saved = session.version, str(results.folder), cut
         return results.folder
 
-    def _count_cut(self, picks: Mapping[str, Coordinates]) -> int:
+    def _count_cut(self, picks: Mapping[str, Coordinates], box_px: int) -> int:
         """Number of picks whose boxes leave their micrographs; those of files that cannot be read are not counted."""
         session, found = self._session, 0
         for number, name in enumerate(session.names):
             with suppress(DeepEMError):
                 if name in picks:
-                    found += count_cut(picks[name].centres_xy, session.settings.written_box_px, session.shape(number))
+                    found += count_cut(picks[name].centres_xy, box_px, session.shape(number))
         return found
 
     def when_all_found(self) -> None:
