@@ -197,7 +197,9 @@ def test_micrographs_that_coordinates_do_not_name_are_not_saved_as_empty_ones(tm
         assert "warning: 2 of 4 micrographs have no coordinates" in caplog.text
         session.edit(3, {"action": "add", "x": 30, "y": 40})
         assert session.waiting() == ""  # they are not searched either
-        folder = Teacher(session, Queue(session, Worker())).save()
+        teacher = Teacher(session, Queue(session, Worker()))
+        assert [lesson.name for lesson in teacher._lessons()] == ["d", "a", "b"]  # all of c is unknown
+        folder = teacher.save()
         assert {path.name: len(read_box(path).scores) for path in folder.glob("*.box")} == {"a.box": 2, "b.box": 0,
                                                                                             "d.box": 1}
         assert "1 micrographs without candidates are left out of the picks saved: c" in session.problem

@@ -172,7 +172,7 @@ class Teacher:
         before = session.settings
         turn = before.turn + 1
         output = session.project.model(turn)
-        of_coordinates = before.turn == 0 and before.results == str(session.project.start.folder.absolute())
+        of_coordinates = before.turn == 0 and before.starts_with("coordinates")
         course = Course(before.diameter_angst, before.pixel_size_angst, before.model, before.bright,
                         str(output), self._finishing, before.tiff_rows, before.limits, of_coordinates)
         try:
@@ -213,7 +213,8 @@ class Teacher:
         with session.changed:
             marked = [name for name, marks in session.log.marks.items()
                       if marks and name in session.settings.micrographs]
-            others = [name for name in session.names if name not in marked and session.collection.found(name)]
+            others = [name for name in session.names if name not in marked and session.collection.found(name)
+                      and session.project.is_stated(name, session.settings)]
             wanted = max(0, MIN_MICROGRAPHS - len(marked))
             spread = np.unique(np.linspace(0, len(others) - 1, wanted).astype(int)) if others else []
             lessons = [self._lesson(name) for name in marked[-most:] + [others[at] for at in spread][:wanted]]
