@@ -132,7 +132,7 @@ def test_picks_whose_boxes_leave_the_micrograph_are_counted_and_can_be_left_out(
     rows, columns = 150, 210
     outside = ((found.centres_xy < 30) | (found.centres_xy > np.array([columns, rows]) - 31)).any(axis=1).sum()
     said = re.findall(r" (\d+) of the picks .* \(with --border 120 they", capsys.readouterr().err)
-    assert said == [str(outside)] * (outside > 0) and (padding or 0 < outside < len(found.scores))
+    assert said == [str(outside)] * int(outside > 0) and (padding or 0 < outside < len(found.scores))
     assert main([*command, str(tmp_path / "whole"), "--border", "120"]) == 0
     (whole,) = read_coordinates(tmp_path / "whole").values()
     assert len(whole.scores) == len(found.scores) - outside or padding
