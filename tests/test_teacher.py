@@ -3,7 +3,9 @@
 """Training from few labels or none: what the general model labels, and when its pupil is refused."""
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import mrcfile
@@ -15,6 +17,7 @@ from scipy.spatial import cKDTree
 from deepem_scipion.deepem import DeepEMError, general_model, load_model, runtime
 from deepem_scipion.deepem.commands import pick, train
 from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.micrographs import chosen_micrographs
 from deepem_scipion.deepem.commands.parser import parse_arguments
 from deepem_scipion.deepem.commands.planning import make_plan, read_training_set
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
@@ -267,6 +270,25 @@ def test_auto_trains_and_picks_in_the_given_frame(folder, tmp_path, monkeypatch)
     assert main(["auto", "--micrographs", str(folder / "micrographs"), "--diameter", "400", "--tiff-rows", "top",
                  "--pixel-size", "10", "--threads", "1", "--output", str(tmp_path / "picks")]) == 0
     assert [(options.tiff_rows, options.pixel_size, options.threads) for options in given] == [("top", 10, 1)] * 2
+
+
+@pytest.mark.parametrize("output", ["picks", "."])
+def test_auto_replaces_no_model_and_takes_no_micrograph_for_an_option(folder, tmp_path, monkeypatch, capsys, output):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("-a.mrc", "--overwrite.mrc"):
+        os.symlink(folder / "micrographs" / "mic_001.mrc", name)
+    given, model = [], Path(f"{Path(output).resolve()}.deepem")
+    for module in (train, pick):
+        monkeypatch.setattr(module, "run", lambda options, **how: given.append(options) or 0)
+    monkeypatch.setattr(runtime, "start", lambda threads: None)
+    command = ["auto", "--micrographs", "*.mrc", "--diameter", "400", "--output", output]
+    assert main(command) == 0
+    assert (given[0].output, given[1].model, given[1].output) == (model, model, Path(output))
+    assert [len(chosen_micrographs(options)) for options in given] == [2, 2]
+    model.write_text("mine")
+    assert main(command) == 2 and len(given) == 2 and model.read_text() == "mine"
+    assert f"deepem pick --model {model} --micrographs ... --output {output} --resume" in capsys.readouterr().err
 
 
 def test_rounds_end_when_nothing_changes(folder, monkeypatch):
