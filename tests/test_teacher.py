@@ -108,6 +108,12 @@ def test_in_the_mask_the_teacher_labels_nothing(folder, tmp_path):
     assert 5 <= len(item.particles_rc) < len(free.particles_rc)
 
 
+def test_coordinates_of_which_none_is_left_are_an_error_although_there_are_confident_picks(folder):
+    outside = Coordinates(np.full((7, 2), 9e3), np.full(7, np.nan), None)
+    with pytest.raises(DeepEMError, match="none of the 7 particles given lies within a micrograph"):
+        labelled(folder, general_model(400), outside)
+
+
 def test_too_few_particles_are_an_error(folder):
     with pytest.raises(DeepEMError, match="only 0 particles are marked, or picked with confidence"):
         labelled(folder, replace(general_model(400), threshold=1.0))
@@ -142,6 +148,7 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys, m
     assert ModelFiles(tmp_path / "few.deepem").examples.exists()
 
     monkeypatch.setattr(teacher, "MIN_GAIN", np.inf)
+    monkeypatch.setattr(drift, "UNCHANGED", np.inf)
     assert main([*arguments, str(tmp_path / "refused.deepem")]) == 0
     assert "the model before is kept" in capsys.readouterr().err
     assert not ModelFiles(tmp_path / "refused.deepem").examples.exists()
@@ -291,7 +298,7 @@ def test_auto_replaces_no_model_and_takes_no_micrograph_for_an_option(folder, tm
     assert f"deepem pick --model {model} --micrographs ... --output {output} --resume" in capsys.readouterr().err
 
 
-def test_rounds_end_when_nothing_changes(folder, monkeypatch):
+def test_rounds_end_when_nothing_changes_which_is_no_failure(folder, monkeypatch, caplog):
     start, rounds = general_model(400), []
     start = replace(start, threshold=start.threshold_for("F1"))
 
@@ -300,8 +307,10 @@ def test_rounds_end_when_nothing_changes(folder, monkeypatch):
         return start
 
     monkeypatch.setattr(self_training, "train_model", train)
-    assert self_training.self_train(unmarked(folder), Plan(400, start=start)) is not None
-    assert len(rounds) == 1
+    with caplog.at_level(logging.INFO, "deepem_scipion"):
+        assert self_training.self_train(unmarked(folder), Plan(400, start=start)) is start
+    assert len(rounds) == 1 and "changed nothing that matters: 100 % of the picks" in caplog.text
+    assert "warning" not in caplog.text and "refused" not in caplog.text
 
 
 @pytest.mark.slow
