@@ -264,7 +264,7 @@ def test_negatives_at_the_places_of_particles_are_said(data):
 def test_few_particles_are_said(data):
     few = replace(data, particles={"a": data.particles["a"]})
     (warning,) = find_problems(few, PLAN)
-    assert warning.startswith("14 particles are very few")
+    assert warning.startswith("14 particles are very few") and warning.endswith("give --incomplete")
 
 
 def labelled(folder, centres, names, sign=1.0):
