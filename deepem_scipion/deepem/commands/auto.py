@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     model = Path(f"{os.path.abspath(options.output)}.deepem")
     if model.exists():
         raise DeepEMError(f"{model} exists, perhaps from an earlier run, and is not replaced. To pick with it, also to "
-                          f"go on with an interrupted run: deepem pick --model {model} --micrographs ... --output "
+                          f"continue an interrupted run: deepem pick --model {model} --micrographs ... --output "
                           f"{options.output} --resume. Expected another --output to train another model.")
     if PickingResults(options.output).files():
         raise DeepEMError(f"--output {options.output}: the folder has results of an earlier run; expected a new or "
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
               *(["--threads", str(options.threads)] if options.threads else [])]
     status = train.run(_parsed(train, ["--micrographs", *paths[:options.train], "--diameter", str(options.diameter),
                                        "--contrast", options.contrast, "--seed", str(options.seed), "--output",
-                                       str(model), *common]))
+                                       str(model), *common]), picks_next=True)
     if status != console.OK:
         return status
     picking = _parsed(pick, ["--micrographs", *options.micrographs, "--model", str(model),
