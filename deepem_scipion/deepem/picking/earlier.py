@@ -144,7 +144,7 @@ def _is_left_over(path: Path, used: str | None) -> bool:
         return False
     try:
         found = load_model(path)
-        general = general_model(found.diameter_angst, found.record.contrast)
+        general = general_model(found.diameter_angst, found.record.contrast or "dark")
     except DeepEMError:
         return False
     return found.digest() == general.digest() != used and found.card() == general.card()
