@@ -261,10 +261,11 @@ def test_fine_tuning_a_model_keeps_its_network(blobs, blob_model, few_updates, t
 
 
 @pytest.mark.slow
-def test_one_micrograph_is_enough_to_train_on(blobs, few_updates, tmp_path):
+def test_one_micrograph_is_enough_to_train_on_and_the_next_step_is_said(blobs, few_updates, tmp_path, capsys):
     assert main(["train", "--micrographs", str(micrograph(blobs, "a")), "--coordinates", str(blobs[0] / "boxes"),
                  "--diameter", "64", "--output", str(tmp_path / "m"), "--epochs", "4", "--validation-fraction",
                  "0.3", "--maps", "4", "5", "6"]) == 0
+    assert f"deepem pick --model {tmp_path / 'm'} --micrographs ... --output picks" in capsys.readouterr().err
     card = load_model(tmp_path / "m").card()
     assert card["validation"]["particles"] > 0 and card["geometry"]["maps"] == [4, 5, 6]
 

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is in the output folder when a run begins: only what a run wrote is removed, and never a model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.model.files import save_model
+from deepem_scipion.deepem.model.general import general_model
 from deepem_scipion.deepem.picking.earlier import EXISTING, prepare
 from deepem_scipion.deepem.picking.results import FOLDERS, PickingResults
 from deepem_scipion.deepem.picking.selection import Limits
@@ -64,6 +67,16 @@ def test_the_model_is_kept_whatever_becomes_of_the_picks(run):
     assert results.path("model").read_text() == "model.deepem"
     assert prepare(results, paths, SETTINGS, "overwrite") == {}
     assert files(results.folder) == {"model.deepem", "summary.json", "summary.tsv"}
+
+
+def test_the_general_model_of_an_earlier_run_goes_with_its_picks_if_another_one_picks(run):
+    paths, results = run
+    general, path = general_model(100.0, "bright"), results.path("model")
+    trained = replace(general, record=replace(general.record, warnings=["the model before is kept"]))
+    for model, used, kept in ((general, general.digest(), True), (trained, "other", True), (general, "other", False)):
+        save_model(path, model)
+        prepare(results, paths, replace(SETTINGS, model=used), "overwrite")
+        assert path.exists() == kept
 
 
 @pytest.mark.parametrize("n_removed", range(6))

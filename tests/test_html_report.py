@@ -33,6 +33,7 @@ from deepem_scipion.deepem.picking.table import read_table, write_table
 from deepem_scipion.deepem.report.page import MAX_OPEN_ROWS, MAX_ROWS
 from deepem_scipion.deepem.report.picking_report import report_picking
 from deepem_scipion.deepem.report.thumbnails import choose_micrographs
+from deepem_scipion.deepem.studio.project import StudioProject
 
 # The matplotlib that Scipion pins uses functions that its own dependencies have renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
@@ -253,6 +254,25 @@ def test_what_cannot_be_read_is_named_and_costs_nothing_else(tmp_path):
                for text in page.texts)
     with pytest.raises(DeepEMError, match="expected the results of `deepem pick`"):
         report_picking(tmp_path / "candidates", tmp_path / "other.html")
+
+
+def test_the_command_says_how_many_micrographs_are_not_found_and_why(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_run(Path("run"), ["a", "b"], failed=("c",))
+    assert main(["report", "run"]) == 0
+    assert "not found" not in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["report", "../run"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: 2 of 2 micrographs are not found" in said and "relative to the folder in which the run was" in said
+
+
+def test_a_session_of_the_studio_has_no_report(tmp_path, capsys):
+    StudioProject(tmp_path)._settings.write_text("{}")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "this is a session of the studio, and only a picking run has a report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "{}", "damaged"])

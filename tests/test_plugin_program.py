@@ -227,6 +227,14 @@ def test_a_micrograph_during_which_the_program_is_killed_fails_alone(tmp_path, m
     assert f"the worker ended with status {status} whenever it picked this micrograph" in protocol._getFailed()["b"]
 
 
+def test_where_the_program_is_killed_whatever_it_picks_the_run_ends_and_no_micrograph_fails(tmp_path, monkeypatch):
+    protocol, workers = picking(tmp_path, monkeypatch, *6 * [-9])
+    monkeypatch.setattr(protocol, "_pickTogether", lambda some, arguments: protocol.runPick(arguments, "batch"))
+    with pytest.raises(ProgramError, match="status -9 whichever of 2 micrographs it picked: is there too little mem"):
+        protocol._pickMicrographList([micrograph(number, name) for number, name in enumerate("ab", 1)], [])
+    assert not workers.answers and not protocol._getFailed()
+
+
 def test_a_worker_that_met_an_error_is_not_used_again(tmp_path, monkeypatch):
     protocol, workers = picking(tmp_path, monkeypatch, (2, "the model is damaged"), (0, ""))
     with pytest.raises(ProgramError, match="pick ended with status 2: the model is damaged$") as caught:

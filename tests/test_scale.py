@@ -3,6 +3,7 @@
 """Pixel sizes, diameters, boxes, coordinates and contrast that do not fit together are said, and nothing else is."""
 
 import json
+import logging
 import re
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import tifffile
 
 from deepem_scipion.deepem.commands.main import main
-from deepem_scipion.deepem.commands.picked import PickProgress
+from deepem_scipion.deepem.commands.picked import PickProgress, say_what_is_cut
 from deepem_scipion.deepem.coordinates.box import write_box
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates, scaled
 from deepem_scipion.deepem.coordinates.read import read_coordinates
@@ -147,6 +148,17 @@ def test_a_diameter_that_is_perhaps_in_pixels_is_said(caplog, diameter, pixel_si
         "is the diameter in angstrom, and not in pixels?"]
 
 
+@pytest.mark.parametrize("box_px, cut, said", [
+    (60, 2, "2 of the picks are so close to the border that their boxes leave .* --border 204 "),
+    (None, 1, "1 of the picks is so close to the border that its box leaves .* --border 50 ")])
+def test_the_border_that_is_recommended_suits_all_pixel_sizes(caplog, blob_model, box_px, cut, said):
+    results = {"a": MicrographResult("a", cut=cut, pixel_size_angst=5.0),  # a box of 20 px, 100 A
+               "b": MicrographResult("b", cut=0, pixel_size_angst=6.8)}  # 14 px, 95 A
+    with caplog.at_level(logging.INFO):
+        say_what_is_cut({**results, "c": MicrographResult("c", "damaged")}, box_px, load_model(blob_model))
+    assert re.search(said, caplog.text)
+
+
 def test_warnings_are_those_of_all_micrographs_after_batches(blobs, blob_model, tmp_path):
     mics = resized(blobs, tmp_path / "mics", {"d": 4.0, "e": 2.5})
     together = PickingResults(tmp_path / "all")
@@ -252,7 +264,7 @@ def test_negatives_at_the_places_of_particles_are_said(data):
 def test_few_particles_are_said(data):
     few = replace(data, particles={"a": data.particles["a"]})
     (warning,) = find_problems(few, PLAN)
-    assert warning.startswith("14 particles are very few")
+    assert warning.startswith("14 particles are very few") and warning.endswith("give --incomplete")
 
 
 def labelled(folder, centres, names, sign=1.0):

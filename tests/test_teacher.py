@@ -3,7 +3,9 @@
 """Training from few labels or none: what the general model labels, and when its pupil is refused."""
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import mrcfile
@@ -15,6 +17,7 @@ from scipy.spatial import cKDTree
 from deepem_scipion.deepem import DeepEMError, general_model, load_model, runtime
 from deepem_scipion.deepem.commands import pick, train
 from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.micrographs import chosen_micrographs
 from deepem_scipion.deepem.commands.parser import parse_arguments
 from deepem_scipion.deepem.commands.planning import make_plan, read_training_set
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
@@ -105,6 +108,12 @@ def test_in_the_mask_the_teacher_labels_nothing(folder, tmp_path):
     assert 5 <= len(item.particles_rc) < len(free.particles_rc)
 
 
+def test_coordinates_of_which_none_is_left_are_an_error_although_there_are_confident_picks(folder):
+    outside = Coordinates(np.full((7, 2), 9e3), np.full(7, np.nan), None)
+    with pytest.raises(DeepEMError, match="none of the 7 particles given lies within a micrograph"):
+        labelled(folder, general_model(400), outside)
+
+
 def test_too_few_particles_are_an_error(folder):
     with pytest.raises(DeepEMError, match="only 0 particles are marked, or picked with confidence"):
         labelled(folder, replace(general_model(400), threshold=1.0))
@@ -139,6 +148,7 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys, m
     assert ModelFiles(tmp_path / "few.deepem").examples.exists()
 
     monkeypatch.setattr(teacher, "MIN_GAIN", np.inf)
+    monkeypatch.setattr(drift, "UNCHANGED", np.inf)
     assert main([*arguments, str(tmp_path / "refused.deepem")]) == 0
     assert "the model before is kept" in capsys.readouterr().err
     assert not ModelFiles(tmp_path / "refused.deepem").examples.exists()
@@ -269,7 +279,26 @@ def test_auto_trains_and_picks_in_the_given_frame(folder, tmp_path, monkeypatch)
     assert [(options.tiff_rows, options.pixel_size, options.threads) for options in given] == [("top", 10, 1)] * 2
 
 
-def test_rounds_end_when_nothing_changes(folder, monkeypatch):
+@pytest.mark.parametrize("output", ["picks", "."])
+def test_auto_replaces_no_model_and_takes_no_micrograph_for_an_option(folder, tmp_path, monkeypatch, capsys, output):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("-a.mrc", "--overwrite.mrc"):
+        os.symlink(folder / "micrographs" / "mic_001.mrc", name)
+    given, model = [], Path(f"{Path(output).resolve()}.deepem")
+    for module in (train, pick):
+        monkeypatch.setattr(module, "run", lambda options, **how: given.append(options) or 0)
+    monkeypatch.setattr(runtime, "start", lambda threads: None)
+    command = ["auto", "--micrographs", "*.mrc", "--diameter", "400", "--output", output]
+    assert main(command) == 0
+    assert (given[0].output, given[1].model, given[1].output) == (model, model, Path(output))
+    assert [len(chosen_micrographs(options)) for options in given] == [2, 2]
+    model.write_text("mine")
+    assert main(command) == 2 and len(given) == 2 and model.read_text() == "mine"
+    assert f"deepem pick --model {model} --micrographs ... --output {output} --resume" in capsys.readouterr().err
+
+
+def test_rounds_end_when_nothing_changes_which_is_no_failure(folder, monkeypatch, caplog):
     start, rounds = general_model(400), []
     start = replace(start, threshold=start.threshold_for("F1"))
 
@@ -278,8 +307,10 @@ def test_rounds_end_when_nothing_changes(folder, monkeypatch):
         return start
 
     monkeypatch.setattr(self_training, "train_model", train)
-    assert self_training.self_train(unmarked(folder), Plan(400, start=start)) is not None
-    assert len(rounds) == 1
+    with caplog.at_level(logging.INFO, "deepem_scipion"):
+        assert self_training.self_train(unmarked(folder), Plan(400, start=start)) is start
+    assert len(rounds) == 1 and "changed nothing that matters: 100 % of the picks" in caplog.text
+    assert "warning" not in caplog.text and "refused" not in caplog.text
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.errors import DeepEMError
+from deepem_scipion.deepem.micrographs.preprocessing import Preprocessing
 from deepem_scipion.deepem.network.geometry import PRESETS, Geometry
 from deepem_scipion.deepem.training.boxes import Boxes
 from deepem_scipion.deepem.training.calibration import MIN_STD_MARGIN, contrast_of, std_range_of
@@ -29,6 +30,12 @@ def named(names):
 def coordinates(names, n=5):
     centres = np.random.default_rng(0).uniform(20, 100, (n, 2))
     return {name: Coordinates(centres, np.full(n, np.nan), 24.0) for name in names}
+
+
+def test_of_many_micrographs_without_coordinates_some_are_named(caplog):
+    with pytest.raises(DeepEMError, match="no such file"):
+        TrainingSet(named("abcdefgh"), coordinates("a")).read(Preprocessing(4.0, 24), 16.0)
+    assert "7 of 8 micrographs have no coordinates and are left out: b, c, d and 4 more" in caplog.text
 
 
 def test_automatic_geometry_bins_by_a_whole_factor():

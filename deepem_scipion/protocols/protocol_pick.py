@@ -75,7 +75,7 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
 
     A micrograph that cannot be read is left out. The summary and the comment of the output give the number of failed
     micrographs, and picks/failed.tsv in the extra folder lists the reasons. *Continue* tries them again. The protocol
-    fails only if all micrographs fail.
+    fails only if all micrographs fail, or if the program is killed with each micrograph of a batch of several.
 
     *Quality figures*
 
@@ -118,13 +118,24 @@ class ProtDeepEMPick(PickForm, CorrectedPicks, PickTwins, PickStreaming, DeepEMP
         try:
             self._pickTogether(micList, *args)
         except WorkerDied as died:
-            if len(micList) > 1:  # one of them may be the cause: the others are picked without it
-                for mic in micList:
-                    self._pickMicrographList([mic], *args)
-            else:
-                mic, = micList
-                self._writeFailure(mic, self._getNames()[mic.getObjId()], f"{died} whenever it picked this "
+            # One of them may be the cause: the others are picked without it.
+            deaths = self._pickOneByOne(micList, *args) if len(micList) > 1 else [(micList[0], died)]
+            if 1 < len(micList) == len(deaths):
+                raise ProgramError("pick", died.status, f"{died} whichever of {len(micList)} micrographs it picked: "
+                                   "is there too little memory? Continue will pick them.") from died
+            for mic, death in deaths:
+                self._writeFailure(mic, self._getNames()[mic.getObjId()], f"{death} whenever it picked this "
                                    "micrograph: is the file damaged, or is there too little memory?")
+
+    def _pickOneByOne(self, micList, *args):
+        """Pick micrographs one by one; return those during which the worker died, each with the error."""
+        deaths = []
+        for mic in micList:
+            try:
+                self._pickTogether([mic], *args)
+            except WorkerDied as died:
+                deaths.append((mic, died))
+        return deaths
 
     def _pickTogether(self, micList, arguments):
         names = self._getNames()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ..errors import DeepEMError
@@ -51,8 +52,12 @@ def run(options: argparse.Namespace) -> int:
         raise DeepEMError(f"--train {options.train}: expected at least 1 micrograph")
     micrographs = chosen_micrographs(options)
     check_names(micrographs)
-    paths = [str(path) for path in micrographs.values()]
-    model = options.output.with_name(f"{options.output.name}.deepem")
+    paths = [os.path.join(os.curdir, path) for path in micrographs.values()]  # none is taken for an option
+    model = Path(f"{os.path.abspath(options.output)}.deepem")
+    if model.exists():
+        raise DeepEMError(f"{model} exists, perhaps from an earlier run, and is not replaced. To pick with it, also to "
+                          f"continue an interrupted run: deepem pick --model {model} --micrographs ... --output "
+                          f"{options.output} --resume. Expected another --output to train another model.")
     if PickingResults(options.output).files():
         raise DeepEMError(f"--output {options.output}: the folder has results of an earlier run; expected a new or "
                           "empty one")
@@ -63,11 +68,11 @@ def run(options: argparse.Namespace) -> int:
               *(["--threads", str(options.threads)] if options.threads else [])]
     status = train.run(_parsed(train, ["--micrographs", *paths[:options.train], "--diameter", str(options.diameter),
                                        "--contrast", options.contrast, "--seed", str(options.seed), "--output",
-                                       str(model), *common]))
+                                       str(model), *common]), picks_next=True)
     if status != console.OK:
         return status
-    picking = _parsed(pick, ["--micrographs", *options.micrographs, "--model", str(model), "--output",
-                             str(options.output), *common])
+    picking = _parsed(pick, ["--micrographs", *options.micrographs, "--model", str(model),
+                             f"--output={options.output}", *common])
     status = pick.run(picking, started=True)
     if estimate is not None:
         draw_estimate(estimate, picking, micrographs)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -62,5 +63,6 @@ def say_what_is_cut(results: Mapping[str, MicrographResult], box_px: int | None,
     from ..picking.box import default_box_px, what_is_cut
 
     if cut := sum(result.cut or 0 for result in results.values()):
-        size = max(result.pixel_size_angst or 0.0 for result in results.values())
-        log.info("%s", what_is_cut(cut, box_px or default_box_px(model.diameter_angst, size), size))
+        sizes = {result.pixel_size_angst for result in results.values() if result.pixel_size_angst}
+        boxes = [(box_px or default_box_px(model.diameter_angst, size), size) for size in sizes]
+        log.info("%s", what_is_cut(cut, *max(boxes, key=math.prod)))

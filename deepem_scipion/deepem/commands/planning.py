@@ -72,13 +72,15 @@ def make_plan(options: argparse.Namespace) -> Plan:
                                                    options.working_pixel_size)):
         raise DeepEMError(f"{'the general model' if general else '--continue-from'} determines network and working "
                           "pixel size: leave out --preset, --box, --maps and --working-pixel-size")
+    epochs = options.epochs
+    if general and epochs is None:
+        epochs = TRAINING_PRESETS[options.training_preset].general_epochs
     return Plan(
         paper=paper_plan(options),
         diameter_angst=options.diameter, preset=options.preset, geometry=_geometry(options),
         maps=tuple(options.maps or MAPS), working_pixel_size_angst=options.working_pixel_size,
         pixel_size_angst=options.pixel_size, training_preset=options.training_preset,
-        epochs=options.epochs or (TRAINING_PRESETS[options.training_preset].general_epochs if general else None),
-        given_negatives_only=options.given_negatives_only, seed=options.seed,
+        epochs=epochs, given_negatives_only=options.given_negatives_only, seed=options.seed,
         validation_fraction=options.validation_fraction, networks=options.networks, rounds=options.rounds,
         error_cutoff=options.error_cutoff,
         start=general_model(options.diameter, options.contrast or "dark") if general else

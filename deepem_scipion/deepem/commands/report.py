@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,15 @@ def run(options: argparse.Namespace) -> int:
     from ..model.paths import ModelFiles
     from ..report.model_report import report_model
     from ..report.picking_report import report_picking
+    from ..studio.saved import session_of
 
     if options.results.is_dir():
+        if session_of(options.results):
+            raise DeepEMError(f"{options.results}: this is a session of the studio, and only a picking run has a "
+                              "report. Expected an output folder of `deepem pick`, or a model")
         path = options.output or report_path(options.results)
         report_picking(options.results, path, options.model)
+        _warn_of_missing(options.results)
     elif not options.results.exists():
         raise DeepEMError(f"{options.results}: no such folder or file. Expected an output folder of `deepem pick`, or "
                           "a model")
@@ -50,6 +56,19 @@ def run(options: argparse.Namespace) -> int:
         report_model(options.results, path)
     console.print_result(f"report written to {path}")
     return console.OK
+
+
+def _warn_of_missing(folder: Path) -> None:
+    """Warn of micrographs of which the report has no pictures because they are not where the run found them."""
+    from ..coordinates.names import listed
+    from ..picking.results import PickingResults
+
+    picked = [result.path for result in PickingResults(folder).read_micrographs().values() if result.ok]
+    if missing := [path for path in picked if not os.path.exists(path)]:
+        relative = "" if os.path.isabs(missing[0]) else (" The paths are relative to the folder in which the run was "
+                                                         "started: give the command there.")
+        log.warning("warning: %d of %d micrographs are not found, and not shown in the report: %s.%s", len(missing),
+                    len(picked), listed(missing), relative)
 
 
 def report_path(folder: Path) -> Path:

@@ -142,8 +142,20 @@ def _add_fit(parser: argparse.ArgumentParser, searched: bool) -> None:
     add_threads(group)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run `deepem train`; returns the exit code."""
+def run(options: argparse.Namespace, picks_next: bool = False) -> int:
+    """Run `deepem train`; returns the exit code.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Arguments of the command.
+    picks_next : bool
+        Whether the caller picks with the model, so that the user need not know how.
+
+    Returns
+    -------
+    int
+    """
     from .. import runtime
     from ..model.files import save_model
     from ..model.paths import ModelFiles
@@ -172,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
     files.checkpoint.unlink(missing_ok=True)
     console.print_result(format_card(model.card()))
     console.print_result(f"model written to {options.output}")
+    if not picks_next:
+        log.info("pick with it: deepem pick --model %s --micrographs ... --output picks", options.output)
     return console.OK
 
 

@@ -80,5 +80,6 @@ def what_is_cut(number: int, box_px: float, pixel_size_angst: float | None = Non
         return ""
     avoided = "" if pixel_size_angst is None else (
         f" (with --border {math.ceil(box_px * pixel_size_angst / 2)} they are not picked)")
-    return (f"{number} of the picks are so close to the border that their boxes leave the micrograph; RELION and "
-            f"cryoSPARC leave these out when they extract particles{avoided}")
+    words = ("is", "its box leaves") if number == 1 else ("are", "their boxes leave")
+    return (f"{number} of the picks {words[0]} so close to the border that {words[1]} the micrograph; cryoSPARC leaves "
+            f"such picks out when it extracts particles, RELION fills their boxes with pixels of the edge{avoided}")

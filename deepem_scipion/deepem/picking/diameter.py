@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ DIAMETERS_ANGST, FACTOR = (60.0, 720.0), math.sqrt(2)
 SIDE_PX = 800
 # A particle is at most this share of the shorter side of a micrograph wide.
 MAX_SHARE = 0.2
+# Images narrower than this share of the usual width are none of these micrographs, or parts of them.
+MIN_WIDTH_SHARE = 0.5
 # An outline counts where the logarithm of its diameter changes at most by this share of that of the diameter tried.
 MAX_SLOPE = 0.4
 # Picks with diameters that are about right cover at least this share of the largest area that picks cover.
@@ -217,11 +220,22 @@ def _profile(micrograph: Micrograph, centres_xy: np.ndarray, diameter_px: float)
     return mean
 
 
+def _usual_width(chosen: list[tuple[str, Path]], pixel_size_angst: float | None) -> float:
+    """Median of the shorter sides of images in angstrom, as far as their headers give them; otherwise 0."""
+    widths = []
+    for _, path in chosen:
+        with suppress(DeepEMError):
+            if size := pixel_size_angst or read_pixel_size(path):
+                widths.append(size * min(read_shape(path)))
+    return float(np.median(widths)) if widths else 0.0
+
+
 def _diameters(chosen: list[tuple[str, Path]],
                pixel_size_angst: float | None) -> tuple[list[tuple[str, Path]], list[float]]:
     """The first readable micrographs, and the diameters to try on them, the largest first."""
     usable: list[tuple[str, Path]] = []
     low, high = DIAMETERS_ANGST
+    usual = _usual_width(chosen, pixel_size_angst)
     reason = "there are no micrographs"
     for name, path in chosen:
         if len(usable) == USED:
@@ -235,8 +249,11 @@ def _diameters(chosen: list[tuple[str, Path]],
             continue
         if size is None:
             raise DeepEMError(f"{path}: no pixel size in the header; give it with --pixel-size")
+        if (width := size * min(shape)) < MIN_WIDTH_SHARE * usual:
+            log.warning("left out: %s: it is only %.0f A wide, the micrographs mostly %.0f A", path, width, usual)
+            continue
         usable.append((name, path))
-        low, high = max(low, MIN_WIDTH_PX * size), min(high, MAX_SHARE * size * min(shape))
+        low, high = max(low, MIN_WIDTH_PX * size), min(high, MAX_SHARE * width)
     if not usable:
         raise DeepEMError(reason)
     if low >= high:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ..errors import DeepEMError
 from ..locks import try_lock
+from ..model.files import load_model
+from ..model.general import general_model
 from .results import ALWAYS, FOLDERS, PickingResults
 from .settings import RunSettings
 from .summary import MicrographResult
@@ -56,7 +58,7 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
 
     Notes
     -----
-    A model in the folder is never removed: it may be the one that is picked with.
+    Of models in the folder only the general one as an earlier run wrote it is removed, unless it is picked with.
     """
     check_names(paths)
     if existing not in EXISTING:
@@ -80,7 +82,7 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
         results.remove_unfinished()
         files = results.files()
     kept: dict[str, MicrographResult] = {}
-    keep = {results.path("model")}
+    keep = set() if _is_left_over(results.path("model"), settings.model) else {results.path("model")}
     if existing == RESUME and results.exists():
         earlier = results.read_settings()
         _check_settings(results, earlier, settings)
@@ -134,6 +136,18 @@ def check_names(names: Iterable[str]) -> None:
                               "folder, which is for other files. Expected another name: rename the folder of the "
                               "micrograph, pick it into an output folder of its own, or give names in a list file "
                               "(path, tab, name).")
+
+
+def _is_left_over(path: Path, used: str | None) -> bool:
+    """Whether a file is the general model as a run writes it, which can be had again, and another one is used."""
+    if not path.is_file():
+        return False
+    try:
+        found = load_model(path)
+        general = general_model(found.diameter_angst, found.record.contrast or "dark")
+    except DeepEMError:
+        return False
+    return found.digest() == general.digest() != used and found.card() == general.card()
 
 
 def _check_others(results: PickingResults, paths: Mapping[str, Path], files: Collection[Path]) -> None:

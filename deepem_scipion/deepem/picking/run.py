@@ -21,14 +21,13 @@ from ..coordinates.masks import read_mask
 from ..coordinates.star import Optics
 from ..errors import DeepEMError, StoppedAtOnce
 from ..micrographs.micrograph import Micrograph
-from .box import default_box_px
+from .box import count_cut, default_box_px
 from .earlier import REFUSE, alone_in, prepare
 from .export import write_star
 from .message import as_message, failure, reason_of
 from .picker import PickedMicrograph, Picker
 from .results import PickingResults
 from .scale import check_scale, scale_warnings
-from .selection import PICKED
 from .settings import RunSettings
 from .summary import MicrographResult, contrast
 
@@ -210,7 +209,7 @@ class _Run:
             str(path), found.candidates, found.reasons, seconds=round(time.perf_counter() - began, 4),
             finished=round(time.time(), 2), evidence=evidence, negative_evidence=negative,
             pixel_size_angst=round(pixel_size, 6), header_pixel_size_angst=micrograph.header_pixel_size_angst,
-            cut=int((found.candidates.border_px[found.reasons == PICKED] < box_px / 2).sum()))
+            cut=count_cut(found.picks.centres_xy, box_px, micrograph.input_shape))
 
     def record(self, name: str, path: Path, future: Future[MicrographResult]) -> MicrographResult:
         """Note what became of a micrograph."""

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 COMPARED = 12
 # A model whose picks have less in common with those of the one before has drifted.
 DRIFTED = 0.6
+# A model whose picks have this share in common with those of the one before is no other.
+UNCHANGED = 0.97
 # The average of the places that both pick is taken over this many at least.
 MIN_COMMON = 5
 # Of fewer places that only one of them picks nothing follows.
@@ -147,10 +149,15 @@ def better(before: Model, after: Model, found: Comparison, least: float) -> Mode
     Returns
     -------
     Model
-        The model after, with the threshold of the comparison; or that before, with a warning in its card and the log.
+        The model after, with the threshold of the comparison; or that before, with a warning in its card and the log
+        unless both are as good as the same.
     """
     if not (why := found.refusal(least)):
         return at_threshold(after, found.threshold)
+    if found.share >= UNCHANGED and found.marks_after >= found.marks_before:
+        log.info("the training changed nothing that matters: %.0f %% of the picks are common to both models; the model "
+                 "before is kept", 100 * found.share)
+        return before
     text = f"what was learned is refused, and the model before is kept: {why}"
     log.warning("warning: %s", text)
     return replace(before, record=replace(before.record, warnings=[*before.record.warnings, text]))

@@ -228,7 +228,8 @@ def _number(data: TrainingSet) -> list[str]:
         return []
     return [f"{number} particles are very few: the model will miss views that it was not shown, and its threshold and "
             "its figures are little more than chance. Expect something to pick more particles with, and train again on "
-            "100 or more"]
+            "100 or more. If not every particle of these micrographs is marked, the others count as background: give "
+            "--incomplete"]
 
 
 def _some(names: Sequence[str]) -> str:

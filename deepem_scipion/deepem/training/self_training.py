@@ -11,7 +11,7 @@ from typing import Callable
 from ..errors import DeepEMError
 from ..model.model import Model
 from ..model.record import Epoch
-from .drift import better, compare
+from .drift import UNCHANGED, better, compare
 from .plan import Plan
 from .teacher import with_teacher
 from .train import train_model
@@ -19,8 +19,8 @@ from .training_set import TrainingSet
 
 log = logging.getLogger(__name__)
 
-# Maximum number of rounds, and the share of common picks from which on a further round would change nothing.
-ROUNDS, UNCHANGED = 3, 0.97
+# Maximum number of rounds.
+ROUNDS = 3
 # A model is kept if it is better by more than this many standard errors, see `drift.compare`.
 MIN_GAIN = 2.0
 
@@ -40,8 +40,8 @@ def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] 
     Returns
     -------
     Model
-        That of the last round that was better than the model before; `plan.start`, with a warning in its card, if
-        already the first was not.
+        That of the last round that was better than the model before; `plan.start`, with a warning in its card as from
+        `drift.better`, if already the first was not.
 
     Raises
     ------
@@ -61,9 +61,10 @@ def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] 
     for number in range(1, ROUNDS + 1):
         model = train_model(with_teacher(data, best), replace(plan, start=best), progress)
         found = compare(best, model, data, plan.pixel_size_angst)
-        log.info("round %d of self-training: %.0f %% of the picks are those before; the others resemble the particles "
-                 "%s (%+.1f standard errors)", number, 100 * found.share, "more" if found.gain > 0 else "less",
-                 found.gain)
+        others = (f"; the others resemble the particles {'more' if found.gain > 0 else 'less'} ({found.gain:+.1f} "
+                  "standard errors)" if found.gain else "")
+        log.info("round %d of self-training: %.0f %% of the picks are those before%s", number, 100 * found.share,
+                 others)
         kept = better(best, model, found, MIN_GAIN)
         if kept.networks is best.networks:
             return kept if best is plan.start else best

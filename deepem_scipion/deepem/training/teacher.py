@@ -55,15 +55,25 @@ class TaughtSet(TrainingSet):
         Raises
         ------
         DeepEMError
-            If, in addition, neither the user nor the teacher has found `MIN_PICKS` particles.
+            If, in addition, none of the given particles is left, or neither the user nor the teacher has found
+            `MIN_PICKS` particles.
         """
         assert self.teacher is not None
         found = super().read(preprocessing, diameter_px, pixel_size_angst, given_negatives_only)
+        before = sum(len(item.particles_rc) for item in found)
+        given = sum(len(self.particles[name].scores) for name in self.names)
+        if given and not before:
+            raise DeepEMError(f"none of the {given} particles given lies within a micrograph that can be used; check "
+                              "that coordinates and micrographs belong together, and their frame and scale "
+                              "(--tiff-rows, --coordinate-scale)")
         picker = Picker(self.teacher, replace(Limits.of_model(self.teacher),
                                               threshold=BACKGROUND_SHARE * self.teacher.threshold))
         labelled = [taught(picker, item) if item.name in self.incomplete else item for item in found]
-        before, after = (sum(len(item.particles_rc) for item in items) for items in (found, labelled))
-        log.info("%d particles are marked; the model in hand adds %d picks", before, after - before)
+        after = sum(len(item.particles_rc) for item in labelled)
+        if before:
+            log.info("%d particles are marked; the model in hand adds %d picks", before, after - before)
+        else:
+            log.info("no particle is marked: learning from %d confident picks of the model in hand", after)
         if after < MIN_PICKS:
             raise DeepEMError(f"only {after} particles are marked, or picked with confidence by the general model, on "
                               f"{len(labelled)} micrographs; expected at least {MIN_PICKS}. Check the diameter and the "

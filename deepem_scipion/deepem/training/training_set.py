@@ -14,6 +14,7 @@ import numpy as np
 
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.masks import read_mask
+from ..coordinates.names import listed
 from ..errors import DeepEMError
 from ..micrographs.micrograph import Micrograph, read_pixel_size
 from ..micrographs.preprocessing import Preprocessing
@@ -192,9 +193,9 @@ class TrainingSet:
         unlabelled = sorted(set(self.micrographs) - set(self.particles))
         if unlabelled:
             log.warning("%d of %d micrographs have no coordinates and are left out: %s", len(unlabelled),
-                        len(self.micrographs), ", ".join(unlabelled[:5]))
+                        len(self.micrographs), listed(unlabelled))
         if elsewhere := sorted(set(self.particles) - set(self.micrographs)):
-            log.info("coordinates of %d other micrographs are not used: %s", len(elsewhere), ", ".join(elsewhere[:5]))
+            log.info("coordinates of %d other micrographs are not used: %s", len(elsewhere), listed(elsewhere))
 
     def _nothing_in_common(self) -> str:
         return (f"none of the {len(self.micrographs)} micrographs ({', '.join(sorted(self.micrographs)[:3])} ...) has "
