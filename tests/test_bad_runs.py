@@ -154,6 +154,18 @@ def test_results_of_an_earlier_run_are_refused_replaced_or_completed(blobs, blob
     assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns > when
 
 
+def test_a_micrograph_that_an_older_file_has_replaced_is_picked_again(blobs, blob_model, tmp_path):
+    d, older = tmp_path / "d.mrc", tmp_path / "older.mrc"
+    for path, name in ((d, "d"), (older, "e")):
+        shutil.copy(blobs[0] / "micrographs" / f"{name}.mrc", path)
+    os.utime(older, (1e9, 1e9))
+    assert pick(blob_model, [older], tmp_path / "of_older") == 0 and pick(blob_model, [d], tmp_path / "out") == 0
+    before = (tmp_path / "out" / "d.box").read_text()
+    os.replace(older, d)
+    assert pick(blob_model, [d], tmp_path / "out", "--resume") == 0
+    assert before != (tmp_path / "out" / "d.box").read_text() == (tmp_path / "of_older" / "older.box").read_text()
+
+
 def test_a_run_in_which_all_failed_is_no_obstacle_and_nothing_else_is_removed(blobs, blob_model, tmp_path, capsys):
     out, tiffs = tmp_path / "out", [tmp_path / "d.tif", tmp_path / "e.tif"]
     for path in tiffs:

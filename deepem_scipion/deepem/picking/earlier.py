@@ -182,6 +182,12 @@ def _is_done(results: PickingResults, name: str, path: Path, found: MicrographRe
         return False
     sources = [str(path), *([mask] if mask else [])]
     try:
-        return max(map(os.path.getmtime, sources)) <= min(map(os.path.getmtime, written))
+        return max(map(_changed_s, sources)) <= min(map(_changed_s, written))
     except OSError:  # one of them is missing
         return False
+
+
+def _changed_s(path: str | Path) -> float:
+    """When a file was changed, or another one put into its place, which may be older; in seconds since 1970."""
+    found = os.stat(path)
+    return max(found.st_mtime, found.st_ctime)
