@@ -54,6 +54,12 @@ def test_the_threshold_is_passed_on_and_its_origin_reported(tmp_path, monkeypatc
     assert protocol._validate() == []
 
 
+def test_the_threshold_of_the_general_model_is_its_own(tmp_path, monkeypatch):
+    protocol = pick_form(tmp_path, monkeypatch, particleDiameter=100)
+    protocol.inputModel.set(None)
+    assert "Threshold: 0.450 (that of the general model)" in protocol.summary()
+
+
 def test_an_improbable_pixel_size_is_an_error_of_the_form_unless_it_is_accepted(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch)
     protocol.inputMicrographs.set(coordinate_set(tmp_path, 2, {"a.mrc": []}, pixel_size=0.4).getMicrographs())

@@ -59,11 +59,12 @@ class PickForm:
     def _defineThresholdParams(self, form):
         form.addParam("thresholdMode", params.EnumParam, choices=THRESHOLD_CHOICES, default=THRESHOLD_AUTO,
                       label="Threshold on the score",
-                      help="Picks with a lower score are discarded. *auto*: the threshold with the best F2 in the "
-                           "validation of the model. F2 is a mean of precision (the fraction of picks that are "
-                           "particles) and recall (the fraction of particles that were picked) in which recall has "
-                           "more weight. *best F1*: the same with equal weights. *given precision*: the lowest "
-                           "threshold with the precision below in the validation. *fixed value*: the score below.")
+                      help="Picks with a lower score are discarded. *auto*: that of the general model, or the one with "
+                           "the best F2 in the validation of the model. F2 is a mean of precision (the fraction of picks "
+                           "that are particles) and recall (the fraction of particles that were picked) in which "
+                           "recall has more weight. *best F1*: the same with equal weights. *given precision*: the "
+                           "lowest threshold with the precision below in the validation. *fixed value*: the score "
+                           "below.")
         form.addParam("minPrecision", params.FloatParam, default=0.9,
                       condition=f"thresholdMode == {THRESHOLD_PRECISION}", label="Precision",
                       validators=[params.Range(0, 1, error="should be from 0 to 1")],
@@ -149,7 +150,8 @@ class PickForm:
 
     def _getThresholdOrigin(self):
         """Words for the origin of the threshold."""
-        return {THRESHOLD_AUTO: "best F2 in the validation of the model",
+        return {THRESHOLD_AUTO: "that of the general model" if self.isGeneral() else
+                "best F2 in the validation of the model",
                 THRESHOLD_F1: "best F1 in the validation of the model",
                 THRESHOLD_PRECISION: f"lowest with a precision of at least {self.minPrecision.get():g} in the "
                                      "validation of the model",
