@@ -60,9 +60,9 @@ class PickForm:
         form.addParam("thresholdMode", params.EnumParam, choices=THRESHOLD_CHOICES, default=THRESHOLD_AUTO,
                       label="Threshold on the score",
                       help="Picks with a lower score are discarded. *auto*: that of the general model, or the one with "
-                           "the best F2 in the validation of the model. F2 is a mean of precision (the fraction of picks "
-                           "that are particles) and recall (the fraction of particles that were picked) in which "
-                           "recall has more weight. *best F1*: the same with equal weights. *given precision*: the "
+                           "the best F2 in the validation of the model. F2 is a mean of precision (the fraction of "
+                           "picks that are particles) and recall (the fraction of particles that were picked) in "
+                           "which recall has more weight. *best F1*: the same with equal weights. *given precision*: the "
                            "lowest threshold with the precision below in the validation. *fixed value*: the score "
                            "below.")
         form.addParam("minPrecision", params.FloatParam, default=0.9,
