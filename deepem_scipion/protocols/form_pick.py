@@ -62,8 +62,8 @@ class PickForm:
                       help="Picks with a lower score are discarded. *auto*: that of the general model, or the one with "
                            "the best F2 in the validation of the model. F2 is a mean of precision (the fraction of "
                            "picks that are particles) and recall (the fraction of particles that were picked) in "
-                           "which recall has more weight. *best F1*: the same with equal weights. *given precision*: the "
-                           "lowest threshold with the precision below in the validation. *fixed value*: the score "
+                           "which recall has more weight. *best F1*: the same with equal weights. *given precision*: "
+                           "the lowest threshold with the precision below in the validation. *fixed value*: the score "
                            "below.")
         form.addParam("minPrecision", params.FloatParam, default=0.9,
                       condition=f"thresholdMode == {THRESHOLD_PRECISION}", label="Precision",
