@@ -42,9 +42,9 @@ PROMINENT = 0.5
 MIN_PICKS, MAX_PICKS = 20, 200
 # Profiles reach this many assumed diameters from the centre.
 REACH = 1.3
-# The bright ring around a dark particle is on average at this many diameters from the centre: 0.46 to 0.64 on simulated
-# fields and on real micrographs, depending on shape and defocus.
-RING = 0.52
+# The bright ring around a dark particle is on average at this many diameters from the centre of a pick: 0.39 to 0.60 on
+# simulated fields and on real micrographs, depending on shape and defocus.
+RING = 0.505
 # Estimates are right to this share in two of three cases (docs/accuracy.md).
 ERROR = 0.2
 # The outline is found best with a diameter larger by this factor, where most picks are.
