@@ -10,7 +10,7 @@ drawn at random from at most three micrographs, of which nothing else is marked 
 rectangles in the middle of the training micrographs, about N, which are all that it is shown, from scratch; `all`: all
 particles of the training micrographs, from scratch. The script prints a table in Markdown of best F1 and average
 precision, their mean over the seeds, and the F1 at the automatic threshold, and writes it to
-benchmarks/results/clicks.md.
+benchmarks/results/clicks.md, and best F1 and average precision as a picture to clicks.png beside it.
 """
 
 import argparse
@@ -87,8 +87,32 @@ def figures(model, folder, data, names):
     return found["best_F1"]["F1"], found["AP"], found["F1"]
 
 
+def draw(rows, path):
+    """Plot best F1, with those of all seeds, and average precision of the rows of the table against the clicks."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    order = list(dict.fromkeys(clicks for _, clicks, *_ in rows))
+    for axes, column, label in zip(figure.subplots(1, 2), (2, 3), ("best F1", "average precision")):
+        for colour, name in enumerate(dict.fromkeys(row[0] for row in rows)):
+            own = [row for row in rows if row[0] == name]
+            places = [order.index(row[1]) for row in own]
+            axes.plot(places, [float(row[column]) for row in own], "o-", color=f"C{colour}", label=name)
+            if column == 2:
+                for place, row in zip(places, own):
+                    seeds = [float(value) for value in row[5].split(", ")]
+                    axes.plot(len(seeds) * [place], seeds, "_", color=f"C{colour}")
+        axes.set_xticks(range(len(order)), order)
+        axes.set(xlabel="particles marked", ylabel=label)
+        axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=110)
+
+
 def main():
-    """Train and pick, and write the table."""
+    """Train and pick, and write table and picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
     parser.add_argument("--sets", nargs="+", choices=ALL_SETS, default=list(ALL_SETS))
@@ -112,6 +136,7 @@ def main():
                          ", ".join(f"{value:.3f}" for value in found[:, 0])))
             text = "\n".join([title(), "", *table(*rows)])
             (RESULTS / "clicks.md").write_text(text)
+            draw(rows[1:], RESULTS / "clicks.png")
     print(text)
     return 0
 
