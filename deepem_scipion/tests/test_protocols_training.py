@@ -72,8 +72,8 @@ class TestDeepEMTraining(BaseTest):
         self.assertAlmostEqual(train.outputModel.getDiameter(), diameter)
         summary = " ".join(train._summary())
         self.assertIn("Training on 2 micrographs without coordinates.", summary)
-        # What one epoch makes of two micrographs is a model of its own, the general one, or the latter with a warning.
-        self.assertRegex(summary, "labelled itself|what was learned is refused|threshold 0.450")
+        kept = "the training changed nothing that matters" in self.log(train)  # then it is the general model
+        self.assertRegex(summary, "threshold 0.450" if kept else "labelled itself|what was learned is refused")
         if "labelled itself" in summary:
             self.assertEqual(train.outputModel.getValidation(), [])  # there are no coordinates to compare with
 

@@ -185,7 +185,9 @@ def _limits(start: Model, model: Model, lessons: Sequence[Lesson], found: Mappin
     scores = np.concatenate([each.scores[select(each, every, course.pixel_size_angst) == PICKED]
                              for each in found.values()])
     number = min(sum(len(lesson.picks_xy) + len(lesson.particles_xy) for lesson in lessons), len(scores))
-    return replace(mine, threshold=float(np.sort(scores)[-number]) if number else own.threshold)
+    # In the middle between the last one that is picked and the next.
+    last_two = np.append(np.sort(scores)[::-1], 0.0)[number - 1:number + 1]
+    return replace(mine, threshold=float(last_two.mean()) if number else own.threshold)
 
 
 def _picks(candidates: Candidates, limits: Limits, course: Course) -> np.ndarray:
