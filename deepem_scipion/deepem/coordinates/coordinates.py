@@ -87,3 +87,21 @@ def scaled(found: Mapping[str, Coordinates], factor: float) -> dict[str, Coordin
     return {name: replace(each, centres_xy=factor * (each.centres_xy + 0.5) - 0.5,
                           box_px=None if each.box_px is None else factor * each.box_px)
             for name, each in found.items()}
+
+
+def inside(centres: np.ndarray, sides: Sequence[int]) -> np.ndarray:
+    """Find the centres that are on a pixel of an image.
+
+    Parameters
+    ----------
+    centres : (n, 2) array
+        In pixels of the image.
+    sides : sequence of int
+        Number of pixels along each axis, in the order of the columns of `centres`.
+
+    Returns
+    -------
+    (n,) bool array
+    """
+    found: np.ndarray = ((centres >= -0.5) & (centres < np.array(sides) - 0.5)).all(axis=1)
+    return found

@@ -11,6 +11,7 @@ from typing import Any, List, Tuple
 
 import numpy as np
 
+from ..coordinates.coordinates import inside
 from ..errors import DeepEMError
 from ..picking.selection import PICKED
 from .marks import DONE, NEGATIVE, PARTICLE, REGION, Mark
@@ -101,9 +102,7 @@ def by_hand(action: str, added: Sequence[Mark]) -> list[Mark]:
 
 def outside(particles: Sequence[Mark], shape: tuple[int, int]) -> bool:
     """Whether the centre of a particle is on none of the pixels of a micrograph of some rows and columns."""
-    rows, columns = shape
-    return any(not (-0.5 <= mark.values[0] < columns - 0.5 and -0.5 <= mark.values[1] < rows - 0.5)
-               for mark in particles)
+    return not inside(np.array([mark.values[:2] for mark in particles]).reshape(-1, 2), shape[::-1]).all()
 
 
 def add(shown: Shown, x: float, y: float) -> Change:

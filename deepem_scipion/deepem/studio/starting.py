@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..coordinates.coordinates import Coordinates
+from ..coordinates.coordinates import Coordinates, inside
 from ..coordinates.masks import find_masks
 from ..errors import DeepEMError
 from ..micrographs.micrograph import read_pixel_size, read_shape
@@ -193,8 +193,8 @@ def write_start(project: StudioProject, settings: StudioSettings, known: Mapping
         each = known.get(name, Coordinates(np.zeros((0, 2)), np.zeros(0), None))
         shown = np.nan_to_num((each.scores - low) / (high - low), nan=1.0)
         candidates = Candidates(each.centres_xy, shown, np.ones(len(shown)), np.full(len(shown), FAR_PX))
-        inside = _is_inside(path, each.centres_xy)
-        candidates, dropped = candidates.subset(inside), dropped + np.count_nonzero(~inside)
+        kept = _is_inside(path, each.centres_xy)
+        candidates, dropped = candidates.subset(kept), dropped + np.count_nonzero(~kept)
         reasons = select(candidates, limits, settings.pixel_size_angst)
         results.write_micrograph(name, candidates, reasons, 2)
         if name not in known:
@@ -212,8 +212,7 @@ def _is_inside(path: str, centres_xy: np.ndarray) -> np.ndarray:
         rows, columns = read_shape(path)
     except DeepEMError:
         return np.ones(len(centres_xy), dtype=bool)
-    found: np.ndarray = ((centres_xy >= -0.5) & (centres_xy < np.array([columns, rows]) - 0.5)).all(axis=1)
-    return found
+    return inside(centres_xy, (columns, rows))
 
 
 def with_limits(settings: StudioSettings, given: Mapping[str, Any]) -> StudioSettings:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..coordinates.coordinates import Coordinates
+from ..coordinates.coordinates import Coordinates, inside
 from ..coordinates.masks import read_mask
 from ..coordinates.names import listed
 from ..errors import DeepEMError
@@ -205,11 +205,11 @@ class TrainingSet:
 
 def _without_masked(item: LabelledMicrograph) -> LabelledMicrograph:
     """Leave out particles in the mask."""
-    inside = item.in_mask(item.particles_rc)
-    if not inside.any():
+    masked = item.in_mask(item.particles_rc)
+    if not masked.any():
         return item
-    log.warning("%s: %d of %d particles lie in the mask and are left out", item.name, inside.sum(), len(inside))
-    return replace(item, particles_rc=item.particles_rc[~inside])
+    log.warning("%s: %d of %d particles lie in the mask and are left out", item.name, masked.sum(), len(masked))
+    return replace(item, particles_rc=item.particles_rc[~masked])
 
 
 def _without_overlaps(item: LabelledMicrograph, diameter_px: float) -> LabelledMicrograph:
@@ -230,11 +230,11 @@ def _usable(micrograph: Micrograph, centres_xy: np.ndarray, what: str, close_px:
     from scipy.spatial import cKDTree
 
     centres_rc = micrograph.to_binned_rc(centres_xy)
-    inside = ((centres_rc >= -0.5) & (centres_rc < np.array(micrograph.pixels.shape) - 0.5)).all(axis=1)
-    if not inside.all():
-        log.warning("%s: %d of %d %s lie outside the micrograph and are left out", micrograph.name, (~inside).sum(),
-                    len(inside), what)
-    centres_rc = centres_rc[inside]
+    kept = inside(centres_rc, micrograph.pixels.shape)
+    if not kept.all():
+        log.warning("%s: %d of %d %s lie outside the micrograph and are left out", micrograph.name, (~kept).sum(),
+                    len(kept), what)
+    centres_rc = centres_rc[kept]
     if not len(centres_rc):
         return NO_CENTRES
     tree = cKDTree(centres_rc)
