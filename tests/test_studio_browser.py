@@ -291,6 +291,23 @@ def test_limits_act_on_all_micrographs(clean):
     clean.until(lambda: clean.api("session")["picks"] == before["picks"])
 
 
+def test_an_answer_that_comes_late_leaves_what_is_being_typed(clean):
+    held, shown = [], clean.text("#headline")
+    clean.page.route("**/api/limits", lambda route: held.append(route), times=1)
+    box = clean.page.locator("#histogram").bounding_box()
+    clean.page.mouse.click(box["x"] + 2 + 0.75 * (box["width"] - 4), box["y"] + 30)
+    clean.until(lambda: held)
+    clean.page.fill("#field-distance", "7.5")
+    held.pop().continue_()
+    clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(0.75, abs=0.01))
+    clean.until(lambda: clean.text("#headline") == f"{sum(clean.api('session')['picks'])} picks" != shown)
+    assert clean.page.input_value("#field-distance") == "7.5"
+    clean.page.keyboard.press("Enter")
+    clean.until(lambda: clean.api("session")["limits"]["distance"] == 7.5)
+    clean.page.click("#reset")
+    clean.until(lambda: clean.api("session")["limits"]["distance"] != 7.5)
+
+
 def test_zoom_pan_and_display(clean):
     scale = clean.text("#scale")
     clean.page.mouse.move(*clean.screen(200, 150))

@@ -29,7 +29,9 @@ function slider(name, { label, min = 0, max = 1, step }, onInput) {
   const field = element("input", { type: "number", min, max, step, id: `field-${name}` });
   range.setAttribute("aria-label", label);
   range.addEventListener("input", () => onInput(Number(range.value)));
-  field.addEventListener("change", () => { if (field.value !== "" && Number.isFinite(Number(field.value))) onInput(Number(field.value)); });
+  field.addEventListener("input", () => { field.typing = true; });  // until Enter or another field: not overwritten
+  field.addEventListener("blur", () => { field.typing = false; });
+  field.addEventListener("change", () => { field.typing = false; if (field.value !== "" && Number.isFinite(Number(field.value))) onInput(Number(field.value)); });
   const line = element("label", { className: "line" }, label, field);
   return { range, field, box: element("div", { className: "slider" }, line, range) };
 }
@@ -110,7 +112,7 @@ export class Limits {
       range.max = field.max = name === "threshold" ? this.high : this.ranges[name];
       if (name === "threshold") range.step = field.step = 0.001 * (this.high - this.low);
       range.value = value;
-      if (document.activeElement !== field || this.waiting) field.value = value.toFixed(digits);
+      if (!field.typing) field.value = value.toFixed(digits);
       box.hidden = Boolean(ranged) && !this.values.ranged;
     }
     this.ranged.checked = this.values.ranged;
