@@ -177,3 +177,17 @@ def bare_python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare python")
     venv.create(folder, symlinks=True)
     return str(folder / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser that reaches nothing but this machine."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium in the search path; on Debian: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=[
+            "--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
+        yield found
+        found.close()

@@ -12,9 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from conftest import candidates_of_blobs, write_blobs
+from deepem_scipion.deepem.picking.results import PickingResults
+from deepem_scipion.deepem.picking.selection import Limits, select
+from deepem_scipion.deepem.picking.settings import RunSettings
+from deepem_scipion.deepem.picking.summary import MicrographResult
+
 SCREENSHOTS = Path(os.environ.get("DEEPEM_SCREENSHOTS", "screenshots")).resolve()
 DESKTOP = (1600, 1000)
 SHAPE = (300, 420)  # of the micrographs shown
+PIXEL_ANGST, DIAMETER_ANGST = 4.0, 64.0
+LIMITS = Limits(0.25, 32.0)
 
 
 class Studio:
@@ -121,3 +129,19 @@ def empty_place(studio):
             if np.hypot(*(places - (x, y)).T).min() > 17:
                 return float(x), float(y)
     raise AssertionError("no such place")
+
+
+def write_run(folder, names):
+    """Micrographs of blobs, and the results folder of a run on them; returns name -> (n, 2) x, y of the blobs."""
+    centres = write_blobs(folder, names, shape=SHAPE, n=40, pixel_size=PIXEL_ANGST)
+    results, found = PickingResults(folder / "picks"), {}
+    results.make(further=["score_map"])
+    for name in names:
+        path = folder / "micrographs" / f"{name}.mrc"
+        candidates = candidates_of_blobs(path)
+        reasons = select(candidates, LIMITS, PIXEL_ANGST)
+        results.write_micrograph(name, candidates, reasons, 24)
+        results.write_score_map(name, np.linspace(0, 1, 70 * 100, dtype=np.float32).reshape(70, 100), 16.0)
+        found[name] = MicrographResult.of(str(path), candidates, reasons)
+    results.write_summary(RunSettings(LIMITS, 4, 4, 24, PIXEL_ANGST, DIAMETER_ANGST), found)
+    return centres

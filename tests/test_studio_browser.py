@@ -2,58 +2,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The studio in a real browser: clicks and keys do what they should, the console stays empty, no request leaves."""
 
-import contextlib
-import json
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from studio_page import DESKTOP, SHAPE, Studio, empty_place, first_pick, marks_of
+from studio_page import DESKTOP, LIMITS, Studio, empty_place, first_pick, marks_of, write_run
 
-from conftest import candidates_of_blobs, write_blobs
-from deepem_scipion.deepem.picking.results import PickingResults
-from deepem_scipion.deepem.picking.selection import Limits, select
-from deepem_scipion.deepem.picking.settings import RunSettings
-from deepem_scipion.deepem.picking.summary import MicrographResult
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LAPTOP, PHONE = (1024, 700), (390, 844)
-PIXEL_ANGST, DIAMETER_ANGST = 4.0, 64.0
 HOSTILE = "<img src=x onerror=alert(1)> & 'quotes\" $(ls)"
 NAMES = ["a", "b", "c", HOSTILE]
-LIMITS = Limits(0.25, 32.0)
 
-pytestmark = [pytest.mark.slow,
-              pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in the search path; on Debian: apt-get install "
-                                 "chromium")]
-
-
-def write_run(folder, names):
-    """Micrographs of blobs, and the results folder of a run on them; returns name -> (n, 2) x, y of the blobs."""
-    centres = write_blobs(folder, names, shape=SHAPE, n=40, pixel_size=PIXEL_ANGST)
-    results, found = PickingResults(folder / "picks"), {}
-    results.make(further=["score_map"])
-    for name in names:
-        path = folder / "micrographs" / f"{name}.mrc"
-        candidates = candidates_of_blobs(path)
-        reasons = select(candidates, LIMITS, PIXEL_ANGST)
-        results.write_micrograph(name, candidates, reasons, 24)
-        results.write_score_map(name, np.linspace(0, 1, 70 * 100, dtype=np.float32).reshape(70, 100), 16.0)
-        found[name] = MicrographResult.of(str(path), candidates, reasons)
-    results.write_summary(RunSettings(LIMITS, 4, 4, 24, PIXEL_ANGST, DIAMETER_ANGST), found)
-    return centres
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=[
-            "--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
-        yield found
-        found.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -486,115 +444,3 @@ def test_the_page_fits_on_the_screen(clean, name, size):
         for outside in clean.page.locator("button:visible, input:visible").all():
             box = outside.bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= size[0] + 0.5
-
-
-def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path):
-    write_run(tmp_path, ["a", "b"])
-    first = Studio(browser, tmp_path / "picks")
-    first.until(lambda: first.found()["x"])
-    first.click(*first_pick(first))
-    first.until(lambda: len(marks_of(first, "particle")) == 1)
-    second = subprocess.run([sys.executable, "-m", "deepem_scipion.deepem", "studio", "--no-browser",
-                             tmp_path / "picks"], capture_output=True, text=True)
-    assert second.returncode == 2
-    assert "is open in another studio" in second.stderr and f"process {first.process.pid}" in second.stderr
-    marks = marks_of(first, "particle")
-    with contextlib.closing(browser.new_page()) as other_tab:
-        other_tab.goto(first.url)
-        other_tab.wait_for_selector("#sheet .row.touched")
-        other_tab.keyboard.press("m")
-        first.until(lambda: first.page.locator("#sheet .row.done").count() == 1)
-    first.page.reload()
-    first.until(lambda: first.page.locator("#sheet .row.done.touched").count() == 1)
-    first.page.context.set_offline(True)
-    first.until(lambda: "does not answer" in first.text("#state"))
-    first.page.context.set_offline(False)
-    first.until(lambda: first.text("#state").startswith("2 micrographs"))
-    first.process.kill()
-    first.until(lambda: "does not answer" in first.text("#state"))
-    first.close()
-    again = Studio(browser, tmp_path / "picks")
-    assert marks_of(again, "particle") == marks
-    again.page.keyboard.press("z")
-    again.page.keyboard.press("z")
-    again.until(lambda: marks_of(again, "particle") == [])
-    again.api("close", now=True)
-    assert again.process.wait(60) == 0
-    again.close()
-
-
-def test_suggestions_appear_for_micrographs_alone_and_follow_the_diameter(browser, run, tmp_path):
-    chosen = tmp_path / "chosen.json"
-    found = Studio(browser, run[0] / "micrographs", "--project", tmp_path / "session", "--choose",
-                   chosen, "--choose-label", "Use in the form", "--threshold", 0.125)
-    with contextlib.closing(found):
-        assert "No diameter was given: 150 Å is assumed. Drag across a particle" in found.text("#assumed")
-        found.screenshot("no-diameter")
-        found.until(lambda: all(found.api("session")["status"]))
-        wide = found.found()["x"]
-        found.drag((100, 200), (116, 200))  # 16 pixels of 4 A
-        found.until(lambda: found.api("session")["diameter"] == pytest.approx(64, abs=2))
-        found.until(lambda: all(found.api("session")["status"]))
-        assert found.found()["diameter_px"] == pytest.approx(16, abs=0.5)
-        assert not found.page.is_visible("#assumed")
-        assert found.page.get_attribute('[data-tool="point"]', "aria-pressed") == "true"
-        assert found.found()["x"] != wide
-        found.page.keyboard.press("s")
-        found.until(lambda: "No score maps were stored" in found.text("#toast"))
-        session = found.api("session")
-        before, later = found.page.locator("#learn").bounding_box(), {**session, "version": session["version"] + 1}
-        found.page.route("**/api/limits", lambda route: route.fulfill(json={"summary": {**later, "model": "learnt"}}))
-        assert found.page.is_enabled("#bright")
-        found.page.click("#reset")
-        found.until(lambda: found.page.is_disabled("#bright"))  # a model knows; the line stays
-        assert found.page.locator("#learn").bounding_box() == before
-        diameter = found.api("session")["diameter"]
-        found.page.click("text=Use in the form")
-        found.until(lambda: "You may close this page" in found.text("#note"))
-        assert found.process.wait(60) == 0
-        values = json.loads(chosen.read_text())
-        assert (values["threshold"], values["diameter_angst"]) == (0.125, diameter)
-    assert found.console == []
-
-
-def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, blob_model, tmp_path):
-    found = Studio(browser, blobs[0] / "micrographs", "--model", blob_model, "--project", tmp_path / "session")
-    with contextlib.closing(found):
-        found.until(lambda: all(found.api("session")["status"]), 300)
-        before = found.found()
-        found.page.keyboard.press("a")
-        found.until(lambda: found.found()["done"] and "done" in found.text("#title"))
-        found.page.keyboard.press("n")
-        found.until(lambda: not found.text("#title").startswith("a"))
-        found.page.evaluate("window.clicks = 0; addEventListener('click', () => { window.clicks++; }, true)")
-        number = found.api("session")["names"].index(found.text("#title").split()[0])
-        shown = found.found(number)
-        x, y = next((x, y) for x, y, code in zip(shown["x"], shown["y"], shown["reason"]) if code == 0)
-        found.page.mouse.click(*found.screen(x, y, (shown["rows"], shown["columns"])), button="right")
-        found.until(lambda: len(marks_of(found, "negative", number)) == 1)
-        found.page.click("#learn")
-        found.until(lambda: found.page.is_disabled("#learn"))
-        found.until(lambda: found.page.is_enabled("#learn"), 600)
-        found.until(lambda: "new model" in found.text("#lesson"))
-        session = found.api("session")
-        if session["teaching"]["offer"]:
-            found.page.click("#take")
-        found.until(lambda: found.api("session")["turn"] == 1)
-        found.until(lambda: all(found.api("session")["status"]), 300)
-        assert found.found()["score"] != before["score"] and found.api("session")["model"] == "model-1.deepem"
-        assert len(found.found()["particle"]) == sum(code == 0 for code in before["reason"])
-        found.screenshot("studio-learnt")
-        found.page.click("#save")
-        found.until(lambda: (tmp_path / "session/output/model.deepem").exists())
-        assert found.page.evaluate("window.clicks") <= 3  # beside the correction itself
-        found.page.keyboard.press("z")  # also what was done before the learning
-        found.until(lambda: not marks_of(found, "negative", number) and found.api("session")["turn"] == 1)
-        found.page.keyboard.press("y")
-        found.until(lambda: len(marks_of(found, "negative", number)) == 1)
-        star = (tmp_path / "session/output/picks.star").read_text()
-        assert all(f"{name}.mrc" in star for name in "abcde")
-        found.page.click("#back")
-        found.until(lambda: found.api("session")["turn"] == 0)
-        found.until(lambda: found.found()["score"] == before["score"])
-        assert found.api("session")["limits"]["threshold"] != session["limits"]["threshold"] or session["turn"] == 0
-    assert found.console == []
