@@ -3,7 +3,9 @@
 """`deepem convert` and `deepem pick --write`: picks for other programs."""
 
 import shutil
+import signal
 import subprocess
+import sys
 
 import mrcfile
 import numpy as np
@@ -21,6 +23,7 @@ from deepem_scipion.deepem.coordinates.formats.registry import FORMATS, read_fil
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.micrographs.micrograph import read_shape
 from deepem_scipion.deepem.picking.candidates import read_candidates
+from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.startables import read_tables
 
 needs_relion = pytest.mark.skipif(shutil.which("relion_preprocess") is None,
@@ -170,6 +173,53 @@ def test_neither_the_input_nor_results_are_replaced(picked, capsys):
         assert main(["convert", str(source), str(target), "--to", "eman"]) == 2
         assert f"{target}: there are the input, or results" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in (picked / "picks").iterdir() if path.is_file()} == before
+
+
+def test_a_folder_with_files_is_written_into_only_with_overwrite(picked, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["convert", str(picked / "picks"), str(out), "--to", "eman"]
+    assert main(command) == 0
+    (out / "other.box").write_text("0 0 8 8\n")
+    (out / "d.box").write_text("old")
+    assert main(command) == 2
+    assert f"{out} has files, for instance d.box. Expected a new or empty folder" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert (out / "d.box").read_text() != "old" and (out / "other.box").read_text() == "0 0 8 8\n"
+    (tmp_path / "two/relion").mkdir(parents=True)
+    (tmp_path / "two/relion/x").touch()
+    assert main(["convert", str(picked / "picks"), str(tmp_path / "two"), "--to", "eman,relion"]) == 2
+    assert not (tmp_path / "two/eman").exists()
+
+
+def test_a_run_that_was_ended_early_is_not_taken_for_a_complete_one(blobs, blob_model, tmp_path, capsys):
+    mics = [str(blobs[0] / "micrographs" / f"{name}.mrc") for name in "abcde"]
+    picks = ["pick", "--model", str(blob_model), "--micrographs", *mics, "--output", str(tmp_path / "picks")]
+    killed = f"""
+import os, signal
+from deepem_scipion.deepem.commands.main import main
+from deepem_scipion.deepem.commands.picked import PickProgress
+def at_the_second(self, name, result):
+    if name == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+PickProgress.__call__ = at_the_second
+main({picks!r} + ["--threads", "1"])
+"""
+    done = subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True, timeout=600)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    words = f"{tmp_path / 'picks'} has 2 of the 5 micrographs of its run, which was ended early"
+    assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "out"), "--to", "relion"]) == 0
+    assert words in capsys.readouterr().err
+    assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(tmp_path / "picks")]) == 0
+    assert words in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "picks")]) == 0
+    assert words in (tmp_path / "picks/report.html").read_text()
+    assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "picks")]) == 1
+    assert words in capsys.readouterr().err
+    assert PickingResults(tmp_path / "merged").what_is_missing().startswith(f"{tmp_path / 'merged'} has 2 of the 5")
+    assert main([*picks, "--resume"]) == 0
+    capsys.readouterr()
+    assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "again"), "--to", "relion"]) == 0
+    assert "ended early" not in capsys.readouterr().err
 
 
 def test_a_run_that_lost_its_table_is_not_taken_for_one_without_picks(picked, tmp_path, capsys):

@@ -130,6 +130,8 @@ def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinate
     if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
         raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
                           f"for instance {others[0].relative_to(path)}. Remove them, or pick again with --overwrite.")
+    if path.is_dir() and (missing := PickingResults(path).what_is_missing()):
+        log.warning("warning: %s", missing)
     session = session_of(path)
     found = ({os.path.splitext(each.path)[0]: each.coordinates for each in picks_of_session(session)} if session
              else read_coordinates(path, shifts, infos))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "`deepem studio`")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; with several formats, one folder in "
                         "it for each")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that has files, and replace "
+                        "those of the same names; the others stay")
     parser.add_argument("--to", required=True, metavar="FORMAT", help="format to write, or several separated by commas")
     group = parser.add_argument_group("where the format needs it")
     group.add_argument("--micrographs", nargs="+", metavar="MICS", help="the micrographs: their paths and sizes "
@@ -85,12 +88,14 @@ def run(options: argparse.Namespace) -> int:
             or PickingResults(options.output).exists() or session_of(options.output):
         raise DeepEMError(f"{options.output}: there are the input, or results of a picking run or of the studio, which "
                           "the converted files would replace. Expected another output.")
+    folders = {name: options.output / name if len(formats) > 1 else options.output for name in formats}
+    if not options.overwrite:
+        _check_empty(folders.values())
     picks = [_changed(each, options) for each in _read(options)]
     with TemporaryDirectory() as trial:  # what cannot be written in all formats is written in none
         for name in formats if len(formats) > 1 else ():
             write_files(name, Path(trial, name), picks)
-    for name in formats:
-        folder = options.output / name if len(formats) > 1 else options.output
+    for name, folder in folders.items():
         files = write_files(name, folder, picks)
         console.print_result(f"{sum(len(each.coordinates.scores) for each in picks)} coordinates of {len(picks)} "
                              f"micrographs written to {files[0] if len(files) == 1 else folder} ({name})")
@@ -99,6 +104,14 @@ def run(options: argparse.Namespace) -> int:
     if target is not None:
         console.print_result(f"saved as {push(target, picks)} in workspace {target.workspace} of {target.project}")
     return console.OK
+
+
+def _check_empty(folders: Iterable[Path]) -> None:
+    """Raise DeepEMError if a folder has files, which those of another conversion would replace or be mixed with."""
+    for folder in folders:
+        if folder.is_dir() and (there := sorted(os.listdir(folder))):
+            raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give another "
+                              "OUT, or --overwrite to replace files of the same names and keep the others.")
 
 
 def _read(options: argparse.Namespace) -> list[MicrographPicks]:

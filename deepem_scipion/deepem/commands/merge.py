@@ -51,6 +51,9 @@ def run(options: argparse.Namespace) -> int:
     existing = [folder for folder in options.folders if PickingResults(folder).exists()]
     for folder in sorted(set(options.folders) - set(existing)):
         log.warning("warning: %s: no results of `deepem pick`; its part is missing", folder)
+    ended = list(filter(None, (PickingResults(folder).what_is_missing() for folder in existing)))
+    for problem in ended:
+        log.warning("warning: %s", problem)
     found = merge_runs(options.output, existing, "overwrite" if options.overwrite else "refuse")
     failed = sum(not each.ok for each in found.values())
     console.print_result(f"{sum(each.picks for each in found.values())} picks on {len(found) - failed} micrographs, "
@@ -65,5 +68,5 @@ def run(options: argparse.Namespace) -> int:
         log.warning("%d micrographs are missing, for instance %s. The folders are not parts I/%d: to find those to "
                     "pick again, give the number of parts that were picked (--parts)", sum(map(len, missing.values())),
                     next(iter(missing.values()))[0], n_parts)
-    incomplete = failed or missing or len(existing) < len(options.folders)
+    incomplete = failed or missing or ended or len(existing) < len(options.folders)
     return console.UNUSABLE if found and failed == len(found) else console.SOME_FAILED if incomplete else console.OK

@@ -94,7 +94,7 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     results.remove(path for path in reversed(files) if path not in keep)
     results.make(further)
     with suppress(DeepEMError):  # reported at the end, when it is written again
-        results.write_summary(settings, kept)
+        results.write_summary(settings, kept, len(paths))
     return kept
 
 

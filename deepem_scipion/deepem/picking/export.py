@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from .results import PickingResults
 from .selection import PICKED
 from .settings import RunSettings
 from .summary import MicrographResult
+
+log = logging.getLogger(__name__)
 
 
 def export(results: PickingResults, formats: Iterable[str]) -> dict[str, Path]:
@@ -102,6 +105,8 @@ def picks_of_run(results: PickingResults, paths: Mapping[str, Path] | None = Non
         raise DeepEMError(f"{results.folder} has {len(others)} .box files that its summary.tsv does not list, for "
                           f"instance {others[0].relative_to(results.folder)}. Expected those of a run: remove them, or "
                           "pick again with --overwrite.")
+    if missing := results.what_is_missing():
+        log.warning("warning: %s", missing)
     return [_picks(results, settings, name, str((paths or {}).get(name, found.path)))
             for name, found in results.read_micrographs().items() if found.ok]
 

@@ -96,7 +96,8 @@ def merge_runs(output: str | Path, folders: Sequence[str | Path],
             for kind in (*ALWAYS, *further):
                 if part.path(kind, name).is_file():
                     _take(part.path(kind, name), results.path(kind, name))
-        results.write_summary(settings, micrographs)
+        expected = max(len(micrographs), sum(part.read_expected() for part in parts))
+        results.write_summary(settings, micrographs, expected)
         results.write_failed(micrographs)
         write_star(results, micrographs, settings, _optics(parts))
     return micrographs

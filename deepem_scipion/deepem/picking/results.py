@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from .selection import PICKED
 from .settings import RunSettings
 from .summary import CONTRAST_CHECKS, MicrographResult, summarise_run
 from .table import append_table, read_failures, read_table, write_failures, write_table
+
+T = TypeVar("T")
 
 # The files of a run, and of each micrograph by its name.
 _FILES = {"settings": "summary.json", "table": "summary.tsv", "failed": "failed.tsv", "star": JOINT_FILE,
@@ -213,7 +215,8 @@ class PickingResults:
         """Write failed.tsv, the micrographs that failed and why; raises DeepEMError where it cannot be written."""
         write_failures(self.path("failed"), {name: found.reason for name, found in micrographs.items() if not found.ok})
 
-    def write_summary(self, settings: RunSettings | None, micrographs: Mapping[str, MicrographResult]) -> None:
+    def write_summary(self, settings: RunSettings | None, micrographs: Mapping[str, MicrographResult],
+                      expected: int | None = None) -> None:
         """Write summary.json and summary.tsv.
 
         Parameters
@@ -221,6 +224,9 @@ class PickingResults:
         settings : RunSettings, optional
             Default: those in the summary.json that exists.
         micrographs : mapping of str to MicrographResult
+            Those done so far.
+        expected : int, optional
+            Number of all micrographs of the run; default: of those done.
 
         Raises
         ------
@@ -228,7 +234,8 @@ class PickingResults:
             A file cannot be written, or there are no settings.
         """
         settings = settings or self.read_settings()
-        content = {**settings.as_dict(), **summarise_run(micrographs).as_dict(),
+        content = {**settings.as_dict(), "expected": len(micrographs) if expected is None else expected,
+                   **summarise_run(micrographs).as_dict(),
                    "warnings": scale_warnings(micrographs, settings),
                    "micrographs": {name: found.as_dict() for name, found in micrographs.items()}}
         with atomic_write(self.path("settings")) as handle:
@@ -313,9 +320,22 @@ class PickingResults:
         DeepEMError
             There is no such file, or a setting is missing or damaged.
         """
+        return self._read_summary(RunSettings.from_dict)
+
+    def read_expected(self) -> int:
+        """Return the number of all micrographs of the run, done or not; raises DeepEMError as `read_settings`."""
+        return self._read_summary(lambda plain: int(plain.get("expected", 0)))
+
+    def what_is_missing(self) -> str:
+        """Return a sentence about a run that has not done all its micrographs; empty for others."""
+        done, expected = len(self.read_micrographs()), self.read_expected() if self.exists() else 0
+        return (f"{self.folder} has {done} of the {expected} micrographs of its run, which was ended early or is not "
+                "finished; `deepem pick --resume` picks the rest") * (done < expected)
+
+    def _read_summary(self, wanted: Callable[[Mapping[str, Any]], T]) -> T:
         path = self.path("settings")
         try:
-            return RunSettings.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            return wanted(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             raise DeepEMError(f"{path}: expected a summary as written by `deepem pick` ({type(error).__name__}: "
                               f"{error}); pick the micrographs again") from error

@@ -94,7 +94,7 @@ def pick_micrographs(paths: Mapping[str, Path], picker: Picker, output: str | Pa
         The run was interrupted, and the micrographs in work are done; `StoppedAtOnce` if they are not.
     """
     run = _Run(picker, PickingResults(output), box_px, pixel_size_angst, further, list(paths)[:contrast_checks],
-               tiff_rows, any_scale, masks or {})
+               tiff_rows, any_scale, masks or {}, len(paths))
     with alone_in(run.results):
         run.kept = prepare(run.results, paths, run.settings, existing, further, run.checked)
         _pick_all(run, paths, progress, optics or Optics())
@@ -171,6 +171,7 @@ class _Run:
     tiff_rows: str
     any_scale: bool
     masks: Mapping[str, Path]
+    expected: int
     kept: Mapping[str, MicrographResult] = field(default_factory=dict)
     micrographs: dict[str, MicrographResult] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -246,7 +247,7 @@ class _Run:
         """Write the files about all micrographs; each is tried, whatever becomes of the others."""
         self._warn(self.micrographs)
         with ExitStack() as last:
-            last.callback(self.results.write_summary, self.settings, self.micrographs)
+            last.callback(self.results.write_summary, self.settings, self.micrographs, self.expected)
             last.callback(self.results.write_failed, self.micrographs)
             last.callback(write_star, self.results, self.micrographs, self.settings, optics)
 

@@ -142,7 +142,8 @@ def _warnings(run: _Run) -> list[str]:
         warnings.append(f"{run.results.path('settings').name} is missing or damaged: the parameters of the "
                         "run are unknown.")
     else:
-        warnings += [f"{problem}." for problem in scale_warnings(run.micrographs, run.settings)]
+        problems = [run.results.what_is_missing(), *scale_warnings(run.micrographs, run.settings)]
+        warnings += [f"{problem}." for problem in problems if problem]
     if run.failed:
         warnings.append(f"{len(run.failed)} of {total} micrographs failed; the reasons are listed below.")
     if run.summary.outliers:
