@@ -326,6 +326,16 @@ def test_different_picks_in_box_and_star_files_of_a_folder_are_refused(tmp_path,
         read_coordinates(tmp_path)
 
 
+def test_files_of_other_formats_in_a_folder_are_left_out_with_a_warning(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("image_name\tx_coord\ty_coord\tscore\nx\t3\t4\t0.5\n")
+    assert list(read_coordinates(tmp_path)) == ["x"] and caplog.text == ""
+    (tmp_path / "b_info.json").write_text('{"boxes": [[30, 40, "manual"]]}')
+    (tmp_path / "c_info.json").write_text('{"boxes": [[30, 40, "manual"]]}')
+    assert list(read_coordinates(tmp_path)) == ["x"]
+    assert f"warning: {tmp_path / 'a.txt'} is read, with the other files of its format; left out: 2 of other formats" \
+        in caplog.text
+
+
 # ----------------------------------------------------------- atomic writing
 def test_a_file_appears_only_when_it_is_complete_and_readable_for_all(tmp_path):
     with atomic_write(tmp_path / "a.txt") as handle:

@@ -110,8 +110,8 @@ def _check_empty(folders: Iterable[Path]) -> None:
     """Raise DeepEMError if a folder has files, which those of another conversion would replace or be mixed with."""
     for folder in folders:
         if folder.is_dir() and (there := sorted(os.listdir(folder))):
-            raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give another "
-                              "OUT, or --overwrite to replace files of the same names and keep the others.")
+            raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give "
+                              "another OUT, or --overwrite to replace files of the same names and keep the others.")
 
 
 def _read(options: argparse.Namespace) -> list[MicrographPicks]:

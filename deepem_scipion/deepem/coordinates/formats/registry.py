@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     Read = Callable[[Path, str, Infos], dict[str, Coordinates]]
     Write = Callable[[Path, Sequence[MicrographPicks]], list[Path]]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def format_of(path: Path) -> str:
 
 
 def files_of_one_format(files: Iterable[Path]) -> list[Path]:
-    """Return those files of a folder that have the format of the first one that has any.
+    """Return those files of a folder that have the format of the first one that has any; warn of the others.
 
     Parameters
     ----------
@@ -120,7 +123,11 @@ def files_of_one_format(files: Iterable[Path]) -> list[Path]:
         if file.suffix.lower() in EXTENSIONS:
             with suppress(DeepEMError):
                 found.setdefault(format_of(file), []).append(file)
-    return next(iter(found.values()), [])
+    chosen, *rest = found.values() or [[]]
+    if others := [file for each in rest for file in each]:
+        log.warning("warning: %s is read, with the other files of its format; left out: %d of other formats, for "
+                    "instance %s. Give these in a folder of their own", chosen[0], len(others), others[0])
+    return chosen
 
 
 def read_file(path: Path, name: str | None = None, infos: Infos | None = None) -> dict[str, Coordinates]:
