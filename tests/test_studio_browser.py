@@ -347,6 +347,17 @@ def test_what_finish_does_and_how_long_it_still_takes_is_shown(clean):
     assert (texts[7], texts[9]) == ("", "learn")  # by itself, but not before all is finished
 
 
+def test_learning_and_finishing_can_be_cancelled(clean):
+    texts = clean.page.evaluate(LESSON % """
+        for (const teaching of [{}, { busy: true }, { busy: true, cancelled: true }, { finishing: true },
+                                { outcome: { cancelled: true } }]) {
+            show(0, [1], teaching);
+            texts.push(["hidden", "disabled"].map(each => document.getElementById("cancel")[each]).join());
+        }""")
+    assert texts[1::2] == ["true,false", "false,false", "false,true", "false,false", "true,false"]
+    assert texts[4] == "Cancelling ..." and texts[8] == "Cancelled. Nothing that you marked is lost."
+
+
 def test_what_became_of_the_learning_is_said_and_no_button_moves(clean):
     texts = clean.page.evaluate(LESSON % """
         const tops = () => ["learn", "finish", "field-threshold"].map(

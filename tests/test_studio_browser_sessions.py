@@ -100,6 +100,11 @@ def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, bl
         x, y = next((x, y) for x, y, code in zip(shown["x"], shown["y"], shown["reason"]) if code == 0)
         found.page.mouse.click(*found.screen(x, y, (shown["rows"], shown["columns"])), button="right")
         found.until(lambda: len(marks_of(found, "negative", number)) == 1)
+        found.page.click("#finish")
+        found.page.click("#cancel")
+        found.until(lambda: "Cancelled" in found.text("#lesson"), 600)
+        assert found.api("session")["turn"] == 0
+        found.page.evaluate("window.clicks -= 2")
         found.page.click("#learn")
         found.until(lambda: found.page.is_disabled("#learn"))
         found.until(lambda: found.page.is_enabled("#learn"), 600)

@@ -18,7 +18,7 @@ from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.session import Session
 from deepem_scipion.deepem.studio.teacher import Teacher
-from deepem_scipion.deepem.studio.worker import Worker, WorkerState
+from deepem_scipion.deepem.studio.worker import Cancelled, Worker, WorkerState
 
 THRESHOLD = 0.4
 
@@ -93,6 +93,60 @@ def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without
     assert teacher.view()["finishing"] and not project.output.folder.exists()
     session.close()
     project.close()
+
+
+def test_what_is_cancelled_changes_nothing_and_what_is_done_cannot_be_cancelled(micrographs, tmp_path):
+    project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
+    session, worker = Session(project, settings), Worker()
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
+    teacher = Teacher(session, Queue(session, worker))
+    with pytest.raises(DeepEMError, match="nothing to cancel"):
+        teacher.cancel()
+    reported = []
+
+    def call(function, lessons, course, progress):
+        progress(0.25)
+        reported.append(0.25)
+        teacher.cancel()
+        assert teacher.view()["cancelled"] and teacher.busy
+        progress(0.5)
+        reported.append(0.5)
+
+    teacher.learn(final=True)
+    teacher._learn(SimpleNamespace(call=call))
+    view = teacher.view()
+    assert reported == [0.25] and (view["busy"], view["finishing"]) == (False, False)
+    assert view["outcome"] == {"cancelled": True} and session.settings == settings and session.problem == ""
+    teacher.learn(final=True)  # and in the second step, when all micrographs are picked
+    learned = Learned(str(tmp_path / "model.deepem"), settings.limits, 4, False, 4, 3)
+    teacher._learn(SimpleNamespace(call=lambda *_, progress: learned))
+    assert teacher.view()["finishing"]
+    teacher.cancel()
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), session.settings)
+    teacher.when_all_found()
+    assert teacher.view()["outcome"] == {"cancelled": True} and not project.output.folder.exists()
+    session.close()
+    project.close()
+
+
+def report_twice(state):
+    """Report two numbers; for a worker."""
+    state.report(1)
+    state.report(2)
+    return "done"
+
+
+def test_a_worker_whose_call_was_cancelled_starts_again():
+    worker, seen = Worker(threads=1), []
+
+    def cancel(number):
+        seen.append(number)
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        worker.call(report_twice, progress=cancel)
+    assert worker.call(report_twice, progress=seen.append) == "done" and seen == [1, 1, 2]
+    worker.close()
 
 
 def test_regions_and_done_micrographs_leave_nothing_unknown():

@@ -58,8 +58,8 @@ class Api:
             "tile/{number:int}/{level:int}/{column:int}/{row:int}": self.tile, "scores/{number:int}": self.score_map}
         actions: Mapping[str, Callable[..., Any]] = {
             "limits": self.limits, "edit/{number:int}": self.edit, "undo": self.undo, "redo": self.redo,
-            "settings": self.settings, "learn": self.learn, "take": self.take, "back": self.back, "save": self.save,
-            "choose": self.choose, "close": self.close}
+            "settings": self.settings, "learn": self.learn, "cancel": self.cancel, "take": self.take,
+            "back": self.back, "save": self.save, "choose": self.choose, "close": self.close}
         routes = [Route("/", _static_file), Route("/static/{name}", _static_file)]
         routes += [Route(f"/api/{path}", _answer(function)) for path, function in answers.items()]
         routes += [Route(f"/api/{path}", _answer(function), methods=["POST"]) for path, function in actions.items()]
@@ -141,6 +141,11 @@ class Api:
     def learn(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Learn from the marks; with `final` longer, and then pick and save everything."""
         self.teacher.learn(request.get("final") is True)
+        return self._both(-1)
+
+    def cancel(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give up learning, or saving all picks at the end of it."""
+        self.teacher.cancel()
         return self._both(-1)
 
     def take(self, request: Mapping[str, Any]) -> dict[str, Any]:

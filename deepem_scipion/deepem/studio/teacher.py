@@ -27,7 +27,7 @@ from .marks import DONE, NEGATIVE, PARTICLE, REGION
 from .queue import Queue
 from .session import Session
 from .settings import StudioSettings
-from .worker import Worker
+from .worker import Cancelled, Worker
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Teacher:
     def __init__(self, session: Session, queue: Queue) -> None:
         self._session, self._queue = session, queue
         self._offer: tuple[Learned, StudioSettings] | None = None
-        self.busy, self.share, self._finishing = False, 0.0, False
+        self.busy, self.share, self._finishing, self._cancelled = False, 0.0, False, False
         self.outcome: dict[str, Any] = {}
         self._saved = 0, "", ""  # version of the session whose picks were saved, the folder, and what is cut
 
@@ -60,8 +60,8 @@ class Teacher:
         marks = self._session.log.marks
         version, *saved = self._saved
         folder, cut = saved if version == self._session.version else ("", "")
-        return {"busy": self.busy, "finishing": self._finishing, "share": round(self.share, 3),
-                "outcome": self.outcome, "offer": bool(self._offer),
+        return {"busy": self.busy, "finishing": self._finishing, "cancelled": self._cancelled,
+                "share": round(self.share, 3), "outcome": self.outcome, "offer": bool(self._offer),
                 "saved": folder, "cut": cut,
                 "marks": sum(mark.kind in (PARTICLE, NEGATIVE) for each in marks.values() for mark in each),
                 "back": self._session.settings.turn > 0, **self._next()}
@@ -71,9 +71,20 @@ class Teacher:
         if self.busy or self._finishing:
             raise DeepEMError("the studio is learning already, or picks all micrographs to finish")
         self.busy, self.share, self.outcome, self._offer = True, 0.0, {}, None
-        self._finishing = final
+        self._finishing, self._cancelled = final, False
         self._session.report("Learning ...", "")
         self._queue.add(self._learn)
+
+    def cancel(self) -> None:
+        """Give up learning; the model stays that is in use. Once all micrographs are picked, do not save the picks."""
+        with self._session.changed:
+            if self.busy:
+                self._cancelled = True  # noticed after the epoch in work
+            elif self._finishing:
+                self._finishing, self.outcome = False, {"cancelled": True}
+            else:
+                raise DeepEMError("there is nothing to cancel: the learning is done")
+            self._session.touch()
 
     def take(self) -> None:
         """Take a model that was worse after all."""
@@ -177,12 +188,15 @@ class Teacher:
                         str(output), self._finishing, before.tiff_rows, before.limits, of_coordinates)
         try:
             learned = worker.call(learn, self._lessons(), course, progress=self._progress)
+            self._progress(1.0)
             self.outcome = {"marks": learned.marks, "held_out": learned.held_out, "before": learned.before,
                             "after": learned.after, "taken": self._finishing or not learned.worse}
             if learned.worse and not self._finishing:
                 self._offer = learned, before
             else:
                 self._take(learned, before)
+        except Cancelled:
+            self._finishing, self.outcome = False, {"cancelled": True}
         except BaseException:
             self._finishing = False
             raise
@@ -191,6 +205,8 @@ class Teacher:
             session.report("")
 
     def _progress(self, share: float) -> None:
+        if self._cancelled:
+            raise Cancelled
         self.share = share
         self._session.touch()
 

@@ -27,6 +27,10 @@ from ..picking.review import Part, review_part
 OK, PROGRESS, PROBLEM = "ok", "progress", "problem"
 
 
+class Cancelled(Exception):
+    """What is being done is no longer wanted."""
+
+
 class Worker:
     """Starts the process, and calls functions in it, one at a time.
 
@@ -54,7 +58,7 @@ class Worker:
         *values
             Arguments that can be pickled.
         progress : callable
-            Called with each object that the function reports.
+            Called with each object that the function reports; may raise `Cancelled`, which ends the process.
 
         Returns
         -------
@@ -65,6 +69,8 @@ class Worker:
         ------
         DeepEMError
             The function raised it, or the process ended.
+        Cancelled
+            `progress` raised it.
         """
         connection = self._started()
         try:
@@ -80,6 +86,9 @@ class Worker:
             self.close()
             raise DeepEMError("the process that finds particles ended unexpectedly, perhaps for lack of memory; it is "
                               "started again when it is needed") from error
+        except Cancelled:
+            self.close()  # it would go on
+            raise
 
     def close(self) -> None:
         """End the process."""

@@ -16,7 +16,7 @@ export class Teach {
     this.learntAt = null;
     this.learning = new TimeLeft();
     this.picking = new TimeLeft();
-    const clicks = { learn: () => this.learn(), unsure: () => this.unsure(), back: () => ask("back"), take: () => ask("take"),
+    const clicks = { learn: () => this.learn(), unsure: () => this.unsure(), back: () => ask("back"), take: () => ask("take"), cancel: () => ask("cancel"),
       finish: () => ask("learn", { final: true }), save: () => this.save() };
     for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   }
@@ -36,7 +36,7 @@ export class Teach {
   }
 
   update({ teaching, model, status }) {
-    const { busy, finishing, share, outcome, saved, offer, marks, back, next, uncertain } = teaching;
+    const { busy, finishing, cancelled, share, outcome, saved, offer, marks, back, next, uncertain } = teaching;
     const known = status.filter(Boolean).length, picked = `${known} of ${status.length}`;
     Object.assign(this, { next, uncertain });
     this.learntAt ??= marks;
@@ -49,10 +49,12 @@ export class Teach {
     $("unsure").disabled = next < 0;
     $("back").hidden = !back || busy;
     $("take").hidden = !offer;
+    $("cancel").hidden = !busy && !finishing;
+    $("cancel").disabled = Boolean(cancelled && busy);
     $("learning").hidden = !busy;
     $("learning").value = share;
     const left = [this.learning.text(share, busy), this.picking.text(known / status.length, finishing && !busy)].join("");
-    $("lesson").textContent = busy ? `${finishing ? "Finish, first step: the final model learns from all marks" : "Learning from your marks"} ...${left}` :
+    $("lesson").textContent = busy && cancelled ? "Cancelling ..." : busy ? `${finishing ? "Finish, first step: the final model learns from all marks" : "Learning from your marks"} ...${left}` :
       finishing ? `Finish, second step: the final model picks all micrographs, ${picked} ...${left}` :
       sentence(outcome, saved, offer, marks, this.learntAt) || (marks ? `${counted(marks)}${model ? "" : ", no model of your own yet"}.` :
       "Click what is missing, right-click what is wrong, then Learn.");
@@ -77,9 +79,10 @@ class TimeLeft {
 const counted = (marks, kind = "") => `${marks} ${kind}mark${marks === 1 ? "" : "s"}`;
 
 // `learntAt` is the number of marks at the last learning. A worse model that is no longer offered was taken after all.
-function sentence({ marks, held_out: heldOut, before, after, taken, finished }, saved, offer, now, learntAt) {
+function sentence({ marks, held_out: heldOut, before, after, taken, finished, cancelled }, saved, offer, now, learntAt) {
   if (finished) return saved ? `Finished. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.` :
     "The picks have changed since they were saved: they are saved again on Close, or by Save picks.";
+  if (cancelled) return "Cancelled. Nothing that you marked is lost.";
   if (marks === undefined) return "";
   const compared = heldOut && taken && marks < MIN_HELD_OUT ?
     `. Only ${marks} of your ${counted(learntAt)} were kept aside, too few to compare it with the model before.` :
