@@ -35,7 +35,7 @@ MAPS_SHARE = 0.4
 VALIDATION, AGREEMENT, MEASURED = 20, 900, 150
 # Scores are probabilities on simulated fields, where F1 is nearly the same at all thresholds from 0.3 to 0.5. On real
 # micrographs false positives are more frequent.
-THRESHOLD = 0.45
+THRESHOLD = 0.5
 # Crops in a batch, and those on which epochs are compared: with few, chance chooses an early epoch.
 BATCH, SAMPLE = 16, 1536
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.
@@ -160,7 +160,7 @@ def main():
     parser.add_argument("--maps", type=Path, metavar="FOLDER", help="density maps (*.mrc), protein positive")
     parser.add_argument("--fields", type=int, default=800, help="number of fields to train on")
     parser.add_argument("--epochs", type=int, default=160)
-    parser.add_argument("--network", type=int, nargs=3, default=(12, 24, 24), help="feature maps of the three stages")
+    parser.add_argument("--network", type=int, nargs=3, default=(8, 16, 16), help="feature maps of the three stages")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="default: all")
     options = parser.parse_args()
