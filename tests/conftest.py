@@ -54,8 +54,8 @@ def candidates_of_blobs(path):
     others = rng.uniform(10, 140, (12, 2)).round(2)
     n = len(blobs.centres_xy)
     scores = np.concatenate([rng.uniform(0.6, 0.9, n), rng.uniform(0.01, 0.2, len(others))])
-    return Candidates(np.concatenate([blobs.centres_xy, others]), scores, rng.uniform(0.8, 1.2, len(scores)),
-                      np.full(len(scores), 60.0))
+    centres = np.concatenate([blobs.centres_xy, others])
+    return Candidates(centres, scores, rng.uniform(0.8, 1.2, len(scores)), centres.min(axis=1))  # upper, left border
 
 
 def show_stored(session):

@@ -414,14 +414,14 @@ def test_pixel_sizes_that_disagree_are_refused_and_a_given_one_is_used_with_a_wa
 def test_values_in_force_are_handed_back(micrographs, tmp_path):
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0, box_px=30))
     session, ended = Session(project, settings), []
-    session.set_limits(0.3, 20.0, (0.5, 1.5))
+    session.set_limits(0.3, 20.0, (0.5, 1.5), 8.0)
     queue = Queue(session, Worker())
     with pytest.raises(DeepEMError, match="without --choose"):
         Api(session, queue, lambda: ended.append(1)).choose({})
     Api(session, queue, lambda: ended.append(1), Choice(tmp_path / "chosen.json")).choose({})
     assert ended == [1]
     assert json.loads((tmp_path / "chosen.json").read_text()) == {
-        "threshold": 0.3, "min_distance_angst": 20.0, "std_range": [0.5, 1.5], "diameter_angst": 64.0, "box_px": 30,
-        "turn": 0}
+        "threshold": 0.3, "min_distance_angst": 20.0, "border_angst": 8.0, "std_range": [0.5, 1.5],
+        "diameter_angst": 64.0, "box_px": 30, "turn": 0}
     session.close()
     project.close()

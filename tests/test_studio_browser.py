@@ -5,7 +5,17 @@
 
 import numpy as np
 import pytest
-from studio_page import DESKTOP, LIMITS, Studio, empty_place, first_pick, marks_of, write_run
+from studio_page import (
+    DESKTOP,
+    DIAMETER_ANGST,
+    LIMITS,
+    PIXEL_ANGST,
+    Studio,
+    empty_place,
+    first_pick,
+    marks_of,
+    write_run,
+)
 
 LAPTOP, PHONE = (1024, 700), (390, 844)
 HOSTILE = "<img src=x onerror=alert(1)> & 'quotes\" $(ls)"
@@ -245,6 +255,14 @@ def test_limits_act_on_all_micrographs(clean):
     clean.page.keyboard.press("Enter")
     clean.until(lambda: clean.api("session")["limits"]["high"] == 1.0)
     assert all(std <= 1.0 for std, code in zip(clean.found()["std"], clean.found()["reason"]) if code == 0)
+    clean.page.click("#reset")
+    clean.until(lambda: clean.api("session")["picks"] == before["picks"])
+    clean.page.fill("#field-border", "200")  # more than a diameter: the end of the slider
+    clean.page.keyboard.press("Enter")
+    clean.until(lambda: clean.api("session")["limits"]["border"] == DIAMETER_ANGST)
+    found, border_px = clean.found(), DIAMETER_ANGST / PIXEL_ANGST
+    assert 0 < sum(code == 0 for code in found["reason"]) < before["picks"][0]
+    assert all(min(x, y) >= border_px for x, y, code in zip(found["x"], found["y"], found["reason"]) if code == 0)
     clean.page.click("#reset")
     clean.until(lambda: clean.api("session")["picks"] == before["picks"])
 

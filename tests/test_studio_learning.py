@@ -82,7 +82,7 @@ def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without
 
     def call(function, lessons, course, progress):
         assert course.limits == settings.limits and not course.of_coordinates
-        session.set_limits(course.limits.threshold, 30.0, course.limits.std_range)  # meanwhile
+        session.set_limits(course.limits.threshold, 30.0, course.limits.std_range, 20.0)  # meanwhile
         return learned
 
     teacher._learn(SimpleNamespace(call=call))

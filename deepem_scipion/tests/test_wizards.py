@@ -44,7 +44,7 @@ class TestWizards(WithStudio):
 
     def test_changed_limits_go_into_the_form_when_they_are_confirmed(self):
         form, names = self.form(numberOfThreads=1, binThreads=2), (
-            "thresholdMode", "threshold", "minDistance", "stdRange", "stdHigh")
+            "thresholdMode", "threshold", "minDistance", "border", "stdRange", "stdHigh")
         before, window = self.values(form, *names), self.start(form, "threshold")
         self.until(window, lambda: window.state.get().startswith("Picking"))
         self.show(window)
@@ -53,13 +53,13 @@ class TestWizards(WithStudio):
         session = ask(address, "session")
         self.assertEqual(session["names"], ["first", "second_03.05.02", "third"])
         self.assertTrue(session["has_score_maps"])
-        ask(address, "limits", threshold=0.625, distance=0, ranged=True, low=session["limits"]["low"], high=1.25,
-            number=0)
+        ask(address, "limits", threshold=0.625, distance=0, border=25, ranged=True, low=session["limits"]["low"],
+            high=1.25, number=0)
         self.assertEqual(self.values(form, *names), before)
         folder = os.path.dirname(window.run.log)
         ask(address, "choose", now=True)
         self.ended(window)
-        self.assertEqual(self.values(form, *names), [3, 0.625, 0.1, 2, 1.25])
+        self.assertEqual(self.values(form, *names), [3, 0.625, 0.1, 25, 2, 1.25])
         self.assertFalse(os.path.exists(folder))
 
     def test_unchanged_limits_stay_and_the_filter_can_be_turned_off(self):

@@ -17,9 +17,10 @@ MIN_DISTANCE_ANGST = 0.1
 
 
 class DeepEMThresholdWizard(StudioWizard):
-    """Threshold, minimum distance and range of local standard deviations, tried on some of the micrographs."""
+    """Threshold, distances and range of local standard deviations, tried on some of the micrographs."""
 
-    _targets = [(ProtDeepEMPick, ["thresholdMode", "threshold", "minDistance", "stdRange", "stdLow", "stdHigh"])]
+    _targets = [(ProtDeepEMPick, ["thresholdMode", "threshold", "minDistance", "border", "stdRange", "stdLow",
+                                  "stdHigh"])]
     title = "Limits of the picks"
     text = ("Some of the micrographs are picked for this purpose, and then opened in your browser. Move the threshold "
             "and the other limits until most particles, and little else, are circled.")
@@ -48,6 +49,8 @@ class DeepEMThresholdWizard(StudioWizard):
             found = {"thresholdMode": THRESHOLD_FIXED, "threshold": float(f"{values['threshold']:.6g}")}
         if values["min_distance_angst"] != given.min_distance_angst:
             found["minDistance"] = float(f"{max(values['min_distance_angst'], MIN_DISTANCE_ANGST):.6g}")
+        if values["border_angst"] != given.border_angst:
+            found["border"] = float(f"{values['border_angst']:.6g}")
         if (tuple(std_range) if std_range else None) != given.std_range:
             found["stdRange"] = STD_CUSTOM if std_range else STD_OFF
             found.update({name: float(f"{value:.6g}") for name, value in zip(("stdLow", "stdHigh"), std_range or ())})

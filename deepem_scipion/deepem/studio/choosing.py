@@ -31,5 +31,6 @@ class Choice:
         limits = settings.limits
         with atomic_write(self.path) as handle:
             json.dump({"threshold": limits.threshold, "min_distance_angst": limits.min_distance_angst,
-                       "std_range": limits.std_range, "diameter_angst": settings.diameter_angst,
-                       "box_px": settings.box_px, "turn": settings.turn}, handle)
+                       "border_angst": limits.border_angst, "std_range": limits.std_range,
+                       "diameter_angst": settings.diameter_angst, "box_px": settings.box_px,
+                       "turn": settings.turn}, handle)

@@ -151,9 +151,10 @@ class Collection:
         return found
 
     def ranges(self) -> dict[str, float]:
-        """Return the ends of the sliders of minimum distance, in angstrom, and local standard deviation."""
+        """Return the ends of the sliders: distances from picks and from the border, in angstrom; local std."""
         high = self.limits.std_range[1] if self.limits.std_range else 0.0
         return {"distance": max(MAX_DISTANCE * self.diameter_angst, self.limits.min_distance_angst),
+                "border": max(self.diameter_angst, self.limits.border_angst),
                 "std": max(1.2 * self._all().most_std, high)}
 
     def summary(self, marks: Mapping[str, Sequence[Mark]]) -> dict[str, Any]:

@@ -109,7 +109,8 @@ class Api:
     def limits(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Apply other limits; returns the list, and the micrograph in view."""
         std_range = (_number(request, "low"), _number(request, "high")) if request.get("ranged") is True else None
-        self.session.set_limits(_number(request, "threshold"), _number(request, "distance"), std_range)
+        self.session.set_limits(_number(request, "threshold"), _number(request, "distance"), std_range,
+                                border_angst=_number(request, "border", self.session.settings.limits.border_angst))
         return self._both(_whole(request, "number"))
 
     def edit(self, request: Mapping[str, Any]) -> dict[str, Any]:

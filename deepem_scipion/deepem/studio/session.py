@@ -215,10 +215,6 @@ class Session:
             wanted = self.settings.adjusted(**changes)
             self.update(**{**changes, "limits": wanted.limits, "assumed": wanted.assumed})
 
-    def remember(self, settings: StudioSettings) -> None:
-        """Keep model and limits of a turn, to which `back` may return."""
-        self.project.write_turn(settings)
-
     def save(self) -> None:
         """Write the settings; raises DeepEMError where this is impossible."""
         with self.changed:
@@ -234,12 +230,13 @@ class Session:
             if str(error) != self.problem:
                 self.report(problem=str(error))
 
-    def set_limits(self, threshold: float, min_distance_angst: float, std_range: tuple[float, float] | None) -> None:
+    def set_limits(self, threshold: float, min_distance_angst: float, std_range: tuple[float, float] | None,
+                   border_angst: float = 0.0) -> None:
         """Apply other limits to all micrographs; raises DeepEMError where they make no sense."""
         with self.changed:
             distance = min(min_distance_angst, self.collection.ranges()["distance"])
-            self.update(limits=replace(self.settings.limits, threshold=threshold, min_distance_angst=distance,
-                                       std_range=std_range))
+            self.update(limits=replace(self.settings.limits, threshold=threshold, std_range=std_range,
+                                       min_distance_angst=distance, border_angst=border_angst))
 
     def edit(self, number: int, request: Mapping[str, Any]) -> bool:
         """Edit the marks of a micrograph, see `editing.change`; returns whether there was anything to change.

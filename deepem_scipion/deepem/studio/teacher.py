@@ -211,7 +211,7 @@ class Teacher:
         self._session.touch()
 
     def _take(self, learned: Learned, before: StudioSettings) -> None:
-        self._session.remember(before)
+        self._session.project.write_turn(before)  # to which `back` may return
         earlier, now = asdict(before.limits), asdict(self._session.settings.limits)
         limits = replace(learned.limits, **{name: value for name, value in now.items() if value != earlier[name]})
         self._session.update(model=learned.path, turn=before.turn + 1, limits=limits)

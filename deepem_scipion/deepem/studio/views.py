@@ -71,8 +71,8 @@ class Views:
     def _limits(self, limits: Limits) -> dict[str, Any]:
         """Limits as the sliders show them."""
         low, high = limits.std_range or (0.0, self._session.collection.ranges()["std"])
-        return {"threshold": limits.threshold, "distance": limits.min_distance_angst, "low": low, "high": high,
-                "ranged": limits.std_range is not None}
+        return {"threshold": limits.threshold, "distance": limits.min_distance_angst, "border": limits.border_angst,
+                "low": low, "high": high, "ranged": limits.std_range is not None}
 
     def micrograph(self, number: int) -> dict[str, Any]:
         """Return what is shown on one micrograph.

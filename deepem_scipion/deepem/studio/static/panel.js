@@ -6,6 +6,7 @@ import { drawKind, KINDS, scoreColour } from "./marks.js";
 const SLIDERS = {
   threshold: { label: "Threshold", digits: 3, step: 0.001 },
   distance: { label: "Minimum distance (Å)", digits: 1, step: 0.5 },
+  border: { label: "Distance from the border (Å)", digits: 1, step: 0.5 },
   low: { label: "Local std. from", digits: 3, step: 0.001, ranged: true },
   high: { label: "Local std. to", digits: 3, step: 0.001, ranged: true },
 };
@@ -62,7 +63,7 @@ export class Limits {
   // What the server reports; the sliders stay where a hand is moving them.
   update(summary, force = false) {
     this.counts = summary.histogram;
-    this.ranges = { threshold: 1, distance: summary.ranges.distance, low: summary.ranges.std, high: summary.ranges.std };
+    this.ranges = { threshold: 1, distance: summary.ranges.distance, border: summary.ranges.border, low: summary.ranges.std, high: summary.ranges.std };
     this.first = summary.start;
     [this.low, this.high] = summary.score_range;
     this.reported = summary.limits;
