@@ -181,7 +181,7 @@ def fixed_picker(model, places):
 def test_the_model_is_kept_that_picks_particles_where_the_other_picks_empty_ice_or_contamination(folder, tmp_path,
                                                                                                   monkeypatch):
     """Both pick 12 particles on each micrograph; the other 12 are particles, or places far from them."""
-    old, new = general_model(400), replace(general_model(400), threshold=0.99)
+    old, new = (replace(general_model(400), threshold=threshold) for threshold in (0.45, 0.99))
     truth, paths = read_coordinates(folder / "boxes"), find_micrographs([str(folder / "micrographs")])
     right, empty, spoilt = {}, {}, {}
     for name, path in paths.items():
