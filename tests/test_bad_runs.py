@@ -148,8 +148,14 @@ def test_results_of_an_earlier_run_are_refused_replaced_or_completed(blobs, blob
     assert pick(blob_model, [d], old, "--resume", "--threshold", "0.123") == 2
     assert "made with other settings (threshold" in capsys.readouterr().err and contents(old) == before
     when = (old / "d.box").stat().st_mtime_ns
-    assert pick(blob_model, [d], old, "--resume") == 0
+    assert pick(blob_model, [d], old, "--resume") == 2  # that of e would be lost
+    assert "has picks of 1 micrographs that are not among these, for instance e" in capsys.readouterr().err
+    assert contents(old) == before
+    assert pick(blob_model, [d], clean, "--resume") == 0 and pick(blob_model, [d, e], clean, "--resume") == 0
+    assert pick(blob_model, [d, e], old, "--resume") == 0
     assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns == when
+    shutil.rmtree(clean)
+    assert pick(blob_model, [d], clean) == 0
     assert pick(blob_model, [d, e], old, "--overwrite") == 0 and pick(blob_model, [d], old, "--overwrite") == 0
     assert contents(old) == contents(clean) and (old / "d.box").stat().st_mtime_ns > when
 

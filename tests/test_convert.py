@@ -25,6 +25,8 @@ from deepem_scipion.deepem.micrographs.micrograph import read_shape
 from deepem_scipion.deepem.picking.candidates import read_candidates
 from deepem_scipion.deepem.picking.results import PickingResults
 from deepem_scipion.deepem.startables import read_tables
+from deepem_scipion.deepem.studio.assigning import problems_of
+from deepem_scipion.deepem.studio.opening import Wanted, open_session
 
 needs_relion = pytest.mark.skipif(shutil.which("relion_preprocess") is None,
                                   reason="RELION is not installed (Debian: relion)")
@@ -185,10 +187,34 @@ def test_a_folder_with_files_is_written_into_only_with_overwrite(picked, tmp_pat
     assert f"{out} has files, for instance d.box. Expected a new or empty folder" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
     assert (out / "d.box").read_text() != "old" and (out / "other.box").read_text() == "0 0 8 8\n"
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden/.DS_Store").touch()
+    assert main([*command[:2], str(tmp_path / "hidden"), *command[3:]]) == 0
+    assert main([*command[:2], str(out / "d.box"), *command[3:], "--overwrite"]) == 2
+    assert f"{out / 'd.box'} is a file. Expected a folder" in capsys.readouterr().err
     (tmp_path / "two/relion").mkdir(parents=True)
     (tmp_path / "two/relion/x").touch()
     assert main(["convert", str(picked / "picks"), str(tmp_path / "two"), "--to", "eman,relion"]) == 2
     assert not (tmp_path / "two/eman").exists()
+
+
+def test_neither_the_input_nor_a_run_is_replaced_with_overwrite(picked, tmp_path, capsys):
+    shutil.copytree(picked / "picks", tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for place, words in (("run", "there are the input, or results"), ("run/sub", "would be read the next time"),
+                         ("run/candidates", "would be read the next time")):
+        assert main(["convert", str(tmp_path / "run"), str(tmp_path / place), "--to", "topaz", "--overwrite"]) == 2
+        assert words in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "run/export"), "--to", "topaz"]) == 0
+    (tmp_path / "run").rename(tmp_path / "eman")
+    assert main(["convert", str(picked / "mics"), str(tmp_path), "--to", "eman,topaz", "--overwrite"]) == 2
+    assert f"{tmp_path / 'eman'}: there are the input, or results" in capsys.readouterr().err
+    (tmp_path / "a").mkdir()
+    write_box(tmp_path / "a/x.box", np.array([[10, 4]]), np.array([0.5]), 8)
+    for source in ("a", "a/x.box"):
+        assert main(["convert", str(tmp_path / source), str(tmp_path / "a"), "--to", "eman", "--overwrite"]) == 2
+    assert main(["convert", str(tmp_path / "a"), str(tmp_path), "--to", "topaz", "--overwrite"]) == 0
 
 
 def test_a_run_that_was_ended_early_is_not_taken_for_a_complete_one(blobs, blob_model, tmp_path, capsys):
@@ -209,8 +235,14 @@ main({picks!r} + ["--threads", "1"])
     words = f"{tmp_path / 'picks'} has 2 of the 5 micrographs of its run, which was ended early"
     assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "out"), "--to", "relion"]) == 0
     assert words in capsys.readouterr().err
-    assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(tmp_path / "picks")]) == 0
-    assert words in capsys.readouterr().err
+    for given in ("picks", "picks/picks.star"):
+        if (tmp_path / given).exists():
+            assert main(["evaluate", "--truth", str(blobs[0] / "boxes"), "--picks", str(tmp_path / given),
+                         "--distance", "6"]) == 0
+            assert words in capsys.readouterr().err
+    project, settings = open_session(Wanted([tmp_path / "picks"], tmp_path / "session"))
+    assert words in " ".join(problems_of(settings, None))
+    project.close()
     assert main(["report", str(tmp_path / "picks")]) == 0
     assert words in (tmp_path / "picks/report.html").read_text()
     assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "picks")]) == 1
@@ -225,7 +257,9 @@ main({picks!r} + ["--threads", "1"])
 def test_a_run_that_lost_its_table_is_not_taken_for_one_without_picks(picked, tmp_path, capsys):
     shutil.copytree(picked / "picks", tmp_path / "picks", ignore=shutil.ignore_patterns("summary.tsv"))
     assert main(["convert", str(tmp_path / "picks"), str(tmp_path / "out"), "--to", "relion"]) == 2
-    assert "has 2 .box files that its summary.tsv does not list, for instance" in capsys.readouterr().err
+    assert "has no summary.tsv, the table of the micrographs of its run" in capsys.readouterr().err
+    assert main(["merge", str(tmp_path / "merged"), str(tmp_path / "picks")]) == 2
+    assert "has no summary.tsv" in capsys.readouterr().err and not (tmp_path / "merged").exists()
 
 
 def test_a_format_that_does_not_exist_is_refused_before_picking(blobs, blob_model, tmp_path, capsys):

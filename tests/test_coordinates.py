@@ -334,6 +334,10 @@ def test_files_of_other_formats_in_a_folder_are_left_out_with_a_warning(tmp_path
     assert list(read_coordinates(tmp_path)) == ["x"]
     assert f"warning: {tmp_path / 'a.txt'} is read, with the other files of its format; left out: 2 of other formats" \
         in caplog.text
+    caplog.clear()
+    write_box(tmp_path / "d.box", np.array([[30.0, 40]]), np.array([0.5]), 20)
+    assert list(read_coordinates(tmp_path)) == ["d"]  # any .json file may be there
+    assert f"{tmp_path / 'd.box'} is read, with the other files of its format; left out: 1 of other" in caplog.text
 
 
 # ----------------------------------------------------------- atomic writing

@@ -95,7 +95,8 @@ def test_the_model_of_finish_is_in_use_whatever_it_gets_right_and_limits_without
     project.close()
 
 
-def test_what_is_cancelled_changes_nothing_and_what_is_done_cannot_be_cancelled(micrographs, tmp_path):
+def test_what_is_cancelled_changes_nothing_and_what_is_done_cannot_be_cancelled(micrographs, tmp_path,
+                                                                                         monkeypatch):
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0))
     session, worker = Session(project, settings), Worker()
     session.put("a", candidates_of_blobs(micrographs / "a.mrc"), settings)
@@ -120,11 +121,19 @@ def test_what_is_cancelled_changes_nothing_and_what_is_done_cannot_be_cancelled(
     teacher.learn(final=True)  # and in the second step, when all micrographs are picked
     learned = Learned(str(tmp_path / "model.deepem"), settings.limits, 4, False, 4, 3)
     teacher._learn(SimpleNamespace(call=lambda *_, progress: learned))
-    assert teacher.view()["finishing"]
+    assert teacher.view()["finishing"] and session.settings.turn == 1
     teacher.cancel()
-    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), session.settings)
+    assert session.settings.turn == 0
     teacher.when_all_found()
     assert teacher.view()["outcome"] == {"cancelled": True} and not project.output.folder.exists()
+    session.put("a", candidates_of_blobs(micrographs / "a.mrc"), session.settings)
+    take = teacher._take  # or while the new model is being taken
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "_take", lambda *values: (take(*values), teacher.cancel()))
+        teacher.learn(final=True)
+        teacher._learn(SimpleNamespace(call=lambda *_, progress: learned))
+    assert session.settings.turn == 0 and not teacher.view()["finishing"] and not teacher.busy
+    assert teacher.view()["outcome"] == {"cancelled": True}
     session.close()
     project.close()
 

@@ -34,6 +34,7 @@ from deepem_scipion.deepem.studio.learning import learn
 from deepem_scipion.deepem.studio.lessons import Learned
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.project import StudioProject
+from deepem_scipion.deepem.studio.queue import Queue
 from deepem_scipion.deepem.studio.serving import Address, open_browser, serve
 from deepem_scipion.deepem.studio.worker import Worker, WorkerState, find, prepare
 
@@ -324,6 +325,17 @@ def test_what_was_saved_stays_if_it_has_not_changed_and_nothing_is_saved_unasked
     with serving_here(tmp_path):
         pass
     assert (served.output / "a.box").exists()
+
+
+def test_picks_that_were_saved_stay_until_a_new_model_has_picked_all(tmp_path, monkeypatch, caplog):
+    write_blobs(tmp_path, ["a", "b"], n=6)
+    with serving_here(tmp_path) as served:
+        served.until(lambda found: found["status"] == [1, 1])
+        served.post("save")
+        monkeypatch.setattr(Queue, "_find", lambda self, name: time.sleep(0.01))
+        served.post("settings", number=0, diameter=90)
+    assert (served.output / "a.box").exists() and (served.output / "b.box").exists()
+    assert "2 micrographs, for instance a, are not picked yet with the model in use" in caplog.text
 
 
 def test_picks_are_saved_at_the_end_on_request(tmp_path):

@@ -123,16 +123,15 @@ def read_compared(truth_path: Path, picks_path: Path, shifts: bool, infos: Infos
 
 def _read(path: Path, shifts: bool, infos: Infos | None) -> dict[str, Coordinates]:
     """Read coordinates, of a studio session those saved; a results folder must have nothing from another run."""
-    from ..coordinates.read import read_coordinates
+    from ..coordinates.read import JOINT_FILE, read_coordinates
     from ..picking.results import PickingResults
     from ..studio.saved import picks_of_session, session_of
 
-    if path.is_dir() and (others := PickingResults(path).boxes_of_others()):
-        raise DeepEMError(f"{path} has results of a picking run and {len(others)} .box files that are not of this run, "
-                          f"for instance {others[0].relative_to(path)}. Remove them, or pick again with --overwrite.")
-    if path.is_dir() and (missing := PickingResults(path).what_is_missing()):
+    session, results = session_of(path), PickingResults(path.parent if path.name == JOINT_FILE else path)
+    if path.is_dir():
+        results.check()
+    if not session and (missing := results.what_is_missing()):
         log.warning("warning: %s", missing)
-    session = session_of(path)
     found = ({os.path.splitext(each.path)[0]: each.coordinates for each in picks_of_session(session)} if session
              else read_coordinates(path, shifts, infos))
     total = sum(len(each.scores) for each in found.values())

@@ -75,8 +75,6 @@ def run(options: argparse.Namespace) -> int:
     from ..coordinates.formats.cryosparc_job import parse_target, push
     from ..coordinates.formats.registry import check_formats, write_files
     from ..picking.box import what_is_cut
-    from ..picking.results import PickingResults
-    from ..studio.saved import session_of
 
     for name, value in (("box", options.box), ("pixel-size", options.pixel_size),
                         ("coordinate-scale", options.coordinate_scale)):
@@ -84,17 +82,14 @@ def run(options: argparse.Namespace) -> int:
             raise DeepEMError(f"--{name} {value:g}: expected a number above 0")
     formats = check_formats(options.to)
     target = None if options.push is None else parse_target(options.push)
-    if os.path.realpath(options.output) == os.path.realpath(options.input) \
-            or PickingResults(options.output).exists() or session_of(options.output):
-        raise DeepEMError(f"{options.output}: there are the input, or results of a picking run or of the studio, which "
-                          "the converted files would replace. Expected another output.")
     folders = {name: options.output / name if len(formats) > 1 else options.output for name in formats}
-    if not options.overwrite:
-        _check_empty(folders.values())
+    for folder in (options.output, *folders.values()):
+        _check_place(folder, options.input)
     picks = [_changed(each, options) for each in _read(options)]
     with TemporaryDirectory() as trial:  # what cannot be written in all formats is written in none
-        for name in formats if len(formats) > 1 else ():
-            write_files(name, Path(trial, name), picks)
+        for name, folder in folders.items():
+            files = write_files(name, Path(trial, name), picks)
+            _check_files(folder, [folder / path.relative_to(Path(trial, name)) for path in files], options)
     for name, folder in folders.items():
         files = write_files(name, folder, picks)
         console.print_result(f"{sum(len(each.coordinates.scores) for each in picks)} coordinates of {len(picks)} "
@@ -106,12 +101,35 @@ def run(options: argparse.Namespace) -> int:
     return console.OK
 
 
-def _check_empty(folders: Iterable[Path]) -> None:
-    """Raise DeepEMError if a folder has files, which those of another conversion would replace or be mixed with."""
-    for folder in folders:
-        if folder.is_dir() and (there := sorted(os.listdir(folder))):
-            raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give "
-                              "another OUT, or --overwrite to replace files of the same names and keep the others.")
+def _check_place(folder: Path, source: Path) -> None:
+    """Raise DeepEMError if what is written into a folder would replace results, or be read as part of the input."""
+    from ..coordinates.read import EXPORTS
+    from ..picking.results import PickingResults
+    from ..studio.saved import session_of
+
+    place, origin = Path(os.path.realpath(folder)), Path(os.path.realpath(source))
+    if place == origin or PickingResults(folder).exists() or session_of(folder):
+        raise DeepEMError(f"{folder}: there are the input, or results of a picking run or of the studio, which "
+                          "the converted files would replace. Expected another output.")
+    if folder.exists() and not folder.is_dir():
+        raise DeepEMError(f"{folder} is a file. Expected a folder to write: give another OUT.")
+    if origin in place.parents and origin / EXPORTS not in (place, *place.parents):
+        raise DeepEMError(f"{folder} is in {source}, with whose files the converted ones would be read the next time. "
+                          f"Expected another output, for instance {source / EXPORTS}.")
+
+
+def _check_files(folder: Path, files: Iterable[Path], options: argparse.Namespace) -> None:
+    """Raise DeepEMError if a folder has files that those to write would be mixed with, or they would replace input."""
+    from ..coordinates.read import EXPORTS
+
+    there = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
+    if there and not options.overwrite:
+        raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give "
+                          "another OUT, or --overwrite to replace files of the same names and keep the others.")
+    source = Path(os.path.realpath(options.input))
+    for path in (Path(os.path.realpath(file)) for file in files):
+        if source in (path, *path.parents) and source / EXPORTS not in path.parents:
+            raise DeepEMError(f"{path} is of the input, and would be replaced. Expected another output.")
 
 
 def _read(options: argparse.Namespace) -> list[MicrographPicks]:

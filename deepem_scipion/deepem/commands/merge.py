@@ -61,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     missing = missing_parts(expected, found, n_parts)
     if missing and are_parts(expected, [PickingResults(folder).read_micrographs() for folder in existing], n_parts):
         for part, names in sorted(missing.items()):
-            log.warning("part %d/%d lacks %d micrographs, for instance %s: pick it again with --part %d/%d --resume",
+            log.warning("part %d/%d lacks %d micrographs, for instance %s: pick it again with --part %d/%d --resume, "
+                        "into its own folder",
                         part, n_parts, len(names), names[0], part, n_parts)
         log.warning("to repeat in a job array: --array=%s", ",".join(map(str, sorted(missing))))
     elif missing:

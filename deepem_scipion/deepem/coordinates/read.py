@@ -118,7 +118,7 @@ def _files(folder: Path) -> list[Path]:
             and not Path(place, name, SESSION).exists())
         everything += [Path(place, name) for name in sorted(names) * (not again)
                        if name not in _JOB_FILES and Path(place, name).is_file()]
-    found = [file for file in everything if _kind(file) in _MAIN_KINDS] or files_of_one_format(everything)
+    found = files_of_one_format(everything, _MAIN_KINDS)
     if not found:
         raise DeepEMError(f"The folder {folder} holds no .box, no .star and no other file of coordinates. Expected "
                           "coordinates of particles.")

@@ -53,8 +53,9 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     ------
     DeepEMError
         If there are results and `existing` is "refuse", they were made with other settings and it is "resume", or the
-        folder has files that are not of a picking run, or cannot be made; or if a name is refused by `check_names`. A
-        run in which every micrograph failed has no results: its tables are replaced.
+        folder has files that are not of a picking run, or cannot be made; if there are picks to keep of micrographs
+        that are not in `paths`; or if a name is refused by `check_names`. A run in which every micrograph failed has no
+        results: its tables are replaced.
 
     Notes
     -----
@@ -86,7 +87,9 @@ def prepare(results: PickingResults, paths: Mapping[str, Path], settings: RunSet
     if existing == RESUME and results.exists():
         earlier = results.read_settings()
         _check_settings(results, earlier, settings)
-        kept = {name: found for name, found in results.read_micrographs().items() if name in paths
+        done = results.read_micrographs()
+        _check_all_given(results, done, paths)
+        kept = {name: found for name, found in done.items() if name in paths
                 and earlier.masks.get(name) == settings.masks.get(name)
                 and _is_done(results, name, paths[name], found, further, name in checked, settings.masks.get(name))}
         keep |= {results.path("settings"), *(results.path(kind, name) for name in kept for kind in (*ALWAYS, *further))}
@@ -173,6 +176,15 @@ def _check_settings(results: PickingResults, earlier: RunSettings, settings: Run
     if changed:
         raise DeepEMError(f"{results.folder}: the earlier run was made with other settings ({'; '.join(changed)}). "
                           "Expected the same with --resume: use --overwrite, or another --output.")
+
+
+def _check_all_given(results: PickingResults, done: Mapping[str, MicrographResult], paths: Mapping[str, Path]) -> None:
+    given = set(map(str, paths.values()))
+    lost = [name for name, found in done.items() if found.ok and name not in paths and found.path not in given]
+    if lost:
+        raise DeepEMError(f"{results.folder} has picks of {len(lost)} micrographs that are not among these, for "
+                          f"instance {lost[0]}. Expected all micrographs of the earlier run with --resume: give them "
+                          "as well, or another --output, or --overwrite to remove what is there.")
 
 
 def _is_done(results: PickingResults, name: str, path: Path, found: MicrographResult,

@@ -101,10 +101,7 @@ def picks_of_run(results: PickingResults, paths: Mapping[str, Path] | None = Non
         If there is no run, a file cannot be read, or there are .box files that are not of the run.
     """
     settings = results.read_settings()
-    if others := results.boxes_of_others():
-        raise DeepEMError(f"{results.folder} has {len(others)} .box files that its summary.tsv does not list, for "
-                          f"instance {others[0].relative_to(results.folder)}. Expected those of a run: remove them, or "
-                          "pick again with --overwrite.")
+    results.check()
     if missing := results.what_is_missing():
         log.warning("warning: %s", missing)
     return [_picks(results, settings, name, str((paths or {}).get(name, found.path)))

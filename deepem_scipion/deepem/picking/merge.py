@@ -152,6 +152,7 @@ def _collect(parts: Sequence[PickingResults]) -> tuple[RunSettings, dict[str, Mi
     micrographs: dict[str, MicrographResult] = {}
     sources: dict[str, PickingResults] = {}
     for part in parts:
+        part.check()
         own = part.read_settings()
         first = settings or own
         changed = [name for name, value in own.as_dict().items() if first.as_dict()[name] != value and name != "masks"]

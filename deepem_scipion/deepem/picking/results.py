@@ -112,8 +112,19 @@ class PickingResults:
 
     def boxes_of_others(self) -> list[Path]:
         """Return the .box files that are not of the run whose results these are; none where there is no run."""
-        own = {self.path("box", name) for name in self.read_micrographs()} if self.exists() else set(self.boxes())
+        own = set(self.files()) if self.exists() else set(self.boxes())
         return [path for path in self.boxes() if path not in own]
+
+    def check(self) -> None:
+        """Raise DeepEMError if there is a run whose table is missing, or .box files that are not of the run."""
+        table = self.path("table")
+        if self.exists() and not table.exists():
+            raise DeepEMError(f"{self.folder} has no {table.name}, the table of the micrographs of its run. Expected "
+                              "all files of a run: copy it as a whole, or pick again with --overwrite.")
+        if others := self.boxes_of_others():
+            raise DeepEMError(f"{self.folder} has results of a picking run and {len(others)} .box files that are not "
+                              f"of this run, for instance {others[0].relative_to(self.folder)}. Move them to a folder "
+                              "of their own.")
 
     # -- writing
 
@@ -328,7 +339,9 @@ class PickingResults:
 
     def what_is_missing(self) -> str:
         """Return a sentence about a run that has not done all its micrographs; empty for others."""
-        done, expected = len(self.read_micrographs()), self.read_expected() if self.exists() else 0
+        if not self.exists():
+            return ""
+        done, expected = len(self.read_micrographs()), self.read_expected()
         return (f"{self.folder} has {done} of the {expected} micrographs of its run, which was ended early or is not "
                 "finished; `deepem pick --resume` picks the rest") * (done < expected)
 

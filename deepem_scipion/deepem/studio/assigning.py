@@ -112,12 +112,14 @@ def problems_of(settings: StudioSettings, given_angst: float | None) -> list[str
     Returns
     -------
     list of str
-        Sentences for the user, see `compare_pixel_sizes`; and one if another model than that of the picks learns.
+        Sentences for the user: on a run that was ended early, see `compare_pixel_sizes`, and on another model that
+        learns than that of the picks.
     """
     headers = header_pixel_sizes(settings.micrographs)
     own = given_angst in headers.values() and given_angst != UNKNOWN_ANGST
     sizes = compare_pixel_sizes(headers, given_angst) or (compare_pixel_sizes(headers, None) if own else [])
-    return sizes + _model_problems(settings)
+    missing = PickingResults(settings.results).what_is_missing() if settings.results else ""
+    return [f"{missing}."] * bool(missing) + sizes + _model_problems(settings)
 
 
 def header_pixel_sizes(micrographs: Mapping[str, str]) -> dict[str, float]:

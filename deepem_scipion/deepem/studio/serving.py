@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import logging
 import os
 import secrets
 import socket
@@ -24,6 +25,8 @@ from .server import Api
 from .session import Session
 from .settings import StudioSettings
 from .worker import Worker
+
+log = logging.getLogger(__name__)
 
 # The first free port from here on is used, so that the address is often the same.
 FIRST_PORT, PORTS = 8642, 50
@@ -114,6 +117,11 @@ def _is_outdated(session: Session, queue: Queue) -> bool:
         return False
     queue.loaded.wait()
     session.save()
+    if lost := [name for name in session.names if output.has_picks(name) and not session.collection.is_expected(name)]:
+        log.warning("warning: %d micrographs, for instance %s, are not picked yet with the model in use: the picks "
+                    "that were saved before stay. Open the session again to save those that it shows", len(lost),
+                    lost[0])
+        return False
     return project.saved_state() != project.state() or any(
         session.collection.found(name) and project.is_stated(name, session.settings) and not output.has_picks(name)
         for name in session.names)

@@ -76,12 +76,13 @@ class Teacher:
         self._queue.add(self._learn)
 
     def cancel(self) -> None:
-        """Give up learning; the model stays that is in use. Once all micrographs are picked, do not save the picks."""
+        """Give up learning or finishing: the model before it stays in use, or is used again."""
         with self._session.changed:
             if self.busy:
                 self._cancelled = True  # noticed after the epoch in work
             elif self._finishing:
-                self._finishing, self.outcome = False, {"cancelled": True}
+                self.back()
+                self.outcome = {"cancelled": True}
             else:
                 raise DeepEMError("there is nothing to cancel: the learning is done")
             self._session.touch()
@@ -195,8 +196,13 @@ class Teacher:
                 self._offer = learned, before
             else:
                 self._take(learned, before)
+            with session.changed:
+                self._progress(1.0)
+                self.busy = False  # from now on it is finished, or done
         except Cancelled:
-            self._finishing, self.outcome = False, {"cancelled": True}
+            if session.settings.turn == turn:
+                self.back()
+            self._finishing, self.outcome, self._offer = False, {"cancelled": True}, None
         except BaseException:
             self._finishing = False
             raise

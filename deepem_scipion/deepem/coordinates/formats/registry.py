@@ -106,25 +106,30 @@ def format_of(path: Path) -> str:
     raise DeepEMError(f"{path} has none of the formats of coordinates. Expected one of {', '.join(EXTENSIONS)}.")
 
 
-def files_of_one_format(files: Iterable[Path]) -> list[Path]:
-    """Return those files of a folder that have the format of the first one that has any; warn of the others.
+def files_of_one_format(files: Iterable[Path], main: Sequence[str] = ()) -> list[Path]:
+    """Return those files of a folder that are read together, and warn of those of other formats.
 
     Parameters
     ----------
     files : iterable of Path
         Other files may be among them.
+    main : sequence of str
+        Extensions of the files to be read, if there are any.
 
     Returns
     -------
     list of Path
+        Otherwise those of the format of the first file that has any.
     """
     found: dict[str, list[Path]] = {}
     for file in files:
-        if file.suffix.lower() in EXTENSIONS:
+        if (kind := file.suffix.lower()) in EXTENSIONS:
             with suppress(DeepEMError):
-                found.setdefault(format_of(file), []).append(file)
-    chosen, *rest = found.values() or [[]]
-    if others := [file for each in rest for file in each]:
+                found.setdefault("" if kind in main else format_of(file), []).append(file)
+    if "" in found:
+        found.pop("eman-json", None)  # as any other .json file, for instance of a picking run
+    chosen = found.pop("" if "" in found else next(iter(found), ""), [])
+    if others := [file for each in found.values() for file in each]:
         log.warning("warning: %s is read, with the other files of its format; left out: %d of other formats, for "
                     "instance %s. Give these in a folder of their own", chosen[0], len(others), others[0])
     return chosen
