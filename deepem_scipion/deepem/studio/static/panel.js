@@ -6,7 +6,7 @@ import { drawKind, KINDS, scoreColour } from "./marks.js";
 const SLIDERS = {
   threshold: { label: "Threshold", digits: 3, step: 0.001 },
   distance: { label: "Minimum distance (Å)", digits: 1, step: 0.5 },
-  border: { label: "Distance from the border (Å)", digits: 1, step: 0.5 },
+  border: { label: "Border (Å)", digits: 1, step: 0.5 },
   low: { label: "Local std. from", digits: 3, step: 0.001, ranged: true },
   high: { label: "Local std. to", digits: 3, step: 0.001, ranged: true },
 };
