@@ -67,6 +67,12 @@ class Studio:
     def found(self, number=0):
         return self.api(f"micrograph/{number}")
 
+    def box(self, selector):
+        """Where an element is on the screen, scrolled into view."""
+        found = self.page.locator(selector)
+        found.scroll_into_view_if_needed()
+        return found.bounding_box()
+
     def screen(self, x, y, shape=SHAPE):
         """Where a place of the micrograph is on the screen, the whole micrograph being shown."""
         box = self.page.locator("#view").bounding_box()

@@ -247,7 +247,7 @@ def test_limits_act_on_all_micrographs(clean):
         assert after["picks"][number] == sum(code == 0 for code in found["reason"])
         assert all(score >= threshold - 1e-4 for score, code in zip(found["score"], found["reason"]) if code == 0)
     clean.until(lambda: clean.text("#headline") == f"{sum(after['picks'])} picks")
-    box = clean.page.locator("#histogram").bounding_box()
+    box = clean.box("#histogram")
     clean.page.mouse.click(box["x"] + 2 + 0.6 * (box["width"] - 4), box["y"] + 30)
     clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(0.6, abs=0.01))
     clean.page.check("#ranged")
@@ -270,7 +270,7 @@ def test_limits_act_on_all_micrographs(clean):
 def test_an_answer_that_comes_late_leaves_what_is_being_typed(clean):
     held, shown = [], clean.text("#headline")
     clean.page.route("**/api/limits", lambda route: held.append(route), times=1)
-    box = clean.page.locator("#histogram").bounding_box()
+    box = clean.box("#histogram")
     clean.page.mouse.click(box["x"] + 2 + 0.75 * (box["width"] - 4), box["y"] + 30)
     clean.until(lambda: held)
     clean.page.fill("#field-distance", "7.5")
@@ -373,6 +373,7 @@ def test_learning_and_finishing_can_be_cancelled(clean):
             texts.push(["hidden", "disabled"].map(each => document.getElementById("cancel")[each]).join());
         }""")
     assert texts[1::2] == ["true,false", "false,false", "false,true", "false,false", "true,false"]
+    assert clean.page.get_attribute("#unsure", "title") == "Every micrograph that was picked has marks"
     assert texts[4] == "Cancelling ..." and texts[8] == "Cancelled. Nothing that you marked is lost."
 
 
@@ -389,7 +390,10 @@ def test_what_became_of_the_learning_is_said_and_no_button_moves(clean):
         show(0, [1], { marks: 12, outcome: { ...outcome, after: 1, before: 2, taken: false } });
         show(0, [1], { marks: 12, outcome: { ...outcome, marks: 1, held_out: false, after: 1 } });
         show(0, [1], { marks: 12, outcome: { ...outcome, marks: 0, held_out: false } });
-        show(0, [1], { outcome: { finished: true }, saved: "/folder".repeat(60) }); moved();
+        show(0, [1], { outcome: { finished: true, threshold: 0.25 }, saved: "/folder".repeat(60) }); moved();
+        show(0, [1], { marks: 12, outcome: { ...outcome, marks: 0, held_out: false, threshold: 0.5561 } });
+        show(0, [1], { outcome: { back: 1 }, saved: "" });
+        show(0, [1], { outcome: { back: 0 }, saved: "/data" });
         document.getElementById("state").textContent = "a problem ".repeat(60); moved();
         document.getElementById("progress").hidden = false; moved();
         texts.push(document.getElementById("kinds").textContent);""")
@@ -400,6 +404,10 @@ def test_what_became_of_the_learning_is_said_and_no_button_moves(clean):
         "The new model was not taken: it gets 1 of 5 held-out marks right, the one before 2. 1 mark since.",
         "The new model is in use: it gets 1 of 5 held-out marks right, the one before 2.",  # taken after all
         "The new model is in use: it gets 1 of your 1 mark right, the one before 0.", "The new model is in use."]
+    assert texts[8].startswith("Finished, with a threshold of 0.250. The picks of all micrographs")
+    assert texts[9] == "The new model is in use. With a threshold of 0.556 it picks as many as were shown."
+    assert texts[10:12] == ["Model 1 is in use again. Save picks saves what it picks.",
+                            "What the session began with is in use again."]
     assert "new since Learn" in texts[-1] and "gone since Learn" in texts[-1] and "moved" not in texts
 
 
@@ -425,7 +433,7 @@ def test_figures_and_curves_follow_the_threshold_and_the_list_is_sorted_by_f1(cl
     clean.page.click("#evaluation button")
     clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(best["threshold"], abs=1e-4))
     clean.until(lambda: f"F1 {best['F1']:.3f}" in clean.text("#evaluation p >> nth=0"))
-    box = clean.page.locator("#evaluation canvas >> nth=1").bounding_box()
+    box = clean.box("#evaluation canvas >> nth=1")
     clean.page.mouse.click(box["x"] + 26 + 0.9 * (box["width"] - 34), box["y"] + 60)
     clean.until(lambda: clean.api("session")["limits"]["threshold"] == pytest.approx(0.9, abs=0.01))
     clean.until(shown)

@@ -45,7 +45,9 @@ def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path
     again.page.keyboard.press("z")
     again.page.keyboard.press("z")
     again.until(lambda: marks_of(again, "particle") == [])
-    again.api("close", now=True)
+    again.page.click("#close")
+    again.until(lambda: "You may close this page" in again.text("#note"))
+    assert "Its picks were not saved; open it again for that." in again.text("#note")
     assert again.process.wait(60) == 0
     again.close()
 

@@ -21,7 +21,7 @@ from deepem_scipion.deepem.picking.selection import PICKED, REASONS, Limits
 from deepem_scipion.deepem.studio.collection import Collection
 from deepem_scipion.deepem.studio.editing import Shown, change
 from deepem_scipion.deepem.studio.marks import DONE, NEGATIVE, PARTICLE, REGION, EditLog, Mark
-from deepem_scipion.deepem.studio.pictures import TILE_PX, Look, Pictures
+from deepem_scipion.deepem.studio.pictures import MARGIN_PX, TILE_PX, Look, Pictures
 
 LIMITS = Limits(0.5, 40.0)
 
@@ -212,9 +212,12 @@ def test_tiles_are_the_micrograph_binned(tmp_path):
     for level, columns, rows in ((0, 3, 2), (1, 2, 1), (2, 1, 1)):
         tiles = [[np.asarray(Image.open(io.BytesIO(pictures.tile(path, level, column, row, Look()))), float)
                   for column in range(columns)] for row in range(rows)]
-        picture = np.block(tiles)
+        assert max(tiles[0][0].shape) <= TILE_PX + MARGIN_PX
+        if columns > 1:  # of what they share
+            np.testing.assert_allclose(tiles[0][0][:, -2:], tiles[0][1][:, :2], atol=3)
+        picture = np.block([[tile[MARGIN_PX * bool(row):][:TILE_PX, MARGIN_PX * bool(column):][:, :TILE_PX]
+                             for column, tile in enumerate(each)] for row, each in enumerate(tiles)])
         sizes[level] = picture.shape
-        assert max(tiles[0][0].shape) <= TILE_PX
         slope_x, slope_y = (picture[50, 200] - picture[50, 50]) / 150, (picture[140, 50] - picture[40, 50]) / 100
         # 99 % of the values are shown in 256 greys, and those of the sum of two ramps are rarer at the ends.
         assert 255 / 2300 < slope_x / 2**level < 1.25 * 255 / 2300

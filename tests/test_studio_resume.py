@@ -334,7 +334,8 @@ def test_finish_is_kept_from_learning_again_and_ends_with_a_step_back(mics, tmp_
         teacher.back()
         find_all(session)
         teacher.when_all_found()
-        assert not teacher.view()["finishing"] and not teacher.outcome and not session.project.output.folder.exists()
+        assert not teacher.view()["finishing"] and teacher.outcome == {"back": 0}
+        assert not session.project.output.folder.exists()
         teacher = learn(session, final=True)
         find_all(session)
         teacher.when_all_found()

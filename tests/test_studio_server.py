@@ -372,7 +372,8 @@ def test_a_better_model_is_taken_and_the_one_before_comes_back(studio):
     assert "no model before" in studio.post("back", 400)["problem"]
     studio.post("learn")
     found = studio.until(finished)
-    assert found["teaching"]["outcome"] == {"marks": 4, "held_out": True, "before": 3, "after": 4, "taken": True}
+    assert found["teaching"]["outcome"] == {"marks": 4, "held_out": True, "before": 3, "after": 4, "taken": True,
+                                            "threshold": 0.3}
     assert found["turn"] == 1 and found["limits"]["threshold"] == 0.3 and not found["teaching"]["offer"]
     (lesson, other) = studio.worker.lessons
     assert lesson.name == "a" and lesson.particles_xy.tolist() == [[3, 147]] and not lesson.done
@@ -407,7 +408,7 @@ def test_finishing_picks_everything_and_saves_picks_and_model(studio):
     studio.post("learn", final=True)
     found = studio.until(lambda found: finished(found) and "finished" in found["teaching"]["outcome"])
     folder = studio.output
-    assert found["turn"] == 1 and found["teaching"]["outcome"] == {"finished": True}
+    assert found["turn"] == 1 and found["teaching"]["outcome"] == {"finished": True, "threshold": 0.3}
     assert found["teaching"]["saved"] == str(folder)
     assert not found["teaching"]["finishing"]
     assert sorted(path.name for path in folder.glob("*.box")) == ["a.box", "b.box"]  # as of a run of deepem pick

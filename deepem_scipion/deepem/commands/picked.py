@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ class PickProgress:
     def __init__(self, total: int, show: console.ShowProgress, diameter_angst: float, box_px: int | None) -> None:
         self.total, self.show, self.diameter_angst, self.box_px, self.done = total, show, diameter_angst, box_px, 0
         self.pixel_sizes: set[str] = set()
+        self.began = round(time.time(), 2)  # as exact as the times of results
         self.failed: dict[str, list[str]] = {}  # names by reason, without their paths
 
     def __call__(self, name: str, result: MicrographResult) -> None:
@@ -42,7 +44,9 @@ class PickProgress:
             for problem in doubtful_width(self.diameter_angst, size):
                 log.warning("warning: %s", problem)
         if result.ok:
-            self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks in {result.seconds:.2f} s")
+            kept = result.finished is not None and result.finished < self.began
+            self.show(self.done, f"{self.done}/{self.total} {name}: {result.picks} picks "
+                                 + ("kept" if kept else f"in {result.seconds:.2f} s"))
             return
         alike = self.failed.setdefault(result.reason.replace(result.path, ""), [])
         alike.append(name)

@@ -41,7 +41,7 @@ files for `deepem train --coordinates` and `--negatives`."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `deepem studio` to its parser."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="micrographs (files, folders, quoted patterns or "
-                        "lists), or one output folder of `deepem pick`; nothing to resume a session")
+                        "lists), or one output folder of `deepem pick`; nothing if --project names a session to resume")
     parser.add_argument("--project", type=Path, metavar="DIR", help="folder of the session (default: `studio` in the "
                         "output folder of `deepem pick`, otherwise `deepem-studio`)")
     parser.add_argument("--model", type=Path, metavar="MODEL", help="model to pick with (default: the general model)")

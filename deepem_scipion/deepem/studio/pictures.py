@@ -16,7 +16,7 @@ from ..errors import DeepEMError
 from ..micrographs.images import read_pixels
 from ..micrographs.normalisation import clip_outliers
 
-TILE_PX = 512
+TILE_PX, MARGIN_PX = 512, 1
 # Micrographs kept in memory: four times these bytes each for 4 bytes a pixel.
 MAX_KEPT_PIXELS = 80_000_000
 JPEG_QUALITY = 90
@@ -68,7 +68,8 @@ class Pictures:
         level : int
             The micrograph is shown binned by 2 to the power of this.
         column, row : int
-            Place of the tile, in tiles of `TILE_PX` pixels.
+            Place of the tile, in tiles of `TILE_PX` pixels. It has a margin of `MARGIN_PX` of the tiles around it, so
+            that they can be interpolated without a seam.
         look : Look
 
         Returns
@@ -83,9 +84,9 @@ class Pictures:
         from PIL import Image
 
         picture = self._levels(path).picture(level, look)
-        part = picture[row * TILE_PX:(row + 1) * TILE_PX, column * TILE_PX:(column + 1) * TILE_PX]
-        if not part.size or min(row, column) < 0:
+        if min(row, column) < 0 or not picture[row * TILE_PX:, column * TILE_PX:].size:
             raise DeepEMError(f"{path} has no tile {column}, {row} at level {level}")
+        part = np.ascontiguousarray(picture[_with_margin(row), _with_margin(column)])
         file = io.BytesIO()
         Image.fromarray(part).save(file, "JPEG", quality=JPEG_QUALITY)
         return file.getvalue()
@@ -101,6 +102,11 @@ class Pictures:
             while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > MAX_KEPT_PIXELS:
                 self._kept.popitem(last=False)
         return found
+
+
+def _with_margin(at: int) -> slice:
+    """Rows, or columns, of a tile."""
+    return slice(max(0, at * TILE_PX - MARGIN_PX), (at + 1) * TILE_PX + MARGIN_PX)
 
 
 class _Levels:

@@ -97,6 +97,7 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         server = _Server(session, queue, address, ended, choice)
         last.callback(ended.wait)
         last.callback(server.stop)
+        server.api.teacher.saves_at_end = save
         server.start(listening)
         queue.start()
         while not server.started and not ended.wait(0.02):

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -14,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import atomic_path
 from ..coordinates.coordinates import Coordinates
 from ..coordinates.names import listed
 from ..coordinates.star import Optics, can_name
 from ..errors import DeepEMError
+from ..model.files import load_model, save_model
 from ..picking.box import count_cut, what_is_cut
 from ..picking.selection import PICKED, REASONS
+from ..training.calibration import at_threshold
 from .learning import DOUBTFUL_SHARE, learn
 from .lessons import Course, Learned, Lesson
 from .marks import DONE, NEGATIVE, PARTICLE, REGION
@@ -53,6 +53,7 @@ class Teacher:
         self._offer: tuple[Learned, StudioSettings] | None = None
         self.busy, self.share, self._finishing, self._cancelled = False, 0.0, False, False
         self.outcome: dict[str, Any] = {}
+        self.saves_at_end = False
         self._saved = 0, "", ""  # version of the session whose picks were saved, the folder, and what is cut
 
     def view(self) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class Teacher:
         return {"busy": self.busy, "finishing": self._finishing, "cancelled": self._cancelled,
                 "share": round(self.share, 3), "outcome": self.outcome, "offer": bool(self._offer),
                 "saved": folder, "cut": cut,
+                "stored": self.saves_at_end or self._session.project.output.path("star").exists(),
                 "marks": sum(mark.kind in (PARTICLE, NEGATIVE) for each in marks.values() for mark in each),
                 "back": self._session.settings.turn > 0, **self._next()}
 
@@ -101,7 +103,7 @@ class Teacher:
         turn = session.settings.turn - 1
         if turn < 0:
             raise DeepEMError("there is no model before this one")
-        self.outcome, self._offer, self._finishing = {}, None, False
+        self.outcome, self._offer, self._finishing = {"back": turn}, None, False
         session.update(turn=turn, **self._history(turn))
         self._queue.reload()
 
@@ -145,8 +147,8 @@ class Teacher:
         results.write_star(star, settings.pixel_size_angst, Optics())
         session.project.write_marks(session.log.marks, settings)
         if settings.model:
-            with atomic_path(results.path("model")) as aside:
-                shutil.copyfile(settings.model, aside)
+            model = at_threshold(load_model(settings.model), settings.limits.threshold)
+            save_model(results.path("model"), model)
         session.project.note_saved(state)
         cut = what_is_cut(self._count_cut(picks, settings.written_box_px), settings.written_box_px)
         problem = (f"{len(absent)} micrographs without candidates are left out of the picks saved: {listed(absent)}"
@@ -155,7 +157,7 @@ class Teacher:
             log.warning("warning: %s", problem)
         with session.changed:
             if finished:
-                self.outcome = {"finished": True}
+                self.outcome = {"finished": True, "threshold": session.settings.limits.threshold}
             session.report(problem=problem)
             self._saved = session.version, str(results.folder), cut
         return results.folder
@@ -196,6 +198,7 @@ class Teacher:
                 self._offer = learned, before
             else:
                 self._take(learned, before)
+                self.outcome["threshold"] = session.settings.limits.threshold
             with session.changed:
                 self._progress(1.0)
                 self.busy = False  # from now on it is finished, or done

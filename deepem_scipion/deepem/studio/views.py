@@ -143,5 +143,10 @@ class Views:
             return {"gained": [], "lost": []}
         before = self._session.before[name][:, :2]
         now = self._session.picks(name).centres_xy
-        found = classify_picks(now, np.ones(len(now)), before, SAME_PLACE * self._session.collection.diameter_px)
+        near = SAME_PLACE * self._session.collection.diameter_px
+        marks = self._session.log.marks.get(name, ())
+        negatives = np.array([mark.values[:2] for mark in marks if mark.kind == NEGATIVE])
+        if len(negatives):  # removed by hand, not by the model
+            before = before[np.hypot(*(before[:, None] - negatives).transpose(2, 0, 1)).min(axis=1) >= near]
+        found = classify_picks(now, np.ones(len(now)), before, near)
         return {"gained": found["false positives"].tolist(), "lost": found["missed"].tolist()}

@@ -119,6 +119,7 @@ function showMicrograph(found) {
   for (const kind of ["gained", "lost"]) legend.show(kind, state.summary.turn > 0);
   if (changed) showScoreMap();
   arrange();
+  if (!changed && state.pointed) point(state.pointed);  // it may be something else now
 }
 
 // An answer that comes when another micrograph is already in view does not lead back, except after undo and redo.
@@ -275,8 +276,8 @@ async function close(how) {
   state.found = null;
   draw();
   document.body.classList.add("closed");
-  const { saved } = state.summary.teaching;
-  note(`${how === "choose" ? "Done. " : ""}The studio is closed and the session is saved.\n${saved ? `The picks are in ${saved}.\n` : ""}You may close this page.`);
+  const { saved, stored } = state.summary.teaching, unsaved = how === "close" && !stored ? "Its picks were not saved; open it again for that.\n" : "";
+  note(`${how === "choose" ? "Done. " : ""}The studio is closed and the session is saved.\n${saved ? `The picks are in ${saved}.\n` : unsaved}You may close this page.`);
 }
 
 async function follow() {

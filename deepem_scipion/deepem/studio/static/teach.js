@@ -47,6 +47,7 @@ export class Teach {
       $(id).title = marks ? TITLES[id] : NO_MARKS;
     }
     $("unsure").disabled = next < 0;
+    $("unsure").title = next < 0 ? "Every micrograph that was picked has marks" : "The micrograph on which the model is least certain (N)";
     $("back").hidden = !back || busy;
     $("take").hidden = !offer;
     $("cancel").hidden = !busy && !finishing;
@@ -71,7 +72,7 @@ class TimeLeft {
     if (!running) { this.began = null; return ""; }
     if (!this.began || share < this.first) { this.began = Date.now(); this.first = share; }
     const seconds = (Date.now() - this.began) / 1000 * (1 - share) / (share - this.first);
-    if (!Number.isFinite(seconds)) return "";
+    if (!Number.isFinite(seconds) || share - this.first < 0.15 || seconds < 1) return "";
     return seconds <= 90 ? ` About ${Math.ceil(seconds)} s left.` : ` About ${Math.round(seconds / 60)} min left.`;
   }
 }
@@ -79,13 +80,15 @@ class TimeLeft {
 const counted = (marks, kind = "") => `${marks} ${kind}mark${marks === 1 ? "" : "s"}`;
 
 // `learntAt` is the number of marks at the last learning. A worse model that is no longer offered was taken after all.
-function sentence({ marks, held_out: heldOut, before, after, taken, finished, cancelled }, saved, offer, now, learntAt) {
-  if (finished) return saved ? `Finished. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.` :
+function sentence({ marks, held_out: heldOut, before, after, taken, finished, cancelled, back, threshold }, saved, offer, now, learntAt) {
+  if (finished) return saved ? `Finished${threshold === undefined ? "" : `, with a threshold of ${threshold.toFixed(3)}`}. The picks of all micrographs (picks.star, .box files) and the model (model.deepem) are in ${saved}. Close ends the studio.` :
     "The picks have changed since they were saved: they are saved again on Close, or by Save picks.";
+  if (back !== undefined) return `${back ? `Model ${back}` : "What the session began with"} is in use again.${saved ? "" : " Save picks saves what it picks."}`;
   if (cancelled) return "Cancelled. Nothing that you marked is lost.";
   if (marks === undefined) return "";
   const compared = heldOut && taken && marks < MIN_HELD_OUT ?
     `. Only ${marks} of your ${counted(learntAt)} were kept aside, too few to compare it with the model before.` :
     marks ? `: it gets ${after} of ${heldOut ? counted(marks, "held-out ") : `your ${counted(marks)}`} right, the one before ${before}.` : ".";
-  return `The new model ${taken || !offer ? "is in use" : "was not taken"}${compared}${now > learntAt ? ` ${counted(now - learntAt)} since.` : ""}`;
+  const picks = taken && threshold !== undefined ? ` With a threshold of ${threshold.toFixed(3)} it picks as many as were shown.` : "";
+  return `The new model ${taken || !offer ? "is in use" : "was not taken"}${compared}${picks}${now > learntAt ? ` ${counted(now - learntAt)} since.` : ""}`;
 }

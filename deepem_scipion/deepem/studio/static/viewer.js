@@ -3,7 +3,7 @@
 // The micrograph on its canvas: place and zoom, tiles from the server, contrast.
 import { picture } from "./api.js";
 
-const TILE = 512, KEPT = 240, MAX_ZOOM = 12;
+const TILE = 512, MARGIN = 1, KEPT = 240, MAX_ZOOM = 12;
 
 export class Viewer {
   constructor(canvas, onDraw, onProblem) {
@@ -142,11 +142,24 @@ export class Viewer {
       for (let column = left; column < right; column++) {
         const tile = this.tile(number, level, column, row);
         if (!tile) { this.missing++; continue; }
-        const width = Math.min(tile.width * 2 ** level, columns - column * side);
-        const height = Math.min(tile.height * 2 ** level, rows - row * side);
-        this.context.drawImage(tile, 0, 0, width / 2 ** level, height / 2 ** level,
-          column * side - 0.5, row * side - 0.5, width, height);
+        const scale = 2 ** level, place = at => (at * TILE - (at ? MARGIN : 0)) * scale - 0.5;
+        this.context.save();
+        this.clip(column * side, row * side, Math.min((column + 1) * side, columns), Math.min((row + 1) * side, rows));
+        this.context.drawImage(tile, place(column), place(row), tile.width * scale, tile.height * scale);
+        this.context.restore();
       }
+  }
+
+  // To whole pixels of the screen, so that neither a gap nor twice drawn pixels are between tiles.
+  clip(left, top, right, bottom) {
+    const { context, zoom } = this, screen = (value, first) => Math.round((value - 0.5 - first) * zoom * devicePixelRatio);
+    const [x0, x1, y0, y1] = [screen(left, this.x), screen(right, this.x), screen(top, this.y), screen(bottom, this.y)];
+    const transform = context.getTransform();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.beginPath();
+    context.rect(x0, y0, x1 - x0, y1 - y0);
+    context.clip();
+    context.setTransform(transform);
   }
 
   tile(number, level, column, row) {
