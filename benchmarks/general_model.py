@@ -35,7 +35,7 @@ MAPS_SHARE = 0.4
 VALIDATION, AGREEMENT, MEASURED = 20, 900, 150
 # Scores are probabilities on simulated fields, where F1 is nearly the same at all thresholds from 0.3 to 0.5. On real
 # micrographs false positives are more frequent.
-THRESHOLD = 0.5
+THRESHOLD = 0.45
 # Crops in a batch, and those on which epochs are compared: with few, chance chooses an early epoch.
 BATCH, SAMPLE = 16, 1536
 # The filter of local standard deviations keeps this share of the simulated particles, with a margin on either side.

@@ -7,8 +7,9 @@
 
 Programs: `topaz` (Topaz trained on the same coordinates as DeepEM), `topaz-pretrained` (its pretrained detector), `log`
 and `log-dense` (RELION's Laplacian-of-Gaussian autopicking, with its default minimum distance between particles and
-with half of it), `templates` (RELION's template picking with 2D class averages of the same coordinates) and, with
---deepem, DeepEM. Topaz needs a separate environment: without --topaz one is created in
+with half of it), `templates` (RELION's template picking with 2D class averages of the same coordinates),
+`deepem-general` (the general model) and, with --deepem, DeepEM. Sets from which nothing is trained (EMPIAR-10028, KLH)
+are for programs that are given the diameter alone. Topaz needs a separate environment: without --topaz one is made in
 benchmarks/results/topaz. Run the script under `taskset -c N` to keep all programs on one core; times are processor
 seconds and include the start-up of the programs. Results are kept in benchmarks/results/peers, one file for each
 program, set and fold, and reused as long as the settings are the same. The script prints a table in Markdown and writes
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, ROOT, SETS, add_data_option, files, has_data, micrograph_names, splits, table, title
+from general_accuracy import ALL_SETS, without_ignored
 from pickers import Outcome, Program, Skipped, Task, deepem, run
 from relion import log, templates
 
@@ -130,6 +132,7 @@ PROGRAMS = {
     "log-dense": lambda options: log(options, 50),
     "templates": templates,
     "deepem": deepem,
+    "deepem-general": lambda options: deepem(options, trained=False),
 }
 
 
@@ -138,7 +141,7 @@ def results_of(key, program, name, options):
     from deepem_scipion.deepem import read_coordinates
     from deepem_scipion.deepem.micrographs import read_pixel_size
 
-    folder, data = options.data / name, SETS[name]
+    folder, data = options.data / name, ALL_SETS[name]
     names = micrograph_names(folder)
     for fold, (training, test) in enumerate(splits(names, data.train, options.folds)):
         path = RESULTS / "peers" / f"{name}-{key}-{fold}of{options.folds}.json"
@@ -170,9 +173,10 @@ def rows_of(program, name, results, options):
              for result in results for micrograph, rows in result["picks"].items()}
     training = [result["training_s"] for result in results if result["training_s"] is not None]
     reference = {micrograph: known[micrograph] for micrograph in picks}
-    for distance in SETS[name].distances_px:
-        overall = evaluate(reference, picks, distance, SETS[name].region)["overall"]
-        at_best = evaluate(reference, picks, distance, SETS[name].region, threshold="F1")["overall"]
+    for distance in ALL_SETS[name].distances_px:
+        counted = without_ignored(dict(picks), reference, options.data / name, distance)
+        overall = evaluate(reference, counted, distance, ALL_SETS[name].region)["overall"]
+        at_best = evaluate(reference, counted, distance, ALL_SETS[name].region, threshold="F1")["overall"]
         yield {"program": program.title, "setting": program.setting, "given": program.given, "set": name,
                "distance_px": distance, "overall": overall, "error_px": at_best["error_px"],
                "training_s": sum(training) / len(training) if training else None,
@@ -192,9 +196,9 @@ def main():
     """Run the programs on all sets and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=ALL_SETS, default=list(SETS))
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS,
-                        default=[name for name in PROGRAMS if name != "deepem"])
+                        default=[name for name in PROGRAMS if not name.startswith("deepem")])
     parser.add_argument("--deepem", action="store_true", help="run DeepEM, too")
     parser.add_argument("--topaz", help="the program topaz (default: install it in benchmarks/results/topaz)")
     parser.add_argument("--topaz-updates", type=int, default=50,
@@ -215,6 +219,9 @@ def main():
         try:
             program = PROGRAMS[key](options)
             for name in options.sets:
+                if not ALL_SETS[name].train and program.given != "diameter":
+                    notes += [f"`{key}` skipped for {name}: nothing is trained there", ""]
+                    continue
                 rows += rows_of(program, name, list(results_of(key, program, name, options)), options)
                 (RESULTS / "peers.json").write_text(json.dumps(rows, indent=1))
         except Skipped as reason:

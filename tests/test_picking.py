@@ -126,13 +126,6 @@ def test_candidate_rejected_for_another_reason_suppresses_nobody():
     assert select(found, Limits(0.1, 10.0, (0.5, 2.0)), 1.0).tolist() == ["local_std", "picked"]
 
 
-def test_no_second_candidate_of_a_particle_takes_the_place_of_one_too_close_to_the_border():
-    found = candidates([[4, 50], [9, 50], [30, 50]], [0.9, 0.6, 0.8], 1.0, [4, 9, 30])
-    limits = Limits(0.5, 10.0, None, 8.0)
-    for near in (None, neighbours(found.centres_xy, found.scores, 20.0)):
-        assert select(found, limits, 1.0, near).tolist() == ["border", "distance", "picked"]
-
-
 def test_limits_include_their_ends():
     found = candidates([[0, 0], [10, 0]], [0.5, 0.6], [0.5, 2.0], 5.0)
     assert select(found, Limits(0.5, 10.0, (0.5, 2.0), 5.0), 1.0).tolist() == ["picked", "picked"]

@@ -57,7 +57,7 @@ def test_the_threshold_is_passed_on_and_its_origin_reported(tmp_path, monkeypatc
 def test_the_threshold_of_the_general_model_is_its_own(tmp_path, monkeypatch):
     protocol = pick_form(tmp_path, monkeypatch, particleDiameter=100)
     protocol.inputModel.set(None)
-    assert "Threshold: 0.500 (that of the general model)" in protocol.summary()
+    assert "Threshold: 0.450 (that of the general model)" in protocol.summary()
 
 
 def test_an_improbable_pixel_size_is_an_error_of_the_form_unless_it_is_accepted(tmp_path, monkeypatch):

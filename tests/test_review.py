@@ -69,9 +69,10 @@ def greedy(candidates, limits, pixel_size_angst=PIXEL_ANGST):
     for i in order:
         near = any(np.hypot(*(candidates.centres_xy[i] - candidates.centres_xy[j]))
                    < limits.min_distance_angst / pixel_size_angst for j in picks)
-        if candidates.scores[i] >= limits.threshold and low <= candidates.local_stds[i] <= high and not near:
+        if (candidates.scores[i] >= limits.threshold and low <= candidates.local_stds[i] <= high
+                and candidates.border_px[i] >= limits.border_angst / pixel_size_angst and not near):
             picks.append(i)
-    return sorted(i for i in picks if candidates.border_px[i] >= limits.border_angst / pixel_size_angst)
+    return sorted(picks)
 
 
 @settings(max_examples=25)

@@ -21,7 +21,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add the options that limit the picks to a parser."""
     group = parser.add_argument_group("selection of picks")
     group.add_argument("--threshold", default="auto", metavar="T", help="minimum score: `auto` (default), the model's "
-                       "own, with the best F2 in its validation (general model: 0.5); `F1`, that with the best F1 "
+                       "own, with the best F2 in its validation (general model: 0.45); `F1`, that with the best F1 "
                        "there; `precision=P`, the lowest with a precision of at least P there; or a number from 0 (all "
                        "candidates) to 1")
     group.add_argument("--min-distance", type=angst, metavar="A", help="minimum distance of two picks in angstrom "

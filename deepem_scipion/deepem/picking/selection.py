@@ -150,11 +150,11 @@ def select(candidates: Candidates, limits: Limits, pixel_size_angst: float,
            near: Neighbours | None = None, parts: Sequence[slice] | None = None) -> np.ndarray:
     """Decide for each candidate whether it is picked or why it is not.
 
-    Candidates that lie in the mask, have a local standard deviation out of range or score below the threshold are
-    rejected first. The rest undergo non-maximum suppression: the candidate with the highest score is picked, those
-    closer to it than the minimum distance are rejected, and so on; candidates of equal score are taken in the order of
-    y, then x. Then those too close to the border are rejected, so that no other candidate of the same particle takes
-    their place. Of what is picked then, the best are kept. The result does not depend on the order of the candidates.
+    Candidates that are too close to the border, lie in the mask, have a local standard deviation out of range or score
+    below the threshold are rejected first. The rest undergo non-maximum suppression: the candidate with the highest
+    score is picked, those closer to it than the minimum distance are rejected, and so on; candidates of equal score are
+    taken in the order of y, then x. Of what is picked then, the best are kept. The result does not depend on the order
+    of the candidates.
 
     Parameters
     ----------
@@ -189,9 +189,8 @@ def select_codes(candidates: Candidates, limits: Limits, pixel_size_angst: float
         outside = (candidates.local_stds < low) | (candidates.local_stds > high)
         np.putmask(codes, ~within(candidates.local_stds, limits.std_range) if by_paper else outside, _CODE[LOCAL_STD])
     np.putmask(codes, candidates.masked > limits.max_mask, _CODE[MASK])
-    too_close = candidates.border_px < limits.border_angst / pixel_size_angst
+    np.putmask(codes, candidates.border_px < limits.border_angst / pixel_size_angst, _CODE[BORDER])
     if limits.ranges_angst is not None:
-        np.putmask(codes, too_close, _CODE[BORDER])
         ranges_px = (limits.ranges_angst[0] / pixel_size_angst, limits.ranges_angst[1] / pixel_size_angst)
         for part in parts or [slice(None)]:
             above = np.flatnonzero(codes[part] == 0) + (part.start or 0)
@@ -204,7 +203,6 @@ def select_codes(candidates: Candidates, limits: Limits, pixel_size_angst: float
         codes[np.flatnonzero(remaining)[~kept]] = _CODE[DISTANCE]
     else:
         np.putmask(codes, remaining & ~near.keep(remaining, min_distance_px), _CODE[DISTANCE])
-    np.putmask(codes, too_close, _CODE[BORDER])
     if limits.keep_best < 1:
         for part in parts or [slice(None)]:
             picked = np.flatnonzero(codes[part] == 0) + (part.start or 0)
