@@ -85,11 +85,13 @@ def run(options: argparse.Namespace) -> int:
     folders = {name: options.output / name if len(formats) > 1 else options.output for name in formats}
     for folder in (options.output, *folders.values()):
         _check_place(folder, options.input)
+    if not options.overwrite:
+        _check_empty(folders.values())
     picks = [_changed(each, options) for each in _read(options)]
     with TemporaryDirectory() as trial:  # what cannot be written in all formats is written in none
-        for name, folder in folders.items():
+        for name in formats if len(formats) > 1 or options.overwrite else ():
             files = write_files(name, Path(trial, name), picks)
-            _check_files(folder, [folder / path.relative_to(Path(trial, name)) for path in files], options)
+            _check_input([folders[name] / path.relative_to(Path(trial, name)) for path in files], options.input)
     for name, folder in folders.items():
         files = write_files(name, folder, picks)
         console.print_result(f"{sum(len(each.coordinates.scores) for each in picks)} coordinates of {len(picks)} "
@@ -118,17 +120,21 @@ def _check_place(folder: Path, source: Path) -> None:
                           f"Expected another output, for instance {source / EXPORTS}.")
 
 
-def _check_files(folder: Path, files: Iterable[Path], options: argparse.Namespace) -> None:
-    """Raise DeepEMError if a folder has files that those to write would be mixed with, or they would replace input."""
+def _check_empty(folders: Iterable[Path]) -> None:
+    """Raise DeepEMError if a folder has files, which those of another conversion would replace or be mixed with."""
+    for folder in folders:
+        if there := sorted(name for name in os.listdir(folder) if name[0] != ".") if folder.is_dir() else []:
+            raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give "
+                              "another OUT, or --overwrite to replace files of the same names and keep the others.")
+
+
+def _check_input(files: Iterable[Path], source: Path) -> None:
+    """Raise DeepEMError if one of the files to write is, or would be, a file of the input."""
     from ..coordinates.read import EXPORTS
 
-    there = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
-    if there and not options.overwrite:
-        raise DeepEMError(f"{folder} has files, for instance {there[0]}. Expected a new or empty folder: give "
-                          "another OUT, or --overwrite to replace files of the same names and keep the others.")
-    source = Path(os.path.realpath(options.input))
+    origin = Path(os.path.realpath(source))
     for path in (Path(os.path.realpath(file)) for file in files):
-        if source in (path, *path.parents) and source / EXPORTS not in path.parents:
+        if origin in (path, *path.parents) and origin / EXPORTS not in path.parents:
             raise DeepEMError(f"{path} is of the input, and would be replaced. Expected another output.")
 
 

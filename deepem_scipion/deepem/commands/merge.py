@@ -62,8 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if missing and are_parts(expected, [PickingResults(folder).read_micrographs() for folder in existing], n_parts):
         for part, names in sorted(missing.items()):
             log.warning("part %d/%d lacks %d micrographs, for instance %s: pick it again with --part %d/%d --resume, "
-                        "into its own folder",
-                        part, n_parts, len(names), names[0], part, n_parts)
+                        "into its own folder", part, n_parts, len(names), names[0], part, n_parts)
         log.warning("to repeat in a job array: --array=%s", ",".join(map(str, sorted(missing))))
     elif missing:
         log.warning("%d micrographs are missing, for instance %s. The folders are not parts I/%d: to find those to "

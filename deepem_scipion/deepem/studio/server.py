@@ -145,7 +145,7 @@ class Api:
         return self._both(-1)
 
     def cancel(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Give up learning, or saving all picks at the end of it."""
+        """Give up learning or finishing."""
         self.teacher.cancel()
         return self._both(-1)
 

@@ -198,7 +198,8 @@ class Teacher:
                 self._offer = learned, before
             else:
                 self._take(learned, before)
-                self.outcome["threshold"] = session.settings.limits.threshold
+                if session.settings.limits.threshold == learned.limits.threshold:  # nobody moved it meanwhile
+                    self.outcome["threshold"] = learned.limits.threshold
             with session.changed:
                 self._progress(1.0)
                 self.busy = False  # from now on it is finished, or done
