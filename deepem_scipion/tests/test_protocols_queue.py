@@ -116,6 +116,12 @@ class TestDeepEMQueue(BaseTest):
             protocol._store(protocol._jobId, protocol._pid)
         cls.proj.launchProtocol(protocol, wait=False)
 
+    @staticmethod
+    def hasProcess(protocol):
+        """Whether a process on this machine still runs a protocol."""
+        processes = psutil.process_iter(["cmdline"])
+        return any(protocol.getDbPath() in (process.info["cmdline"] or ()) for process in processes)
+
     def waitUntil(self, condition, seconds=600):
         """Wait for a condition."""
         deadline = time.monotonic() + seconds
@@ -181,7 +187,8 @@ class TestDeepEMQueue(BaseTest):
             environ = process.info["environ"] or {}
             if environ.get("SLURM_JOB_ID") == str(killed) and process.info["name"] != "slurmstepd":
                 process.kill()
-        self.waitFor(lambda: not protocol.isActive(), protocol)
+        # The process of a run writes once more that it failed before it ends, which would overwrite a new run.
+        self.waitFor(lambda: not (protocol.isActive() or self.hasProcess(protocol)), protocol)
         self.assertTrue(protocol.isFailed())
         self.assertIn("no result for 1 micrograph", protocol.getErrorMessage())
 

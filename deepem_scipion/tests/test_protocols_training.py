@@ -128,6 +128,7 @@ class TestDeepEMTraining(BaseTest):
             running = self.processes(protocol)
             running[1].suspend()  # on a fast machine it would end before the next run
             self.kill(protocol, *running[victims])
+            psutil.wait_procs(running[:1], timeout=600)  # it may write once more that it failed
             for each in survivors:
                 each.resume()
             survivors = running[1:] if victims == slice(0, 1) else []
