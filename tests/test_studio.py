@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The studio without a browser and without its server: sessions, candidates, comparison."""
 
+import asyncio
 import io
 import json
 import os
@@ -411,15 +412,32 @@ def test_pixel_sizes_that_disagree_are_refused_and_a_given_one_is_used_with_a_wa
     assert "a has 1 A per pixel in the header, which is also written where" in problem()
 
 
-def test_values_in_force_are_handed_back(micrographs, tmp_path):
+def test_values_in_force_are_handed_back_and_the_server_ends_after_its_answer(micrographs, tmp_path):
     project, settings = open_session(Wanted([micrographs], tmp_path / "session", diameter_angst=64.0, box_px=30))
-    session, ended = Session(project, settings), []
+    session, events = Session(project, settings), []
     session.set_limits(0.3, 20.0, (0.5, 1.5), 8.0)
     queue = Queue(session, Worker())
-    with pytest.raises(DeepEMError, match="without --choose"):
-        Api(session, queue, lambda: ended.append(1)).choose({})
-    Api(session, queue, lambda: ended.append(1), Choice(tmp_path / "chosen.json")).choose({})
-    assert ended == [1]
+
+    def asked(path, choice=None):
+        """The events while a request is answered."""
+        events.clear()
+        app = Api(session, queue, lambda: events.append("end"), choice).app("token")
+        scope = {"type": "http", "method": "POST", "path": f"/api/{path}", "query_string": b"", "headers":
+                 [(b"host", b"127.0.0.1"), (b"authorization", b"Bearer token")]}
+
+        async def receive():
+            return {"type": "http.request"}
+
+        async def send(message):
+            events.append(message.get("status") or message["body"])
+
+        asyncio.run(app(scope, receive, send))
+        return events
+
+    status, problem = asked("choose")
+    assert status == 400 and b"without --choose" in problem
+    for path in ("choose", "close"):
+        assert asked(path, Choice(tmp_path / "chosen.json")) == [200, b'{"closed": true}', "end"]
     assert json.loads((tmp_path / "chosen.json").read_text()) == {
         "threshold": 0.3, "min_distance_angst": 20.0, "border_angst": 8.0, "std_range": [0.5, 1.5],
         "diameter_angst": 64.0, "box_px": 30, "turn": 0}

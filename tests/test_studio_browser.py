@@ -233,6 +233,20 @@ def test_next_previous_search_and_sort(clean):
     clean.page.click("#headings .name")
 
 
+def test_nothing_is_marked_while_another_micrograph_than_the_chosen_one_is_in_view(clean):
+    held, place = [], empty_place(clean)
+    clean.page.route("**/api/micrograph/1", lambda route: held.append(route), times=1)
+    clean.page.keyboard.press("j")
+    clean.until(lambda: held)
+    clean.click(*place)
+    clean.until(lambda: "Wait until the micrograph is shown" in clean.text("#toast"))
+    held.pop().continue_()
+    clean.until(lambda: clean.text("#title").startswith("b"))
+    assert not marks_of(clean, "particle", 0) and not marks_of(clean, "particle", 1)
+    clean.click(*place)
+    clean.until(lambda: len(marks_of(clean, "particle", 1)) == 1)
+
+
 def test_limits_act_on_all_micrographs(clean):
     before = clean.api("session")
     middle = np.median([score for score, code in zip(clean.found()["score"], clean.found()["reason"]) if code == 0])

@@ -29,6 +29,7 @@ def test_a_session_is_resumed_after_a_crash_and_open_only_once(browser, tmp_path
     with contextlib.closing(browser.new_page()) as other_tab:
         other_tab.goto(first.url)
         other_tab.wait_for_selector("#sheet .row.touched")
+        other_tab.wait_for_selector("#title:not(:empty)")  # a key does nothing before a micrograph is in view
         other_tab.keyboard.press("m")
         first.until(lambda: first.page.locator("#sheet .row.done").count() == 1)
     first.page.reload()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -59,10 +60,14 @@ class Api:
         actions: Mapping[str, Callable[..., Any]] = {
             "limits": self.limits, "edit/{number:int}": self.edit, "undo": self.undo, "redo": self.redo,
             "settings": self.settings, "learn": self.learn, "cancel": self.cancel, "take": self.take,
-            "back": self.back, "save": self.save, "choose": self.choose, "close": self.close}
+            "back": self.back, "save": self.save}
+        ends = {"choose": self.choose, "close": self.close}
         routes = [Route("/", _static_file), Route("/static/{name}", _static_file)]
         routes += [Route(f"/api/{path}", _answer(function)) for path, function in answers.items()]
         routes += [Route(f"/api/{path}", _answer(function), methods=["POST"]) for path, function in actions.items()]
+        # The page hears of the end before the server stops to answer.
+        routes += [Route(f"/api/{path}", _answer(function, self._close), methods=["POST"])
+                   for path, function in ends.items()]
         return Guard(Starlette(routes=routes), token, host)
 
     # -- what is shown
@@ -171,16 +176,16 @@ class Api:
         return self.close(request)
 
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """End the server; everything is saved."""
-        self._close()
+        """End the server after the answer; everything is saved."""
         return {"closed": True}
 
     def _both(self, number: int) -> dict[str, Any]:
         return {"summary": self.views.summary(), "micrograph": self.views.micrograph(number) if number >= 0 else {}}
 
 
-def _answer(function: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Awaitable[Response]]:
-    """Endpoint of a function of the request's values, which runs in a thread."""
+def _answer(function: Callable[[Mapping[str, Any]], Any],
+            after: Callable[[], None] | None = None) -> Callable[[Request], Awaitable[Response]]:
+    """Endpoint of a function of the request's values, which runs in a thread, and of one after a good answer is sent."""
 
     async def endpoint(request: Request) -> Response:
         values: dict[str, Any] = dict(request.query_params)
@@ -197,7 +202,9 @@ def _answer(function: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request],
         except Exception as error:
             log.exception("the request %s failed", request.url.path)
             return _json({"problem": f"internal error ({type(error).__name__}: {error})"}, 500)
-        return Response(found, media_type="image/jpeg") if isinstance(found, bytes) else _json(found)
+        answer = Response(found, media_type="image/jpeg") if isinstance(found, bytes) else _json(found)
+        answer.background = BackgroundTask(after) if after else None
+        return answer
 
     return endpoint
 

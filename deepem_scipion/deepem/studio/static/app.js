@@ -196,7 +196,8 @@ function point(place) {
 // -- what is done
 
 async function act(edit) {
-  if (!state.found || state.found.failure) return;
+  if (state.found?.number !== state.number) { toast("Wait until the micrograph is shown."); return; }  // another one may still be in view
+  if (state.found.failure) return;
   const both = await attempt(() => post(`edit/${state.number}`, edit));
   if (!both) return;
   showBoth(both);
