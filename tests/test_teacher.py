@@ -20,6 +20,7 @@ from deepem_scipion.deepem.commands.main import main
 from deepem_scipion.deepem.commands.micrographs import chosen_micrographs
 from deepem_scipion.deepem.commands.parser import parse_arguments
 from deepem_scipion.deepem.commands.planning import make_plan, read_training_set
+from deepem_scipion.deepem.commands.unlabelled import keep_better
 from deepem_scipion.deepem.coordinates.coordinates import Coordinates
 from deepem_scipion.deepem.coordinates.read import read_coordinates
 from deepem_scipion.deepem.evaluation.metrics import evaluate
@@ -48,9 +49,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def short(monkeypatch):
-    """A training of a moment, whose model need not be better than that before."""
+    """A training of a moment, whose model need neither be better than that before nor differ from it."""
     for module in (self_training, teacher):
         monkeypatch.setattr(module, "MIN_GAIN", -np.inf)
+    monkeypatch.setattr(drift, "UNCHANGED", np.inf)
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8,
                                                                 later_epochs=1))
 
@@ -148,7 +150,6 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys, m
     assert ModelFiles(tmp_path / "few.deepem").examples.exists()
 
     monkeypatch.setattr(teacher, "MIN_GAIN", np.inf)
-    monkeypatch.setattr(drift, "UNCHANGED", np.inf)
     assert main([*arguments, str(tmp_path / "refused.deepem")]) == 0
     assert "the model before is kept" in capsys.readouterr().err
     assert not ModelFiles(tmp_path / "refused.deepem").examples.exists()
@@ -209,6 +210,19 @@ def test_the_model_is_kept_that_picks_particles_where_the_other_picks_empty_ice_
             assert (kept.threshold == old.threshold) == (found.gain < -5)
     with_marks = replace(found, gain=9.0, marks_before=3, marks_after=2)
     assert "on the validation micrographs it finds 2, the model before 3" in with_marks.refusal(2.0)
+
+
+@pytest.mark.parametrize("share, gain, negatives, taken", [
+    (0.98, 0.0, 0, False), (0.98, 0.0, 1, True), (0.98, 0.5, 0, True), (0.9, 0.0, 0, True), (0.9, -3.0, 0, False)])
+def test_after_marks_that_change_hardly_a_pick_the_new_model_has_to_be_better(folder, monkeypatch, share, gain,
+                                                                              negatives, taken):
+    before = general_model(400)
+    after = replace(before, threshold=0.9)
+    wrong = {"mic_001": Coordinates(np.full((negatives, 2), 50.0), np.full(negatives, np.nan), None)}
+    monkeypatch.setattr(drift, "compare", lambda *given: drift.Comparison(0.7, share, gain))
+    data = TrainingSet.unmarked(find_micrographs([str(folder / "micrographs")]))
+    kept = keep_better(before, after, replace(data, negatives=wrong), Plan(400))
+    assert kept.threshold == (0.7 if taken else before.threshold)
 
 
 def test_models_are_compared_in_the_frame_of_the_marks_and_outside_the_masks(folder, tmp_path):
