@@ -116,9 +116,11 @@ def test_the_diameter_of_balls_is_theirs(tmp_path):
     radius = np.sqrt(axis[:, None, None]**2 + axis[:, None]**2 + axis**2)
     ball = Volume(np.clip((50 - radius) / 3 + 0.5, 0, 1), 3.0)
     scene = replace(SCENE, pixel_size_angst=3.0, diameter_angst=100.0, defocus_angst=15000.0, voltage_kv=300.0)
-    write_dataset(tmp_path, scene, 1, seed=3, volume=ball)
-    found = estimate_diameter({"mic_001": tmp_path / "micrographs" / "mic_001.mrc"})
-    assert found.diameter_angst == pytest.approx(100, rel=0.15)
+    write_dataset(tmp_path, scene, 2, seed=3, volume=ball)
+    paths = {name: tmp_path / "micrographs" / f"{name}.mrc" for name in ("mic_001", "mic_002")}
+    assert estimate_diameter(paths).diameter_angst == pytest.approx(100, rel=0.15)
+    with pytest.raises(DeepEMError, match="only 2[0-9] confident picks .* Expected at least 40"):
+        estimate_diameter({"mic_001": paths["mic_001"]})
 
 
 def test_there_are_nearly_no_picks_where_there_are_no_particles(dataset, tmp_path):
