@@ -42,7 +42,6 @@ def main():
     """Train, compare and evaluate, and write the table."""
     from deepem_scipion.deepem import find_micrographs, general_model, runtime
     from deepem_scipion.deepem.training.drift import compare
-    from deepem_scipion.deepem.training.self_training import MIN_GAIN
     from deepem_scipion.deepem.training.training_set import TrainingSet
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,7 +62,7 @@ def main():
         general = general_model(data.diameter_angst)
         model = trained(general, micrographs, options.seed)
         found = compare(general, model, micrographs, None)
-        kept = "general" if found.refusal(MIN_GAIN) else "self-trained"
+        kept = "general" if found.refusal() else "self-trained"
         rows.append((name, f"{found.share:.0%}", f"{found.gain:+.1f}", kept, *accuracy(general, folder, data),
                      *accuracy(replace(model, threshold=found.threshold), folder, data)))
         text = "\n".join([title(), "", *table(*rows)])

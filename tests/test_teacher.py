@@ -30,7 +30,7 @@ from deepem_scipion.deepem.model.paths import ModelFiles
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
-from deepem_scipion.deepem.training import drift, self_training, teacher
+from deepem_scipion.deepem.training import drift, self_training
 from deepem_scipion.deepem.training.plan import Plan
 from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.training.teacher import TaughtSet
@@ -50,8 +50,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def short(monkeypatch):
     """A training of a moment, whose model need neither be better than that before nor differ from it."""
-    for module in (self_training, teacher):
-        monkeypatch.setattr(module, "MIN_GAIN", -np.inf)
+    monkeypatch.setattr(drift, "WORSE", -np.inf)
     monkeypatch.setattr(drift, "UNCHANGED", np.inf)
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8,
                                                                 later_epochs=1))
@@ -149,7 +148,7 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys, m
     assert MODEL_LABELS_WARNING in said and "very few" not in said
     assert ModelFiles(tmp_path / "few.deepem").examples.exists()
 
-    monkeypatch.setattr(teacher, "MIN_GAIN", np.inf)
+    monkeypatch.setattr(drift, "WORSE", np.inf)
     assert main([*arguments, str(tmp_path / "refused.deepem")]) == 0
     assert "the model before is kept" in capsys.readouterr().err
     assert not ModelFiles(tmp_path / "refused.deepem").examples.exists()
@@ -205,11 +204,11 @@ def test_the_model_is_kept_that_picks_particles_where_the_other_picks_empty_ice_
             found = drift.compare(old, new, TrainingSet.unmarked(files), None)
             assert 0.5 <= found.share < 0.7 and found.threshold == 0.5
             found = replace(found, share=0.9)
-            kept = drift.better(old, new, found, 2.0)
+            kept = drift.better(old, new, found)
             assert (kept.threshold == found.threshold) == (after is right) == (found.gain > 5)
             assert (kept.threshold == old.threshold) == (found.gain < -5)
     with_marks = replace(found, gain=9.0, marks_before=3, marks_after=2)
-    assert "on the validation micrographs it finds 2, the model before 3" in with_marks.refusal(2.0)
+    assert "on the validation micrographs it finds 2, the model before 3" in with_marks.refusal()
 
 
 @pytest.mark.parametrize("share, gain, negatives, taken", [

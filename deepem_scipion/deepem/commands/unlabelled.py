@@ -68,10 +68,7 @@ def keep_better(before: Model, after: Model, data: TrainingSet, plan: Plan) -> M
     Model
         See `drift.better`.
     """
-    from ..training.drift import UNCHANGED, better, compare
-    from ..training.teacher import MIN_GAIN
+    from ..training.drift import better, compare
 
     found = compare(before, after, data, plan.pixel_size_angst, after.record.validation.names)
-    negatives = any(len(each.scores) for each in data.negatives.values())
-    # Where hardly a pick changes, but for those that somebody marked as wrong, the new one has to be better.
-    return better(before, after, found, 0.0 if found.share >= UNCHANGED and not negatives else MIN_GAIN)
+    return better(before, after, found, any(len(each.scores) for each in data.negatives.values()))

@@ -38,8 +38,8 @@ MIN_WIDTH_SHARE = 0.5
 MAX_SLOPE = 0.4
 # Picks with diameters that are about right cover at least this share of the largest area that picks cover.
 PROMINENT = 0.5
-# This many confident picks are needed for a profile (with 20 to 40 every second estimate was wrong by more than a third),
-# and no more of a micrograph are averaged.
+# This many confident picks are needed for a profile: of those from 20 to 40 every second was wrong by a third.
+# No more of a micrograph are averaged.
 MIN_PICKS, MAX_PICKS = 40, 200
 # Profiles reach this many assumed diameters from the centre.
 REACH = 1.3

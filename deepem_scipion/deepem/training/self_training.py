@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 # Maximum number of rounds.
 ROUNDS = 3
-# A model is kept if it is better by more than this many standard errors, see `drift.compare`.
-MIN_GAIN = 2.0
 
 
 def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] = lambda epoch: None) -> Model:
@@ -40,8 +38,8 @@ def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] 
     Returns
     -------
     Model
-        That of the last round that was better than the model before; `plan.start`, with a warning in its card as from
-        `drift.better`, if already the first was not.
+        That of the last round that was not refused; `plan.start`, with a warning in its card as from
+        `drift.better`, if already the first was.
 
     Raises
     ------
@@ -51,7 +49,7 @@ def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] 
     Notes
     -----
     There is no ground truth to show whether a round helps: `drift.compare` judges by what the places look like that
-    only one of the models picks. A model that is taken over by ice or carbon, or finds less, is refused. The threshold
+    only one of the models picks. A model that is clearly taken over by ice or carbon is refused. The threshold
     is that with which a model picks as many places as the general one, whose threshold fits all data: scores of a model
     that learned from picks are no probabilities.
     """
@@ -65,7 +63,7 @@ def self_train(data: TrainingSet, plan: Plan, progress: Callable[[Epoch], None] 
                   "standard errors)" if found.gain else "")
         log.info("round %d of self-training: %.0f %% of the picks are those before%s", number, 100 * found.share,
                  others)
-        kept = better(best, model, found, MIN_GAIN)
+        kept = better(best, model, found)
         if kept.networks is best.networks:
             return kept if best is plan.start else best
         best = kept
