@@ -437,7 +437,7 @@ def test_values_in_force_are_handed_back_and_the_server_ends_after_its_answer(mi
     status, problem = asked("choose")
     assert status == 400 and b"without --choose" in problem
     for path in ("choose", "close"):
-        assert asked(path, Choice(tmp_path / "chosen.json")) == [200, b'{"closed": true}', "end"]
+        assert asked(path, Choice(tmp_path / "chosen.json")) == [200, b'{"saved": "", "stored": false}', "end"]
     assert json.loads((tmp_path / "chosen.json").read_text()) == {
         "threshold": 0.3, "min_distance_angst": 20.0, "border_angst": 8.0, "std_range": [0.5, 1.5],
         "diameter_angst": 64.0, "box_px": 30, "turn": 0}

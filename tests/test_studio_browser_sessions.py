@@ -92,6 +92,7 @@ def test_learning_takes_a_model_picks_again_returns_and_saves(browser, blobs, bl
     found = Studio(browser, blobs[0] / "micrographs", "--model", blob_model, "--project", tmp_path / "session")
     with contextlib.closing(found):
         found.until(lambda: all(found.api("session")["status"]), 300)
+        found.until(lambda: "finding" not in found.text("#title"))
         before = found.found()
         found.page.keyboard.press("a")
         found.until(lambda: found.found()["done"] and "done" in found.text("#title"))

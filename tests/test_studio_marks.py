@@ -164,9 +164,25 @@ def test_any_content_of_a_log_is_read_or_refused(tmp_path_factory, content):
      [negative(100, 100, 0.9), negative(140, 100, 0.8), Mark(DONE)]),
     ((Mark(DONE),), {"action": "done"}, [Mark(DONE)], []),
     ((Mark(DONE), particle(1, 1)), {"action": "clear"}, [Mark(DONE), particle(1, 1)], []),
+    # What was in view is stated, and is no longer there, or still is.
+    ((Mark(DONE),), {"action": "done", "done": True}, [], []),
+    ((Mark(DONE),), {"action": "done", "done": False}, [Mark(DONE)], []),
+    ((negative(50, 50, 0.9),), {"action": "remove", "x": 50, "y": 50, "kind": "picked"}, [], []),
+    ((negative(50, 50, 0.9),), {"action": "remove", "x": 50, "y": 50, "kind": "negative"}, [negative(50, 50, 0.9)], []),
+    ((particle(50, 50, 0.9),), {"action": "remove", "x": 50, "y": 50, "kind": "negative"}, [particle(50, 50, 0.9)],
+     [negative(50, 50, 0.9)]),
+    ((), {"action": "remove", "x": 100, "y": 100, "kind": "negative"}, [], []),
+    ((), {"action": "remove", "x": 100, "y": 100, "kind": "threshold"}, [], [negative(100, 100, 0.9)]),
+    ((), {"action": "accept_all", "picks": 2}, [], [particle(100, 100, 0.9), particle(140, 100, 0.8), Mark(DONE)]),
 ])
 def test_an_action_removes_and_adds_marks(marks, request_, removed, added):
     assert change(shown(*marks), request_) == (removed, added)
+
+
+@pytest.mark.parametrize("action", ["accept_all", "remove_all"])
+def test_other_picks_than_those_in_view_are_not_decided_about(action):
+    with pytest.raises(DeepEMError, match="3 picks were in view, and now there are 2: look at them first"):
+        change(shown(), {"action": action, "picks": 3})
 
 
 _JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),

@@ -35,6 +35,7 @@ from deepem_scipion.deepem.studio.lessons import Learned
 from deepem_scipion.deepem.studio.opening import Wanted, open_session
 from deepem_scipion.deepem.studio.project import StudioProject
 from deepem_scipion.deepem.studio.queue import Queue
+from deepem_scipion.deepem.studio.server import MAX_PAGES
 from deepem_scipion.deepem.studio.serving import Address, open_browser, serve
 from deepem_scipion.deepem.studio.worker import Worker, WorkerState, find, prepare
 
@@ -210,6 +211,23 @@ def test_no_file_but_those_of_the_page_is_served(server):
         status, _, content = ask(base + path, token)
         assert status in (400, 404, 405) and b"root:" not in content and b"Copyright" not in content
     assert ask(base + "static/app.js")[0] == 200
+
+
+def test_a_request_that_a_browser_repeats_is_answered_alike_and_done_once(studio):
+    """As it does where a connection breaks before the answer."""
+    def undo(number, page="p"):
+        status, _, content = ask(studio.base + "api/undo", studio.token, b"{}", X_Page=page, X_Number=str(number))
+        return status, json.loads(content)
+
+    for x in (20, 120):
+        ask(studio.base + "api/edit/0", studio.token, json.dumps({"action": "add", "x": x, "y": 20}).encode())
+    first = undo(1)
+    assert first[0] == 200 and undo(1) == first
+    assert len(studio.get("micrograph/0")["particle"]) == 1
+    assert undo(2) != first and studio.get("micrograph/0")["particle"] == []
+    for page in range(MAX_PAGES + 2):
+        assert undo(1, f"page {page}")[0] == 200
+    assert undo(1) != first  # forgotten: another one since
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"nonsense", b'{"action": 3}', b'{"threshold": "NaN", "number": 0}',

@@ -118,10 +118,18 @@ def add(shown: Shown, x: float, y: float) -> Change:
     return removed, [_closest(every, x, y, SNAP * shown.diameter_px) or Mark(PARTICLE, (x, y, math.nan))]
 
 
-def remove(shown: Shown, x: float, y: float) -> Change:
-    """Make a negative of a pick or a marked particle with a score; take back a particle set by hand or a negative."""
-    marks = shown.of(PARTICLE) + shown.of(NEGATIVE)
-    found = _closest(marks + shown.picks, x, y, SAME_PLACE * shown.diameter_px)
+def remove(shown: Shown, x: float, y: float, kind: str | None = None) -> Change:
+    """Make a negative of a pick or a marked particle with a score; take back a particle set by hand or a negative.
+
+    With the kind of what was in view, the same request does not take back what it has done: a negative made of a pick
+    stays, and so does a pick that was a negative.
+    """
+    known = kind in ("picked", PARTICLE, NEGATIVE)
+    marks = shown.of(PARTICLE) + (shown.of(NEGATIVE) if not known or kind == NEGATIVE else [])
+    picks = [] if kind == NEGATIVE else shown.picks
+    found = _closest(marks + picks, x, y, SAME_PLACE * shown.diameter_px)
+    if found is None and known:
+        return [], []
     if found is None:
         corners = [region for region in shown.of(REGION) if _inside(region, x, y)]
         return corners[-1:], []
@@ -169,21 +177,25 @@ def region(shown: Shown, x: float, y: float, to_x: float, to_y: float) -> Change
     return [], [Mark(REGION, (left, top, right, bottom))]
 
 
-def accept_all(shown: Shown) -> Change:
-    """Mark all picks as particles, and the micrograph as done."""
+def accept_all(shown: Shown, picks: int | None = None) -> Change:
+    """Mark all picks as particles, and the micrograph as done; raises DeepEMError if they are not as many as stated."""
+    _check_number(shown, picks)
     return [], [*shown.picks, *([] if shown.of(DONE) else [Mark(DONE)])]
 
 
-def remove_all(shown: Shown) -> Change:
-    """Remove all picks and particles, and mark the micrograph as done."""
+def remove_all(shown: Shown, picks: int | None = None) -> Change:
+    """Remove all picks and particles, and mark the micrograph as done; raises as `accept_all`."""
+    _check_number(shown, picks)
     removed, added = _removed(shown.of(PARTICLE), shown.picks)
     return removed, [*added, *([] if shown.of(DONE) else [Mark(DONE)])]
 
 
-def toggle_done(shown: Shown) -> Change:
-    """Mark the micrograph as done, or take that back."""
-    done = shown.of(DONE)
-    return done, [] if done else [Mark(DONE)]
+def toggle_done(shown: Shown, done: bool | None = None) -> Change:
+    """Mark the micrograph as done, or take that back; by default whichever it is not."""
+    marks = shown.of(DONE)
+    if done is bool(marks):
+        return [], []
+    return marks, [] if marks else [Mark(DONE)]
 
 
 def clear(shown: Shown) -> Change:
@@ -191,8 +203,10 @@ def clear(shown: Shown) -> Change:
     return list(shown.marks), []
 
 
-# Name of an action to its function and its numbers.
+# Name of an action to its function and its numbers, and what may be stated in addition about what was in view.
 _PLACE, _DRAG, _STROKE = ("x", "y"), ("x", "y", "to_x", "to_y"), ("points", "radius")
+_STATED: Mapping[str, Mapping[str, type]] = {
+    "remove": {"kind": str}, "accept_all": {"picks": int}, "remove_all": {"picks": int}, "done": {"done": bool}}
 _ACTIONS: Mapping[str, tuple[Callable[..., Change], tuple[str, ...]]] = {
     "add": (add, _PLACE), "remove": (remove, _PLACE), "move": (move, _DRAG), "erase": (erase, _STROKE),
     "paint": (paint, _STROKE), "region": (region, _DRAG), "accept_all": (accept_all, ()),
@@ -206,7 +220,8 @@ def change(shown: Shown, request: Mapping[str, Any]) -> Change:
     ----------
     shown : Shown
     request : mapping of str to object
-        `action` and its numbers in pixels of the input micrograph.
+        `action` and its numbers in pixels of the input micrograph; perhaps what was in view: the `kind` of what is to
+        be removed, the number of `picks`, or whether the micrograph is to be `done`.
 
     Returns
     -------
@@ -215,15 +230,24 @@ def change(shown: Shown, request: Mapping[str, Any]) -> Change:
     Raises
     ------
     DeepEMError
-        The action is unknown, or a number is missing, not finite or not a number.
+        The action is unknown, a number is missing, not finite or not a number, or there are other picks than stated.
     """
     try:
         act, names = _ACTIONS[request["action"]]
-        values = {name: _points(request[name]) if name == "points" else _number(request[name]) for name in names}
+        values: dict[str, Any] = {name: _points(request[name]) if name == "points" else _number(request[name])
+                                  for name in names}
+        values.update({name: request[name] for name, kind in _STATED.get(request["action"], {}).items()
+                       if isinstance(request.get(name), kind)})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeepEMError(f"edit {str(request)[:200]}: expected an action ({', '.join(_ACTIONS)}) and its numbers "
                           f"({type(error).__name__})") from error
     return act(shown, **values)
+
+
+def _check_number(shown: Shown, picks: int | None) -> None:
+    """Check that the picks are as many as somebody saw; raises DeepEMError if not."""
+    if picks not in (None, len(shown.picks)):
+        raise DeepEMError(f"{picks} picks were in view, and now there are {len(shown.picks)}: look at them first")
 
 
 def _number(value: Any) -> float:

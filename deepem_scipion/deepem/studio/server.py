@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from .views import Views
 
 log = logging.getLogger(__name__)
 
+# Pages whose last answer is kept.
+MAX_PAGES = 20
 STATIC = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -62,11 +66,13 @@ class Api:
             "settings": self.settings, "learn": self.learn, "cancel": self.cancel, "take": self.take,
             "back": self.back, "save": self.save}
         ends = {"choose": self.choose, "close": self.close}
+        once = _Once()
         routes = [Route("/", _static_file), Route("/static/{name}", _static_file)]
         routes += [Route(f"/api/{path}", _answer(function)) for path, function in answers.items()]
-        routes += [Route(f"/api/{path}", _answer(function), methods=["POST"]) for path, function in actions.items()]
+        routes += [Route(f"/api/{path}", _answer(function, once), methods=["POST"])
+                   for path, function in actions.items()]
         # The page hears of the end before the server stops to answer.
-        routes += [Route(f"/api/{path}", _answer(function, self._close), methods=["POST"])
+        routes += [Route(f"/api/{path}", _answer(function, once, self._close), methods=["POST"])
                    for path, function in ends.items()]
         return Guard(Starlette(routes=routes), token, host)
 
@@ -112,11 +118,19 @@ class Api:
     # -- what is done
 
     def limits(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Apply other limits; returns the list, and the micrograph in view."""
-        std_range = (_number(request, "low"), _number(request, "high")) if request.get("ranged") is True else None
-        self.session.set_limits(_number(request, "threshold"), _number(request, "distance"), std_range,
-                                border_angst=_number(request, "border", self.session.settings.limits.border_angst))
-        return self._both(_whole(request, "number"))
+        """Apply those of the limits that are sent; returns the list, and the micrograph in view."""
+        if not {"threshold", "distance", "border", "ranged"} & request.keys():
+            raise DeepEMError("expected threshold, distance, border, or ranged with low and high")
+        number = _whole(request, "number")
+        with self.session.changed:
+            now = self.session.settings.limits
+            std_range = now.std_range
+            if "ranged" in request:
+                std_range = (_number(request, "low"), _number(request, "high")) if request["ranged"] is True else None
+            self.session.set_limits(_number(request, "threshold", now.threshold),
+                                    _number(request, "distance", now.min_distance_angst), std_range,
+                                    border_angst=_number(request, "border", now.border_angst))
+        return self._both(number)
 
     def edit(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Edit the marks of a micrograph; returns the list, the micrograph, and whether anything was there to edit."""
@@ -176,16 +190,37 @@ class Api:
         return self.close(request)
 
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """End the server after the answer; everything is saved."""
-        return {"closed": True}
+        """End the server after the answer; everything is saved. Returns where picks were saved, if they were."""
+        view = self.teacher.view()
+        return {"saved": view["saved"], "stored": view["stored"]}
 
     def _both(self, number: int) -> dict[str, Any]:
         return {"summary": self.views.summary(), "micrograph": self.views.micrograph(number) if number >= 0 else {}}
 
 
-def _answer(function: Callable[[Mapping[str, Any]], Any],
+class _Once:
+    """Does what a page asks for once, also if its browser sends the request again after a broken connection."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[str | None, Any]] = {}  # by page: number, answer
+
+    def __call__(self, headers: Mapping[str, str], act: Callable[[], Any]) -> Any:
+        """Act, or return what the last request of this page returned if it is the same one."""
+        page, number = headers.get("x-page"), headers.get("x-number")
+        if page is None:
+            return act()
+        with self._lock:
+            known = self._last.pop(page, None)
+            self._last[page] = found = known if known and known[0] == number else (number, act())
+            if len(self._last) > MAX_PAGES:
+                self._last.pop(next(iter(self._last)))
+            return found[1]
+
+
+def _answer(function: Callable[[Mapping[str, Any]], Any], once: _Once | None = None,
             after: Callable[[], None] | None = None) -> Callable[[Request], Awaitable[Response]]:
-    """Endpoint of a function of the request's values, which runs in a thread, and of one after a good answer is sent."""
+    """Endpoint of a function of the request's values, run in a thread, and of one that is run after a good answer."""
 
     async def endpoint(request: Request) -> Response:
         values: dict[str, Any] = dict(request.query_params)
@@ -196,7 +231,8 @@ def _answer(function: Callable[[Mapping[str, Any]], Any],
                     raise DeepEMError("expected a JSON object")
                 values.update(sent)
             values.update(request.path_params)
-            found = await run_in_threadpool(function, values)
+            act = partial(function, values)
+            found = await (run_in_threadpool(once, request.headers, act) if once else run_in_threadpool(act))
         except (DeepEMError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
             return _json({"problem": str(error)}, 400)
         except Exception as error:

@@ -24,9 +24,27 @@ export async function get(path, values = {}, signal = undefined) {
   return (await answered(await fetch(`api/${path}${query && "?" + query}`, { headers, signal }))).json();
 }
 
-export async function post(path, values = {}) {
-  const body = JSON.stringify(values);
-  return (await answered(await fetch(`api/${path}`, { method: "POST", body, headers }))).json();
+// A browser repeats a request by itself when a connection breaks: the server knows it by its number.
+const PAGE = `${Date.now()}-${Math.random()}`;
+const SLOW_MS = 400;
+let number = 0, waiting = 0, last = Promise.resolve();
+
+// Changes are sent one after the other, so that they are made in the order in which somebody made them. Values may be a
+// function, which is called once the answers to all earlier changes are in view.
+export function post(path, values = {}) {
+  const send = async () => {
+    const known = { ...headers, "X-Page": PAGE, "X-Number": String(++number) };
+    const body = JSON.stringify(typeof values === "function" ? values() : values);
+    return (await answered(await fetch(`api/${path}`, { method: "POST", body, headers: known }))).json();
+  };
+  const answer = last.then(send), slow = setTimeout(() => document.body.classList.add("asking"), SLOW_MS);
+  waiting++;
+  last = answer.catch(() => {}).finally(() => {
+    clearTimeout(slow);
+    if (!--waiting) document.body.classList.remove("asking");
+    return new Promise(shown => setTimeout(shown));
+  });
+  return answer;
 }
 
 export async function picture(path, values) {

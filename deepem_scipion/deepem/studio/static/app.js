@@ -13,11 +13,13 @@ import { Viewer } from "./viewer.js";
 
 const $ = id => document.getElementById(id);
 const REJECTED = ["threshold", "distance", "local_std", "border", "mask", "rank"];
+const REMOVABLE = ["picked", "particle", "negative"];
+const RETRY_MS = 2000;
 const NARROW = matchMedia("(max-width: 760px)");
 const state = { session: null, summary: null, found: null, circles: [], number: -1, hidden: false, pointed: null };
 let display, evaluation, legend, limits, list, teach, tools;
 
-const viewer = new Viewer($("picture"), () => draw(), problem => note(problem.message));
+const viewer = new Viewer($("picture"), () => draw(), problem => note(problem ? problem.message : ""));
 
 function toast(text, bad = false) {
   const shown = $("toast");
@@ -35,7 +37,7 @@ function note(text) {
 
 async function attempt(work) {
   try { return await work(); } catch (problem) {
-    toast(problem instanceof TypeError ? "The studio does not answer. Everything is saved: start it again with the same command." : problem.message, true);
+    toast(problem instanceof TypeError ? "The studio does not answer. What you did last may be missing, everything before is saved. If it has ended, start it again with the same command." : problem.message, true);
     return null;
   }
 }
@@ -62,9 +64,8 @@ function showSummary(summary) {
   if (state.summary && summary.version <= state.summary.version) return;
   const before = state.summary;
   state.summary = summary;
-  document.body.dataset.version = summary.version;
   list.update(summary);
-  limits.update(summary, !before);
+  limits.update(summary);
   const { picks, status, done } = summary, sum = values => values.reduce((total, value) => total + value, 0);
   const known = status.filter(Boolean).length, total = sum(picks), n = status.length;
   const failed = status.filter(each => each === 2).length, odd = Object.keys(summary.outliers).length;
@@ -80,18 +81,24 @@ function showSummary(summary) {
   teach.update(summary);
   $("redo").disabled = !summary.can_redo;
   evaluation?.update(summary);
-  if (document.activeElement !== $("box")) $("box").value = summary.box;
-  if (document.activeElement !== $("diameter")) $("diameter").value = +summary.diameter.toFixed(1);
+  showFields();
   $("assumed").hidden = !summary.assumed;
   $("assumed").firstElementChild.textContent = `No diameter was given: ${summary.diameter} Å is assumed. Drag across a particle, from edge to edge.`;
-  if (before?.assumed && !summary.assumed) tools.select("point");
-  $("bright").checked = summary.bright;
+  if (before?.assumed && !summary.assumed && tools.tool === "measure" && !tools.stroke) tools.select("point");
   const fixed = Boolean(summary.model) || state.session.has_results;
   $("bright").disabled = fixed;
   if (!before || !fixed) $("brightness").hidden = fixed;  // nothing below moves when a model is learnt
   Object.keys(state.session.labels).forEach((reason, code) => legend.count(reason, here(reason), summary.reasons[code]));
   legend.count("particle", here("particle"), sum(summary.particles));
   legend.count("negative", here("negative"), sum(summary.negatives));
+}
+
+// What is in force, except where somebody is typing.
+function showFields() {
+  const { box, diameter, bright } = state.summary;
+  if (document.activeElement !== $("box")) $("box").value = box;
+  if (document.activeElement !== $("diameter")) $("diameter").value = +diameter.toFixed(1);
+  $("bright").checked = bright;
 }
 
 function here(kind) {
@@ -102,6 +109,7 @@ function here(kind) {
 }
 
 function showMicrograph(found) {
+  if (state.closed) return;
   const changed = found.number !== state.found?.number;
   if (!changed && found.version < state.found.version) return;  // an answer that a newer one has overtaken
   state.found = found;
@@ -119,11 +127,13 @@ function showMicrograph(found) {
   for (const kind of ["gained", "lost"]) legend.show(kind, state.summary.turn > 0);
   if (changed) showScoreMap();
   arrange();
+  document.body.dataset.version = seen();
   if (!changed && state.pointed) point(state.pointed);  // it may be something else now
 }
 
 // An answer that comes when another micrograph is already in view does not lead back, except after undo and redo.
 function showBoth({ summary, micrograph }, goThere = false) {
+  if (state.closed) return;
   if (summary) showSummary(summary);
   if (micrograph?.name === undefined) return;
   if (micrograph.number === state.number) showMicrograph(micrograph);
@@ -136,7 +146,8 @@ async function select(number) {
   $("list").classList.remove("open");
   list.select(number);
   const found = await attempt(() => get(`micrograph/${number}`));
-  if (!found || found.number !== state.number) return;
+  if (number !== state.number) return;
+  if (!found) { setTimeout(() => { if (number === state.number && number !== state.found?.number) select(number); }, RETRY_MS); return; }
   showMicrograph(found);
   point(null);
   if (!found.failure) readAhead(found);
@@ -154,8 +165,8 @@ function readAhead(found) {
 async function showScoreMap() {
   viewer.overlay = null;
   if (display.values.scoreMap && state.found) {
-    const number = state.number, map = await attempt(() => get(`scores/${number}`));
-    if (map && number === state.number) viewer.overlay = { ...map, image: coloured(map) };
+    const number = state.found.number, map = await attempt(() => get(`scores/${number}`));
+    if (map && number === viewer.shown?.number && display.values.scoreMap) viewer.overlay = { ...map, image: coloured(map) };
   }
   viewer.draw();
 }
@@ -198,22 +209,34 @@ function point(place) {
 async function act(edit) {
   if (state.found?.number !== state.number) { toast("Wait until the micrograph is shown."); return; }  // another one may still be in view
   if (state.found.failure) return;
-  const both = await attempt(() => post(`edit/${state.number}`, edit));
+  const { number } = state;
+  // What is meant: the server does nothing else if the same comes twice, or if it has other picks by now.
+  if (edit.action === "remove") edit.kind = at(edit.x, edit.y)?.[0];
+  const before = here("picked"), picks = () => state.found?.number === number ? here("picked") : before;
+  const values = edit.action.endsWith("_all") ? () => ({ ...edit, picks: picks() }) : edit;
+  const both = await attempt(() => post(`edit/${number}`, values));
   if (!both) return;
   showBoth(both);
+  if (number !== state.number) return;
   if (both.changed && edit.action === "region") toast("Everything in the rectangle counts as marked: its unmarked places are background.");
-  if (!both.changed && edit.action === "remove") toast("Nothing was removed: there is no pick and no mark here.");
+  if (!both.changed && edit.action === "remove") toast(`Nothing was removed: ${REMOVABLE.includes(edit.kind) ? "what was here has changed" : "there is no pick and no mark here"}.`);
+}
+
+// All picks that are in view.
+function actOnAll(action) {
+  if (state.found && !state.found.failure && !state.found.status) toast("Wait until the candidates of this micrograph are found.");
+  else act({ action });
 }
 
 async function undo(redo) {
-  const both = await attempt(() => post(redo ? "redo" : "undo"));
-  if (both) showBoth(both, true);
+  const { number } = state, both = await attempt(() => post(redo ? "redo" : "undo"));
+  if (both) showBoth(both, number === state.number);
 }
 
 async function setDiameter(angst) {
   if (!(angst > 0)) return;
   const both = await attempt(() => post("settings", { diameter: +angst.toPrecision(3), number: state.number }));
-  if (!both) return;
+  if (!both) { showFields(); return; }
   showBoth(both);
   if (!state.summary.searches) toast("Circles and boxes follow the diameter. The picks do not: they stay those of the run or the model. To search with another diameter start the studio with the micrographs.");
 }
@@ -242,7 +265,7 @@ function hide(kinds) {
 
 function wire() {
   const step = lines => select(list.neighbour(lines)), zoom = factor => viewer.zoomAt(factor, viewer.width / 2, viewer.height / 2);
-  const accept = () => act({ action: "accept_all" }), help = () => $("keys").showModal();
+  const accept = () => actOnAll("accept_all"), help = () => $("keys").showModal();
   const clicks = { undo: () => undo(false), redo: () => undo(true), accept, fit: () => viewer.fit(), help, next: () => step(1), previous: () => step(-1),
     reset: () => limits.reset(), close: () => close("close"), choose: () => close("choose"), menu: () => { $("list").classList.toggle("open"); $("panel").classList.remove("open"); list.draw(); },
     side: () => { if (NARROW.matches) { $("panel").classList.toggle("open"); $("list").classList.remove("open"); limits.show(); } else document.querySelector("main").classList.toggle("wide"); } };
@@ -251,13 +274,14 @@ function wire() {
   $("diameter").addEventListener("change", () => setDiameter(Number($("diameter").value)));
   $("assumed").lastElementChild.addEventListener("click", () => setDiameter(state.summary.diameter));
   $("box").addEventListener("change", () => setBox(Number($("box").value)));
+  for (const id of ["diameter", "box"]) $(id).addEventListener("blur", showFields);
   $("bright").addEventListener("change", async () => {
     const both = await attempt(() => post("settings", { bright: $("bright").checked, number: state.number }));
     if (both) showBoth(both);
   });
   const toolKeys = Object.fromEntries(["point", "erase", "paint", "region", "measure"].map((tool, at) => [String(at + 1), () => tools.select(tool)]));
   listenToKeys({ ...toolKeys, j: () => step(1), arrowright: () => step(1), arrowdown: () => step(1), k: () => step(-1), arrowleft: () => step(-1),
-    arrowup: () => step(-1), a: accept, r: () => act({ action: "remove_all" }), m: () => act({ action: "done" }), delete: removePointed, x: removePointed, backspace: removePointed,
+    arrowup: () => step(-1), a: accept, r: () => actOnAll("remove_all"), m: () => act({ action: "done", done: !state.found?.done }), delete: removePointed, x: removePointed, backspace: removePointed,
     z: () => undo(false), y: () => undo(true), f: () => viewer.fit(), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
     h: () => hide(), c: () => hide(REJECTED), i: () => display.set("inverted", !display.values.inverted),
     s: () => { if (state.session.has_score_maps) display.set("scoreMap", !display.values.scoreMap); else toast("No score maps were stored: pick with --score-maps."); },
@@ -267,8 +291,10 @@ function wire() {
 }
 
 async function close(how) {
+  if (state.closed) return;
   state.closed = true;  // nothing more is asked
-  if (!await attempt(() => post(how))) {
+  const answer = await attempt(() => post(how));
+  if (!answer) {
     state.closed = false;
     follow();
     return;
@@ -277,24 +303,33 @@ async function close(how) {
   state.found = null;
   draw();
   document.body.classList.add("closed");
-  const { saved, stored } = state.summary.teaching, unsaved = how === "close" && !stored ? "Its picks were not saved; open it again for that.\n" : "";
+  const { saved, stored } = answer, unsaved = how === "close" && !stored ? "Its picks were not saved; open it again for that.\n" : "";
   note(`${how === "choose" ? "Done. " : ""}The studio is closed and the session is saved.\n${saved ? `The picks are in ${saved}.\n` : unsaved}You may close this page.`);
 }
 
+// The version of all that is in view: an answer may bring a newer list alone.
+const seen = () => Math.min(state.summary.version, state.found?.number === state.number ? state.found.version : 0);
+
 async function follow() {
+  if (state.following) return;
+  state.following = true;
+  try { await followChanges(); } finally { state.following = false; }
+}
+
+async function followChanges() {
   while (!state.closed) {
     try {
-      const { version } = await get("changes", { since: state.summary.version });
+      const { version } = await get("changes", { since: seen() });
       await new Promise(done => setTimeout(done, 250));  // mostly the answer to what this page has asked comes meanwhile
       if (state.closed) return;
-      if (version > state.summary.version && !tools.stroke && !limits.waiting) showBoth(await get(`shown/${state.number}`));
+      if (version > seen() && !tools.stroke && !limits.waiting) showBoth(await get(`shown/${state.number}`));
     } catch (problem) {
       if (state.closed) return;
       // Another studio may use the port by now.
-      $("state").textContent = `${problem instanceof TypeError ? "The studio does not answer" : problem.message}. Everything is saved.`;
+      $("state").textContent = `${problem instanceof TypeError ? "The studio does not answer" : problem.message}. What it has shown is saved.`;
       $("state").classList.add("bad");
       state.summary.version = 0;  // shown again once it answers
-      await new Promise(done => setTimeout(done, 3000));
+      await new Promise(done => setTimeout(done, RETRY_MS));
     }
   }
 }
@@ -302,6 +337,7 @@ async function follow() {
 async function start() {
   const session = await get("session");
   state.session = session;
+  note("");
   viewer.pixelSize = session.pixel_size;
   document.title = `DeepEM studio: ${session.title}`;
   list = new List($("list"), select);
@@ -335,5 +371,12 @@ async function start() {
   follow();
 }
 
-start().catch(problem => note(problem.message === "open the address that the studio printed"
-  ? "This page needs the whole address that `deepem studio` printed, with all that follows #." : problem.message));
+function begin() {
+  start().catch(problem => {
+    note(problem.message === "open the address that the studio printed"
+      ? "This page needs the whole address that `deepem studio` printed, with all that follows #." : problem.message);
+    if (problem instanceof TypeError && !state.session) setTimeout(begin, RETRY_MS);
+  });
+}
+
+begin();

@@ -26,6 +26,9 @@ export function listKeys(place) {
   }
 }
 
+// What a key does again while it is held; other keys would take back what they have just done.
+const REPEATED = ["z", "y", "j", "k", "+", "=", "-", "[", "]", "arrowleft", "arrowright", "arrowup", "arrowdown"];
+
 // `actions` has a function for each key, by its name as in KeyboardEvent.key, lower case.
 export function listenToKeys(actions) {
   addEventListener("keydown", event => {
@@ -41,6 +44,6 @@ export function listenToKeys(actions) {
     const action = actions[key];
     if (!action) return;
     event.preventDefault();
-    action();
+    if (!event.repeat || REPEATED.includes(key)) action();
   });
 }

@@ -41,6 +41,7 @@ export class Limits {
   constructor(place, histogram, onChange) {
     this.onChange = onChange;
     this.values = null;
+    this.pending = {};  // what a hand has changed, until the server has answered: values that belong together by name
     this.sliders = {};
     this.histogram = histogram;
     this.ranged = element("input", { type: "checkbox", id: "ranged" });
@@ -61,13 +62,13 @@ export class Limits {
   }
 
   // What the server reports; the sliders stay where a hand is moving them.
-  update(summary, force = false) {
+  update(summary) {
     this.counts = summary.histogram;
     this.ranges = { threshold: 1, distance: summary.ranges.distance, border: summary.ranges.border, low: summary.ranges.std, high: summary.ranges.std };
     this.first = summary.start;
     [this.low, this.high] = summary.score_range;
     this.reported = summary.limits;
-    if (!this.waiting || force) this.values = { ...summary.limits };
+    this.values = Object.assign({}, summary.limits, ...Object.values(this.pending));
     this.show();
   }
 
@@ -77,11 +78,15 @@ export class Limits {
 
   set(name, value) {
     if (!this.values) return;
-    this.values[name] = typeof value === "boolean" ? value : Math.min(Math.max(value, 0), this.ranges[name]);
+    const { values } = this;
+    values[name] = typeof value === "boolean" ? value : Math.min(Math.max(value, 0), this.ranges[name]);
     if (name === "low" || name === "high") {
-      this.values.ranged = true;
-      if (this.values.low > this.values.high) this.values[name === "low" ? "high" : "low"] = this.values[name];
+      values.ranged = true;
+      if (values.low > values.high) values[name === "low" ? "high" : "low"] = values[name];
     }
+    const { low, high, ranged } = values;
+    if (["low", "high", "ranged"].includes(name)) this.pending.std = { low, high, ranged };
+    else this.pending[name] = { [name]: values[name] };
     this.show();
     this.send();
   }
@@ -89,18 +94,20 @@ export class Limits {
   reset() {
     if (!this.first) return;
     this.values = { ...this.first };
+    this.pending = { all: { ...this.first } };
     this.show();
     this.send();
   }
 
-  // One request at a time; the last values win.
+  // One request at a time, of what was changed alone: the server may know others by now. The last values win.
   async send() {
-    if (this.waiting) { this.again = true; return; }
+    if (this.waiting) return;
     this.waiting = true;
-    do {
-      this.again = false;
-      await this.onChange({ ...this.values });
-    } while (this.again);
+    while (Object.keys(this.pending).length) {
+      const sent = { ...this.pending };
+      await this.onChange(Object.assign({}, ...Object.values(sent)));
+      for (const name of Object.keys(sent)) if (this.pending[name] === sent[name]) delete this.pending[name];
+    }
     this.waiting = false;
     this.values = { ...this.reported };
     this.show();

@@ -12,13 +12,20 @@ const $ = id => document.getElementById(id);
 export class Teach {
   // `ask` posts a request and shows what comes back; `select` shows a micrograph.
   constructor({ ask, select, toast }) {
-    Object.assign(this, { ask, select, toast });
+    Object.assign(this, { send: ask, select, toast });
     this.learntAt = null;
     this.learning = new TimeLeft();
     this.picking = new TimeLeft();
     const clicks = { learn: () => this.learn(), unsure: () => this.unsure(), back: () => ask("back"), take: () => ask("take"), cancel: () => ask("cancel"),
       finish: () => ask("learn", { final: true }), save: () => this.save() };
     for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
+  }
+
+  // Once, however often somebody clicks before the answer.
+  async ask(path, values) {
+    if (this.asking) return null;
+    this.asking = true;
+    try { return await this.send(path, values); } finally { this.asking = false; }
   }
 
   learn() { if (!$("learn").disabled) this.ask("learn"); }

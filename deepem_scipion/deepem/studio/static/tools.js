@@ -58,7 +58,7 @@ export class Tools {
     this.pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
     if (this.pointers.size > 1) { this.press = this.stroke = null; return; }
     const here = [event.offsetX, event.offsetY], point = this.viewer.toMicrograph(...here);
-    this.press = { here, point, button: event.button, last: here, moved: false, time: event.timeStamp, touch: event.pointerType === "touch" };
+    this.press = { number: this.viewer.shown?.number, here, point, button: event.button, last: here, moved: false, time: event.timeStamp, touch: event.pointerType === "touch" };
     if (event.button !== 0 || !this.editable() || event.ctrlKey) return;
     if (this.brushed) this.stroke = { kind: "line", points: [point], radius: this.brushRadius, colour: COLOURS[this.tool] };
     else if (this.tool === "region") this.stroke = { kind: "rectangle", points: [point, point], colour: COLOURS.region };
@@ -111,7 +111,7 @@ export class Tools {
     const { press, stroke } = this;
     this.press = this.stroke = null;
     this.lastActed = false;
-    if (press && event.type === "pointerup" && this.editable()) {
+    if (press && event.type === "pointerup" && this.editable() && press.number === this.viewer.shown?.number) {
       if (stroke) this.finish(stroke);
       else if (!press.moved && this.tool === "point" && (!press.touch || event.timeStamp - press.time < FINGER_MS)) this.click(press, event);
       else if (!press.moved && press.button === 2) this.click(press, event);

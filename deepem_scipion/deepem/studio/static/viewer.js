@@ -3,7 +3,7 @@
 // The micrograph on its canvas: place and zoom, tiles from the server, contrast.
 import { picture } from "./api.js";
 
-const TILE = 512, MARGIN = 1, KEPT = 240, MAX_ZOOM = 12;
+const TILE = 512, MARGIN = 1, KEPT = 240, MAX_ZOOM = 12, RETRY_MS = 2000;
 
 export class Viewer {
   constructor(canvas, onDraw, onProblem) {
@@ -176,10 +176,16 @@ export class Viewer {
     if (this.tiles.size > KEPT) this.tiles.delete(this.tiles.keys().next().value);
     picture(`tile/${key}`, { low_pass: lowPass, flat }).then(image => {
       entry.image = image;
-      if (this.shown?.number === number) this.draw();
+      if (this.shown?.number !== number) return;
+      if (this.failed) this.onProblem(null);
+      this.failed = false;
+      this.draw();
     }, problem => {
       this.tiles.delete(whole);
-      if (this.shown?.number === number) this.onProblem(problem);
+      if (this.shown?.number !== number) return;
+      this.failed = true;
+      this.onProblem(problem);
+      setTimeout(() => this.draw(), RETRY_MS);
     });
     return null;
   }
