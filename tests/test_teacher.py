@@ -30,7 +30,7 @@ from deepem_scipion.deepem.model.paths import ModelFiles
 from deepem_scipion.deepem.picking.picker import Picker
 from deepem_scipion.deepem.simulation.dataset import write_dataset
 from deepem_scipion.deepem.simulation.scene import Scene
-from deepem_scipion.deepem.training import drift, self_training
+from deepem_scipion.deepem.training import drift, self_training, teacher
 from deepem_scipion.deepem.training.plan import Plan
 from deepem_scipion.deepem.training.presets import TRAINING_PRESETS
 from deepem_scipion.deepem.training.teacher import TaughtSet
@@ -50,7 +50,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def short(monkeypatch):
     """A training of a moment, whose model need neither be better than that before nor differ from it."""
-    monkeypatch.setattr(drift, "WORSE", -np.inf)
+    monkeypatch.setattr(teacher, "MIN_GAIN", -np.inf)
+    monkeypatch.setattr(self_training, "better", lambda *models: drift.better(*models, -np.inf))
     monkeypatch.setattr(drift, "UNCHANGED", np.inf)
     monkeypatch.setitem(TRAINING_PRESETS, "default", replace(TRAINING_PRESETS["default"], updates_per_epoch=8,
                                                                 later_epochs=1))
@@ -148,7 +149,7 @@ def test_few_clicks_are_enough_for_a_training(folder, tmp_path, short, capsys, m
     assert MODEL_LABELS_WARNING in said and "very few" not in said
     assert ModelFiles(tmp_path / "few.deepem").examples.exists()
 
-    monkeypatch.setattr(drift, "WORSE", np.inf)
+    monkeypatch.setattr(teacher, "MIN_GAIN", np.inf)
     assert main([*arguments, str(tmp_path / "refused.deepem")]) == 0
     assert "the model before is kept" in capsys.readouterr().err
     assert not ModelFiles(tmp_path / "refused.deepem").examples.exists()

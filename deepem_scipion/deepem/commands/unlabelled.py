@@ -68,7 +68,9 @@ def keep_better(before: Model, after: Model, data: TrainingSet, plan: Plan) -> M
     Model
         See `drift.better`.
     """
-    from ..training.drift import better, compare
+    from ..training.drift import UNCHANGED, better, compare
+    from ..training.teacher import MIN_GAIN
 
     found = compare(before, after, data, plan.pixel_size_angst, after.record.validation.names)
-    return better(before, after, found, any(len(each.scores) for each in data.negatives.values()))
+    negatives = any(len(each.scores) for each in data.negatives.values())
+    return better(before, after, found, 0.0 if found.share >= UNCHANGED and not negatives else MIN_GAIN)

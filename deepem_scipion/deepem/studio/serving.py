@@ -84,6 +84,7 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
     DeepEMError
         There is no free port, or a file of the session cannot be read.
     """
+    parent = os.getppid()  # before anybody knows of the address: it may end as soon as it does
     with contextlib.ExitStack() as last:
         last.callback(project.close)
         listening = last.enter_context(_listen(host, port))
@@ -103,7 +104,6 @@ def serve(project: StudioProject, settings: StudioSettings, host: str = "127.0.0
         while not server.started and not ended.wait(0.02):
             pass
         ready(address)
-        parent = os.getppid()
         with contextlib.suppress(KeyboardInterrupt):
             while os.getppid() == parent and not ended.wait(WATCH_SECONDS):
                 session.save_limits()

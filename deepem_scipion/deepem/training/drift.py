@@ -28,8 +28,6 @@ COMPARED = 12
 DRIFTED = 0.6
 # A model whose picks have this share in common with those of the one before is no other.
 UNCHANGED = 0.97
-# A model whose disputed picks resemble the common ones less, by more than this many standard errors, is worse.
-WORSE = -2.0
 # The average of the places that both pick is taken over this many at least.
 MIN_COMMON = 5
 # Of fewer places that only one of them picks nothing follows.
@@ -61,18 +59,14 @@ class Comparison:
     marks_before: int = 0
     marks_after: int = 0
 
-    def refusal(self, wrong_marked: bool = False) -> str:
-        """Return why the model before is to be kept, in words; empty for the model after.
-
-        Where hardly a pick changes, unless negatives are marked, which `wrong_marked` says, the model after has to be
-        better. Otherwise it must not be clearly worse.
-        """
+    def refusal(self, least: float = 0.0) -> str:
+        """Return why the model before is to be kept, in words; empty if the gain exceeds the least that is wanted."""
         if self.share < DRIFTED:
             return f"only {self.share:.0%} of the picks are common to both models: it has drifted"
         if self.marks_after < self.marks_before:
             return (f"of the marked particles on the validation micrographs it finds {self.marks_after}, the model "
                     f"before {self.marks_before}")
-        if self.gain > (0.0 if self.share >= UNCHANGED and not wrong_marked else WORSE):
+        if self.gain > least:
             return ""
         return (f"{self.share:.0%} of the picks are common to both models, and what only the new one picks does not "
                 f"resemble these more than what only the model before picks ({self.gain:+.1f} standard errors)")
@@ -141,7 +135,7 @@ def compare(before: Model, after: Model, data: TrainingSet, pixel_size_angst: fl
     return Comparison(threshold, common / max(1, number + int((scores >= threshold).sum())), gain, *marks.tolist())
 
 
-def better(before: Model, after: Model, found: Comparison, wrong_marked: bool = False) -> Model:
+def better(before: Model, after: Model, found: Comparison, least: float = 0.0) -> Model:
     """Return the better one of two models.
 
     Parameters
@@ -149,8 +143,8 @@ def better(before: Model, after: Model, found: Comparison, wrong_marked: bool = 
     before, after : Model
     found : Comparison
         Of the two.
-    wrong_marked : bool
-        See `Comparison.refusal`.
+    least : float
+        The model after is kept if it gains more standard errors.
 
     Returns
     -------
@@ -158,7 +152,7 @@ def better(before: Model, after: Model, found: Comparison, wrong_marked: bool = 
         The model after, with the threshold of the comparison; or that before, with a warning in its card and the log
         unless both are as good as the same.
     """
-    if not (why := found.refusal(wrong_marked)):
+    if not (why := found.refusal(least)):
         return at_threshold(after, found.threshold)
     if found.share >= UNCHANGED and found.marks_after >= found.marks_before:
         log.info("the training changed nothing that matters: %.0f %% of the picks are common to both models; the model "

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 BACKGROUND_SHARE = 0.2
 # Fewer confident picks on all micrographs together are too few to learn from.
 MIN_PICKS = 10
+# A model that learned from marks is kept unless it is worse by this many standard errors, see `drift.compare`; where
+# hardly a pick changes, but for those that somebody marked as wrong, it has to be better.
+MIN_GAIN = -2.0
 
 
 @dataclass(frozen=True)
