@@ -68,7 +68,7 @@ export class Teach {
       "Click what is missing, right-click what is wrong, then Learn.");
     if ($("auto").checked && !busy && !finishing && marks >= this.learntAt + AUTO_MARKS) {
       this.learntAt = marks;
-      this.ask("learn");
+      this.send("learn");  // also if this was the answer to something else
     }
   }
 }
